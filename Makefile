@@ -1,0 +1,64 @@
+# Every target makes .venv first, with what pyproject.toml asks for; nothing else needs to be installed by hand.
+# PYTHON=python3.12 picks an interpreter, PYTEST_ARGS="-k framing -x" goes to pytest, WORKERS=0 runs tests one by one.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.PHONY: help venv demo test test-source test-compiled test-long bench lint docs compiled clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+# One file's tests stay in one process, so that they share the proxies they start.
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+# The directories whose tests run again on the mypyc build.
+COMPILED_TESTS = $(wildcard tests/codec tests/http tests/integration tests/net tests/route tests/upstream)
+# Without -P, or with the checkout before the build on the path, the tests would quietly run the source again.
+ON_COMPILED = env PYTHONSAFEPATH=1 PYTHONPATH="$$compiled:$(CURDIR)" MESHPROXY_EXPECT_COMPILED=1
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
+
+venv:  ## create .venv with everything that the project needs
+	@tools/bootstrap.sh "$(VENV)"
+
+demo: venv  ## watch real HTTP traffic go through the proxy: 5 % of iOS users to a new version
+	@$(BIN)/python -m meshproxy demo $(DEMO_ARGS)
+
+test: lint test-source test-compiled  ## the gate: lint, types, all tests on the source, the core's again compiled
+
+test-source: venv
+	@$(BIN)/python $(PYTEST) -m "not long" tests
+
+test-compiled: venv
+	@tools/system_packages.sh compiler
+	compiled=$$($(BIN)/python tools/build_compiled.py)
+	$(ON_COMPILED) $(BIN)/python $(PYTEST) -m "not long" $(COMPILED_TESTS)
+
+test-long: venv  ## soak, scale, long fuzzing and chaos
+	@MESHPROXY_HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long $(PYTEST_ARGS) tests
+
+bench: venv  ## CPU per request, rate and latency next to Envoy and nginx, recorded in bench/RESULTS.md
+	@tools/system_packages.sh compiler nginx wrk
+	compiled=$$($(BIN)/python tools/build_compiled.py)
+	$(ON_COMPILED) $(BIN)/python -m bench $(BENCH_ARGS)
+
+lint: venv  ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	$(BIN)/mypy --strict meshproxy tests tools
+
+docs: venv  ## write docs/configuration.md anew
+	@$(BIN)/python -m meshproxy.config.docs
+
+compiled: venv  ## compile the hot modules outside the tree and print the directory
+	@tools/system_packages.sh compiler
+	$(BIN)/python tools/build_compiled.py
+
+clean:  ## remove .venv and what tools left in the tree
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find meshproxy tests tools bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

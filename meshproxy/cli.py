@@ -1,0 +1,154 @@
+"""The command line: `meshproxy run | validate | demo | version`, with Envoy's flags under Envoy's names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from meshproxy.version import __version__, is_compiled
+
+_COMMANDS: Final = ("run", "validate", "demo", "version")
+_EXAMPLES: Final = """\
+examples:
+  meshproxy run -c envoy.yaml                    serve what the file says; it is reloaded when it changes
+  meshproxy run -c envoy.yaml --concurrency 4    four worker processes
+  meshproxy validate -c envoy.yaml               every error with its path; exit 1 when there is one
+  meshproxy demo                                 watch a canary release, with real traffic
+"""
+# Flags that Envoy has and that change nothing here: they parse, so that whoever starts Envoy can start us.
+_IGNORED: Final = {
+    "--base-id": "ID",
+    "--base-id-path": "FILE",
+    "--restart-epoch": "N",
+    "--parent-shutdown-time-s": "S",
+    "--log-format": "FORMAT",
+    "--log-path": "FILE",
+    "--socket-path": "PATH",
+    "--socket-mode": "MODE",
+    "--stats-tag": "TAG",
+    "--bootstrap-version": "N",
+    "--max-obj-name-len": "N",
+    "--max-stats": "N",
+    "--disable-extensions": "NAMES",
+    "--local-address-ip-version": "v4|v6",
+    "--drain-strategy": "gradual|immediate",
+}
+_IGNORED_SWITCHES: Final = (
+    "--disable-hot-restart",
+    "--use-dynamic-base-id",
+    "--skip-hot-restart-on-no-parent",
+    "--skip-hot-restart-parent-stats",
+    "--log-format-escaped",
+    "--enable-fine-grain-logging",
+    "--enable-mutex-tracing",
+    "--cpuset-threads",
+    "--skip-deprecated-logs",
+    "--reject-unknown-dynamic-fields",
+    "--ignore-unknown-dynamic-fields",
+    "--hot-restart-version",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        arguments.insert(0, "run")  # as Envoy is called: without a command
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.version or options.command == "version":
+        return _version()
+    if options.command is None:
+        parser.print_help()
+        return 0
+    if options.command == "demo":
+        from meshproxy.demo.command import run_demo
+
+        return run_demo(options)
+    return _serve(options)
+
+
+def _version() -> int:
+    build = "compiled" if is_compiled() else "not compiled"
+    print(f"meshproxy {__version__} ({build}, Python {sys.version.split()[0]})")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="meshproxy",
+        description="A service-mesh data plane in Python that is configured like Envoy.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    run = commands.add_parser("run", help="serve what a configuration says", allow_abbrev=False)
+    _add_config(run)
+    _add_process(run)
+    validate = commands.add_parser("validate", help="check a configuration: every error with its path")
+    _add_config(validate)
+    demo = commands.add_parser("demo", help="watch a canary release with real traffic")
+    demo.add_argument("--keep", action="store_true", help="leave everything running at the end, and print what to try")
+    demo.add_argument("--seconds", type=float, default=None, help="how long each act lasts")
+    commands.add_parser("version", help="print the version, and whether the hot modules are compiled")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config-path", default="", metavar="FILE", help="the Envoy v3 bootstrap, YAML or JSON")
+    parser.add_argument("--config-yaml", default="", metavar="TEXT", help="YAML that is merged over the file")
+    parser.add_argument(
+        "--allow-unknown-static-fields", action="store_true", help="unknown fields are warnings, not errors"
+    )
+    parser.add_argument("--service-node", default="", metavar="ID", help="node.id")
+    parser.add_argument("--service-cluster", default="", metavar="NAME", help="node.cluster")
+    parser.add_argument("--service-zone", default="", metavar="ZONE", help="node.locality.zone")
+
+
+def _add_process(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--concurrency", type=_count, default=1, metavar="N", help="worker processes (default 1)")
+    add("--drain-time-s", type=_seconds, default=20.0, metavar="S", help="how long a drain may take (default 20)")
+    add(
+        "--shutdown-delay-s",
+        type=_seconds,
+        default=5.0,
+        metavar="S",
+        help="after SIGTERM, serve new connections for so long, since endpoints lag behind (default 5)",
+    )
+    add("-l", "--log-level", default="info", metavar="LEVEL", help="trace, debug, info, warning, error, critical or off")
+    add("--component-log-level", default="", metavar="NAME:LEVEL,…", help="levels of single components")
+    add("--file-flush-interval-msec", type=int, default=1000, metavar="MS", help="how often access logs are written")
+    add("--admin-address-path", default="", metavar="FILE", help="write the admin's address there")
+    add("--mode", choices=("serve", "validate"), default="serve", help="validate: check the configuration and end")
+    group = parser.add_argument_group("accepted, and without effect here")
+    for flag, metavar in _IGNORED.items():
+        group.add_argument(flag, metavar=metavar, help=argparse.SUPPRESS)
+    for flag in _IGNORED_SWITCHES:
+        group.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0 or value > 1024:
+        raise argparse.ArgumentTypeError("must be between 0 and 1024")
+    return value or len(os.sched_getaffinity(0))
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < 1e9:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from meshproxy.server.main import run
+
+    return run(arguments, validate=arguments.command == "validate" or arguments.mode == "validate")
+
+

@@ -1,0 +1,417 @@
+"""The downstream's end: requests in, responses out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mypy_extensions import mypyc_attr
+
+from meshproxy.codec.headers import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    Field,
+    HeaderMap,
+)
+from meshproxy.codec.http1.connection import DEAD, HEAD, UNTIL_EOF, WAITING, Http1Connection
+from meshproxy.codec.http1.details import BODY_DISALLOWED, CODEC_ERROR, LOW_VERSION, MISSING_HOST, TOO_MANY_HEADERS
+from meshproxy.codec.http1.encoder import (
+    CHUNKED,
+    DONE,
+    LENGTH,
+    NO_BODY,
+    NOT_STARTED,
+    RAW,
+    MessageEncoder,
+    encode_head,
+)
+from meshproxy.codec.http1.fields import FIELD_LINES
+from meshproxy.codec.http1.framing import body_length, connection_tokens, content_length, keeps_alive
+from meshproxy.codec.http1.request_target import (
+    AUTHORITY_BYTES,
+    SLASH,
+    TARGET_BYTES,
+    check_authority,
+    check_connect_target,
+    check_target,
+    split_absolute,
+)
+from meshproxy.codec.http1.settings import Http1Settings
+from meshproxy.codec.http1.start_lines import METHOD_FIELDS, method_field, status_line
+from meshproxy.codec.stream import StreamDecoder, StreamEncoder
+from meshproxy.errors import RESET_TERMINATION, ProtocolError
+
+_FRAMING: Final = CONTENT_LENGTH | TRANSFER_ENCODING
+_UNUSUAL: Final = _FRAMING | CONNECTION | UPGRADE
+_PSEUDO_HEADERS: Final = 4  # that every request but CONNECT has
+_NO_FIELD: Final[Field] = (b"", b"")
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ServerConnectionCallbacks:
+    """What the codec tells the connection manager."""
+
+    def new_stream(self, encoder: StreamEncoder) -> StreamDecoder:
+        """A request begins; its headers follow at once."""
+        raise NotImplementedError
+
+    def on_stream_complete(self) -> None:
+        """The response is sent in full: the stream is over.
+
+        Then the connection is closed once its output is written (`should_close`), or `read_next()` is called, here or
+        later: no further request is read before that.
+        """
+
+    def on_send_pending(self) -> None:
+        """The output went from empty to something: fetch it with `data_to_send()` before the turn ends."""
+        raise NotImplementedError
+
+    def on_protocol_error(self, error: ProtocolError) -> None:
+        """The downstream broke the protocol. The codec reads no more; `should_close` is True.
+
+        The answer goes to the newest encoder: a head that was refused gets its `new_stream` before this call. Its
+        decoder is not told anything more (not even `on_reset`).
+        """
+        raise NotImplementedError
+
+    def on_abort(self) -> None:
+        """The response cannot be completed (reset, or not as long as announced): close at once."""
+
+    def on_reading_wanted(self) -> None:
+        """`reading_wanted`, which was False after `receive_data`, is True again."""
+
+
+class Http1ServerConnection(Http1Connection):
+    """Reads one request at a time and sends its response.
+
+    A request's fields begin with `:authority`, `:path`, `:method`, `:scheme`, in this order (CONNECT has no `:path`);
+    Host is not among the others. `scheme` is what a request without one (all but the absolute form) gets.
+    """
+
+    def __init__(self, callbacks: ServerConnectionCallbacks, settings: Http1Settings, scheme: bytes = b"http") -> None:
+        super().__init__(settings, max_blank_lines=8)
+        self._callbacks: Final = callbacks
+        self._scheme_field: Final[Field] = (b":scheme", scheme)
+        self.http_10: bool = False  # of the present request
+        self.method: bytes = b""
+        self.request_complete: bool = False  # received in full
+        self.should_close: bool = False  # no further request will be read
+        self.close_after_response: bool = False  # set it before the response's headers: they say `connection: close`
+        self._may_upgrade: bool = False
+
+    # -- requests
+
+    def on_head(self, buffer: bytes, at: int, end: int) -> None:
+        self.method = b""
+        self.http_10 = False
+        line_end = buffer.find(b"\r\n", at)
+        parts = buffer[at:line_end].split(b" ")
+        if len(parts) != 3:
+            raise ProtocolError(400, CODEC_ERROR, "malformed request line")
+        method = parts[0]
+        self.http_10 = parts[2] != b"HTTP/1.1" and self._is_http_10(parts[2])
+        method_pair = METHOD_FIELDS.get(method)
+        if method_pair is None:
+            method_pair = method_field(method, self.settings.allow_custom_methods)
+        self.method = method
+        headers = HeaderMap()
+        fields = headers.fields
+        fields.append(_NO_FIELD)
+        fields.append(_NO_FIELD)
+        fields.append(method_pair)
+        fields.append(self._scheme_field)
+        headers.known = FIELD_LINES.parse(buffer[line_end + 2 : end], fields)
+        if len(fields) - _PSEUDO_HEADERS > self.settings.max_headers_count:
+            raise ProtocolError(431, TOO_MANY_HEADERS)
+        self._set_target(fields, parts[1])
+        self._begin_stream(headers)
+
+    def _is_http_10(self, version: bytes) -> bool:
+        """For versions other than HTTP/1.1."""
+        if version != b"HTTP/1.0":
+            raise ProtocolError(400, CODEC_ERROR, "unsupported version")
+        if not self.settings.accept_http_10:
+            raise ProtocolError(426, LOW_VERSION)
+        return True
+
+    def _set_target(self, fields: list[Field], target: bytes) -> None:
+        """Fill in the pseudo-headers; Host moves to the front as `:authority`."""
+        if FIELD_LINES.hosts == 1:
+            authority = fields.pop(FIELD_LINES.host_at)[1]
+            if authority.translate(None, AUTHORITY_BYTES):
+                check_authority(authority)
+        elif FIELD_LINES.hosts:
+            raise ProtocolError(400, CODEC_ERROR, "more than one Host")
+        else:
+            authority = self._default_host(target)
+        if target and target[0] == SLASH and self.method != b"CONNECT":
+            if target.translate(None, TARGET_BYTES):
+                check_target(target)
+            fields[0] = (b":authority", authority)
+            fields[1] = (b":path", target)
+        else:
+            self._set_other_target(fields, target, authority)
+
+    def _default_host(self, target: bytes) -> bytes:
+        """Without a Host: refused on 1.1 (RFC 9112 section 3.2)."""
+        if not self.http_10:
+            raise ProtocolError(400, MISSING_HOST)
+        default = self.settings.default_host_for_http_10
+        if not default and b"://" not in target:
+            raise ProtocolError(400, MISSING_HOST)
+        return default
+
+    def _set_other_target(self, fields: list[Field], target: bytes, authority: bytes) -> None:
+        check_target(target)
+        if self.method == b"CONNECT":
+            check_connect_target(target)
+            fields[0] = (b":authority", target)
+            del fields[1]
+            return
+        if target == b"*" and self.method == b"OPTIONS":
+            fields[0] = (b":authority", authority)
+            fields[1] = (b":path", target)
+            return
+        scheme, authority, path = split_absolute(target)
+        if not self.settings.allow_absolute_url:
+            raise ProtocolError(400, CODEC_ERROR, "a request target in absolute form is not allowed")
+        fields[0] = (b":authority", authority)
+        fields[1] = (b":path", path)
+        fields[3] = (b":scheme", scheme)
+
+    def _begin_stream(self, headers: HeaderMap) -> None:
+        known = headers.known
+        length = 0
+        if known & _FRAMING:
+            length = body_length(headers, known, self.http_10, self.settings.allow_chunked_length)
+        self._read_disabled = 0
+        self._may_upgrade = False
+        if known & CONNECTION or self.http_10:
+            self.should_close = not keeps_alive(headers, self.http_10)
+        tunnel = self.method == b"CONNECT" or (known & UPGRADE != 0 and self._wants_upgrade(headers, length))
+        if tunnel and length:
+            raise ProtocolError(400, BODY_DISALLOWED, "CONNECT with a body")
+        encoder = ResponseEncoder(self)
+        self.encoder = encoder
+        self.request_complete = False
+        if length:
+            self.start_body(length)
+        else:
+            self.state = WAITING
+            self._may_upgrade = tunnel
+            self.request_complete = not tunnel
+        decoder = self._callbacks.new_stream(encoder)
+        if self.encoder is encoder:
+            self.decoder = decoder
+            decoder.on_headers(headers, self.request_complete)
+
+    def _wants_upgrade(self, headers: HeaderMap, length: int) -> bool:
+        allowed = self.settings.allow_upgrade and not self.http_10 and not length
+        return allowed and b"upgrade" in connection_tokens(headers)
+
+    def on_received(self) -> None:
+        self.request_complete = True
+
+    # -- responses
+
+    def on_sent(self) -> None:
+        self.encoder = None
+        self.decoder = None
+        if not self.request_complete:
+            self.should_close = True
+        if self.should_close:
+            self._stop_reading()
+        self._callbacks.on_stream_complete()
+
+    def read_next(self) -> None:
+        """Go on with the next request; nothing happens while a stream is in progress or when `should_close`."""
+        if self.encoder is None and self.state == WAITING and not self.should_close:
+            self.state = HEAD
+            self._read_disabled = 0
+            if not self._reading:
+                self.read()
+
+    def start_tunnel(self) -> None:
+        """The response switched protocols: from here on raw bytes go both ways (RFC 9110 sections 7.8 and 9.3.6)."""
+        self.should_close = True
+        if self.state == WAITING:
+            self.state = UNTIL_EOF
+            self.request_complete = False
+            if not self._reading:
+                self.read()
+
+    @property
+    def may_switch_protocols(self) -> bool:
+        """Whether the present request asked for a tunnel (CONNECT, or an upgrade that settings allow)."""
+        return self._may_upgrade
+
+    def end_upgrade_request(self) -> None:
+        """The final response declined the upgrade: the request ends without a body."""
+        self._may_upgrade = False
+        if self.method == b"CONNECT":  # what follows may already be meant for the tunnel
+            self.should_close = True
+            return
+        self.request_complete = True
+        decoder = self.decoder
+        if decoder is not None:
+            decoder.on_data(b"", True)
+
+    def _stop_reading(self) -> None:
+        self.state = DEAD
+        self._buffer = b""
+        self._at = 0
+
+    # -- the end
+
+    def on_end_of_input(self, partial: bool) -> None:
+        state = self.state
+        if state == WAITING and not self._may_upgrade:
+            # The request is complete; whether its response is still wanted, the owner decides.
+            self.should_close = self.should_close or not partial
+            return
+        self.should_close = True
+        if state == UNTIL_EOF:
+            self._deliver_end(b"")
+            return
+        decoder = self.decoder
+        self._stop_reading()
+        if decoder is not None:
+            self.decoder = None
+            decoder.on_reset(RESET_TERMINATION, "")
+
+    def fail(self, error: ProtocolError) -> None:
+        """End reading for `error`, as if the codec had found it (a request whose head took too long: 408)."""
+        if self.state != DEAD:
+            self.on_broken(error)
+
+    def on_broken(self, error: ProtocolError) -> None:
+        self.should_close = True
+        self._stop_reading()
+        self.decoder = None
+        if self.encoder is None:
+            self.method = b""  # what was read of a head that is refused says nothing
+            self.http_10 = False
+            self.request_complete = False
+            self._may_upgrade = False
+            encoder = ResponseEncoder(self)
+            self.encoder = encoder
+            self._callbacks.new_stream(encoder)
+        self._callbacks.on_protocol_error(error)
+
+    @property
+    def protocol(self) -> int:
+        """Version of the present request: 10 or 11."""
+        return 10 if self.http_10 else 11
+
+    def on_abort(self) -> None:
+        self.should_close = True
+        self.encoder = None
+        self.decoder = None
+        self._stop_reading()
+        self._callbacks.on_abort()
+
+    def on_send_pending(self) -> None:
+        self._callbacks.on_send_pending()
+
+    def on_reading_wanted(self) -> None:
+        self._callbacks.on_reading_wanted()
+
+
+class ResponseEncoder(MessageEncoder):
+    """Sends a response (and interim ones before it) on a server's connection."""
+
+    def __init__(self, server: Http1ServerConnection) -> None:
+        super().__init__(server)
+        self._server: Final = server
+
+    def send_informational(self, headers: HeaderMap) -> None:
+        """100, 103 …: never to an HTTP/1.0 client (RFC 9110 section 15.2)."""
+        if self.framing == NOT_STARTED and not self._server.http_10:
+            line = status_line(status_of(headers), False)
+            self._server.write(encode_head(line, headers, b"", self._server.settings.proper_case))
+
+    def send_headers(self, headers: HeaderMap, end: bool) -> None:
+        if self.framing != NOT_STARTED:
+            return
+        server = self._server
+        status = status_of(headers)
+        if server.may_switch_protocols:
+            if status == b"101" or (server.method == b"CONNECT" and status[0] == 0x32):
+                self._send_switch(status, headers, end)
+                return
+            server.end_upgrade_request()
+            if self.framing != NOT_STARTED:
+                return
+        framing_line = self._frame(status, headers, end)
+        if self.framing == DONE:
+            self.on_mismatch()
+            return
+        extra = self._connection_line(headers) + framing_line
+        server.write(encode_head(status_line(status, server.http_10), headers, extra, server.settings.proper_case))
+        if end:
+            self.end()
+
+    def _frame(self, status: bytes, headers: HeaderMap, end: bool) -> bytes:
+        """Set the framing (RFC 9112 section 6), return its line of the head; DONE when the length cannot be right."""
+        server = self._server
+        bodiless = status in (b"204", b"304") or status[0] == 0x31
+        has_length = headers.known & CONTENT_LENGTH != 0 and b"content-length" in headers
+        if bodiless or server.method == b"HEAD":
+            self.framing = NO_BODY
+            if status == b"204" and has_length:
+                headers.remove(b"content-length")
+            return b"" if bodiless or has_length or server.http_10 else b"transfer-encoding: chunked\r\n"
+        if has_length:
+            self.left = content_length_to_send(headers)
+            self.framing = LENGTH if self.left >= 0 and not (end and self.left) else DONE
+            return b""
+        if end:
+            self.framing = NO_BODY
+            return b"content-length: 0\r\n"
+        if server.http_10:
+            self.framing = RAW
+            server.should_close = True
+            return b""
+        self.framing = CHUNKED
+        return b"transfer-encoding: chunked\r\n"
+
+    def _connection_line(self, headers: HeaderMap) -> bytes:
+        """`connection: close` when this is the last response (RFC 9112 section 9.6), keep-alive for HTTP/1.0."""
+        server = self._server
+        if headers.known & CONNECTION:
+            if b"close" in connection_tokens(headers):
+                server.should_close = True
+            headers.remove(b"connection")
+        if server.close_after_response:
+            server.should_close = True
+        if server.should_close:
+            return b"connection: close\r\n"
+        return b"connection: keep-alive\r\n" if server.http_10 else b""
+
+    def _send_switch(self, status: bytes, headers: HeaderMap, end: bool) -> None:
+        server = self._server
+        if status != b"101":  # RFC 9110 section 9.3.6: no framing fields in a 2xx to CONNECT
+            headers.remove(b"content-length")
+        self.framing = RAW
+        server.write(encode_head(status_line(status, server.http_10), headers, b"", server.settings.proper_case))
+        if end:
+            self.end()
+        else:
+            server.start_tunnel()
+
+
+def status_of(headers: HeaderMap) -> bytes:
+    """The `:status`, which comes first."""
+    first = headers.fields[0]
+    if first[0] == b":status":
+        return first[1]
+    return headers.get(b":status") or b"500"
+
+
+def content_length_to_send(headers: HeaderMap) -> int:
+    """The Content-Length that is about to be sent, -1 when it is none."""
+    try:
+        return content_length(headers)
+    except ProtocolError:
+        return -1

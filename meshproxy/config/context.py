@@ -1,0 +1,49 @@
+"""What every `build_*` function is handed: where errors go, and what outlives the build."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.runtime import Runtime
+from meshproxy.observe.stats import StatsRegistry, StatsScope
+
+S = TypeVar("S", bound=StatsScope)
+
+
+class Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+class BuildContext:
+    """One per top-level resource (a listener, a cluster, a route configuration).
+
+    It remembers what the build acquired (stats scopes, log files): the resource that came of it closes the context when it
+    goes, and a build that failed closes it at once.
+    """
+
+    def __init__(self, errors: ConfigErrors, runtime: Runtime, stats: StatsRegistry) -> None:
+        self.errors = errors
+        self.runtime = runtime
+        self.stats = stats
+        self.stat_prefix: str = ""  # while HTTP filters are built: their connection manager's, `http.ingress.`
+        self._acquired: list[tuple[str, type[StatsScope]]] = []
+        self._closeables: list[Closeable] = []
+
+    def scope(self, prefix: str, kind: type[S]) -> S:
+        """The stats scope of `kind` under `prefix`, e.g. `http.ingress.`; shared by all who ask for the same."""
+        self._acquired.append((prefix, kind))
+        return self.stats.acquire(prefix, kind)
+
+    def keep(self, closeable: Closeable) -> None:
+        """Close it when the resource goes (an access log gives back its file)."""
+        self._closeables.append(closeable)
+
+    def close(self) -> None:
+        """Give back all that this build acquired; a second call does nothing."""
+        acquired, self._acquired = self._acquired, []
+        for prefix, kind in acquired:
+            self.stats.release(prefix, kind)
+        closeables, self._closeables = self._closeables, []
+        for closeable in closeables:
+            closeable.close()

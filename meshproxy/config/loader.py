@@ -1,0 +1,172 @@
+"""A configuration file's text -> the Envoy message, with every error at its path.
+
+YAML's plain scalars have the types that Envoy gives them, so that a file means the same here and there: `on`, `yes` and `y`
+are booleans, `012` is octal, and `1:30`, `2026-01-01` and `1_000` are strings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, TypeVar
+
+import yaml
+from google.protobuf.message import Message
+
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.json_message import MAX_DEPTH, MessageParser
+
+M = TypeVar("M", bound=Message)
+
+_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_WORDS: Final = {
+    spelling: truth
+    for word, truth in {"true": True, "yes": True, "on": True, "y": True, "false": False, "no": False, "off": False, "n": False}.items()
+    for spelling in (word, word.capitalize(), word.upper())
+}
+_DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)", re.ASCII)
+_OCTAL: Final = re.compile(r"[-+]?0[0-7]+", re.ASCII)
+_HEX: Final = re.compile(r"[-+]?0[xX][0-9a-fA-F]+", re.ASCII)
+_FLOAT: Final = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_INFINITY: Final = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
+_NAN: Final = frozenset({".nan", ".NaN", ".NAN"})
+
+
+class _Syntax(Exception):
+    """The text is not YAML or JSON, or not what we take of it."""
+
+
+class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """Composes nodes only: what a plain scalar means is decided here, not by YAML 1.1's resolvers."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+def load_bootstrap(
+    text: str | bytes, *, overlay: str = "", allow_unknown_fields: bool = False, errors: ConfigErrors
+) -> Any | None:
+    """The `envoy.config.bootstrap.v3.Bootstrap` in `text`, YAML or JSON; None when there were errors.
+
+    `overlay` is what `--config-yaml` gives: it is merged over the file as protobuf merges messages (lists are joined).
+    """
+    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+
+    before = len(errors)
+    bootstrap = Bootstrap()
+    for part in (text, overlay):
+        loaded = load_message(part, Bootstrap, allow_unknown_fields=allow_unknown_fields, errors=errors) if part else None
+        if loaded is not None:
+            bootstrap.MergeFrom(loaded)
+    return bootstrap if len(errors) == before else None
+
+
+def load_message(
+    text: str | bytes, kind: type[M], *, path: str = "", allow_unknown_fields: bool = False, errors: ConfigErrors
+) -> M | None:
+    """One message of YAML or JSON text; None, with every error below `path`, when it cannot be read."""
+    before = len(errors)
+    value = load_value(text, errors, path)
+    if len(errors) != before:
+        return None
+    message = kind()
+    MessageParser(errors, allow_unknown_fields=allow_unknown_fields).fill(message, {} if value is None else value, path)
+    return message if len(errors) == before else None
+
+
+def load_value(text: str | bytes, errors: ConfigErrors, path: str = "") -> Any:
+    """The plain value of YAML or JSON text; None, with an error, when it is neither."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        return _load_json(text) if text.lstrip().startswith("{") else _load_yaml(text)
+    except UnicodeDecodeError as error:
+        errors.add(path, f"the text is not UTF-8 (byte {error.start})")
+    except _Syntax as error:
+        errors.add(path, str(error))
+    except RecursionError:
+        errors.add(path, "nested too deeply")
+    return None
+
+
+def _load_json(text: str) -> Any:
+    """JSON; when it is not, flow-style YAML may begin with a brace as well."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        try:
+            return _load_yaml(text)
+        except _Syntax:
+            raise _Syntax(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Syntax(f"the key {twice!r} is given twice in one object")
+    return members
+
+
+def _no_constant(name: str) -> Any:
+    raise _Syntax(f"{name} is not JSON")
+
+
+def _load_yaml(text: str) -> Any:
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise _Syntax(_yaml_reason(error)) from None
+    except ValueError as error:  # an escape such as "\UFFFFFFFF" is no character
+        raise _Syntax(str(error)) from None
+    return None if node is None else _value(node, 0)
+
+
+def _yaml_reason(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return problem if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
+def _value(node: yaml.Node, depth: int) -> Any:
+    if depth > 2 * MAX_DEPTH:
+        raise _Syntax(f"line {node.start_mark.line + 1}: nested too deeply")
+    if isinstance(node, yaml.ScalarNode):
+        return scalar(node.value) if not node.style else node.value
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(each, depth + 1) for each in node.value]
+    return _mapping(node, depth)
+
+
+def _mapping(node: yaml.Node, depth: int) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.tag == "!ignore":  # Envoy passes over a key with this tag: a place to define anchors
+            continue
+        if not isinstance(key, yaml.ScalarNode):
+            raise _Syntax(f"line {line}: a key must be a string")
+        if key.value in members:
+            raise _Syntax(f"line {line}: the key {key.value!r} is given twice in one mapping")
+        members[key.value] = _value(value, depth + 1)
+    return members
+
+
+def scalar(text: str) -> None | bool | int | float | str:
+    """The value of a plain YAML scalar, typed as yaml-cpp's conversions (which Envoy uses) type it."""
+    if text in _NULLS:
+        return None
+    if text in _WORDS:
+        return _WORDS[text]
+    if _DECIMAL.fullmatch(text):
+        return int(text) if len(text) <= 20 else float(text)
+    if _OCTAL.fullmatch(text):
+        return int(text, 8)
+    if _HEX.fullmatch(text):
+        return int(text, 16)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    infinity = _INFINITY.fullmatch(text)
+    if infinity:
+        return float(infinity[1] + "inf")
+    return float("nan") if text in _NAN else text

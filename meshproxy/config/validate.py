@@ -1,0 +1,341 @@
+"""The API's own rules: `validate.rules` (protoc-gen-validate) of every field that is there, through all `Any`s.
+
+The rules stand in the descriptors of xds-protos. They are compiled once for each message type; unlike Envoy, which stops at
+the first, all violations are told. The wording is protoc-gen-validate's, as Envoy's users know it.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import re2
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from validate import validate_pb2
+
+from meshproxy.config.errors import ConfigErrors, child
+from meshproxy.config.typed_struct import unpack_any
+
+# A check says what is wrong with a value; None when nothing is.
+Check = Callable[[Any], str | None]
+
+_NUMBERS: Final = frozenset(
+    "float double int32 int64 uint32 uint64 sint32 sint64 fixed32 fixed64 sfixed32 sfixed64".split()
+)
+_NANOS: Final = 1_000_000_000
+_HEADER_NAME: Final = re.compile(r":?[0-9a-zA-Z!#$%&'*+-.^_|~\x60]+")
+_HEADER_VALUE: Final = re.compile(r"[^\x00-\x08\x0A-\x1F\x7F]*")
+_LOOSE_HEADER: Final = re.compile(r"[^\x00\x0A\x0D]*")
+_HOSTNAME: Final = re.compile(r"(?=.{1,253}\.?\Z)(?!-)[0-9A-Za-z-]{1,63}(?<!-)(\.(?!-)[0-9A-Za-z-]{1,63}(?<!-))*\.?")
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class _FieldPlan:
+    """What is to be checked of one field."""
+
+    def __init__(self, field: FieldDescriptor, rules: Any) -> None:
+        self.name: str = field.name
+        self.always = not field.has_presence  # also when it has its default value
+        self.required = rules.message.required or rules.duration.required or rules.any.required or rules.timestamp.required
+        self.is_map = _is_map(field)
+        self.is_list = field.is_repeated and not self.is_map
+        self.checks = _checks(field, rules)
+        element = field.message_type.fields_by_name["value"] if self.is_map else field
+        element_rules = rules.map.values if self.is_map else rules.repeated.items if self.is_list else rules
+        self.element_checks = _checks(element, element_rules) if self.is_map or self.is_list else []
+        self.key_checks = _checks(field.message_type.fields_by_name["key"], rules.map.keys) if self.is_map else []
+        self.enters = element.message_type is not None and not element_rules.message.skip
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to check and nowhere to go."""
+        return not (self.required or self.checks or self.element_checks or self.key_checks or self.enters)
+
+
+class _MessagePlan:
+    def __init__(self, fields: list[_FieldPlan], oneofs: list[tuple[str, str]]) -> None:
+        self.fields = fields
+        self.oneofs = oneofs  # the required ones: name and the names of their fields
+
+
+def validate_message(message: Message, path: str, errors: ConfigErrors) -> None:
+    """Add an error for every rule that `message`, or a message in it, breaks. Unknown types in an Any are passed over:
+    whoever builds from it refuses them."""
+    plan = _plan(message.DESCRIPTOR)
+    for name, choices in plan.oneofs:
+        if message.WhichOneof(name) is None:
+            errors.add(child(path, name), f"value is required (one of {choices})")
+    for field in plan.fields:
+        _validate_field(message, field, path, errors)
+
+
+def _validate_field(message: Message, field: _FieldPlan, path: str, errors: ConfigErrors) -> None:
+    at = child(path, field.name)
+    if not field.always and not message.HasField(field.name):
+        if field.required:
+            errors.add(at, "value is required")
+        return
+    value = getattr(message, field.name)
+    _apply(field.checks, value, at, errors)
+    if field.is_map:
+        for key in value:
+            _apply(field.key_checks, key, f"{at}[{key}]", errors)
+            _validate_element(field, value[key], f"{at}[{key}]", errors)
+    elif field.is_list:
+        if field.element_checks or field.enters:
+            for index, element in enumerate(value):
+                _validate_element(field, element, f"{at}[{index}]", errors)
+    elif field.enters:
+        _enter(value, at, errors)
+
+
+def _validate_element(field: _FieldPlan, element: Any, path: str, errors: ConfigErrors) -> None:
+    _apply(field.element_checks, element, path, errors)
+    if field.enters:
+        _enter(element, path, errors)
+
+
+def _enter(message: Message, path: str, errors: ConfigErrors) -> None:
+    if not isinstance(message, AnyMessage):
+        validate_message(message, path, errors)
+    elif message.type_url:
+        inner = unpack_any(message, path, ConfigErrors())
+        if inner is not None:
+            validate_message(inner, path, errors)
+
+
+def _apply(checks: list[Check], value: Any, path: str, errors: ConfigErrors) -> None:
+    for check in checks:
+        reason = check(value)
+        if reason is not None:
+            errors.add(path, reason)
+
+
+@functools.cache
+def _plan(descriptor: Descriptor) -> _MessagePlan:
+    options = descriptor.GetOptions().Extensions
+    if options[validate_pb2.disabled] or options[validate_pb2.ignored]:
+        return _MessagePlan([], [])
+    fields = [_FieldPlan(field, field.GetOptions().Extensions[validate_pb2.rules]) for field in descriptor.fields]
+    oneofs = [
+        (oneof.name, ", ".join(field.name for field in oneof.fields))
+        for oneof in descriptor.oneofs
+        if oneof.GetOptions().Extensions[validate_pb2.required]
+    ]
+    return _MessagePlan([field for field in fields if not field.idle], oneofs)
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.is_repeated and field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
+def _checks(field: FieldDescriptor, rules: Any) -> list[Check]:
+    """The checks of a field's own value (a whole list or map, one element, or a scalar)."""
+    kind = rules.WhichOneof("type")
+    if kind is None:
+        return []
+    own = getattr(rules, kind)
+    checks = list(_checks_of_kind(kind, own, field))
+    if "ignore_empty" in own.DESCRIPTOR.fields_by_name and own.ignore_empty:
+        checks = [_unless_empty(check) for check in checks]
+    if field.message_type is not None and field.message_type.name.endswith("Value") and kind not in ("repeated", "map"):
+        return [_of_wrapper(check) for check in checks]
+    return checks
+
+
+def _checks_of_kind(kind: str, rules: Any, field: FieldDescriptor) -> Iterator[Check]:
+    if kind in _NUMBERS:
+        yield from _range_checks(rules, lambda value: value, lambda limit: limit, "")
+    elif kind == "duration":
+        yield from _range_checks(rules, _nanos, _nanos, "s")
+    elif kind == "string":
+        yield from _string_checks(rules)
+    elif kind == "bytes":
+        yield from _length_checks(rules, "len", len, "bytes")
+        yield from _membership_checks(rules)
+    elif kind == "bool":
+        yield from _membership_checks(rules)
+    elif kind == "enum":
+        yield from _membership_checks(rules)
+        if rules.defined_only:
+            yield _defined_only(field.enum_type)
+    elif kind == "repeated":
+        yield from _count_checks(rules, "items")
+        if rules.unique:
+            yield _unique
+    elif kind == "map":
+        yield from _count_checks(rules, "pairs")
+    elif kind == "any":
+        yield from _any_checks(rules)
+
+
+def _range_checks(rules: Any, of: Callable[[Any], Any], limit_of: Callable[[Any], Any], unit: str) -> Iterator[Check]:
+    comparisons: list[tuple[str, str, Callable[[Any, Any], bool]]] = [
+        ("const", "equal to", lambda value, limit: value == limit),
+        ("lt", "less than", lambda value, limit: value < limit),
+        ("lte", "less than or equal to", lambda value, limit: value <= limit),
+        ("gt", "greater than", lambda value, limit: value > limit),
+        ("gte", "greater than or equal to", lambda value, limit: value >= limit),
+    ]
+    for name, words, holds in comparisons:
+        if rules.HasField(name):
+            limit = limit_of(getattr(rules, name))
+            shown = f"{limit / _NANOS:g}{unit}" if unit else f"{limit:g}" if isinstance(limit, float) else str(limit)
+            yield _compare(of, holds, limit, f"value must be {words} {shown}")
+    for name, expected in (("in", True), ("not_in", False)):
+        members = [limit_of(each) for each in getattr(rules, name)]
+        if members:
+            yield _member(of, members, expected)
+
+
+def _compare(of: Callable[[Any], Any], holds: Callable[[Any, Any], bool], limit: Any, reason: str) -> Check:
+    return lambda value: None if holds(of(value), limit) else reason
+
+
+def _member(of: Callable[[Any], Any], members: list[Any], expected: bool) -> Check:
+    reason = f"value must {'' if expected else 'not '}be in list {members}"
+    return lambda value: None if (of(value) in members) == expected else reason
+
+
+def _membership_checks(rules: Any) -> Iterator[Check]:
+    if rules.HasField("const"):
+        yield _member(lambda value: value, [rules.const], True)
+    if "in" in rules.DESCRIPTOR.fields_by_name:
+        if getattr(rules, "in"):
+            yield _member(lambda value: value, list(getattr(rules, "in")), True)
+        if rules.not_in:
+            yield _member(lambda value: value, list(rules.not_in), False)
+
+
+def _length_checks(rules: Any, suffix: str, length: Callable[[Any], int], unit: str) -> Iterator[Check]:
+    """`len`, `min_len`, `max_len`; of strings also `len_bytes`, `min_bytes`, `max_bytes`."""
+    exact, least, most = (suffix, f"min_{suffix}", f"max_{suffix}") if suffix == "len" else (
+        "len_bytes", "min_bytes", "max_bytes"
+    )
+    if rules.HasField(exact):
+        yield _compare(length, lambda have, limit: have == limit, getattr(rules, exact),
+                       f"value length must be {getattr(rules, exact)} {unit}")
+    if rules.HasField(least):
+        yield _compare(length, lambda have, limit: have >= limit, getattr(rules, least),
+                       f"value length must be at least {getattr(rules, least)} {unit}")
+    if rules.HasField(most):
+        yield _compare(length, lambda have, limit: have <= limit, getattr(rules, most),
+                       f"value length must be at most {getattr(rules, most)} {unit}")
+
+
+def _string_checks(rules: Any) -> Iterator[Check]:
+    yield from _length_checks(rules, "len", len, "characters")
+    yield from _length_checks(rules, "bytes", lambda value: len(value.encode()), "bytes")
+    yield from _membership_checks(rules)
+    if rules.HasField("pattern"):
+        yield _pattern(rules.pattern)
+    texts: list[tuple[str, str, Callable[[str, str], bool]]] = [
+        ("prefix", "does not have prefix", lambda value, text: value.startswith(text)),
+        ("suffix", "does not have suffix", lambda value, text: value.endswith(text)),
+        ("contains", "does not contain substring", lambda value, text: text in value),
+        ("not_contains", "contains substring", lambda value, text: text not in value),
+    ]
+    for name, words, holds in texts:
+        if rules.HasField(name):
+            yield _compare(str, holds, getattr(rules, name), f"value {words} {getattr(rules, name)!r}")
+    well_known = rules.WhichOneof("well_known")
+    if well_known == "well_known_regex":
+        yield _header(rules.well_known_regex, not rules.HasField("strict") or rules.strict)
+    elif well_known is not None and getattr(rules, well_known):
+        yield _compare(str, lambda value, holds: holds(value), _WELL_KNOWN[well_known],
+                       f"value must be a valid {well_known.replace('_', ' ')}")
+
+
+def _pattern(pattern: str) -> Check:
+    regex = re2.compile(pattern)
+    return lambda value: None if regex.fullmatch(value) else f"value does not match regex pattern {pattern!r}"
+
+
+def _header(kind: int, strict: bool) -> Check:
+    is_name = kind == validate_pb2.HTTP_HEADER_NAME
+    regex = (_HEADER_NAME if is_name else _HEADER_VALUE) if strict else _LOOSE_HEADER
+    reason = f"value is not a valid HTTP header {'name' if is_name else 'value'}"
+    return lambda value: None if regex.fullmatch(value) else reason
+
+
+def _is_ip(value: str, version: int = 0) -> bool:
+    try:
+        return version in (0, ipaddress.ip_address(value).version)
+    except ValueError:
+        return False
+
+
+def _is_uri(value: str, absolute: bool = True) -> bool:
+    try:
+        return bool(urlsplit(value).scheme) or not absolute
+    except ValueError:
+        return False
+
+
+def _is_hostname(value: str) -> bool:
+    return _HOSTNAME.fullmatch(value) is not None
+
+
+def _is_email(value: str) -> bool:
+    local, at, domain = value.rpartition("@")
+    return bool(local and at) and _is_hostname(domain)
+
+
+_WELL_KNOWN: Final[dict[str, Callable[[str], bool]]] = {
+    "email": _is_email,
+    "hostname": _is_hostname,
+    "ip": _is_ip,
+    "ipv4": lambda value: _is_ip(value, 4),
+    "ipv6": lambda value: _is_ip(value, 6),
+    "uri": _is_uri,
+    "uri_ref": lambda value: _is_uri(value, absolute=False),
+    "address": lambda value: _is_hostname(value) or _is_ip(value),
+    "uuid": lambda value: _UUID.fullmatch(value) is not None,
+}
+
+
+def _defined_only(enum: EnumDescriptor) -> Check:
+    numbers = frozenset(enum.values_by_number)
+    return lambda value: None if value in numbers else "value must be one of the defined enum values"
+
+
+def _count_checks(rules: Any, noun: str) -> Iterator[Check]:
+    least, most = getattr(rules, f"min_{noun}"), getattr(rules, f"max_{noun}")
+    if rules.HasField(f"min_{noun}"):
+        yield _compare(len, lambda have, limit: have >= limit, least, f"value must contain at least {least} item(s)")
+    if rules.HasField(f"max_{noun}"):
+        yield _compare(len, lambda have, limit: have <= limit, most, f"value must contain no more than {most} item(s)")
+
+
+def _unique(values: Any) -> str | None:
+    keys = [each.SerializeToString(deterministic=True) if isinstance(each, Message) else each for each in values]
+    return None if len(set(keys)) == len(keys) else "repeated value must contain unique items"
+
+
+def _any_checks(rules: Any) -> Iterator[Check]:
+    for name, expected in (("in", True), ("not_in", False)):
+        members = list(getattr(rules, name))
+        if members:
+            yield _member(lambda value: value.type_url, members, expected)
+
+
+def _nanos(duration: Any) -> int:
+    return int(duration.seconds) * _NANOS + int(duration.nanos)
+
+
+def _unless_empty(check: Check) -> Check:
+    return lambda value: None if _is_empty(value) else check(value)
+
+
+def _is_empty(value: Any) -> bool:
+    return value.ByteSize() == 0 if isinstance(value, Message) else not value
+
+
+def _of_wrapper(check: Check) -> Check:
+    return lambda wrapper: check(wrapper.value)

@@ -1,0 +1,73 @@
+"""Small conversions that builders share: what a field says, or its default, in the unit that the code uses."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshproxy.config.errors import ConfigErrors, child
+
+_DENOMINATORS: Final = (100, 10_000, 1_000_000)
+
+
+def milliseconds(duration: Any) -> int:
+    """A Duration in whole milliseconds, cut off as Envoy does."""
+    return int(duration.seconds * 1000) + int(duration.nanos / 1_000_000)
+
+
+def seconds(duration: Any) -> float:
+    """A Duration in seconds."""
+    return float(duration.seconds + duration.nanos / 1e9)
+
+
+def milliseconds_or(message: Any, field: str, default: int) -> int:
+    """The Duration field in milliseconds; `default` where it is not set."""
+    return milliseconds(getattr(message, field)) if message.HasField(field) else default
+
+
+def seconds_or(message: Any, field: str, default: float) -> float:
+    """The Duration field in seconds; `default` where it is not set."""
+    return seconds(getattr(message, field)) if message.HasField(field) else default
+
+
+def int_or(message: Any, field: str, default: int) -> int:
+    """The value of an integer wrapper field; `default` where it is not set."""
+    return int(getattr(message, field).value) if message.HasField(field) else default
+
+
+def float_or(message: Any, field: str, default: float) -> float:
+    """The value of a float wrapper or a Percent (in percent); `default` where it is not set."""
+    return float(getattr(message, field).value) if message.HasField(field) else default
+
+
+def bool_or(message: Any, field: str, default: bool) -> bool:
+    """The value of a BoolValue field; `default` where it is not set."""
+    return bool(getattr(message, field).value) if message.HasField(field) else default
+
+
+def fraction(percent: Any) -> tuple[int, int]:
+    """(numerator, denominator) of a FractionalPercent."""
+    return int(percent.numerator), _DENOMINATORS[percent.denominator]
+
+
+def socket_address(address: Any, path: str, errors: ConfigErrors) -> tuple[str, int] | str | None:
+    """What an Address names: (host, port), or the path of a Unix socket. None, with an error, for any other kind.
+
+    An abstract Unix socket's path begins with `@`, as in Envoy.
+    """
+    kind = address.WhichOneof("address")
+    if kind == "socket_address":
+        return _host_and_port(address.socket_address, child(path, kind), errors)
+    if kind == "pipe":
+        return str(address.pipe.path)
+    errors.add(path, "an address is required" if kind is None else f"{kind} is not supported yet")
+    return None
+
+
+def _host_and_port(address: Any, path: str, errors: ConfigErrors) -> tuple[str, int] | None:
+    if address.WhichOneof("port_specifier") == "named_port":
+        errors.add(child(path, "named_port"), "a port needs a number: named ports are not supported")
+        return None
+    if address.protocol != address.TCP:
+        errors.add(child(path, "protocol"), "only TCP is supported")
+        return None
+    return address.address, address.port_value

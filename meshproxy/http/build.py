@@ -1,0 +1,217 @@
+"""From the HttpConnectionManager message to a ConnectionManagerConfig."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any, Final
+
+from meshproxy.codec.http1.settings import Http1Settings
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import child, item
+from meshproxy.http.access_log import AccessLog, build_access_log
+from meshproxy.http.chain import FilterChain
+from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
+from meshproxy.http.manager_config import ConnectionManagerConfig, InternalAddresses, Network, RoutesRef
+from meshproxy.http.stats import ConnectionManagerStats
+from meshproxy.net.interfaces import local_address
+from meshproxy.route.build import build_route_configuration
+from meshproxy.route.duration import optional_ms
+from meshproxy.route.table import RouteTable
+
+_DEFAULT_HEADERS_KB: Final = 60
+_DEFAULT_MAX_HEADERS: Final = 100
+ROUTER: Final = "envoy.extensions.filters.http.router.v3.Router"
+
+
+class RouterOptions(HttpFilter):
+    """The router filter's own options: it stands at the end of the list of filters, and is no link of the chain."""
+
+    def __init__(self) -> None:
+        self.suppress_envoy_headers: bool = False
+        self.respect_expected_rq_timeout: bool = False
+        self.dynamic_stats: bool = True
+        self.upstream_log: tuple[AccessLog, ...] = ()
+
+
+def build_connection_manager(message: Any, path: str, context: BuildContext) -> ConnectionManagerConfig | None:
+    """All errors go to the context, with their paths; None when there were any."""
+    before = len(context.errors)
+    prefix = f"http.{message.stat_prefix}."
+    context.stat_prefix = prefix
+    filters = _build_filters(message, path, context)
+    stats = context.scope(prefix, ConnectionManagerStats)
+    table = _build_routes(message, path, context)
+    logs = build_access_logs(message.access_log, child(path, "access_log"), context)
+    internal = _internal_addresses(message, path, context)
+    codec = _codec_settings(message)
+    if len(context.errors) != before or filters is None:
+        return None
+    chain, router = filters
+    config = ConnectionManagerConfig(stats, chain, RoutesRef(table), codec)
+    config.stat_prefix = message.stat_prefix
+    config.access_logs = tuple(logs)
+    config.access_log_on_new_request = (
+        message.flush_access_log_on_new_request or message.access_log_options.flush_access_log_on_new_request
+    )
+    config.internal_addresses = internal
+    _set_identity(config, message)
+    _set_paths(config, message)
+    _set_limits(config, message)
+    config.suppress_envoy_headers = router.suppress_envoy_headers
+    config.respect_expected_rq_timeout = router.respect_expected_rq_timeout
+    config.dynamic_stats = router.dynamic_stats
+    config.upstream_log = router.upstream_log
+    config.retry_stale_connections = context.runtime.switch("meshproxy.retry_stale_connections", True)
+    return config
+
+
+def build_access_logs(messages: Any, path: str, context: BuildContext) -> list[AccessLog]:
+    logs = []
+    for index, message in enumerate(messages):
+        log = build_access_log(message, f"{path}[{index}]", context)
+        if log is not None:
+            logs.append(log)
+            context.keep(log)
+    return logs
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------------
+
+
+def _build_filters(message: Any, path: str, context: BuildContext) -> tuple[FilterChain, RouterOptions] | None:
+    """The chain and the router's options; the router must stand last, and nowhere else."""
+    built: list[HttpFilter] = []
+    disabled: set[str] = set()
+    names: set[str] = set()
+    for index, entry in enumerate(message.http_filters):
+        where = item(path, "http_filters", index)
+        if entry.name in names:
+            context.errors.add(child(where, "name"), f"the name {entry.name!r} is used twice")
+        names.add(entry.name)
+        http_filter = _build_filter(entry, where, context)
+        if http_filter is None:
+            continue
+        http_filter.name = entry.name
+        last = index == len(message.http_filters) - 1
+        if isinstance(http_filter, RouterOptions) != last:
+            reason = "the router must be the last filter" if not last else "the last filter must be the router"
+            context.errors.add(where, reason)
+            continue
+        if entry.disabled:
+            disabled.add(entry.name)
+        built.append(http_filter)
+    if not message.http_filters:
+        context.errors.add(child(path, "http_filters"), "at least the router filter is required")
+    if not built or not isinstance(built[-1], RouterOptions):
+        return None
+    router = built.pop()
+    assert isinstance(router, RouterOptions)
+    for slot, http_filter in enumerate(built):
+        http_filter.slot = slot
+    return FilterChain(tuple(built), frozenset(disabled)), router
+
+
+def _build_filter(entry: Any, path: str, context: BuildContext) -> HttpFilter | None:
+    if entry.WhichOneof("config_type") != "typed_config":
+        if entry.WhichOneof("config_type") is None:
+            context.errors.add(child(path, "typed_config"), "is required")
+        return None
+    where = child(path, "typed_config")
+    found = HTTP_FILTERS.find(entry.typed_config, where, context)
+    if found is None:
+        return None
+    config, filter_type = found
+    return filter_type.build(config, where, context)
+
+
+# -- routes ------------------------------------------------------------------------------------------------------------------
+
+
+def _build_routes(message: Any, path: str, context: BuildContext) -> RouteTable | None:
+    kind = message.WhichOneof("route_specifier")
+    if kind == "route_config":
+        return build_route_configuration(
+            message.route_config, child(path, "route_config"), context, HTTP_FILTER_OVERRIDES
+        )
+    if kind is None:
+        context.errors.add(path, "route_config is required")
+    return None
+
+
+# -- everything else ---------------------------------------------------------------------------------------------------------
+
+
+def _codec_settings(message: Any) -> Http1Settings:
+    http1 = message.http_protocol_options
+    common = message.common_http_protocol_options
+    key_format = http1.header_key_format.WhichOneof("header_format")
+    return Http1Settings(
+        accept_http_10=http1.accept_http_10,
+        default_host_for_http_10=http1.default_host_for_http_10.encode(),
+        enable_trailers=http1.enable_trailers,
+        allow_absolute_url=http1.allow_absolute_url.value if http1.HasField("allow_absolute_url") else True,
+        allow_chunked_length=http1.allow_chunked_length,
+        proper_case=key_format == "proper_case_words",
+        max_headers_count=common.max_headers_count.value or _DEFAULT_MAX_HEADERS,
+        max_headers_bytes=(message.max_request_headers_kb.value or _DEFAULT_HEADERS_KB) * 1024,
+    )
+
+
+def _internal_addresses(message: Any, path: str, context: BuildContext) -> InternalAddresses:
+    config = message.internal_address_config
+    networks: list[Network] = []
+    for index, block in enumerate(config.cidr_ranges):
+        try:
+            networks.append(ipaddress.ip_network(f"{block.address_prefix}/{block.prefix_len.value}", strict=False))
+        except ValueError as error:
+            context.errors.add(item(child(path, "internal_address_config"), "cidr_ranges", index), str(error))
+    return InternalAddresses(config.unix_sockets, tuple(networks))
+
+
+def _set_identity(config: ConnectionManagerConfig, message: Any) -> None:
+    config.server_name = (message.server_name or "envoy").encode()
+    config.server_header_transformation = message.server_header_transformation
+    config.use_remote_address = message.use_remote_address.value
+    config.xff_num_trusted_hops = message.xff_num_trusted_hops
+    config.skip_xff_append = message.skip_xff_append
+    config.append_x_forwarded_port = message.append_x_forwarded_port
+    config.via = message.via.encode()
+    config.local_address = local_address().encode()
+    config.generate_request_id = message.generate_request_id.value if message.HasField("generate_request_id") else True
+    config.preserve_external_request_id = message.preserve_external_request_id
+    config.always_set_request_id_in_response = message.always_set_request_id_in_response
+    config.proxy_100_continue = message.proxy_100_continue
+    config.scheme_to_overwrite = message.scheme_header_transformation.scheme_to_overwrite.encode()
+    config.match_upstream_scheme = message.scheme_header_transformation.match_upstream
+
+
+def _set_paths(config: ConnectionManagerConfig, message: Any) -> None:
+    config.normalize_path = message.normalize_path.value
+    config.merge_slashes = message.merge_slashes
+    config.escaped_slashes_action = message.path_with_escaped_slashes_action
+    config.strip_matching_host_port = message.strip_matching_host_port
+    config.strip_any_host_port = message.strip_any_host_port
+    config.strip_trailing_host_dot = message.strip_trailing_host_dot
+    config.touches_path = config.normalize_path or config.merge_slashes or config.escaped_slashes_action > 1
+    config.touches_host = (
+        config.strip_matching_host_port or config.strip_any_host_port or config.strip_trailing_host_dot
+    )
+    config.headers_with_underscores_action = message.common_http_protocol_options.headers_with_underscores_action
+
+
+def _set_limits(config: ConnectionManagerConfig, message: Any) -> None:
+    common = message.common_http_protocol_options
+    config.idle_timeout_ms = _ms(common, "idle_timeout", 3_600_000)
+    config.max_connection_duration_ms = _ms(common, "max_connection_duration", 0)
+    config.max_requests_per_connection = common.max_requests_per_connection.value
+    config.max_stream_duration_ms = _ms(common, "max_stream_duration", 0)
+    config.stream_idle_timeout_ms = _ms(message, "stream_idle_timeout", 300_000)
+    config.request_timeout_ms = _ms(message, "request_timeout", 0)
+    config.request_headers_timeout_ms = _ms(message, "request_headers_timeout", 0)
+    config.drain_timeout_ms = _ms(message, "drain_timeout", 5_000)
+    config.delayed_close_timeout_ms = _ms(message, "delayed_close_timeout", 1_000)
+
+
+def _ms(message: Any, field: str, default: int) -> float:
+    value = optional_ms(message, field)
+    return float(default if value is None else value)

@@ -1,0 +1,313 @@
+"""The connection manager: one downstream connection, its codec, and the streams on it."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from meshproxy.clock import monotonic
+from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
+from meshproxy.codec.http1.start_lines import reason_phrase
+from meshproxy.codec.stream import StreamDecoder, StreamEncoder
+from meshproxy.errors import ProtocolError
+from meshproxy.http.manager_config import ConnectionManagerConfig
+from meshproxy.http.stream import Stream
+from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
+from meshproxy.net.connection import Connection
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.timers import Timer, TimerWheel
+from meshproxy.observe import response_flags as flags
+from meshproxy.observe.stream_info import ConnectionInfo
+from meshproxy.upstream.manager import ClusterManager
+
+_random_bits: Final = random.Random().getrandbits
+
+
+class ConnectionManager(ServerConnectionCallbacks):
+    """Speaks HTTP on one downstream connection."""
+
+    def __init__(
+        self,
+        config: ConnectionManagerConfig,
+        dispatcher: Dispatcher,
+        clusters: ClusterManager,
+        owner: ConnectionOwner,
+        connection: Connection,
+        connection_info: ConnectionInfo,
+    ) -> None:
+        self.config = config
+        self.dispatcher = dispatcher
+        self.timers: TimerWheel = dispatcher.timers
+        self.clusters = clusters
+        self.owner = owner
+        self.connection = connection
+        self.connection_info = connection_info
+        self.buffer_limit_bytes: int = connection.buffer_limit_bytes
+        self.codec = Http1ServerConnection(self, config.codec)
+        self.handler = _Handler(self)
+        self._streams: list[Stream] = []
+        self._requests: int = 0
+        self._draining: bool = False
+        self._closed: bool = False
+        self._began: float = monotonic()
+        self._last_active: float = self._began
+        self._idle_timer: _IdleTimer | None = None
+        self._duration_timer: _DurationTimer | None = None
+        self._headers_timer: _HeadersTimer | None = None
+        self._start()
+
+    def _start(self) -> None:
+        stats = self.config.stats
+        stats.downstream_cx_total += 1
+        stats.downstream_cx_active += 1
+        stats.downstream_cx_http1_total += 1
+        stats.downstream_cx_http1_active += 1
+        config = self.config
+        if config.idle_timeout_ms > 0.0:
+            self._idle_timer = _IdleTimer(self)
+            self.timers.arm(self._idle_timer, config.idle_timeout_ms)
+        if config.max_connection_duration_ms > 0.0:
+            self._duration_timer = _DurationTimer(self)
+            self.timers.arm(self._duration_timer, config.max_connection_duration_ms)
+        if config.request_headers_timeout_ms > 0.0:
+            self._headers_timer = _HeadersTimer(self)
+
+    def random(self) -> int:
+        """64 random bits: for splits and runtime fractions, not for secrets."""
+        return _random_bits(64)
+
+    # -- from the codec --------------------------------------------------------------------------------------------------------
+
+    def new_stream(self, encoder: StreamEncoder) -> StreamDecoder:
+        self._requests += 1
+        if self._headers_timer is not None:
+            self._headers_timer.disarm()
+        stream = Stream(self, encoder)
+        self._streams.append(stream)
+        most = self.config.max_requests_per_connection
+        if most and self._requests >= most and not self._draining:
+            self.config.stats.downstream_cx_max_requests_reached += 1
+            self._draining = True
+        return stream
+
+    def on_send_pending(self) -> None:
+        self.connection.send_pending()
+
+    def on_protocol_error(self, error: ProtocolError) -> None:
+        """The peer sent what is no HTTP: it is answered (a response that has begun is cut), and the connection closed."""
+        stats = self.config.stats
+        stats.downstream_cx_protocol_error += 1
+        if error.status == 431:
+            stats.downstream_rq_too_large += 1
+        stream = self._streams[-1]
+        stream.info.response_flags |= flags.DOWNSTREAM_PROTOCOL_ERROR
+        stream.info.protocol = self.protocol()
+        if stream.response_started:
+            stream.reset(error.details)
+        else:
+            stream.send_local_reply(error.status, reason_phrase(error.status), error.details)
+
+    def on_stream_complete(self) -> None:
+        """The response is in the output; `on_stream_done` follows from the stream itself."""
+
+    def on_abort(self) -> None:
+        """A response that cannot be completed ends with the connection (RFC 9112 section 8)."""
+        self.connection.close()
+
+    def on_reading_wanted(self) -> None:
+        self.connection.read_disable(False)
+
+    def protocol(self) -> int:
+        """The version of the newest request: 10 or 11."""
+        return self.codec.protocol
+
+    # -- from the socket -------------------------------------------------------------------------------------------------------
+
+    def on_data(self, data: bytes) -> None:
+        self.config.stats.downstream_cx_rx_bytes_total += len(data)
+        codec = self.codec
+        if self._headers_timer is not None and not self._streams and not self._headers_timer.armed:
+            self.timers.arm(self._headers_timer, self.config.request_headers_timeout_ms)
+        wanted = codec.reading_wanted
+        codec.receive_data(data)
+        if wanted and not codec.reading_wanted:
+            self.connection.read_disable(True)
+
+    def on_eof(self) -> None:
+        """HTTP has no half close: the peer that shuts its side has left (Envoy's rule)."""
+        self._end_streams("downstream_remote_disconnect", remote=True)
+        self.connection.close()
+
+    def on_close(self, error: str) -> None:
+        if not self._closed:
+            self._end_streams("downstream_remote_disconnect", remote=True)
+        self._done()
+
+    def data_to_send(self) -> bytes | list[bytes]:
+        parts = self.codec.data_to_send()
+        stats = self.config.stats
+        for part in parts:
+            stats.downstream_cx_tx_bytes_total += len(part)
+        return parts
+
+    def on_above_write_watermark(self) -> None:
+        for stream in self._streams:
+            stream.on_above_write_watermark()
+
+    def on_below_write_watermark(self) -> None:
+        for stream in list(self._streams):
+            stream.on_below_write_watermark()
+
+    # -- streams ---------------------------------------------------------------------------------------------------------------
+
+    def on_stream_done(self, stream: Stream) -> None:
+        self._streams.remove(stream)
+        self._last_active = monotonic()
+        if self._closed:
+            return
+        if self._draining or self.codec.should_close or not stream.response_complete:
+            self._close()
+        else:
+            self.codec.read_next()
+
+    def closes_after(self, stream: Stream) -> bool:
+        """Whether the response of this stream is the connection's last: then it says `connection: close`."""
+        if self.owner.draining and not self._draining:
+            self.config.stats.downstream_cx_drain_close += 1
+            self._draining = True
+        return self._draining
+
+    def drain_close(self) -> None:
+        """The next response is the connection's last."""
+        self._draining = True
+
+    def idle_ms(self) -> float:
+        """How long no stream has been active; -1 while one is."""
+        return -1.0 if self._streams else (monotonic() - self._last_active) * 1000.0
+
+    def close_idle(self, idle_ms: float) -> None:
+        """Close now if no stream has been active for so long, and no request has begun to arrive."""
+        if self.idle_ms() >= idle_ms and not self.codec.buffered_bytes:
+            self._close()
+
+    def active_requests(self) -> int:
+        return len(self._streams)
+
+    def _end_streams(self, details: str, remote: bool) -> None:
+        stats = self.config.stats
+        if self._closed:
+            return
+        self._closed = True
+        stats.downstream_cx_destroy += 1
+        active = bool(self._streams)
+        stats.downstream_cx_destroy_active_rq += active
+        if remote:
+            stats.downstream_cx_destroy_remote += 1
+            stats.downstream_cx_destroy_remote_active_rq += active
+        else:
+            stats.downstream_cx_destroy_local += 1
+            stats.downstream_cx_destroy_local_active_rq += active
+        for stream in list(self._streams):
+            stream.on_reset(0, details)
+
+    def _close(self) -> None:
+        """Close after what is pending has been sent."""
+        self._end_streams("local_close", remote=False)
+        self.connection.close(self.config.delayed_close_timeout_ms)
+
+    def abort(self) -> None:
+        self._end_streams("local_close", remote=False)
+        self.connection.abort()
+
+    def _done(self) -> None:
+        stats = self.config.stats
+        stats.downstream_cx_active -= 1
+        stats.downstream_cx_http1_active -= 1
+        stats.downstream_cx_length_ms.record(int((monotonic() - self._began) * 1000.0))
+        for timer in (self._idle_timer, self._duration_timer, self._headers_timer):
+            if timer is not None:
+                timer.disarm()
+        self.owner.on_connection_done(self.handler)
+
+    # -- timeouts --------------------------------------------------------------------------------------------------------------
+
+    def on_idle_timer(self, timer: Timer) -> None:
+        """The timer is armed once and looks again: a request costs it nothing."""
+        idle_ms = self.idle_ms()
+        limit = self.config.idle_timeout_ms
+        if self._streams:
+            self.timers.arm(timer, limit)
+        elif idle_ms >= limit:
+            self.config.stats.downstream_cx_idle_timeout += 1
+            self._close()
+        else:
+            self.timers.arm(timer, limit - idle_ms)
+
+    def on_max_duration(self) -> None:
+        self.config.stats.downstream_cx_max_duration_reached += 1
+        self._draining = True
+        if not self._streams:
+            self._close()
+
+    def on_headers_timeout(self) -> None:
+        self.config.stats.downstream_rq_header_timeout += 1
+        self._draining = True
+        self.codec.fail(ProtocolError(408, "request_header_timeout"))
+
+
+class _Handler(ActiveConnection):
+    """The manager as socket and listener see it (a native class has one base)."""
+
+    def __init__(self, manager: ConnectionManager) -> None:
+        self._manager = manager
+
+    def on_data(self, data: bytes) -> None:
+        self._manager.on_data(data)
+
+    def on_eof(self) -> None:
+        self._manager.on_eof()
+
+    def on_close(self, error: str) -> None:
+        self._manager.on_close(error)
+
+    def data_to_send(self) -> bytes | list[bytes]:
+        return self._manager.data_to_send()
+
+    def start_drain(self) -> None:
+        self._manager.drain_close()
+
+    def close_idle(self, idle_ms: float) -> None:
+        self._manager.close_idle(idle_ms)
+
+    def abort(self) -> None:
+        self._manager.abort()
+
+    def active_requests(self) -> int:
+        return self._manager.active_requests()
+
+    def on_above_write_watermark(self) -> None:
+        self._manager.on_above_write_watermark()
+
+    def on_below_write_watermark(self) -> None:
+        self._manager.on_below_write_watermark()
+
+
+class _ManagerTimer(Timer):
+    def __init__(self, manager: ConnectionManager) -> None:
+        super().__init__()
+        self.manager = manager
+
+
+class _IdleTimer(_ManagerTimer):
+    def on_timer(self) -> None:
+        self.manager.on_idle_timer(self)
+
+
+class _DurationTimer(_ManagerTimer):
+    def on_timer(self) -> None:
+        self.manager.on_max_duration()
+
+
+class _HeadersTimer(_ManagerTimer):
+    def on_timer(self) -> None:
+        self.manager.on_headers_timeout()

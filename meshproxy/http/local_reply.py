@@ -1,0 +1,79 @@
+"""Answers that the proxy gives itself: one place that says which status, flags, details and text a failure has."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.errors import (
+    RESET_CONNECT_FAILURE,
+    RESET_CONNECT_TIMEOUT,
+    RESET_LOCAL,
+    RESET_OVERFLOW,
+    RESET_PROTOCOL_ERROR,
+    RESET_REMOTE,
+    RESET_REMOTE_REFUSED,
+    RESET_TERMINATION,
+)
+from meshproxy.observe import response_flags as flags
+
+# reason of a reset -> (Envoy's words, response flag)
+_RESETS: Final[dict[int, tuple[str, int]]] = {
+    RESET_LOCAL: ("local reset", flags.LOCAL_RESET),
+    RESET_REMOTE: ("remote reset", flags.UPSTREAM_REMOTE_RESET),
+    RESET_REMOTE_REFUSED: ("remote refused stream reset", flags.UPSTREAM_REMOTE_RESET),
+    RESET_CONNECT_FAILURE: ("remote connection failure", flags.UPSTREAM_CONNECTION_FAILURE),
+    RESET_CONNECT_TIMEOUT: ("connection timeout", flags.UPSTREAM_CONNECTION_FAILURE),
+    RESET_TERMINATION: ("connection termination", flags.UPSTREAM_CONNECTION_TERMINATION),
+    RESET_OVERFLOW: ("overflow", flags.UPSTREAM_OVERFLOW),
+    RESET_PROTOCOL_ERROR: ("protocol error", flags.UPSTREAM_PROTOCOL_ERROR),
+}
+
+
+def reset_flag(reason: int) -> int:
+    """The response flag of an upstream reset."""
+    return _RESETS[reason][1]
+
+
+class LocalReply:
+    """What to send, and what the access log says of it."""
+
+    def __init__(self, status: int, body: bytes, details: str, response_flags: int = 0) -> None:
+        self.status = status
+        self.body = body
+        self.details = details
+        self.response_flags = response_flags
+
+
+def upstream_reset_reply(reason: int, transport_failure: str, retried: bool) -> LocalReply:
+    """The reply for an attempt that failed before its response began."""
+    words, flag = _RESETS[reason]
+    text = (
+        "upstream connect error or disconnect/reset before headers. "
+        f"{'retried and the latest ' if retried else ''}reset reason: {words}"
+        f"{f', transport failure reason: {transport_failure}' if transport_failure else ''}"
+    )
+    status = 502 if reason == RESET_PROTOCOL_ERROR else 503
+    return LocalReply(
+        status,
+        text.encode(),
+        reset_details("upstream_reset_before_response_started", reason, transport_failure),
+        flag,
+    )
+
+
+def reset_details(basic: str, reason: int, transport_failure: str) -> str:
+    """Response-code details of an upstream reset, e.g. `upstream_reset_before_response_started{connection_termination}`."""
+    words = _RESETS[reason][0]
+    inner = f"{words}|{transport_failure}" if transport_failure else words
+    return f"{basic}{{{inner}}}".replace(" ", "_")
+
+
+def reply_headers(status: int, body: bytes, content_type: bytes = b"") -> HeaderMap:
+    """The head of a local reply; its body is plain text unless `content_type` says otherwise."""
+    headers = HeaderMap()
+    headers.add(b":status", b"%d" % status)
+    if body:
+        headers.add(b"content-length", b"%d" % len(body))
+        headers.add(b"content-type", content_type or b"text/plain")
+    return headers

@@ -1,0 +1,115 @@
+"""What the configuration decides about a connection manager: frozen, shared by all its connections."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+from meshproxy.codec.http1.settings import Http1Settings
+from meshproxy.config.runtime import RuntimeBool
+from meshproxy.http.access_log import AccessLog
+from meshproxy.http.chain import FilterChain
+from meshproxy.http.stats import ConnectionManagerStats
+from meshproxy.net.address import Address
+from meshproxy.route.table import RouteTable
+
+# HttpConnectionManager.ServerHeaderTransformation
+OVERWRITE: Final = 0
+APPEND_IF_ABSENT: Final = 1
+PASS_THROUGH: Final = 2
+
+# HttpConnectionManager.ForwardClientCertDetails
+SANITIZE: Final = 0
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class InternalAddresses:
+    """Which downstream addresses are internal (`internal_address_config`)."""
+
+    def __init__(self, unix_sockets: bool, networks: tuple[Network, ...]) -> None:
+        self.unix_sockets = unix_sockets
+        self._networks = networks
+        self._known: dict[str, bool] = {}
+
+    def contains(self, address: Address) -> bool:
+        if address.path:
+            return self.unix_sockets
+        if not self._networks:
+            return False
+        known = self._known.get(address.ip)
+        if known is None:
+            ip = ipaddress.ip_address(address.ip)
+            known = any(ip in network for network in self._networks)
+            if len(self._known) > 10_000:
+                self._known.clear()
+            self._known[address.ip] = known
+        return known
+
+
+class RoutesRef:
+    """The one place where a connection manager finds its routes: RDS and reloads swap `table`."""
+
+    def __init__(self, table: RouteTable | None) -> None:
+        self.table = table
+
+
+class ConnectionManagerConfig:
+    """Times are in ms; 0 turns a timeout off."""
+
+    def __init__(self, stats: ConnectionManagerStats, chain: FilterChain, routes: RoutesRef, codec: Http1Settings) -> None:
+        self.stats = stats
+        self.chain = chain
+        self.routes = routes
+        self.codec = codec
+        self.stat_prefix: str = ""
+        self.access_logs: tuple[AccessLog, ...] = ()
+        self.access_log_on_new_request: bool = False
+        # identity and trust
+        self.server_name: bytes = b"envoy"
+        self.server_header_transformation: int = OVERWRITE
+        self.use_remote_address: bool = False
+        self.xff_num_trusted_hops: int = 0
+        self.skip_xff_append: bool = False
+        self.append_x_forwarded_port: bool = False
+        self.via: bytes = b""
+        self.internal_addresses = InternalAddresses(False, ())
+        self.local_address: bytes = b"127.0.0.1"  # this node's, which stands for a loopback peer in x-forwarded-for
+        self.user_agent: bytes = b""  # add_user_agent: the service cluster's name
+        self.scheme_to_overwrite: bytes = b""
+        self.match_upstream_scheme: bool = False
+        # request ids
+        self.generate_request_id: bool = True
+        self.preserve_external_request_id: bool = False
+        self.always_set_request_id_in_response: bool = False
+        self.pack_trace_reason: bool = True
+        # the path and the host
+        self.normalize_path: bool = False
+        self.merge_slashes: bool = False
+        self.escaped_slashes_action: int = 1
+        self.normalize_redirect: bool = False
+        self.strip_matching_host_port: bool = False
+        self.strip_any_host_port: bool = False
+        self.strip_trailing_host_dot: bool = False
+        self.touches_path: bool = False
+        self.touches_host: bool = False
+        # limits
+        self.idle_timeout_ms: float = 3_600_000.0
+        self.max_connection_duration_ms: float = 0.0
+        self.max_requests_per_connection: int = 0
+        self.stream_idle_timeout_ms: float = 300_000.0
+        self.max_stream_duration_ms: float = 0.0
+        self.request_timeout_ms: float = 0.0
+        self.request_headers_timeout_ms: float = 0.0
+        self.drain_timeout_ms: float = 5_000.0
+        self.delayed_close_timeout_ms: float = 1_000.0
+        self.proxy_100_continue: bool = False
+        self.add_proxy_protocol_connection_state: bool = False
+        self.headers_with_underscores_action: int = 0  # 0 allow, 1 reject the request, 2 drop the header
+        # the router filter's own options
+        self.suppress_envoy_headers: bool = False
+        self.respect_expected_rq_timeout: bool = False
+        self.dynamic_stats: bool = True
+        self.upstream_log: tuple[AccessLog, ...] = ()
+        # ours: an idempotent request goes once more when the peer had closed the idle connection it was sent on
+        self.retry_stale_connections: RuntimeBool | None = None

@@ -1,0 +1,80 @@
+"""The contract of a network filter that ends a filter chain: it speaks on the connections that the chain accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from mypy_extensions import mypyc_attr
+
+from meshproxy.config.context import BuildContext
+from meshproxy.config.registry import Registry
+from meshproxy.net.connection import Connection, ConnectionHandler
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.stream_info import ConnectionInfo
+from meshproxy.upstream.manager import ClusterManager
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ConnectionOwner:
+    """The filter chain that a connection belongs to: told of the connection's end, and asked whether it drains."""
+
+    def __init__(self) -> None:
+        self.draining: bool = False
+
+    def on_connection_done(self, connection: ActiveConnection) -> None:
+        raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ActiveConnection(ConnectionHandler):
+    """What speaks on a connection of a filter chain, as the listener sees it."""
+
+    def start_drain(self) -> None:
+        """End at the next opportunity that loses nothing."""
+        raise NotImplementedError
+
+    def close_idle(self, idle_ms: float) -> None:
+        """Close now if nothing has happened for so long."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End at once."""
+        raise NotImplementedError
+
+    def active_requests(self) -> int:
+        raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class NetworkFilter:
+    """A built terminal filter: frozen, but for its route table.
+
+    `fingerprint` names the configuration without what can be swapped under open connections (its routes): as long as it
+    stays, connections stay.
+    """
+
+    fingerprint: bytes = b""
+
+    def accept(
+        self,
+        dispatcher: Dispatcher,
+        clusters: ClusterManager,
+        owner: ConnectionOwner,
+        connection: Connection,
+        info: ConnectionInfo,
+    ) -> ActiveConnection:
+        """Speak on `connection` from now on."""
+        raise NotImplementedError
+
+    def adopt(self, newer: NetworkFilter) -> None:
+        """Take over from `newer`, whose fingerprint is the same, what may be swapped."""
+        raise NotImplementedError
+
+    def referenced_clusters(self) -> list[tuple[str, str]]:
+        """(cluster, path of the field that names it) of every cluster that must exist."""
+        return []
+
+
+NetworkFilterBuilder = Callable[[Any, str, BuildContext], NetworkFilter | None]
+NETWORK_FILTERS: Final[Registry[NetworkFilterBuilder]] = Registry("network filter")

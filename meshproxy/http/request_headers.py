@@ -1,0 +1,221 @@
+"""What a connection manager does to a request's headers on entry: trust, identity, hop-by-hop fields.
+
+The rules are Envoy's ("HTTP header manipulation" and "HTTP header sanitizing" in its documentation); what RFC 9110
+section 7.6 asks of an intermediary besides is done too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+from typing import Final
+
+from meshproxy.codec import headers as h
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.http.manager_config import ConnectionManagerConfig
+from meshproxy.net.address import Address
+from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
+
+# Never passed on (RFC 9110 section 7.6.1; `transfer-encoding` is the codec's own).
+_HOP_BY_HOP: Final = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"http2-settings", b"transfer-encoding")
+)
+# x-envoy-… that only an internal caller may set.
+_INTERNAL_ONLY: Final = frozenset(
+    (
+        b"x-envoy-retriable-status-codes",
+        b"x-envoy-retriable-header-names",
+        b"x-envoy-retry-on",
+        b"x-envoy-retry-grpc-on",
+        b"x-envoy-max-retries",
+        b"x-envoy-upstream-alt-stat-name",
+        b"x-envoy-upstream-rq-timeout-ms",
+        b"x-envoy-upstream-rq-per-try-timeout-ms",
+        b"x-envoy-upstream-rq-timeout-alt-response",
+        b"x-envoy-expected-rq-timeout-ms",
+        b"x-envoy-force-trace",
+        b"x-envoy-ip-tags",
+        b"x-envoy-original-url",
+        b"x-envoy-hedge-on-per-try-timeout",
+        b"x-envoy-internal",
+    )
+)
+# … and those that additionally nobody outside may set at an edge.
+_EDGE_ONLY: Final = _INTERNAL_ONLY | frozenset(
+    (
+        b"x-envoy-decorator-operation",
+        b"x-envoy-downstream-service-cluster",
+        b"x-envoy-downstream-service-node",
+        b"x-envoy-original-path",
+        b"x-envoy-original-host",
+    )
+)
+_NOT_NOMINATED: Final = frozenset(
+    (b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings", b"connection", b"transfer-encoding")
+)
+_NEVER_NOMINATED: Final = frozenset((b"host", b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
+
+
+def remove_hop_by_hop(headers: HeaderMap) -> bool:
+    """Drop what belongs to this connection only, and what `Connection` names; False: a forbidden name is nominated."""
+    known = headers.known
+    if known & h.CONNECTION:
+        value = headers.joined(b"connection")
+        if value is not None and not _remove_nominated(headers, value):
+            return False
+    if known & (h.CONNECTION | h.UPGRADE | h.TRANSFER_ENCODING):
+        headers.remove_names(_HOP_BY_HOP)
+    if known & h.TE:
+        te = headers.joined(b"te")
+        if te is not None:
+            if b"trailers" in te.lower():
+                headers.set(b"te", b"trailers")
+            else:
+                headers.remove(b"te")
+    return True
+
+
+def _remove_nominated(headers: HeaderMap, connection: bytes) -> bool:
+    for token in connection.lower().split(b","):
+        name = token.strip()
+        if not name or name in _NOT_NOMINATED:
+            continue
+        if name in _NEVER_NOMINATED or name.startswith(b":"):
+            return False
+        headers.remove(name)
+    return True
+
+
+def mutate_request_headers(
+    config: ConnectionManagerConfig, connection: ConnectionInfo, headers: HeaderMap, info: StreamInfo
+) -> None:
+    """All of Envoy's header manipulation on entry, in its order."""
+    secure = connection.tls is not None
+    single = _remote_address(config, connection, headers, info, secure)
+    internal = single and config.internal_addresses.contains(info.remote)
+    info.internal = internal
+    if headers.known & h.ENVOY:
+        if not internal:
+            headers.remove_names(_EDGE_ONLY if config.use_remote_address else _INTERNAL_ONLY)
+        else:
+            headers.remove(b"x-envoy-internal")
+    if internal:
+        headers.add(b"x-envoy-internal", b"true")
+    else:
+        table = config.routes.table
+        if table is not None and table.internal_only_headers:
+            headers.remove_names(table.internal_only_headers)
+    if config.user_agent:
+        headers.set(b"x-envoy-downstream-service-cluster", config.user_agent)
+        headers.set_default(b"user-agent", config.user_agent)
+    if config.via:
+        _append(headers, b"via", config.via, b", ")
+    if headers.known & h.CLIENT_CERT:
+        headers.remove(b"x-forwarded-client-cert")  # forward_client_cert_details SANITIZE; plaintext carries no identity
+    _request_id(config, headers, info, not internal and config.use_remote_address)
+
+
+def _remote_address(
+    config: ConnectionManagerConfig, connection: ConnectionInfo, headers: HeaderMap, info: StreamInfo, secure: bool
+) -> bool:
+    """Sets `info.remote` and x-forwarded-*; True when the request came through no other proxy (one address at most)."""
+    known = headers.known
+    scheme = b"https" if secure else b"http"
+    if config.use_remote_address:
+        single = not known & h.FORWARDED_FOR or headers.get(b"x-forwarded-for") is None
+        if config.xff_num_trusted_hops > 0 and not single:
+            trusted, _ = last_address(headers, config.xff_num_trusted_hops - 1)
+            if trusted is not None:
+                info.remote = trusted
+        if not config.skip_xff_append and connection.remote.ip:
+            own = config.local_address if is_loopback(connection.remote.ip) else connection.remote.ip.encode()
+            _append(headers, b"x-forwarded-for", own, b",")
+        if config.xff_num_trusted_hops == 0 or headers.get(b"x-forwarded-proto") is None:
+            headers.set(b"x-forwarded-proto", scheme)
+        if config.append_x_forwarded_port and (
+            config.xff_num_trusted_hops == 0 or headers.get(b"x-forwarded-port") is None
+        ):
+            headers.set(b"x-forwarded-port", b"%d" % connection.local.port)
+        return single
+    single = False
+    if known & h.FORWARDED_FOR:
+        trusted, single = last_address(headers, config.xff_num_trusted_hops)
+        if trusted is not None:
+            info.remote = trusted
+        else:
+            single = False
+    if not known & h.FORWARDED_PROTO or headers.get(b"x-forwarded-proto") is None:
+        headers.add(b"x-forwarded-proto", scheme)
+    return single
+
+
+def last_address(headers: HeaderMap, hops: int) -> tuple[Address | None, bool]:
+    """The address that stands `hops` from the right in x-forwarded-for, and whether it is the only one there."""
+    value = headers.joined(b"x-forwarded-for")
+    if value is None:
+        return None, False
+    parts = value.split(b",")
+    if hops >= len(parts):
+        return None, False
+    text = parts[-1 - hops].strip().decode("latin-1")
+    try:
+        return Address(str(ipaddress.ip_address(text)), 0), len(parts) == 1
+    except ValueError:
+        return None, False
+
+
+def is_loopback(ip: str) -> bool:
+    return ip.startswith("127.") or ip == "::1"
+
+
+def _append(headers: HeaderMap, name: bytes, value: bytes, separator: bytes) -> None:
+    """Append to the first field of `name`, or add one."""
+    old = headers.get(name)
+    if old is None or not old:
+        headers.set(name, value)
+    else:
+        _replace_first(headers, name, old + separator + value)
+
+
+def _replace_first(headers: HeaderMap, name: bytes, value: bytes) -> None:
+    fields = headers.fields
+    for i in range(len(fields)):
+        if fields[i][0] == name:
+            fields[i] = (name, value)
+            return
+
+
+# -- request ids ---------------------------------------------------------------------------------------------------------
+
+_NO_TRACE: Final = 0x4  # the version nibble of a UUID 4: Envoy keeps its trace decision there
+
+
+class _Ids:
+    """Random UUIDs by the thousand: 128 bits from a generator that the kernel seeded."""
+
+    def __init__(self) -> None:
+        self._bits = random.Random(os.urandom(32)).getrandbits
+
+    def new(self) -> bytes:
+        x = b"%032x" % self._bits(128)
+        # RFC 9562 section 5.4: version 4, variant 10
+        return b"%b-%b-4%b-%b%b-%b" % (x[:8], x[8:12], x[13:16], _VARIANT[x[16]], x[17:20], x[20:])
+
+
+_VARIANT: Final = {c: b"89ab"[int(chr(c), 16) & 3 : (int(chr(c), 16) & 3) + 1] for c in b"0123456789abcdef"}
+_IDS: Final = _Ids()
+
+
+def _request_id(config: ConnectionManagerConfig, headers: HeaderMap, info: StreamInfo, edge: bool) -> None:
+    """Make x-request-id for every edge request and wherever there is none."""
+    present = headers.get(b"x-request-id") if headers.known & h.REQUEST_ID else None
+    if config.generate_request_id and (present is None or (edge and not config.preserve_external_request_id)):
+        new = _IDS.new()
+        if present is None:
+            headers.add(b"x-request-id", new)
+        else:
+            headers.set(b"x-request-id", new)
+        present = new
+    if present is not None:
+        info.request_id = present

@@ -1,0 +1,76 @@
+"""What a connection manager does to a response's headers before they go downstream."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Final
+
+from meshproxy.codec import headers as h
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.http.manager_config import APPEND_IF_ABSENT, OVERWRITE, ConnectionManagerConfig
+from meshproxy.observe import response_flags as flags
+
+if TYPE_CHECKING:
+    from meshproxy.http.connection_manager import ConnectionManager
+    from meshproxy.http.stream import Stream
+
+_HOP_BY_HOP: Final = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"http2-settings")
+)
+
+
+class _Date:
+    """The `date` header's value, made once a second."""
+
+    def __init__(self) -> None:
+        self._second: int = -1
+        self._value: bytes = b""
+
+    def now(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._value = formatdate(second, usegmt=True).encode()
+        return self._value
+
+
+_DATE: Final = _Date()
+
+
+def mutate_response_headers(
+    config: ConnectionManagerConfig, manager: ConnectionManager, stream: Stream, headers: HeaderMap
+) -> None:
+    """Hop-by-hop fields go; date, server, via and `connection: close` come (Envoy's order)."""
+    known = headers.known
+    if known & (h.CONNECTION | h.TRANSFER_ENCODING | h.UPGRADE):
+        _remove_hop_by_hop(headers)
+    if not known & h.DATE or headers.get(b"date") is None:
+        headers.add(b"date", _DATE.now())
+    mode = config.server_header_transformation
+    if mode == OVERWRITE:
+        if known & h.SERVER:
+            headers.set(b"server", config.server_name)
+        else:
+            headers.add(b"server", config.server_name)
+    elif mode == APPEND_IF_ABSENT:
+        headers.set_default(b"server", config.server_name)
+    if config.via:
+        old = headers.get(b"via")
+        headers.set(b"via", config.via if old is None else old + b", " + config.via)
+    if config.always_set_request_id_in_response and stream.info.request_id:
+        headers.set(b"x-request-id", stream.info.request_id)
+    if manager.closes_after(stream):
+        headers.set(b"connection", b"close")
+    if stream.info.response_flags & flags.UPSTREAM_OVERFLOW and stream.local_reply and not config.suppress_envoy_headers:
+        headers.set(b"x-envoy-overloaded", b"true")
+
+
+def _remove_hop_by_hop(headers: HeaderMap) -> None:
+    nominated = headers.joined(b"connection")
+    headers.remove_names(_HOP_BY_HOP)
+    if nominated is not None:
+        for token in nominated.lower().split(b","):
+            name = token.strip()
+            if name and name not in (b"close", b"content-length", b"date", b"server"):
+                headers.remove(name)

@@ -1,0 +1,470 @@
+"""A stream: one request and its response, from the downstream codec through the filters to the router and back."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from meshproxy.clock import monotonic
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.codec.stream import StreamDecoder, StreamEncoder
+from meshproxy.errors import RESET_LOCAL
+from meshproxy.http import request_headers as rules
+from meshproxy.http.chain import DATA, HEADERS, FilterChain, RequestPath, ResponsePath
+from meshproxy.http.entry import RejectedRequest, check_and_normalize
+from meshproxy.http.filter import HttpFilter
+from meshproxy.http.local_reply import reply_headers
+from meshproxy.http.response_headers import mutate_response_headers
+from meshproxy.http.router import Router
+from meshproxy.net.timers import Timer
+from meshproxy.observe import response_flags as flags
+from meshproxy.observe.log import RateLimitedLog
+from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.route.route import DISABLED, ENABLED, Route
+
+if TYPE_CHECKING:
+    from meshproxy.http.connection_manager import ConnectionManager
+    from meshproxy.net.dispatcher import Dispatcher
+
+_log: Final = logging.getLogger("meshproxy.http")
+_filter_errors: Final = RateLimitedLog(_log, 1.0)
+
+
+class Stream(StreamDecoder):
+    """One request and its response.
+
+    What arrives (`on_*`) comes from the downstream codec; `send_response_*` come from the router, or from `send_local_reply`;
+    both pass the filters. Filters find here: `info`, `request_headers`, `response_headers`, `state[slot]`, `route`.
+    """
+
+    def __init__(self, manager: ConnectionManager, encoder: StreamEncoder) -> None:
+        self.manager = manager
+        self.config = manager.config
+        self.encoder = encoder
+        self.info = StreamInfo(manager.connection_info, monotonic())
+        self.chain: FilterChain = manager.config.chain
+        self.state: list[Any] = []
+        self.request_headers: HeaderMap = _NO_HEADERS
+        self.response_headers: HeaderMap | None = None
+        self.route: Route | None = None
+        self.random: int = manager.random()
+        self.router: Router | None = None
+        self.request_complete: bool = False  # the downstream has sent all
+        self.response_started: bool = False  # the head of the response has left the filters
+        self.response_complete: bool = False
+        self.local_reply: bool = False
+        self.done: bool = False
+        self._entered_chain: bool = False
+        self._route_cached: bool = False
+        self._request_path: RequestPath | None = None
+        self._response_path: ResponsePath | None = None
+        self._idle_timer: _StreamIdleTimer | None = None
+        self._request_timer: _RequestTimer | None = None
+        self._duration_timer: _StreamDurationTimer | None = None
+        config = manager.config
+        stats = config.stats
+        stats.downstream_rq_total += 1
+        stats.downstream_rq_http1_total += 1
+        stats.downstream_rq_active += 1
+        if config.request_timeout_ms > 0.0:
+            self._request_timer = _RequestTimer(self)
+            manager.timers.arm(self._request_timer, config.request_timeout_ms)
+        if config.stream_idle_timeout_ms > 0.0:
+            self._arm_idle(config.stream_idle_timeout_ms)
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return self.manager.dispatcher
+
+    # -- from the downstream codec -----------------------------------------------------------------------------------
+
+    def on_headers(self, headers: HeaderMap, end: bool) -> None:
+        manager = self.manager
+        config = self.config
+        info = self.info
+        self.request_headers = headers
+        info.request_headers = headers
+        info.protocol = manager.protocol()
+        if end:
+            self._on_request_complete()
+        else:
+            self._touch()
+        rejected = check_and_normalize(config, headers, info)
+        if rejected is None and not rules.remove_hop_by_hop(headers):
+            rejected = RejectedRequest(400, "http1.connection_header_rejected")
+        if rejected is not None:
+            self._reject(rejected)
+            return
+        rules.mutate_request_headers(config, manager.connection_info, headers, info)
+        if config.max_stream_duration_ms > 0.0:
+            self.arm_max_duration(config.max_stream_duration_ms)
+        route = self._match_route()
+        chain = config.chain.for_route(route)
+        self.chain = chain
+        if chain.size:
+            self.state = [None] * chain.size
+        self._entered_chain = True
+        if route is not None:
+            if route.idle_timeout_ms is not None:
+                self._set_idle_timeout(route.idle_timeout_ms)
+            if route.max_stream_duration_ms is not None:
+                self.arm_max_duration(route.max_stream_duration_ms)
+        if chain.has_request_hooks:
+            self._request_path = RequestPath(self)
+            self._request_path.push(HEADERS, headers, end)
+        else:
+            self.route_part(HEADERS, headers, end)
+
+    def on_data(self, data: bytes, end: bool) -> None:
+        self.info.bytes_received += len(data)
+        if end:
+            self._on_request_complete()
+        else:
+            self._touch()
+        path = self._request_path
+        if path is not None:
+            path.push(DATA, data, end)
+        else:
+            self.route_part(DATA, data, end)
+
+    def on_trailers(self, trailers: HeaderMap) -> None:
+        self.info.request_trailers = trailers
+        self._on_request_complete()
+        path = self._request_path
+        if path is not None:
+            path.push(2, trailers, True)
+        else:
+            self.route_part(2, trailers, True)
+
+    def on_reset(self, reason: int, details: str) -> None:
+        """The downstream went away, or broke the protocol, before the response was complete."""
+        if self.done:
+            return
+        info = self.info
+        self.config.stats.downstream_rq_rx_reset += 1
+        info.response_flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
+        if not info.response_code_details or info.response_code_details == "via_upstream":
+            info.response_code_details = details
+        self._finish()
+
+    def on_above_write_watermark(self) -> None:
+        self.config.stats.downstream_flow_control_paused_reading_total += 1
+        if self.router is not None:
+            self.router.read_disable(True)
+
+    def on_below_write_watermark(self) -> None:
+        self.config.stats.downstream_flow_control_resumed_reading_total += 1
+        if self.router is not None:
+            self.router.read_disable(False)
+
+    def _on_request_complete(self) -> None:
+        self.request_complete = True
+        self.info.request_end = monotonic()
+        if self._request_timer is not None:
+            self._request_timer.disarm()
+        self._touch()
+
+    # -- the request's way to the router -------------------------------------------------------------------------------
+
+    def route_part(self, kind: int, part: Any, end: bool) -> None:
+        """What left the request's filters goes to the router."""
+        if self.done or self.local_reply:
+            return
+        if kind == HEADERS:
+            self.router = Router(self)
+            self.router.on_request_headers(self.current_route(), self.request_headers, end)
+            return
+        router = self.router
+        if router is None:
+            return
+        if kind == DATA:
+            router.on_request_data(part, end)
+        else:
+            router.on_request_trailers(part)
+
+    def read_disable_request(self, disable: bool) -> None:
+        """Backpressure towards the downstream."""
+        if not self.request_complete:
+            self.encoder.read_disable(disable)
+
+    def _match_route(self) -> Route | None:
+        table = self.config.routes.table
+        self._route_cached = True
+        route = None if table is None else table.match(self.request_headers, self.info, self.random)
+        self.route = route
+        if route is not None:
+            self.info.route_name = route.name
+            self.info.virtual_host_name = route.virtual_host.name
+            self.info.route_metadata = route.metadata
+        return route
+
+    def current_route(self) -> Route | None:
+        """The route: picked before the filters run, and again after a filter cleared it."""
+        return self.route if self._route_cached else self._match_route()
+
+    def clear_route_cache(self) -> None:
+        """For a filter that changed what routes match on: the route is picked anew when it is next asked for."""
+        self._route_cached = False
+
+    def route_config(self, http_filter: HttpFilter) -> object | None:
+        """The overrides of `http_filter` (typed_per_filter_config) on the stream's route; None when it has none."""
+        route = self.current_route()
+        if route is None:
+            return None
+        config = route.filter_configs.get(http_filter.name)
+        return None if config is DISABLED or config is ENABLED else config
+
+    # -- the filters' verbs ----------------------------------------------------------------------------------------------
+
+    def resume_request(self) -> None:
+        """Go on with a request that a filter held."""
+        if self._request_path is not None:
+            self._in_turn(self._request_path)
+
+    def resume_response(self) -> None:
+        """Go on with a response that a filter held."""
+        if self._response_path is not None:
+            self._in_turn(self._response_path)
+
+    def _in_turn(self, path: RequestPath | ResponsePath) -> None:
+        path.resume()
+
+    def send_local_reply(
+        self,
+        status: int,
+        body: bytes = b"",
+        details: str = "",
+        response_flags: int = 0,
+        extra: HeaderMap | None = None,
+        content_type: bytes = b"",
+    ) -> None:
+        """Answer in place of an upstream. At most once a stream, and only before a response began: else the stream is reset.
+
+        The reply passes the filters of the response; no hook of the request is called any more.
+        """
+        if self.done:
+            return
+        self.info.response_flags |= response_flags
+        self.info.response_code_details = details.replace(" ", "_")
+        if self._request_path is not None:
+            self._request_path.finish()
+        if self.router is not None:
+            self.router.cancel()
+        if self.response_started or self.local_reply:
+            self.reset(details)
+            return
+        self.local_reply = True
+        if self._response_path is not None:
+            self._response_path.finish()
+            self._response_path = None
+        headers = reply_headers(status, body, content_type)
+        if extra is not None:
+            headers.extend(extra.fields)
+        self.send_response_headers(headers, not body)
+        if body and not self.done:
+            self.send_response_data(body, True)
+
+    def on_filter_error(self, http_filter: HttpFilter, error: BaseException) -> None:
+        """A filter raised: the stream is answered 500 with the filter's name, whichever way it was going."""
+        self.config.stats.downstream_rq_filter_error += 1
+        _filter_errors.error(f"filter {http_filter.name} raised", error)
+        self.send_local_reply(500, b"", f"filter_error{{{http_filter.name}|{type(error).__name__}}}")
+
+    def reset(self, details: str) -> None:
+        """End the stream without an (or amid its) answer: on HTTP/1 that closes the connection."""
+        if self.done:
+            return
+        self.config.stats.downstream_rq_tx_reset += 1
+        self.info.response_code_details = details.replace(" ", "_")
+        self.encoder.reset(RESET_LOCAL)
+        self._finish()
+
+    # -- the response's way back -----------------------------------------------------------------------------------------
+
+    def send_informational(self, headers: HeaderMap) -> None:
+        """An interim response goes down as it is; the filters see final responses only."""
+        if not self.response_started and not self.done:
+            self.encoder.send_informational(headers)
+
+    def send_response_headers(self, headers: HeaderMap, end: bool) -> None:
+        if self.chain.has_response_hooks and self._entered_chain:
+            path = self._response_path = ResponsePath(self)
+            path.push(HEADERS, headers, end)
+        else:
+            self.encode_part(HEADERS, headers, end)
+
+    def send_response_data(self, data: bytes, end: bool) -> None:
+        path = self._response_path
+        if path is not None:
+            path.push(DATA, data, end)
+        else:
+            self.encode_part(DATA, data, end)
+
+    def send_response_trailers(self, trailers: HeaderMap) -> None:
+        path = self._response_path
+        if path is not None:
+            path.push(2, trailers, True)
+        else:
+            self.encode_part(2, trailers, True)
+
+    def encode_part(self, kind: int, part: Any, end: bool) -> None:
+        """What left the response's filters goes to the downstream codec."""
+        if self.done:
+            return
+        info = self.info
+        if kind == HEADERS:
+            headers: HeaderMap = part
+            self.response_started = True
+            self.response_headers = headers
+            info.response_headers = headers
+            info.response_start = monotonic()
+            status = headers.get(b":status")
+            info.response_code = int(status) if status is not None else 0
+            if not self.request_complete:
+                # Nobody reads the rest of the request: the connection cannot serve another (RFC 9112 section 9.3).
+                self.config.stats.downstream_rq_response_before_rq_complete += 1
+                self.manager.drain_close()
+            mutate_response_headers(self.config, self.manager, self, headers)
+            self.encoder.send_headers(headers, end)
+        elif kind == DATA:
+            info.bytes_sent += len(part)
+            self.encoder.send_data(part, end)
+        else:
+            info.response_trailers = part
+            self.encoder.send_trailers(part)
+        if end:
+            self.response_complete = True
+            self._finish()
+        else:
+            self._touch()
+
+    def read_disable_response(self, disable: bool) -> None:
+        if self.router is not None:
+            self.router.read_disable(disable)
+
+    # -- timeouts ----------------------------------------------------------------------------------------------------------
+
+    def _touch(self) -> None:
+        """Something moved: the idle timeout starts anew."""
+        timer = self._idle_timer
+        if timer is not None:
+            self.manager.timers.arm(timer, timer.timeout_ms)
+
+    def _arm_idle(self, timeout_ms: float) -> None:
+        self._idle_timer = _StreamIdleTimer(self, timeout_ms)
+        self.manager.timers.arm(self._idle_timer, timeout_ms)
+
+    def _set_idle_timeout(self, timeout_ms: float) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.disarm()
+            self._idle_timer = None
+        if timeout_ms > 0.0:
+            self._arm_idle(timeout_ms)
+
+    def arm_max_duration(self, timeout_ms: float) -> None:
+        """The stream may live for `timeout_ms` from now; 0 lifts the limit."""
+        if self._duration_timer is not None:
+            self._duration_timer.disarm()
+        if timeout_ms > 0.0:
+            self._duration_timer = _StreamDurationTimer(self)
+            self.manager.timers.arm(self._duration_timer, timeout_ms)
+
+    def on_idle_timeout(self) -> None:
+        self.config.stats.downstream_rq_idle_timeout += 1
+        self._time_out(
+            504 if self.request_complete else 408, b"stream timeout", "stream_idle_timeout", flags.STREAM_IDLE_TIMEOUT
+        )
+
+    def on_request_timeout(self) -> None:
+        self.config.stats.downstream_rq_timeout += 1
+        self._time_out(408, b"request timeout", "request_overall_timeout", 0)
+
+    def on_max_duration(self) -> None:
+        self.config.stats.downstream_rq_max_duration_reached += 1
+        self._time_out(
+            504 if self.request_complete else 408,
+            b"downstream duration timeout",
+            "max_duration_timeout",
+            flags.DURATION_TIMEOUT,
+        )
+
+    def _time_out(self, status: int, body: bytes, details: str, flag: int) -> None:
+        self.info.response_flags |= flag
+        if self.response_started:
+            if self.router is not None:
+                self.router.cancel()
+            self.reset(details)
+        else:
+            self.send_local_reply(status, body, details, 0)
+
+    # -- the end -------------------------------------------------------------------------------------------------------------
+
+    def _reject(self, rejected: RejectedRequest) -> None:
+        if rejected.location:
+            self.config.stats.downstream_rq_redirected_with_normalized_path += 1
+            extra = HeaderMap([(b"location", rejected.location)])
+            self.send_local_reply(rejected.status, b"", rejected.details, 0, extra)
+            return
+        self.config.stats.count(rejected.stat) if rejected.stat else None
+        self.send_local_reply(rejected.status, b"", rejected.details)
+
+    def _finish(self) -> None:
+        """Exactly once, at the end of every stream: timers, the upstream request, filters, stats, the log."""
+        self.done = True
+        for timer in (self._idle_timer, self._request_timer, self._duration_timer):
+            if timer is not None:
+                timer.disarm()
+        if self._request_path is not None:
+            self._request_path.finish()
+        if self._response_path is not None:
+            self._response_path.finish()
+        if self.router is not None:
+            self.router.on_stream_done()
+        if self._entered_chain:
+            for http_filter in self.chain.done:
+                self._tell_done(http_filter)
+        info = self.info
+        info.end = monotonic()
+        stats = self.config.stats
+        stats.downstream_rq_active -= 1
+        if info.response_code:
+            stats.count_response(info.response_code)
+        stats.downstream_rq_time.record(int((info.end - info.start) * 1000.0))
+        for access_log in self.config.access_logs:
+            access_log.log(info)
+        self.manager.on_stream_done(self)
+
+    def _tell_done(self, http_filter: HttpFilter) -> None:
+        try:
+            http_filter.on_stream_done(self)
+        except Exception as error:  # noqa: BLE001  a bug of one filter must not keep the others from their end
+            self.config.stats.downstream_rq_filter_error += 1
+            _filter_errors.error(f"filter {http_filter.name} raised in on_stream_done", error)
+
+
+_NO_HEADERS: Final = HeaderMap()
+
+
+class _StreamTimer(Timer):
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self.stream = stream
+
+
+class _StreamIdleTimer(_StreamTimer):
+    def __init__(self, stream: Stream, timeout_ms: float) -> None:
+        super().__init__(stream)
+        self.timeout_ms = timeout_ms
+
+    def on_timer(self) -> None:
+        self.stream.on_idle_timeout()
+
+
+class _RequestTimer(_StreamTimer):
+    def on_timer(self) -> None:
+        self.stream.on_request_timeout()
+
+
+class _StreamDurationTimer(_StreamTimer):
+    def on_timer(self) -> None:
+        self.stream.on_max_duration()

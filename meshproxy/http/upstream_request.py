@@ -1,0 +1,269 @@
+"""One attempt: a request on one connection to one host, from the pool to its last byte."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from meshproxy.clock import monotonic
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.codec.stream import StreamDecoder, StreamEncoder
+from meshproxy.errors import RESET_LOCAL
+from meshproxy.http.timeouts import RequestTimeouts
+from meshproxy.net.timers import Timer
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.host import Host
+from meshproxy.upstream.pool import PendingStream, PoolCallbacks, UpstreamConnection
+
+if TYPE_CHECKING:
+    from meshproxy.http.router import Router
+
+# Where the attempt stands.
+WAITING: Final = 0  # for a connection
+SENDING: Final = 1  # on a connection
+ENDED: Final = 2  # nothing of it reaches the router any more
+
+
+class UpstreamRequest(StreamDecoder):
+    """Decodes the response for the router; before there is a connection it keeps what the router sends."""
+
+    def __init__(self, router: Router, cluster: Cluster, host: Host, priority: int) -> None:
+        self.router = router
+        self.cluster = cluster
+        self.host = host
+        self.priority = priority
+        self.state: int = WAITING
+        self.status: int = 0
+        self.started: bool = False  # some of the request is on the wire
+        self.reused: bool = False  # on a connection that served before
+        self.stale: bool = False  # reused, and closed by the peer before any byte of a response
+        self.headers_received: bool = False
+        self._headers: HeaderMap | None = None
+        self._end: bool = False
+        self._encoder: StreamEncoder | None = None
+        self._connection: UpstreamConnection | None = None
+        self._pending: PendingStream | None = None
+        self._queue: list[bytes] = []
+        self._trailers: HeaderMap | None = None
+        self._read_disabled: int = 0
+        self._downstream_paused: int = 0
+        self._timeouts: RequestTimeouts | None = None
+        self._per_try: _PerTryTimeout | None = None
+        self._idle: _PerTryTimeout | None = None
+
+    # -- from the router -----------------------------------------------------------------------------------------------------
+
+    def start(self, headers: HeaderMap, end: bool, timeouts: RequestTimeouts) -> None:
+        self._headers = headers
+        self._end = end
+        self._timeouts = timeouts
+        if timeouts.per_try_ms > 0.0:
+            self._per_try = _PerTryTimeout(self, False)
+            self.router.stream.manager.timers.arm(self._per_try, timeouts.per_try_ms)
+        pool = self.host.pool(self.cluster, self.priority)
+        self._pending = pool.new_stream(self, _Callbacks(self))
+
+    def send_data(self, data: bytes, end: bool) -> None:
+        self._end = end
+        encoder = self._encoder
+        if encoder is None:
+            if data:
+                self._queue.append(data)
+        else:
+            encoder.send_data(data, end)
+            self._on_sent(len(data), end)
+
+    def send_trailers(self, trailers: HeaderMap) -> None:
+        self._end = True
+        if self._encoder is None:
+            self._trailers = trailers
+        else:
+            self._encoder.send_trailers(trailers)
+            self._on_sent(0, True)
+
+    def read_disable(self, disable: bool) -> None:
+        if self._encoder is not None:
+            self._encoder.read_disable(disable)
+        else:
+            self._read_disabled += 1 if disable else -1
+
+    def on_final(self) -> None:
+        """The router takes this response: from here on its whole time is what counts."""
+        if self._per_try is not None:
+            self._per_try.disarm()
+
+    def abandon(self, complete: bool) -> None:
+        """The router makes another attempt instead of taking this response (`complete`: all of it is here)."""
+        if complete:
+            self.finish(self._end)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Reset what is under way; the router hears nothing more."""
+        if self.state == ENDED:
+            return
+        encoder, pending = self._encoder, self._pending
+        self._stop()
+        if encoder is not None:
+            self.cluster.stats.upstream_rq_tx_reset += 1
+            encoder.reset(RESET_LOCAL)
+        elif pending is not None:
+            pending.cancel()
+
+    def cancel(self) -> None:
+        """The downstream is gone, or answered otherwise."""
+        if self.state == WAITING:
+            self.cluster.stats.upstream_rq_cancelled += 1
+        self.abort()
+
+    def finish(self, request_complete: bool) -> None:
+        """The response is whole. Without the whole request the connection is of no more use."""
+        encoder = self._encoder
+        self._stop()
+        if not request_complete and encoder is not None:
+            encoder.reset(RESET_LOCAL)
+
+    def _stop(self) -> None:
+        self.state = ENDED
+        if self._per_try is not None:
+            self._per_try.disarm()
+        if self._idle is not None:
+            self._idle.disarm()
+        self._release_downstream()
+
+    # -- from the pool -------------------------------------------------------------------------------------------------------
+
+    def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection) -> None:
+        self._pending = None
+        self._encoder = encoder
+        self._connection = connection
+        self.state = SENDING
+        self.started = True
+        self.reused = connection.reused
+        stream = self.router.stream
+        info = stream.info.upstream
+        headers = self._headers
+        assert info is not None and headers is not None
+        info.host = self.host.address
+        info.host_name = self.host.hostname
+        info.local = connection.local
+        info.connection_id = connection.id
+        info.protocol = 11
+        info.first_byte_sent = info.pool_ready = monotonic()
+        for _ in range(self._read_disabled):
+            encoder.read_disable(True)
+        timeouts = self._timeouts
+        if timeouts is not None and timeouts.per_try_idle_ms > 0.0:
+            self._idle = _PerTryTimeout(self, True)
+            self._touch()
+        queue, trailers, end = self._queue, self._trailers, self._end
+        encoder.send_headers(headers, end and not queue and trailers is None)
+        if queue:
+            self._queue = []
+            body = b"".join(queue)
+            encoder.send_data(body, end and trailers is None)
+            self._on_sent(len(body), False)
+        if trailers is not None:
+            encoder.send_trailers(trailers)
+        if end:
+            self._on_sent(0, True)
+
+    def _on_sent(self, size: int, end: bool) -> None:
+        info = self.router.stream.info.upstream
+        if info is not None:
+            info.bytes_sent += size
+            if end:
+                info.last_byte_sent = monotonic()
+        self._touch()
+
+    # -- from the upstream codec -----------------------------------------------------------------------------------------
+
+    def on_informational(self, headers: HeaderMap) -> None:
+        self._touch()
+        self.router.on_upstream_informational(headers)
+
+    def on_headers(self, headers: HeaderMap, end: bool) -> None:
+        self.headers_received = True
+        status = headers.get(b":status")
+        self.status = 0 if status is None else int(status)
+        info = self.router.stream.info.upstream
+        if info is not None:
+            info.first_byte_received = monotonic()
+            if end:
+                info.last_byte_received = info.first_byte_received
+        self._touch()
+        self.router.on_upstream_headers(self, headers, end)
+
+    def on_data(self, data: bytes, end: bool) -> None:
+        if self.state == ENDED:
+            return
+        info = self.router.stream.info.upstream
+        if info is not None:
+            info.bytes_received += len(data)
+            if end:
+                info.last_byte_received = monotonic()
+        self._touch()
+        self.router.on_upstream_data(self, data, end)
+
+    def on_trailers(self, trailers: HeaderMap) -> None:
+        if self.state == ENDED:
+            return
+        info = self.router.stream.info.upstream
+        if info is not None:
+            info.last_byte_received = monotonic()
+        self.router.on_upstream_trailers(self, trailers)
+
+    def on_reset(self, reason: int, details: str) -> None:
+        """The connection, the peer or the pool ended the attempt."""
+        if self.state == ENDED:
+            return
+        connection = self._connection
+        self.stale = connection is not None and connection.stale
+        self._stop()
+        self.router.on_upstream_reset(self, reason, details)
+
+    def on_above_write_watermark(self) -> None:
+        self._downstream_paused += 1
+        self.router.stream.read_disable_request(True)
+
+    def on_below_write_watermark(self) -> None:
+        if self._downstream_paused > 0:
+            self._downstream_paused -= 1
+            self.router.stream.read_disable_request(False)
+
+    def _release_downstream(self) -> None:
+        while self._downstream_paused > 0:
+            self.on_below_write_watermark()
+
+    # -- timeouts ------------------------------------------------------------------------------------------------------------
+
+    def _touch(self) -> None:
+        idle, timeouts = self._idle, self._timeouts
+        if idle is not None and timeouts is not None and self.state == SENDING:
+            self.router.stream.manager.timers.arm(idle, timeouts.per_try_idle_ms)
+
+    def on_per_try_timeout(self, idle: bool) -> None:
+        self.router.on_per_try_timeout(self, idle)
+
+
+class _Callbacks(PoolCallbacks):
+    """What the pool tells an attempt."""
+
+    def __init__(self, request: UpstreamRequest) -> None:
+        self._request = request
+
+    def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
+        self._request.on_pool_ready(encoder, connection)
+
+    def on_pool_failure(self, reason: int, details: str, host: Host) -> None:
+        self._request.on_reset(reason, details)
+
+
+class _PerTryTimeout(Timer):
+    def __init__(self, request: UpstreamRequest, idle: bool) -> None:
+        super().__init__()
+        self._request = request
+        self._idle = idle
+
+    def on_timer(self) -> None:
+        self._request.on_per_try_timeout(self._idle)

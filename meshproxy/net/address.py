@@ -1,0 +1,35 @@
+"""Socket addresses: Python's tuples and paths, put into words once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Address:
+    """A socket address. `ip` and `port` are "" and 0 for a Unix socket, whose `path` (and text) is its file."""
+
+    def __init__(self, ip: str, port: int, path: str = "") -> None:
+        self.ip = ip
+        self.port = port
+        self.path = path
+        self.text: str = path or (f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}")
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Address) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def address_of(name: Any) -> Address:
+    """The `Address` of what `getsockname` or `getpeername` answers."""
+    if isinstance(name, tuple):
+        host = str(name[0])
+        if host.startswith("::ffff:") and "." in host:
+            host = host[7:]
+        return Address(host, int(name[1]))
+    path = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name or "")
+    return Address("", 0, path or "@")

@@ -1,0 +1,130 @@
+"""Connecting to a host: one attempt, one outcome, within its time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+from mypy_extensions import mypyc_attr
+
+from meshproxy.errors import RESET_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT
+from meshproxy.net.address import Address
+from meshproxy.net.connection import Connection, ConnectionHandler
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.timers import Timer
+
+SocketOption = tuple[int, int, int | bytes]  # level, name, value
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ConnectHandler(ConnectionHandler):
+    """A handler whose connection we open: `on_connected`, or `on_connect_failure` instead."""
+
+    def on_connect_failure(self, reason: int, details: str) -> None:
+        """`reason` is RESET_CONNECT_FAILURE or RESET_CONNECT_TIMEOUT."""
+        raise NotImplementedError
+
+
+class ConnectAttempt(Timer):
+    """An attempt under way; it is its own timeout."""
+
+    def __init__(self, dispatcher: Dispatcher, handler: ConnectHandler) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+        self._handler: ConnectHandler | None = handler
+        self._task: asyncio.Task[Any] | None = None
+        self.connection: Connection | None = None
+
+    def start(self, address: Address, timeout_ms: float, options: tuple[SocketOption, ...], bind: Address | None) -> None:
+        self._dispatcher.timers.arm(self, timeout_ms)
+        self._task = self._dispatcher.spawn(self._connect(address, options, bind), f"connect {address.text}")
+
+    def cancel(self) -> None:
+        """Give up; the handler hears nothing."""
+        self._finish()
+        if self._task is not None:
+            self._task.cancel()
+
+    def on_timer(self) -> None:
+        self._fail(RESET_CONNECT_TIMEOUT, "connection timeout")
+
+    def _finish(self) -> ConnectHandler | None:
+        self.disarm()
+        handler, self._handler = self._handler, None
+        return handler
+
+    def _fail(self, reason: int, details: str) -> None:
+        handler = self._finish()
+        if self._task is not None and not self._task.done() and reason == RESET_CONNECT_TIMEOUT:
+            self._task.cancel()
+        if handler is not None:
+            self._dispatcher.in_turn = True
+            handler.on_connect_failure(reason, details)
+            self._dispatcher.end_turn()
+
+    async def _connect(self, address: Address, options: tuple[SocketOption, ...], bind: Address | None) -> None:
+        family = socket.AF_UNIX if address.path else socket.AF_INET6 if ":" in address.ip else socket.AF_INET
+        sock: socket.socket | None = None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            for level, name, value in options:
+                sock.setsockopt(level, name, value)
+            if bind is not None:
+                sock.bind((bind.ip, bind.port))
+            await self._dispatcher.loop.sock_connect(sock, address.path or (address.ip, address.port))
+            handler = self._handler
+            if handler is None:
+                sock.close()
+                return
+            await self._take_over(sock, family, handler)
+        except OSError as error:
+            if sock is not None:
+                sock.close()
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            self._fail(RESET_CONNECT_FAILURE, f"delayed connect error: {reason}")
+        except asyncio.CancelledError:
+            if sock is not None:
+                sock.close()
+            raise
+
+    async def _take_over(self, sock: socket.socket, family: int, handler: ConnectHandler) -> None:
+        """Give the socket to the loop; `on_connected` is called by it, before this goes on."""
+        self._finish()
+        connection = self.connection
+        assert connection is not None
+        loop = self._dispatcher.loop
+        factory: Any = connection.as_protocol
+        if family == socket.AF_UNIX:
+            await loop.create_unix_connection(factory, sock=sock)
+        else:
+            await loop.create_connection(factory, sock=sock)
+
+
+def connect(
+    dispatcher: Dispatcher,
+    address: Address,
+    handler: ConnectHandler,
+    timeout_ms: float,
+    buffer_limit_bytes: int,
+    options: tuple[SocketOption, ...] = (),
+    bind: Address | None = None,
+) -> ConnectAttempt:
+    """Open a connection to `address` for `handler`. It hears of the outcome in a later turn, unless it cancels."""
+    attempt = ConnectAttempt(dispatcher, handler)
+    attempt.connection = Connection(dispatcher, handler, buffer_limit_bytes)
+    attempt.start(address, timeout_ms, options, bind)
+    return attempt
+
+
+def keepalive_options(probes: int, time_s: int, interval_s: int) -> tuple[SocketOption, ...]:
+    """The options of core.v3.TcpKeepalive; 0 leaves the kernel's default."""
+    options: list[SocketOption] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    if probes:
+        options.append((socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes))
+    if time_s:
+        options.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, time_s))
+    if interval_s:
+        options.append((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s))
+    return tuple(options)

@@ -1,0 +1,264 @@
+"""One connected socket, either side: bytes in as they come, bytes out once a turn, watermarks, and one end.
+
+A `Connection` is the asyncio protocol that uvloop calls; a `ConnectionHandler` is what speaks on it (an HTTP codec with its
+manager, a raw relay …). The handler keeps its output until the turn ends and is then asked for it: so a small head and its
+body, or many frames, leave in one write.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from mypy_extensions import mypyc_attr
+
+from meshproxy.net.address import Address, address_of
+from meshproxy.net.dispatcher import Dispatcher, Flushable
+from meshproxy.net.timers import Timer
+
+_log = logging.getLogger("meshproxy.connection")
+
+OPEN: Final = 0
+CLOSING: Final = 1  # no more from the handler; what is buffered still goes out
+LINGERING: Final = 2  # all is sent and our side is shut; what the peer still sends is thrown away
+CLOSED: Final = 3
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ConnectionHandler:
+    """What speaks on a connection."""
+
+    def on_connected(self, connection: Connection) -> None:
+        """The socket is connected (accepted, or connect succeeded)."""
+
+    def on_data(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def on_eof(self) -> None:
+        """The peer shut its sending side. Our side stays open until `close`."""
+
+    def on_close(self, error: str) -> None:
+        """The connection is gone: exactly once. `error` is empty for an orderly close, by us or by the peer."""
+
+    def data_to_send(self) -> bytes | list[bytes]:
+        """Take all the output there is."""
+        return b""
+
+    def on_above_write_watermark(self) -> None:
+        """More than the buffer limit waits to be sent."""
+
+    def on_below_write_watermark(self) -> None:
+        """Less than half the limit waits now."""
+
+
+class _LingerTimer(Timer):
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self.connection = connection
+
+    def on_timer(self) -> None:
+        self.connection.abort()
+
+
+class Connection(Flushable):
+    """A connected socket."""
+
+    def __init__(self, dispatcher: Dispatcher, handler: ConnectionHandler, buffer_limit_bytes: int) -> None:
+        self.dispatcher = dispatcher
+        self.handler = handler
+        self.buffer_limit_bytes = buffer_limit_bytes
+        self.id: int = dispatcher.next_connection_id()
+        self.state: int = OPEN
+        self.bytes_received: int = 0
+        self.bytes_sent: int = 0
+        self.remote: Address = _NOWHERE
+        self.local: Address = _NOWHERE
+        self._transport: Any = None
+        self._write: Any = None
+        self._dirty: bool = False
+        self._read_disabled: int = 0
+        self._linger_ms: float = 0.0
+        self._linger_timer: _LingerTimer | None = None
+        self._closed_told: bool = False
+
+    def as_protocol(self) -> Connection:
+        """The protocol factory of this one connection."""
+        return self
+
+    # -- what uvloop calls ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._write = transport.write
+        remote = transport.get_extra_info("peername")
+        local = transport.get_extra_info("sockname")
+        self.remote = address_of(remote)
+        self.local = address_of(local)
+        if self.buffer_limit_bytes > 0:
+            transport.set_write_buffer_limits(self.buffer_limit_bytes, self.buffer_limit_bytes // 2)
+        self.dispatcher.in_turn = True
+        try:
+            self.handler.on_connected(self)
+        except Exception as error:  # noqa: BLE001  a bug in one connection must not end the process
+            self._on_bug(error)
+        self.dispatcher.end_turn()
+
+    def data_received(self, data: bytes) -> None:
+        if self.state != OPEN:
+            return
+        self.bytes_received += len(data)
+        dispatcher = self.dispatcher
+        dispatcher.in_turn = True
+        try:
+            self.handler.on_data(data)
+        except Exception as error:  # noqa: BLE001
+            self._on_bug(error)
+        dispatcher.end_turn()
+
+    def eof_received(self) -> bool:
+        if self.state == LINGERING:
+            return False  # the peer is done too: close
+        if self.state == OPEN:
+            self.dispatcher.in_turn = True
+            try:
+                self.handler.on_eof()
+            except Exception as error:  # noqa: BLE001
+                self._on_bug(error)
+            self.dispatcher.end_turn()
+        return True  # we decide when to close
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.state = CLOSED
+        if self._linger_timer is not None:
+            self._linger_timer.disarm()
+            self._linger_timer = None
+        self.dispatcher.in_turn = True
+        self._tell_closed(_error_text(error))
+        self.dispatcher.end_turn()
+
+    def pause_writing(self) -> None:
+        if self.state == OPEN:
+            self.handler.on_above_write_watermark()
+
+    def resume_writing(self) -> None:
+        if self.state == OPEN:
+            self.dispatcher.in_turn = True
+            try:
+                self.handler.on_below_write_watermark()
+            except Exception as error:  # noqa: BLE001
+                self._on_bug(error)
+            self.dispatcher.end_turn()
+
+    # -- what the handler calls ----------------------------------------------------------------------------------
+
+    def send_pending(self) -> None:
+        """The handler has output: it is asked for it when the turn ends."""
+        if not self._dirty:
+            self._dirty = True
+            self.dispatcher.mark_dirty(self)
+
+    def flush(self) -> None:
+        self._dirty = False
+        if self._transport is None or self.state > CLOSING:
+            return
+        data = self.handler.data_to_send()
+        if isinstance(data, bytes):
+            if data:
+                self.bytes_sent += len(data)
+                self._write(data)
+        else:
+            for part in data:
+                self.bytes_sent += len(part)
+                self._write(part)
+        if self.state == CLOSING:
+            self._shut()
+
+    def read_disable(self, disable: bool) -> None:
+        """Stop reading the socket, or go on: counted, as several may ask.
+
+        A socket that is not read reports neither FIN nor RST: disable only while a buffer is over its limit.
+        """
+        if self.state != OPEN or self._transport is None:
+            return
+        if disable:
+            self._read_disabled += 1
+            if self._read_disabled == 1:
+                self._transport.pause_reading()
+        elif self._read_disabled > 0:
+            self._read_disabled -= 1
+            if self._read_disabled == 0:
+                self._transport.resume_reading()
+
+    def close(self, linger_ms: float = 0.0) -> None:
+        """Send what is pending, then close.
+
+        With `linger_ms` our side is shut first and the rest of what the peer sends is read and thrown away for so long: else
+        the kernel answers it with a reset, which can destroy our last answer at the peer (RFC 9112 section 9.6).
+        """
+        if self.state != OPEN:
+            return
+        self.state = CLOSING
+        self._linger_ms = linger_ms
+        self.send_pending()
+
+    def abort(self) -> None:
+        """Close at once; what is pending is lost."""
+        if self.state == CLOSED:
+            return
+        self.state = CLOSED
+        if self._transport is not None:
+            self._transport.abort()
+
+    def set_handler(self, handler: ConnectionHandler) -> None:
+        """Let another handler speak from now on (an upgrade, a listener filter's hand-over)."""
+        self.handler = handler
+
+    def get_extra_info(self, name: str) -> Any:
+        return None if self._transport is None else self._transport.get_extra_info(name)
+
+    @property
+    def write_buffer_bytes(self) -> int:
+        return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _shut(self) -> None:
+        transport = self._transport
+        if self._linger_ms <= 0.0:
+            self.state = CLOSED
+            transport.close()
+            return
+        self.state = LINGERING
+        if self._read_disabled > 0:
+            self._read_disabled = 0
+            transport.resume_reading()
+        if not transport.is_closing():
+            transport.write_eof()
+        self._linger_timer = _LingerTimer(self)
+        self.dispatcher.timers.arm(self._linger_timer, self._linger_ms)
+
+    def _on_bug(self, error: BaseException) -> None:
+        _log.error("connection %d: closed by an internal error", self.id, exc_info=error)
+        self.abort()
+
+    def _tell_closed(self, error: str) -> None:
+        if self._closed_told:
+            return
+        self._closed_told = True
+        try:
+            self.handler.on_close(error)
+        except Exception as bug:  # noqa: BLE001
+            _log.error("connection %d: error while closing", self.id, exc_info=bug)
+        self._transport = None
+        self._write = None
+
+
+_NOWHERE: Final = Address("", 0, "-")
+
+
+def _error_text(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

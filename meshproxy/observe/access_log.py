@@ -1,0 +1,194 @@
+"""Access logs: which streams are logged (filters), in which words (a format), and where to (a file)."""
+
+from __future__ import annotations
+
+import secrets
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.observe.log_file import LogFile, LogFiles
+from meshproxy.observe.operators import grpc_status
+from meshproxy.observe.stream_info import StreamInfo
+
+
+class LineFormat(Protocol):
+    """A compiled format of text or JSON."""
+
+    def format(self, info: StreamInfo) -> bytes: ...
+
+
+class IntValue(Protocol):
+    """A number that runtime may change."""
+
+    @property
+    def value(self) -> int: ...
+
+
+class Share(Protocol):
+    """A share of the traffic that runtime may change."""
+
+    def sample(self, random: int) -> bool: ...
+
+
+class LogFilter:
+    """Decides whether a finished stream is logged."""
+
+    def matches(self, info: StreamInfo) -> bool:
+        raise NotImplementedError
+
+
+class Comparison:
+    """Envoy's ComparisonFilter."""
+
+    EQ, GE, LE, NE = range(4)
+
+    def __init__(self, operation: int, operand: IntValue) -> None:
+        self._operation = operation
+        self._operand = operand
+
+    def holds(self, number: int) -> bool:
+        operand = self._operand.value
+        if self._operation == self.EQ:
+            return number == operand
+        if self._operation == self.GE:
+            return number >= operand
+        if self._operation == self.LE:
+            return number <= operand
+        return number != operand
+
+
+class StatusCodeFilter(LogFilter):
+    """A stream without a response has status 0."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+
+    def matches(self, info: StreamInfo) -> bool:
+        return self._comparison.holds(info.response_code)
+
+
+class DurationFilter(LogFilter):
+    """By the whole stream's duration in ms."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+
+    def matches(self, info: StreamInfo) -> bool:
+        return self._comparison.holds(int((info.end - info.start) * 1000))
+
+
+class NotHealthCheckFilter(LogFilter):
+    def matches(self, info: StreamInfo) -> bool:
+        return not info.health_check
+
+
+class RuntimeFilter(LogFilter):
+    """A share of the streams. The x-request-id decides, so that every proxy on the way logs the same ones."""
+
+    def __init__(self, share: Share, *, independent: bool) -> None:
+        self._share = share
+        self._independent = independent
+
+    def matches(self, info: StreamInfo) -> bool:
+        return self._share.sample(self._random(info.request_id))
+
+    def _random(self, request_id: bytes) -> int:
+        if not self._independent and request_id:
+            try:
+                return int(request_id[:8], 16)
+            except ValueError:
+                return secrets.randbits(32)  # not a UUID: someone else made it
+        return secrets.randbits(32)
+
+
+class AllFilter(LogFilter):
+    def __init__(self, filters: list[LogFilter]) -> None:
+        self._filters = filters
+
+    def matches(self, info: StreamInfo) -> bool:
+        return all(log_filter.matches(info) for log_filter in self._filters)
+
+
+class AnyFilter(LogFilter):
+    def __init__(self, filters: list[LogFilter]) -> None:
+        self._filters = filters
+
+    def matches(self, info: StreamInfo) -> bool:
+        return any(log_filter.matches(info) for log_filter in self._filters)
+
+
+class HeaderFilter(LogFilter):
+    """By a header of the request."""
+
+    def __init__(self, matches: Callable[[HeaderMap], bool]) -> None:
+        self._matches = matches
+        self._none = HeaderMap()
+
+    def matches(self, info: StreamInfo) -> bool:
+        return self._matches(info.request_headers or self._none)
+
+
+class ResponseFlagFilter(LogFilter):
+    """Any of `flags`; any flag at all when it is 0."""
+
+    def __init__(self, flags: int) -> None:
+        self._flags = flags
+
+    def matches(self, info: StreamInfo) -> bool:
+        return bool(info.response_flags & self._flags) if self._flags else info.response_flags != 0
+
+
+class GrpcStatusFilter(LogFilter):
+    """A stream that is no gRPC counts as its HTTP status amounts to: Unknown (2) as a rule, Ok for a 200."""
+
+    def __init__(self, statuses: frozenset[int], *, exclude: bool) -> None:
+        self._statuses = statuses
+        self._exclude = exclude
+
+    def matches(self, info: StreamInfo) -> bool:
+        status = grpc_status(info)
+        return ((2 if status is None else status) in self._statuses) != self._exclude
+
+
+class FixedFilter(LogFilter):
+    """An answer that the configuration already gives."""
+
+    def __init__(self, answer: bool) -> None:
+        self._answer = answer
+
+    def matches(self, info: StreamInfo) -> bool:
+        return self._answer
+
+
+class AccessLog:
+    """Base of access logs: `log` is called once for each stream, at its end."""
+
+    def log(self, info: StreamInfo) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The listener that it belonged to is gone."""
+
+
+class FileAccessLog(AccessLog):
+    """Lines of a format into a log file, of those streams that the filter lets pass.
+
+    The file is given back by `close`, or when nobody holds the log any more: configurations go with
+    their last stream.
+    """
+
+    def __init__(self, files: LogFiles, file: LogFile, line: LineFormat, log_filter: LogFilter | None) -> None:
+        self._file = file
+        self._release = weakref.finalize(self, files.release, file)
+        self._release.atexit = False
+        self._line = line
+        self._filter = log_filter
+
+    def log(self, info: StreamInfo) -> None:
+        if self._filter is None or self._filter.matches(info):
+            self._file.write(self._line.format(info))
+
+    def close(self) -> None:
+        self._release()

@@ -1,0 +1,95 @@
+"""What is known of one stream: written by the request path, read by formatters, matchers and access logs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.net.address import Address
+
+PROTOCOL_HTTP10: Final = 10
+PROTOCOL_HTTP11: Final = 11
+PROTOCOL_HTTP2: Final = 20
+PROTOCOL_NAMES: Final = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2", 30: "HTTP/3"}
+
+
+class ConnectionInfo:
+    """What is known of a downstream connection; shared by its streams."""
+
+    def __init__(self, connection_id: int, remote: Address, local: Address) -> None:
+        self.connection_id = connection_id
+        self.remote = remote  # after a proxy_protocol or original_src filter
+        self.direct_remote = remote  # the peer of the socket
+        self.local = local
+        self.requested_server_name: str = ""
+        self.filter_chain_name: str = ""
+        self.listener_name: str = ""
+        self.listener_direction: int = 0  # core.v3.TrafficDirection
+        self.transport_failure_reason: str = ""
+        self.tls: Any = None  # facts of the TLS session; None on plaintext
+
+
+class UpstreamInfo:
+    """What is known of the upstream side of a stream; its newest attempt."""
+
+    def __init__(self) -> None:
+        self.cluster_name: str = ""
+        self.cluster_observability_name: str = ""  # alt_stat_name where there is one
+        self.host: Address | None = None
+        self.host_name: str = ""
+        self.local: Address | None = None
+        self.protocol: int = 0
+        self.connection_id: int = 0
+        self.transport_failure_reason: str = ""
+        self.host_metadata: dict[str, Any] | None = None
+        self.tls: Any = None  # facts of the TLS session; None on plaintext
+        self.attempts: int = 0
+        # monotonic seconds; 0.0: not yet
+        self.first_byte_sent: float = 0.0
+        self.last_byte_sent: float = 0.0
+        self.first_byte_received: float = 0.0
+        self.last_byte_received: float = 0.0
+        self.pool_ready: float = 0.0
+        self.bytes_sent: int = 0  # on the wire, of the newest attempt
+        self.bytes_received: int = 0
+        self.header_bytes_sent: int = 0
+        self.header_bytes_received: int = 0
+
+
+class StreamInfo:
+    """One stream (a request and its response). Times are monotonic seconds; 0.0 says "not yet"."""
+
+    def __init__(self, connection: ConnectionInfo, start: float) -> None:
+        self.connection = connection
+        self.start = start
+        self.request_end: float = 0.0  # the last byte of the request came
+        self.response_start: float = 0.0  # the first byte of the response went downstream
+        self.end: float = 0.0
+        self.protocol: int = PROTOCOL_HTTP11
+        self.request_headers: HeaderMap | None = None
+        self.request_trailers: HeaderMap | None = None
+        self.response_headers: HeaderMap | None = None
+        self.response_trailers: HeaderMap | None = None
+        self.response_code: int = 0
+        self.response_code_details: str = ""
+        self.connection_termination_details: str = ""
+        self.response_flags: int = 0
+        self.bytes_received: int = 0  # of the request's body
+        self.bytes_sent: int = 0  # of the response's body
+        self.header_bytes_received: int = 0
+        self.header_bytes_sent: int = 0
+        self.remote: Address = connection.remote  # the trusted downstream address (x-forwarded-for)
+        self.internal: bool = False  # an internal request by Envoy's trust rules
+        self.health_check: bool = False  # asked by a health checker, as the health_check filter found
+        self.scheme: bytes = b"http"
+        self.route_name: str = ""
+        self.virtual_host_name: str = ""
+        self.virtual_cluster_name: str = ""
+        self.route_metadata: dict[str, Any] | None = None
+        self.virtual_host_metadata: dict[str, Any] | None = None
+        self.request_id: bytes = b""
+        self.local_reply_body: bytes = b""
+        self.upstream: UpstreamInfo | None = None
+        self.dynamic_metadata: dict[str, dict[str, Any]] | None = None
+        self.filter_state: dict[str, Any] | None = None
+        self.cluster_metadata: dict[str, Any] | None = None

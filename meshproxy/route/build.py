@@ -1,0 +1,461 @@
+"""From a RouteConfiguration message to its compiled RouteTable."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import child, item
+from meshproxy.config.messages import find_message
+from meshproxy.config.regex import RegexError, RegexSet
+from meshproxy.config.typed_struct import unpack_any
+from meshproxy.route.build_action import (
+    build_direct_response,
+    build_forwarding,
+    build_redirect,
+    metadata_dict,
+    refuse,
+)
+from meshproxy.route.build_match import build_conditions, build_path_matcher
+from meshproxy.route.header_matcher import HeaderMatcher, build_header_matchers
+from meshproxy.route.header_ops import build_header_operations
+from meshproxy.route.match import RouteMatch, Subject, make_steps
+from meshproxy.route.path_matcher import PathMatcher
+from meshproxy.route.retry_policy import RetryPolicy, build_retry_policy
+from meshproxy.route.route import (
+    DISABLED,
+    ENABLED,
+    ROUTE_CLUSTER,
+    ROUTE_DIRECT_RESPONSE,
+    ROUTE_NON_FORWARDING,
+    ROUTE_REDIRECT,
+    Decorator,
+    Route,
+    VirtualCluster,
+    VirtualHost,
+)
+from meshproxy.route.string_matcher import RegexMatcher
+from meshproxy.route.table import HostRoutes, RouteTable
+from meshproxy.route.weighted import WeightedRoutes
+
+_FILTER_CONFIG: Final = "envoy.config.route.v3.FilterConfig"
+_CORS_POLICY: Final = "envoy.extensions.filters.http.cors.v3.CorsPolicy"
+_UINT32_MAX: Final = (1 << 32) - 1
+_KINDS: Final = {
+    "route": ROUTE_CLUSTER,
+    "redirect": ROUTE_REDIRECT,
+    "direct_response": ROUTE_DIRECT_RESPONSE,
+    "non_forwarding_action": ROUTE_NON_FORWARDING,
+}
+_REFUSED_IN_TABLE: Final = {
+    "vhds": "virtual host discovery is not supported yet",
+    "cluster_specifier_plugins": "cluster specifier plugins are not supported",
+    "request_mirror_policies": "mirroring is not supported yet",
+}
+_REFUSED_IN_HOST: Final = {
+    "matcher": "matcher trees are not supported",
+    "rate_limits": "rate limits are not supported yet",
+    "retry_policy_typed_config": "retry policy extensions are not supported",
+    "request_mirror_policies": "mirroring is not supported yet",
+}
+
+OverrideBuilder = Callable[[Any, str, BuildContext], object | None]
+
+
+class OverrideLookup(Protocol):
+    """The registry of per-route filter configurations, which lives above route/."""
+
+    def find(self, config: AnyMessage, path: str, context: BuildContext) -> tuple[Message, OverrideBuilder] | None: ...
+
+    def type_urls(self) -> list[str]: ...
+
+
+class Level:
+    """What one level of the configuration (table, virtual host, route, cluster weight) adds to its routes."""
+
+    def __init__(self, message: Any, path: str, context: BuildContext, overrides: OverrideLookup) -> None:
+        errors = context.errors
+        self.request = build_header_operations(
+            message.request_headers_to_add, message.request_headers_to_remove, path, errors, prefix="request_"
+        )
+        self.response = build_header_operations(
+            message.response_headers_to_add, message.response_headers_to_remove, path, errors, prefix="response_"
+        )
+        self.filters = build_filter_configs(message.typed_per_filter_config, path, context, overrides)
+
+
+def build_route_configuration(
+    message: Any, path: str, context: BuildContext, overrides: OverrideLookup
+) -> RouteTable | None:
+    """Compile an `envoy.config.route.v3.RouteConfiguration`; None when errors were added to the context."""
+    before = len(context.errors)
+    table = _TableBuilder(message, path, context, overrides).build()
+    return table if len(context.errors) == before else None
+
+
+def build_filter_configs(
+    messages: Any, path: str, context: BuildContext, overrides: OverrideLookup
+) -> dict[str, object]:
+    """A typed_per_filter_config: filter name → what its builder made, DISABLED or ENABLED."""
+    configs: dict[str, object] = {}
+    for name in sorted(messages):
+        at = f"{child(path, 'typed_per_filter_config')}[{name}]"
+        built = _build_filter_config(messages[name], at, context, overrides)
+        if built is not None:
+            configs[name] = built
+    return configs
+
+
+def _build_filter_config(config: Any, path: str, context: BuildContext, overrides: OverrideLookup) -> object | None:
+    """One entry. An unknown type that is optional is passed over with a warning."""
+    if config.type_url.rpartition("/")[2] == _FILTER_CONFIG:
+        wrapper: Any = unpack_any(config, path, context.errors)
+        if wrapper is None:
+            return None
+        if wrapper.disabled:
+            return DISABLED
+        if not wrapper.config.type_url:
+            return ENABLED
+        config = wrapper.config
+        if wrapper.is_optional and find_message(config.type_url.rpartition("/")[2]) is None:
+            context.errors.warn(path, f"{config.type_url} is not known, and optional")
+            return None
+    found = overrides.find(config, path, context)
+    if found is None:
+        return None
+    message, build = found
+    return build(message, path, context)
+
+
+def build_legacy_cors(message: Any, path: str, context: BuildContext, overrides: OverrideLookup) -> object | None:
+    """The deprecated `cors` field, as the override of the cors filter that has the same fields under other numbers."""
+    if not message.HasField("cors"):
+        return None
+    kind = find_message(_CORS_POLICY)
+    if kind is None:
+        return None
+    policy: Any = kind()
+    for field, value in message.cors.ListFields():
+        if field.is_repeated:
+            getattr(policy, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(policy, field.name).CopyFrom(value)
+        else:
+            setattr(policy, field.name, value)
+    packed = AnyMessage()
+    packed.Pack(policy)
+    found = overrides.find(packed, child(path, "cors"), context)
+    return None if found is None else found[1](found[0], child(path, "cors"), context)
+
+
+class _TableBuilder:
+    """Carries what the builds of one table share."""
+
+    def __init__(self, message: Any, path: str, context: BuildContext, overrides: OverrideLookup) -> None:
+        self.message = message
+        self.path = path
+        self.context = context
+        self.errors = context.errors
+        self.overrides = overrides
+        self.table = RouteTable(message.name)
+        self.level = Level(message, path, context, overrides)
+
+    def build(self) -> RouteTable:
+        message, table = self.message, self.table
+        refuse(message, _REFUSED_IN_TABLE, self.path, self.errors)
+        table.ignore_port_in_host_matching = message.ignore_port_in_host_matching
+        table.ignore_path_parameters = message.ignore_path_parameters_in_path_matching
+        if message.vhost_header:
+            header = message.vhost_header.lower().encode()
+            table.host_header = b":authority" if header == b"host" else header
+        table.internal_only_headers = frozenset([name.lower().encode() for name in message.internal_only_headers])
+        if message.HasField("max_direct_response_body_size_bytes"):
+            table.max_direct_response_body_size_bytes = message.max_direct_response_body_size_bytes.value
+        if message.HasField("validate_clusters"):
+            table.validate_clusters = message.validate_clusters.value
+        table.metadata = metadata_dict(message.metadata)
+        for i in range(len(message.virtual_hosts)):
+            self.add_virtual_host(message.virtual_hosts[i], item(self.path, "virtual_hosts", i))
+        self.close()
+        return table
+
+    def close(self) -> None:
+        table = self.table
+        table.suffixes.sort(key=_by_length, reverse=True)
+        table.prefixes.sort(key=_by_length, reverse=True)
+        table.only_default = not (table.exact or table.suffixes or table.prefixes)
+
+    def add_virtual_host(self, message: Any, path: str) -> None:
+        """Build one virtual host and file it under its domains."""
+        routes = self.build_virtual_host(message, path)
+        self.table.virtual_hosts.append(routes)
+        for i in range(len(message.domains)):
+            domain: bytes = message.domains[i].lower().encode()
+            if not self.file(domain, routes):
+                reason = "Only a single wildcard domain is permitted"
+                if domain != b"*":
+                    reason = (
+                        f"Only unique values for domains are permitted. Duplicate entry of domain {domain.decode()}"
+                    )
+                self.errors.add(item(path, "domains", i), reason)
+
+    def file(self, domain: bytes, routes: HostRoutes) -> bool:
+        """False when the domain is taken."""
+        table = self.table
+        if domain == b"*":
+            if table.default is not None:
+                return False
+            table.default = routes
+            return True
+        held = table.exact
+        if domain.startswith(b"*"):
+            domain = domain[1:]
+            held = _of_length(table.suffixes, len(domain))
+        elif domain.endswith(b"*"):
+            domain = domain[:-1]
+            held = _of_length(table.prefixes, len(domain))
+        if domain in held:
+            return False
+        held[domain] = routes
+        return True
+
+    def build_virtual_host(self, message: Any, path: str) -> HostRoutes:
+        refuse(message, _REFUSED_IN_HOST, path, self.errors)
+        host = VirtualHost(message.name)
+        host.domains = list(message.domains)
+        host.require_tls = message.require_tls
+        host.include_request_attempt_count = message.include_request_attempt_count
+        host.include_attempt_count_in_response = message.include_attempt_count_in_response
+        host.include_is_timeout_retry_header = message.include_is_timeout_retry_header
+        host.metadata = metadata_dict(message.metadata)
+        for i in range(len(message.virtual_clusters)):
+            cluster, at = message.virtual_clusters[i], item(path, "virtual_clusters", i)
+            headers = build_header_matchers(cluster.headers, at, "headers", self.errors)
+            host.virtual_clusters.append(VirtualCluster(cluster.name, headers))
+        matches = _HostBuilder(self, message, path, host).build()
+        return HostRoutes(host, matches, make_steps(matches), assign_subjects(matches), gather_paths(matches))
+
+
+def _by_length(entry: tuple[int, dict[bytes, HostRoutes]]) -> int:
+    return entry[0]
+
+
+def _of_length(entries: list[tuple[int, dict[bytes, HostRoutes]]], length: int) -> dict[bytes, HostRoutes]:
+    """The dict for names of that length, made when it is not there."""
+    for held, by_name in entries:
+        if held == length:
+            return by_name
+    made: dict[bytes, HostRoutes] = {}
+    entries.append((length, made))
+    return made
+
+
+def assign_subjects(matches: list[RouteMatch]) -> list[Subject]:
+    """Give every header that the conditions look at a slot, so that a request looks it up once."""
+    slots: dict[bytes, int] = {}
+    subjects: list[Subject] = []
+    for match in matches:
+        for matcher in match.headers:
+            slot = slots.setdefault(matcher.name, len(slots))
+            if slot == len(subjects):
+                subjects.append(Subject(matcher.name))
+            matcher.slot = slot
+    for slot in range(len(subjects)):
+        subjects[slot].patterns = _gather(
+            [matcher for match in matches for matcher in match.headers if matcher.slot == slot]
+        )
+    return subjects
+
+
+def _gather(matchers: list[HeaderMatcher]) -> RegexSet | None:
+    """One set of the expressions among the matchers of a header, when there are several."""
+    patterns: dict[str, int] = {}
+    for matcher in matchers:
+        if isinstance(matcher.string, RegexMatcher):
+            patterns.setdefault(matcher.string.regex.pattern, len(patterns))
+    found = make_set(list(patterns))
+    if found is not None:
+        for matcher in matchers:
+            if isinstance(matcher.string, RegexMatcher):
+                matcher.pattern = patterns[matcher.string.regex.pattern]
+    return found
+
+
+def gather_paths(matches: list[RouteMatch]) -> RegexSet | None:
+    """One set of the expressions (and templates) for the path, when there are several."""
+    patterns: dict[str, int] = {}
+    for match in matches:
+        pattern = match.path_matcher.pattern
+        if pattern is not None:
+            patterns.setdefault(pattern, len(patterns))
+    found = make_set(list(patterns))
+    if found is not None:
+        for match in matches:
+            pattern = match.path_matcher.pattern
+            if pattern is not None:
+                match.path_pattern = patterns[pattern]
+    return found
+
+
+def make_set(patterns: list[str]) -> RegexSet | None:
+    """None when there are not several, or they are too much for one automaton: then each is tried by itself."""
+    try:
+        return RegexSet(patterns) if len(patterns) > 1 else None
+    except RegexError:
+        return None
+
+
+class _HostBuilder:
+    """Builds the routes of one virtual host."""
+
+    def __init__(self, owner: _TableBuilder, message: Any, path: str, host: VirtualHost) -> None:
+        self.owner = owner
+        self.message = message
+        self.path = path
+        self.host = host
+        self.context = owner.context
+        self.errors = owner.errors
+        self.level = Level(message, path, owner.context, owner.overrides)
+        self.cors = build_legacy_cors(message, path, owner.context, owner.overrides)
+        self.retry: RetryPolicy | None = None
+        if message.HasField("retry_policy"):
+            self.retry = build_retry_policy(message.retry_policy, child(path, "retry_policy"), owner.errors)
+
+    def build(self) -> list[RouteMatch]:
+        matches: list[RouteMatch] = []
+        for i in range(len(self.message.routes)):
+            match = self.build_match(self.message.routes[i], item(self.path, "routes", i), i)
+            if match is not None:
+                matches.append(match)
+        return matches
+
+    def build_match(self, message: Any, path: str, order: int) -> RouteMatch | None:
+        matcher = build_path_matcher(message.match, child(path, "match"), self.errors)
+        kind: str | None = message.WhichOneof("action")
+        if kind not in _KINDS:
+            self.errors.add(
+                child(path, kind) if kind else path, "this action is not supported" if kind else "an action is required"
+            )
+            return None
+        if matcher is None:
+            return None
+        route = self.build_route(message, kind, matcher, path)
+        match = RouteMatch(matcher, route, order)
+        build_conditions(match, message.match, child(path, "match"), self.context)
+        levels = [self.owner.level, self.level, Level(message, path, self.context, self.owner.overrides)]
+        if kind == "route":
+            self.build_cluster(match, message.route, levels, child(path, "route"))
+        self.seal(route, levels)
+        return match
+
+    def build_route(self, message: Any, kind: str, matcher: PathMatcher, path: str) -> Route:
+        route = Route(message.name, self.host, _KINDS[kind])
+        route.path = path
+        route.metadata = metadata_dict(message.metadata)
+        route.stat_prefix = message.stat_prefix
+        if message.HasField("decorator"):
+            decorator = message.decorator
+            propagate = decorator.propagate.value if decorator.HasField("propagate") else True
+            route.decorator = Decorator(decorator.operation, propagate)
+        route.request_body_buffer_limit = body_buffer_limit(message)
+        if route.request_body_buffer_limit is None:
+            route.request_body_buffer_limit = body_buffer_limit(self.message)
+        route.cors = self.cors
+        at = child(path, kind)
+        if kind == "route":
+            route.retry = self.retry
+            build_forwarding(route, message.route, matcher, self.message, at, self.context)
+            if message.route.HasField("cors"):
+                route.cors = build_legacy_cors(message.route, at, self.context, self.owner.overrides)
+        elif kind == "redirect":
+            route.redirect_action = build_redirect(message.redirect, matcher, at, self.errors)
+        elif kind == "direct_response":
+            limit_bytes = self.owner.table.max_direct_response_body_size_bytes
+            build_direct_response(route, message.direct_response, at, limit_bytes, self.errors)
+        return route
+
+    def build_cluster(self, match: RouteMatch, message: Any, levels: list[Level], path: str) -> None:
+        kind: str | None = message.WhichOneof("cluster_specifier")
+        route = match.route
+        if kind == "cluster":
+            route.cluster_name = message.cluster
+            self.owner.table.referenced.append((message.cluster, child(path, "cluster")))
+        elif kind == "cluster_header":
+            route.cluster_header = header_name(message.cluster_header)
+        elif kind == "weighted_clusters":
+            at = child(path, kind)
+            match.weighted = self.build_weighted(route, message.weighted_clusters, levels, at)
+        elif kind is None:
+            self.errors.add(path, "a cluster specifier is required")
+
+    def build_weighted(self, route: Route, message: Any, levels: list[Level], path: str) -> WeightedRoutes | None:
+        if message.HasField("use_hash_policy") and message.use_hash_policy.value:
+            self.errors.add(child(path, "use_hash_policy"), "hash policies are not supported yet")
+        routes = [
+            self.build_weight(route, message.clusters[i], levels, item(path, "clusters", i))
+            for i in range(len(message.clusters))
+        ]
+        total = sum([each.weight for each in routes])
+        if total == 0:
+            self.errors.add(path, "Sum of weights in the weighted_cluster must be greater than 0.")
+        elif total > _UINT32_MAX:
+            self.errors.add(path, f"the sum of weights exceeds {_UINT32_MAX}")
+        weighted = WeightedRoutes(routes, message.header_name.lower().encode())
+        if message.runtime_key_prefix:
+            prefix: str = message.runtime_key_prefix
+            runtime = self.context.runtime
+            weighted.runtime_weights = [
+                runtime.integer(f"{prefix}.{each.cluster_name}", each.weight) for each in routes
+            ]
+        return weighted
+
+    def build_weight(self, base: Route, message: Any, levels: list[Level], path: str) -> Route:
+        route = copy.copy(base)
+        if bool(message.name) == bool(message.cluster_header):
+            self.errors.add(path, "exactly one of name and cluster_header must be set")
+        route.cluster_name = message.name
+        if message.cluster_header:
+            route.cluster_header = header_name(message.cluster_header)
+        else:
+            self.owner.table.referenced.append((message.name, child(path, "name")))
+        route.weight = message.weight.value
+        route.weighted_host_rewrite = message.host_rewrite_literal.encode()
+        if message.HasField("metadata_match"):
+            route.metadata_match = base.metadata_match | metadata_dict(message.metadata_match)
+        own = Level(message, path, self.context, self.owner.overrides)
+        self.seal(route, [*levels, own])
+        return route
+
+    def seal(self, route: Route, levels: list[Level]) -> None:
+        """Merge the levels, global first, into a route."""
+        route.filter_configs = {}
+        route.all_filter_configs = {}
+        for level in levels:
+            route.filter_configs.update(level.filters)
+            for name, config in level.filters.items():
+                route.all_filter_configs.setdefault(name, []).append(config)
+        # Later operations win: by default the global ones come last.
+        ordered = levels if self.owner.message.most_specific_header_mutations_wins else levels[::-1]
+        route.request_operations = [level.request for level in ordered if level.request is not None]
+        route.response_operations = [level.response for level in ordered if level.response is not None]
+        route.seal()
+
+
+def header_name(text: str) -> bytes:
+    """A header's name as our header blocks spell it."""
+    name = text.lower().encode()
+    return b":authority" if name == b"host" else name
+
+
+def body_buffer_limit(message: Any) -> int | None:
+    """`request_body_buffer_limit`, or its deprecated predecessor."""
+    if message.HasField("request_body_buffer_limit"):
+        return int(message.request_body_buffer_limit.value)
+    if message.HasField("per_request_buffer_limit_bytes"):
+        return int(message.per_request_buffer_limit_bytes.value)
+    return None

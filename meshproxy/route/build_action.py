@@ -1,0 +1,236 @@
+"""From a Route message's action to the attributes of its compiled Route."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from google.protobuf import json_format
+
+from meshproxy.config.context import BuildContext
+from meshproxy.config.datasource import load_data_source
+from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.regex import build_substitution
+from meshproxy.config.typed_struct import unpack_any
+from meshproxy.observe.formatter import FormatError, Formatter, JsonFormatter, parse_format
+from meshproxy.route.duration import optional_ms
+from meshproxy.route.path_matcher import PathMatcher, PathTemplateMatcher
+from meshproxy.route.path_template import TemplateError, compile_rewrite
+from meshproxy.route.redirect import Redirect
+from meshproxy.route.retry_policy import build_retry_policy
+from meshproxy.route.rewrite import (
+    FormattedHostRewrite,
+    FormattedPathRewrite,
+    HeaderHostRewrite,
+    HostRewrite,
+    LiteralHostRewrite,
+    PathRegexHostRewrite,
+    PathRewrite,
+    PrefixRewrite,
+    RegexPathRewrite,
+    TemplatePathRewrite,
+    WholePathRewrite,
+)
+from meshproxy.route.route import DEFAULT_TIMEOUT_MS, HedgePolicy, Route
+
+_URI_TEMPLATE_REWRITE: Final = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
+
+_REFUSED: Final = {
+    "retry_policy_typed_config": "retry policy extensions are not supported",
+    "request_mirror_policies": "mirroring is not supported yet",
+    "rate_limits": "rate limits are not supported yet",
+    "hash_policy": "hash policies are not supported yet",
+    "internal_redirect_policy": "internal redirects are not supported yet",
+    "internal_redirect_action": "internal redirects are not supported yet",
+    "cluster_specifier_plugin": "cluster specifier plugins are not supported",
+    "inline_cluster_specifier_plugin": "cluster specifier plugins are not supported",
+}
+_NOT_FOUND_STATUS: Final = (503, 404, 500)  # ClusterNotFoundResponseCode by its numbers
+_REDIRECT_STATUS: Final = (301, 302, 303, 307, 308)  # RedirectResponseCode by its numbers
+
+
+def refuse(message: Any, refused: dict[str, str], path: str, errors: ConfigErrors) -> None:
+    """An error for every field of `refused` that is set."""
+    for field, _ in message.ListFields():
+        if field.name in refused:
+            errors.add(child(path, field.name), refused[field.name])
+
+
+def build_forwarding(
+    route: Route, message: Any, matcher: PathMatcher, virtual_host: Any, path: str, context: BuildContext
+) -> None:
+    """Fill in what a RouteAction says, except which cluster."""
+    errors = context.errors
+    refuse(message, _REFUSED, path, errors)
+    route.cluster_not_found_status = _NOT_FOUND_STATUS[message.cluster_not_found_response_code]
+    route.priority = message.priority
+    if message.HasField("metadata_match"):
+        route.metadata_match = metadata_dict(message.metadata_match)
+    _build_timeouts(route, message)
+    _build_upgrades(route, message, path, errors)
+    route.append_x_forwarded_host = message.append_x_forwarded_host
+    route.host_rewrite = _build_host_rewrite(route, message, path, errors)
+    route.path_rewrite = _build_path_rewrite(message, matcher, path, errors)
+    if message.HasField("retry_policy"):
+        route.retry = build_retry_policy(message.retry_policy, child(path, "retry_policy"), errors)
+    hedge = message if message.HasField("hedge_policy") else virtual_host
+    if hedge.HasField("hedge_policy"):
+        route.hedge = HedgePolicy(hedge.hedge_policy.hedge_on_per_try_timeout)
+
+
+def _build_timeouts(route: Route, message: Any) -> None:
+    timeout_ms = optional_ms(message, "timeout")
+    route.timeout_ms = DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms
+    route.idle_timeout_ms = optional_ms(message, "idle_timeout")
+    route.flush_timeout_ms = optional_ms(message, "flush_timeout")
+    route.max_grpc_timeout_ms = optional_ms(message, "max_grpc_timeout")
+    route.grpc_timeout_offset_ms = optional_ms(message, "grpc_timeout_offset") or 0
+    if message.HasField("max_stream_duration"):
+        duration = message.max_stream_duration
+        route.max_stream_duration_ms = optional_ms(duration, "max_stream_duration")
+        route.grpc_timeout_header_max_ms = optional_ms(duration, "grpc_timeout_header_max")
+        route.grpc_timeout_header_offset_ms = optional_ms(duration, "grpc_timeout_header_offset") or 0
+
+
+def _build_upgrades(route: Route, message: Any, path: str, errors: ConfigErrors) -> None:
+    for i in range(len(message.upgrade_configs)):
+        upgrade, at = message.upgrade_configs[i], item(path, "upgrade_configs", i)
+        kind: bytes = upgrade.upgrade_type.lower().encode()
+        if kind in route.upgrades:
+            errors.add(child(at, "upgrade_type"), f"Duplicate upgrade {upgrade.upgrade_type}")
+        if upgrade.HasField("connect_config"):
+            errors.add(child(at, "connect_config"), "CONNECT requests are not supported yet")
+        route.upgrades[kind] = upgrade.enabled.value if upgrade.HasField("enabled") else True
+
+
+def _build_host_rewrite(route: Route, message: Any, path: str, errors: ConfigErrors) -> HostRewrite | None:
+    kind: str | None = message.WhichOneof("host_rewrite_specifier")
+    if kind is None:
+        return None
+    if kind == "auto_host_rewrite":
+        route.auto_host_rewrite = message.auto_host_rewrite.value
+        return None
+    if kind == "host_rewrite_path_regex":
+        substitution = build_substitution(message.host_rewrite_path_regex, child(path, kind), errors)
+        return None if substitution is None else PathRegexHostRewrite(substitution)
+    if kind == "host_rewrite":
+        formatter = _parse(message.host_rewrite, child(path, kind), errors)
+        return None if formatter is None else FormattedHostRewrite(formatter)
+    text: str = getattr(message, kind)
+    if not text:
+        return None
+    if kind == "host_rewrite_header":
+        name = text.lower().encode()
+        return HeaderHostRewrite(b":authority" if name == b"host" else name)
+    return LiteralHostRewrite(text.encode())
+
+
+def _build_path_rewrite(message: Any, matcher: PathMatcher, path: str, errors: ConfigErrors) -> PathRewrite | None:
+    fields = ("prefix_rewrite", "regex_rewrite", "path_rewrite_policy", "path_rewrite")
+    present = [field.name for field, _ in message.ListFields() if field.name in fields]
+    if len(present) > 1:
+        errors.add(path, f"only one of {', '.join(fields)} may be set, not {' and '.join(present)}")
+    if not present:
+        return None
+    kind = present[0]
+    if kind == "prefix_rewrite":
+        return prefix_rewrite(message.prefix_rewrite, matcher)
+    if kind == "regex_rewrite":
+        return regex_rewrite(message.regex_rewrite, child(path, kind), errors)
+    if kind == "path_rewrite":
+        formatter = _parse(message.path_rewrite, child(path, kind), errors)
+        return None if formatter is None else FormattedPathRewrite(formatter)
+    return _template_rewrite(message.path_rewrite_policy, matcher, child(path, kind), errors)
+
+
+def prefix_rewrite(text: str, matcher: PathMatcher) -> PathRewrite | None:
+    """A prefix_rewrite for what `matcher` matches; "" rewrites nothing."""
+    if not text:
+        return None
+    if matcher.rewrite_length < 0:
+        return WholePathRewrite(text.encode())
+    return PrefixRewrite(matcher.rewrite_length, text.encode())
+
+
+def regex_rewrite(message: Any, path: str, errors: ConfigErrors) -> PathRewrite | None:
+    substitution = build_substitution(message, path, errors)
+    return None if substitution is None else RegexPathRewrite(substitution)
+
+
+def _template_rewrite(extension: Any, matcher: PathMatcher, path: str, errors: ConfigErrors) -> PathRewrite | None:
+    at = child(path, "typed_config")
+    message: Any = unpack_any(extension.typed_config, at, errors)
+    if message is None:
+        return None
+    if message.DESCRIPTOR.full_name != _URI_TEMPLATE_REWRITE:
+        errors.add(at, f"{message.DESCRIPTOR.full_name} is not supported as a path rewrite policy")
+        return None
+    if not isinstance(matcher, PathTemplateMatcher):
+        errors.add(path, "a path_template_rewrite needs a path_match_policy with a path template")
+        return None
+    try:
+        target = compile_rewrite(message.path_template_rewrite, matcher.template)
+    except TemplateError as error:
+        errors.add(child(at, "path_template_rewrite"), str(error))
+        return None
+    return TemplatePathRewrite(matcher.template, target)
+
+
+def build_redirect(message: Any, matcher: PathMatcher, path: str, errors: ConfigErrors) -> Redirect:
+    """Compile an `envoy.config.route.v3.RedirectAction`."""
+    redirect = Redirect(_REDIRECT_STATUS[message.response_code])
+    redirect.scheme = b"https" if message.https_redirect else message.scheme_redirect.encode()
+    redirect.host = message.host_redirect.encode()
+    redirect.port = b":%d" % message.port_redirect if message.port_redirect else b""
+    redirect.strip_query = message.strip_query
+    kind: str | None = message.WhichOneof("path_rewrite_specifier")
+    if kind == "path_redirect":
+        redirect.path = message.path_redirect.encode()
+    elif kind == "prefix_rewrite":
+        redirect.path_rewrite = prefix_rewrite(message.prefix_rewrite, matcher)
+    elif kind == "regex_rewrite":
+        redirect.path_rewrite = regex_rewrite(message.regex_rewrite, child(path, kind), errors)
+    return redirect
+
+
+def build_direct_response(route: Route, message: Any, path: str, limit_bytes: int, errors: ConfigErrors) -> None:
+    """Fill in what a DirectResponseAction says. A body over the table's limit is an error."""
+    route.direct_status = message.status
+    if message.HasField("body"):
+        route.direct_body = load_data_source(message.body, child(path, "body"), errors, limit_bytes) or b""
+    if message.HasField("body_format"):
+        _build_body_format(route, message.body_format, child(path, "body_format"), errors)
+
+
+def _build_body_format(route: Route, message: Any, path: str, errors: ConfigErrors) -> None:
+    if message.formatters:
+        errors.add(child(path, "formatters"), "formatter extensions are not supported")
+    kind: str | None = message.WhichOneof("format")
+    unset = b"" if message.omit_empty_values else b"-"
+    try:
+        if kind == "json_format":
+            tree = json_format.MessageToDict(message.json_format)
+            route.direct_body_json = JsonFormatter(tree, omit_empty=message.omit_empty_values)
+        elif kind == "text_format_source":
+            text = load_data_source(message.text_format_source, child(path, kind), errors)
+            route.direct_body_format = None if text is None else parse_format(text.decode(), unset)
+        else:
+            route.direct_body_format = parse_format(message.text_format, unset)
+    except FormatError as error:
+        errors.add(child(path, kind or "format"), str(error))
+    default = b"application/json" if kind == "json_format" else b"text/plain"
+    route.direct_content_type = message.content_type.encode() or default
+
+
+def _parse(text: str, path: str, errors: ConfigErrors) -> Formatter | None:
+    try:
+        return parse_format(text)
+    except FormatError as error:
+        errors.add(path, str(error))
+        return None
+
+
+def metadata_dict(message: Any) -> dict[str, Any]:
+    """The `filter_metadata` of a `core.v3.Metadata` as plain data."""
+    tree = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    found: dict[str, Any] = tree.get("filter_metadata", {})
+    return found

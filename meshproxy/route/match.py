@@ -1,0 +1,241 @@
+"""The conditions of a route, and how the routes of a virtual host are tried in order.
+
+A `Lookup` holds what the conditions look at, each thing looked up at most once however many routes ask for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.config.regex import RegexSet
+from meshproxy.config.runtime import Fraction
+from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.route.header_matcher import HeaderMatcher
+from meshproxy.route.metadata_matcher import FilterStateMatcher, MetadataMatcher
+from meshproxy.route.path_matcher import PathMatcher
+from meshproxy.route.query_matcher import QueryMatcher, parse_query
+from meshproxy.route.route import Route
+from meshproxy.route.weighted import WeightedRoutes
+
+INDEX_FROM: Final = 8  # so many routes with literal paths in a row are worth an index
+
+
+class Subject:
+    """A header that conditions of one virtual host look at, and the set of the expressions that compete for it."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.patterns: RegexSet | None = None
+
+
+class Lookup:
+    """One request, as the conditions of one virtual host see it."""
+
+    def __init__(
+        self,
+        headers: HeaderMap,
+        info: StreamInfo,
+        random: int,
+        target: bytes,
+        path: bytes,
+        subjects: list[Subject],
+        path_patterns: RegexSet | None,
+    ) -> None:
+        self.headers = headers
+        self.info = info
+        self.random = random
+        self.target = target  # :path as it is
+        self.path = path  # without query and fragment
+        self.subjects = subjects
+        self.seen: int = 0  # a bit per subject that was looked up
+        self.values: list[bytes | None] = []
+        self.hits: list[list[int] | None] = []
+        self.query: dict[bytes, bytes] | None = None
+        self.path_patterns = path_patterns
+        self.path_hits: list[int] | None = None
+
+    def path_matches(self, pattern: int) -> bool:
+        """Whether the path matches that one of the virtual host's `path_patterns`."""
+        hits = self.path_hits
+        if hits is None:
+            hits = [] if self.path_patterns is None else self.path_patterns.match(self.path)
+            self.path_hits = hits
+        return pattern in hits
+
+    def holds(self, matcher: HeaderMatcher) -> bool:
+        slot = matcher.slot
+        bit = 1 << slot
+        if not self.values:
+            count = len(self.subjects)
+            self.values = [None] * count
+            self.hits = [None] * count
+        if not self.seen & bit:
+            self.seen |= bit
+            self.values[slot] = self.headers.joined(matcher.name)
+        value = self.values[slot]
+        if matcher.pattern < 0 or value is None:
+            return matcher.match_value(value)
+        hits = self.hits[slot]
+        if hits is None:
+            patterns = self.subjects[slot].patterns
+            hits = [] if patterns is None else patterns.match(value)
+            self.hits[slot] = hits
+        return (matcher.pattern in hits) != matcher.invert
+
+    def parameters(self) -> dict[bytes, bytes]:
+        query = self.query
+        if query is None:
+            query = parse_query(self.target)
+            self.query = query
+        return query
+
+
+class Step:
+    """One step of the search through a virtual host: a route, or an index over several."""
+
+    def find(self, lookup: Lookup) -> Route | None:
+        raise NotImplementedError
+
+
+class RouteMatch(Step):
+    """The conditions of one route, and the Route (or the weighted ones) that it gives."""
+
+    def __init__(self, path_matcher: PathMatcher, route: Route, order: int) -> None:
+        self.path_matcher = path_matcher
+        self.path_pattern: int = -1  # the index of the path's expression in the virtual host's set
+        self.route = route
+        self.order = order
+        self.weighted: WeightedRoutes | None = None
+        self.plain: bool = True  # no condition but the path
+        self.headers: list[HeaderMatcher] = []
+        self.query: list[QueryMatcher] = []
+        self.fraction: Fraction | None = None
+        self.grpc: bool = False
+        self.tls_presented: bool | None = None
+        self.tls_validated: bool | None = None
+        self.metadata: list[MetadataMatcher] = []
+        self.filter_state: list[FilterStateMatcher] = []
+
+    def seal(self) -> None:
+        """Settle `plain`; the last step of a build."""
+        self.plain = not (
+            self.headers
+            or self.query
+            or self.fraction is not None
+            or self.grpc
+            or self.tls_presented is not None
+            or self.tls_validated is not None
+            or self.metadata
+            or self.filter_state
+        )
+
+    def find(self, lookup: Lookup) -> Route | None:
+        if self.path_pattern >= 0:
+            if not lookup.path_matches(self.path_pattern):
+                return None
+        elif not self.path_matcher.match(lookup.path):
+            return None
+        if not self.plain and not self._holds(lookup):
+            return None
+        weighted = self.weighted
+        return self.route if weighted is None else weighted.pick(lookup.headers, lookup.random)
+
+    def _holds(self, lookup: Lookup) -> bool:
+        if self.fraction is not None and not self.fraction.sample(lookup.random):
+            return False
+        if self.grpc and not is_grpc_request(lookup.headers):
+            return False
+        for matcher in self.headers:
+            if not lookup.holds(matcher):
+                return False
+        for query in self.query:
+            if not query.matches(lookup.parameters()):
+                return False
+        return self._tls_holds(lookup.info) and self._state_holds(lookup.info)
+
+    def _tls_holds(self, info: StreamInfo) -> bool:
+        if self.tls_presented is None and self.tls_validated is None:
+            return True
+        tls: Any = info.connection.tls
+        presented = tls is not None and bool(tls.peer_certificate_presented)
+        validated = tls is not None and bool(tls.peer_certificate_validated)
+        if self.tls_presented is not None and self.tls_presented != presented:
+            return False
+        return self.tls_validated is None or self.tls_validated == validated
+
+    def _state_holds(self, info: StreamInfo) -> bool:
+        for metadata in self.metadata:
+            if not metadata.matches(info.dynamic_metadata):
+                return False
+        return all(state.matches(info) for state in self.filter_state)
+
+
+def is_grpc_request(headers: HeaderMap) -> bool:
+    """True when content-type is application/grpc or application/grpc+…."""
+    value = headers.get(b"content-type")
+    return value is not None and (value == b"application/grpc" or value.startswith(b"application/grpc+"))
+
+
+class LiteralIndex(Step):
+    """Many routes in a row with literal paths: those that can match are found by dict, and tried in their order."""
+
+    def __init__(self, routes: list[RouteMatch]) -> None:
+        self.routes = routes
+        self.exact: dict[bytes, list[RouteMatch]] = {}
+        self.prefixes: dict[bytes, list[RouteMatch]] = {}
+        for route in routes:
+            matcher = route.path_matcher
+            (self.exact if matcher.is_exact else self.prefixes).setdefault(matcher.literal, []).append(route)
+        self.lengths: list[int] = sorted({len(prefix) for prefix in self.prefixes})
+
+    def find(self, lookup: Lookup) -> Route | None:
+        path = lookup.path
+        candidates = self.exact.get(path)
+        for length in self.lengths:
+            if length > len(path):
+                break
+            found = self.prefixes.get(path[:length])
+            if found is not None:
+                candidates = found if candidates is None else merge(candidates, found)
+        if candidates is not None:
+            for candidate in candidates:
+                route = candidate.find(lookup)
+                if route is not None:
+                    return route
+        return None
+
+
+def merge(left: list[RouteMatch], right: list[RouteMatch]) -> list[RouteMatch]:
+    """Two lists in configured order, as one."""
+    merged: list[RouteMatch] = []
+    at = 0
+    for route in left:
+        while at < len(right) and right[at].order < route.order:
+            merged.append(right[at])
+            at += 1
+        merged.append(route)
+    merged.extend(right[at:])
+    return merged
+
+
+def make_steps(routes: list[RouteMatch]) -> list[Step]:
+    """The routes as steps, with an index over each long run of literal paths."""
+    steps: list[Step] = []
+    run: list[RouteMatch] = []
+    for route in routes:
+        if route.path_matcher.is_literal:
+            run.append(route)
+        else:
+            _close_run(run, steps)
+            run = []
+            steps.append(route)
+    _close_run(run, steps)
+    return steps
+
+
+def _close_run(run: list[RouteMatch], steps: list[Step]) -> None:
+    if len(run) >= INDEX_FROM:
+        steps.append(LiteralIndex(run))
+    else:
+        steps.extend(run)

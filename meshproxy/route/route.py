@@ -1,0 +1,219 @@
+"""What a request is routed to: a Route, fully resolved when the configuration arrives; a match makes nothing new."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.observe.formatter import Formatter, JsonFormatter
+from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.route.header_matcher import HeaderMatcher, matches_all
+from meshproxy.route.header_ops import HeaderOperations
+from meshproxy.route.redirect import Redirect, tls_location
+from meshproxy.route.retry_policy import RetryPolicy
+from meshproxy.route.rewrite import HostRewrite, PathRewrite, set_authority
+
+# What a route does (Route.kind).
+ROUTE_CLUSTER: Final = 0
+ROUTE_REDIRECT: Final = 1
+ROUTE_DIRECT_RESPONSE: Final = 2
+ROUTE_NON_FORWARDING: Final = 3
+
+# core.v3.RoutingPriority: which of a cluster's circuit breaker thresholds count.
+PRIORITY_DEFAULT: Final = 0
+PRIORITY_HIGH: Final = 1
+
+# VirtualHost.TlsRequirementType
+TLS_NONE: Final = 0
+TLS_EXTERNAL_ONLY: Final = 1
+TLS_ALL: Final = 2
+
+DEFAULT_TIMEOUT_MS: Final = 15_000
+
+
+class FilterSwitch:
+    """The value of `filter_configs` for a FilterConfig that carries no configuration of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+DISABLED: Final = FilterSwitch("DISABLED")  # `disabled: true`: the filter is not run
+ENABLED: Final = FilterSwitch("ENABLED")  # an empty `config`: a filter that is disabled in the chain is run
+
+
+class VirtualCluster:
+    """A name for statistics, given to the requests that its conditions hold for."""
+
+    def __init__(self, name: str, headers: list[HeaderMatcher]) -> None:
+        self.name = name
+        self.headers = headers
+
+
+class VirtualHost:
+    """What the routes of one virtual host have in common."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.domains: list[str] = []
+        self.require_tls: int = TLS_NONE
+        self.virtual_clusters: list[VirtualCluster] = []
+        self.include_request_attempt_count: bool = False  # x-envoy-attempt-count upstream
+        self.include_attempt_count_in_response: bool = False
+        self.include_is_timeout_retry_header: bool = False  # x-envoy-is-timeout-retry
+        self.metadata: dict[str, Any] = {}
+
+    def virtual_cluster(self, headers: HeaderMap) -> str:
+        """The name of the first virtual cluster that holds, `other` when none of them does, "" when there are none."""
+        if not self.virtual_clusters:
+            return ""
+        for cluster in self.virtual_clusters:
+            if matches_all(cluster.headers, headers):
+                return cluster.name
+        return "other"
+
+
+class HedgePolicy:
+    """Hedging as far as Envoy does it: another attempt when a try times out, the first good answer wins."""
+
+    def __init__(self, hedge_on_per_try_timeout: bool) -> None:
+        self.hedge_on_per_try_timeout = hedge_on_per_try_timeout
+
+
+class Decorator:
+    """The operation name of the route's spans; `propagate` sends it on in x-envoy-decorator-operation."""
+
+    def __init__(self, operation: str, propagate: bool) -> None:
+        self.operation = operation
+        self.propagate = propagate
+
+
+class Route:
+    """One route, or one weighted cluster of it. Attributes are read on the request path; nobody changes them.
+
+    `cluster_name` is "" when `cluster_header` names the request header that holds it: see `resolve_cluster`.
+    Timeouts are in ms: None says "not set here", 0 "no timeout".
+    """
+
+    def __init__(self, name: str, virtual_host: VirtualHost, kind: int) -> None:
+        self.name = name
+        self.virtual_host = virtual_host
+        self.kind = kind
+        self.path: str = ""  # of the route in the configuration, for messages
+        self.metadata: dict[str, Any] = {}
+        self.stat_prefix: str = ""
+        self.decorator: Decorator | None = None
+        # Overrides of the filters by their names in the chain: the most specific one, and all of them, global first.
+        self.filter_configs: dict[str, object] = {}
+        self.all_filter_configs: dict[str, list[object]] = {}
+        # The deprecated `cors` of the route, else of its virtual host, built as the cors filter's override.
+        self.cors: object | None = None
+        self.request_body_buffer_limit: int | None = None
+
+        # ROUTE_CLUSTER
+        self.cluster_name: str = ""
+        self.cluster_header: bytes = b""
+        self.cluster_not_found_status: int = 503
+        self.weight: int = 0
+        self.timeout_ms: int = DEFAULT_TIMEOUT_MS
+        self.idle_timeout_ms: int | None = None
+        self.flush_timeout_ms: int | None = None
+        self.max_stream_duration_ms: int | None = None
+        self.grpc_timeout_header_max_ms: int | None = None
+        self.grpc_timeout_header_offset_ms: int = 0
+        self.max_grpc_timeout_ms: int | None = None  # deprecated: a bound on grpc-timeout as the route's timeout
+        self.grpc_timeout_offset_ms: int = 0
+        self.retry: RetryPolicy | None = None
+        self.hedge: HedgePolicy | None = None
+        self.priority: int = PRIORITY_DEFAULT
+        self.metadata_match: dict[str, Any] = {}
+        self.upgrades: dict[bytes, bool] = {}  # upgrade type in lower case -> enabled here
+        self.auto_host_rewrite: bool = False  # the upstream host's name, known once the host is picked
+        self.append_x_forwarded_host: bool = False
+        self.host_rewrite: HostRewrite | None = None
+        self.weighted_host_rewrite: bytes = b""  # the weighted cluster's, set before the route's
+        self.path_rewrite: PathRewrite | None = None
+
+        # ROUTE_REDIRECT; None with that kind: the redirect of `require_tls`
+        self.redirect_action: Redirect | None = None
+        # ROUTE_DIRECT_RESPONSE
+        self.direct_status: int = 0
+        self.direct_body: bytes = b""
+        self.direct_body_format: Formatter | None = None
+        self.direct_body_json: JsonFormatter | None = None
+        self.direct_content_type: bytes = b""
+
+        self.request_operations: list[HeaderOperations] = []
+        self.response_operations: list[HeaderOperations] = []
+        self.has_request_mutations: bool = False
+        self.has_response_mutations: bool = False
+        self.toggles_filters: bool = False  # some filter is disabled, or enabled, on this route
+        self.shared_timeouts: object | None = None  # the router's, made at the first request
+
+    def seal(self) -> None:
+        """Settle what can be asked in one attribute; the last step of a build."""
+        self.has_response_mutations = bool(self.response_operations)
+        self.toggles_filters = any(isinstance(config, FilterSwitch) for config in self.filter_configs.values())
+        self.has_request_mutations = (
+            bool(self.request_operations)
+            or self.host_rewrite is not None
+            or bool(self.weighted_host_rewrite)
+            or self.path_rewrite is not None
+        )
+
+    def resolve_cluster(self, headers: HeaderMap) -> str:
+        """The cluster's name; "" when it stands in a header that is missing."""
+        if not self.cluster_header:
+            return self.cluster_name
+        value = headers.get(self.cluster_header)
+        return "" if value is None else value.decode("latin-1")
+
+    def finalize_request(self, headers: HeaderMap, info: StreamInfo, keep_original: bool = True) -> None:
+        """Header operations, host rewrite and path rewrite, in Envoy's order.
+
+        `keep_original` puts the old path into x-envoy-original-path (it is false when Envoy headers are suppressed).
+        """
+        for operations in self.request_operations:
+            operations.apply(headers, info)
+        if self.weighted_host_rewrite:
+            headers.set(b":authority", self.weighted_host_rewrite)
+        if self.host_rewrite is not None:
+            host = self.host_rewrite.host(headers, info)
+            if host is not None:
+                set_authority(headers, host, self.append_x_forwarded_host)
+        if self.path_rewrite is not None:
+            self._rewrite_path(self.path_rewrite, headers, info, keep_original)
+
+    def _rewrite_path(self, rewrite: PathRewrite, headers: HeaderMap, info: StreamInfo, keep_original: bool) -> None:
+        path = headers.get(b":path")
+        if path is None:
+            return
+        if keep_original:
+            headers.set(b"x-envoy-original-path", path)
+        headers.set(b":path", rewrite.rewrite(path, info))
+
+    def set_upstream_host(self, headers: HeaderMap, host: bytes) -> None:
+        """For `auto_host_rewrite`, when the upstream host is picked: its name becomes the :authority."""
+        set_authority(headers, host, self.append_x_forwarded_host)
+
+    def finalize_response(self, headers: HeaderMap, info: StreamInfo) -> None:
+        for operations in self.response_operations:
+            operations.apply(headers, info)
+
+    def redirect(self, headers: HeaderMap, info: StreamInfo) -> tuple[int, bytes]:
+        """(status, location) of a ROUTE_REDIRECT."""
+        action = self.redirect_action
+        if action is None:
+            return 301, tls_location(headers)
+        return action.status, action.location(headers, info)
+
+    def direct_response(self, info: StreamInfo) -> tuple[int, bytes]:
+        """(status, body) of a ROUTE_DIRECT_RESPONSE."""
+        if self.direct_body_format is not None:
+            return self.direct_status, self.direct_body_format.format(info)
+        if self.direct_body_json is not None:
+            return self.direct_status, self.direct_body_json.format(info)
+        return self.direct_status, self.direct_body

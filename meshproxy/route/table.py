@@ -1,0 +1,127 @@
+"""The compiled route table: from a host to its virtual host, and on to the first route whose conditions hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.config.regex import RegexSet
+from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.route.match import Lookup, RouteMatch, Step, Subject
+from meshproxy.route.rewrite import path_end
+from meshproxy.route.route import ROUTE_REDIRECT, TLS_ALL, TLS_NONE, Route, VirtualHost
+
+
+class HostRoutes:
+    """The routes of one virtual host, in order."""
+
+    def __init__(
+        self,
+        virtual_host: VirtualHost,
+        routes: list[RouteMatch],
+        steps: list[Step],
+        subjects: list[Subject],
+        path_patterns: RegexSet | None,
+    ) -> None:
+        self.virtual_host = virtual_host
+        self.routes = routes
+        self.steps = steps
+        self.subjects = subjects
+        self.path_patterns = path_patterns
+        self.tls_redirect = Route("", virtual_host, ROUTE_REDIRECT)
+
+    def match(self, headers: HeaderMap, info: StreamInfo, random: int, ignore_path_parameters: bool) -> Route | None:
+        host = self.virtual_host
+        if host.require_tls != TLS_NONE and _lacks_tls(headers):
+            if host.require_tls == TLS_ALL or not info.internal:
+                return self.tls_redirect
+        target = headers.get(b":path")
+        if target is None:
+            return None
+        end = path_end(target)
+        if ignore_path_parameters:
+            semicolon = target.find(b";", 0, end)
+            end = end if semicolon < 0 else semicolon
+        lookup = Lookup(headers, info, random, target, target[:end], self.subjects, self.path_patterns)
+        for step in self.steps:
+            route = step.find(lookup)
+            if route is not None:
+                return route
+        return None
+
+
+def _lacks_tls(headers: HeaderMap) -> bool:
+    """Envoy judges by x-forwarded-proto, which the connection manager has set."""
+    return headers.get(b"x-forwarded-proto") != b"https"
+
+
+class RouteTable:
+    """A RouteConfiguration. Never changes: an update is another table."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.exact: dict[bytes, HostRoutes] = {}
+        # By the length of the literal part, longest first; then by that part.
+        self.suffixes: list[tuple[int, dict[bytes, HostRoutes]]] = []
+        self.prefixes: list[tuple[int, dict[bytes, HostRoutes]]] = []
+        self.default: HostRoutes | None = None
+        self.virtual_hosts: list[HostRoutes] = []
+        self.only_default: bool = False
+
+        self.ignore_port_in_host_matching: bool = False
+        self.ignore_path_parameters: bool = False
+        self.host_header: bytes = b":authority"  # `vhost_header` names another
+        self.internal_only_headers: frozenset[bytes] = frozenset()  # to be dropped from external requests
+        self.max_direct_response_body_size_bytes: int = 4096
+        self.validate_clusters: bool | None = None  # None: not said; Envoy then validates static tables only
+        self.referenced: list[tuple[str, str]] = []  # (cluster, path of the field that names it)
+        self.metadata: dict[str, Any] = {}
+
+    @property
+    def clusters(self) -> frozenset[str]:
+        """The clusters that the configuration names."""
+        return frozenset([name for name, _ in self.referenced])
+
+    def check_clusters(self, known: Callable[[str], bool]) -> list[tuple[str, str]]:
+        """The references to clusters that are not known: (cluster, path)."""
+        return [(name, path) for name, path in self.referenced if not known(name)]
+
+    def match(self, headers: HeaderMap, info: StreamInfo, random: int) -> Route | None:
+        """The route of a request; None when there is none.
+
+        `random` (at least 0) decides runtime fractions and weighted clusters; the same number gives the same answer.
+        """
+        found = self.find_host(headers)
+        return None if found is None else found.match(headers, info, random, self.ignore_path_parameters)
+
+    def find_host(self, headers: HeaderMap) -> HostRoutes | None:
+        """Exact names first, then the longest `*.suffix`, then the longest `prefix.*`, then `*`."""
+        if self.only_default:
+            return self.default
+        value = headers.get(self.host_header)
+        if value is None:
+            return None
+        host = (without_port(value) if self.ignore_port_in_host_matching else value).lower()
+        found = self.exact.get(host)
+        if found is not None:
+            return found
+        size = len(host)
+        # The `*` stands for one character at least.
+        for length, by_suffix in self.suffixes:
+            if length < size:
+                found = by_suffix.get(host[size - length :])
+                if found is not None:
+                    return found
+        for length, by_prefix in self.prefixes:
+            if length < size:
+                found = by_prefix.get(host[:length])
+                if found is not None:
+                    return found
+        return self.default
+
+
+def without_port(host: bytes) -> bytes:
+    """A host without its port; an IPv6 address stands in brackets."""
+    colon = host.rfind(b":")
+    return host[:colon] if colon > host.rfind(b"]") else host

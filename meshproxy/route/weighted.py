@@ -1,0 +1,60 @@
+"""Weighted clusters: which of a route's clusters a request takes."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.config.runtime import RuntimeInt
+from meshproxy.route.route import Route
+
+_UINT64: Final = re.compile(rb"[ \t\r\n\v\f]*\+?[0-9]{1,20}[ \t\r\n\v\f]*")
+_UINT64_MAX: Final = (1 << 64) - 1
+
+
+class WeightedRoutes:
+    """One Route per weighted cluster. A number, random or from a header, modulo the total is in one's interval."""
+
+    def __init__(self, routes: list[Route], header_name: bytes) -> None:
+        self.routes = routes
+        self.header_name = header_name
+        self.weights: list[int] = [route.weight for route in routes]
+        self.total: int = sum(self.weights)
+        # Weights that the runtime may override (`runtime_key_prefix`), one per route; empty when it may not.
+        self.runtime_weights: list[RuntimeInt] = []
+
+    def pick(self, headers: HeaderMap, random: int) -> Route | None:
+        """None only when runtime overrides set every weight to 0."""
+        if self.header_name:
+            given = _number_in(headers, self.header_name)
+            if given >= 0:
+                random = given
+        if self.runtime_weights:
+            return self._pick([weight.value for weight in self.runtime_weights], random)
+        point = random % self.total
+        for i in range(len(self.weights)):
+            point -= self.weights[i]
+            if point < 0:
+                return self.routes[i]
+        return None
+
+    def _pick(self, weights: list[int], random: int) -> Route | None:
+        total = sum(weights)
+        if total == 0:
+            return None
+        point = random % total
+        for i in range(len(weights)):
+            point -= weights[i]
+            if point < 0:
+                return self.routes[i]
+        return None
+
+
+def _number_in(headers: HeaderMap, name: bytes) -> int:
+    """The number in the only field of that name; -1 when there is not one field, or no unsigned 64-bit number."""
+    values = headers.get_all(name)
+    if len(values) != 1 or _UINT64.fullmatch(values[0]) is None:
+        return -1
+    number = int(values[0])
+    return number if number <= _UINT64_MAX else -1

@@ -1,0 +1,127 @@
+"""A worker as the supervisor sees it: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.server.control import ANSWER, CALL, FDS_PER_FRAME, SOCKETS, ControlSocket, Frame
+from meshproxy.server.service import WorkerService
+from meshproxy.server.worker import Worker
+
+_log: Final = logging.getLogger("meshproxy.main")
+
+
+class WorkerGone(Exception):
+    """The worker ended before it answered."""
+
+
+class WorkerHandle:
+    """Calls verbs (`server/service.py`) on a worker."""
+
+    async def call(self, verb: str, *arguments: Any) -> Any:
+        """The verb's result. Raises WorkerGone."""
+        raise NotImplementedError
+
+    async def give_sockets(self, sockets: dict[str, list[socket.socket]]) -> None:
+        """What the next `commit` listens on; the sockets stay the caller's."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+class LocalWorker(WorkerHandle):
+    """The worker in this process."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.worker = Worker(dispatcher)
+        self._service = WorkerService(self.worker)
+
+    async def call(self, verb: str, *arguments: Any) -> Any:
+        return await self._service.run(verb, arguments)
+
+    async def give_sockets(self, sockets: dict[str, list[socket.socket]]) -> None:
+        self._service.sockets = dict(sockets)
+
+    async def close(self) -> None:
+        await self.worker.close()
+
+
+class RemoteWorker(WorkerHandle):
+    """A worker that was exec'd: told what to do over a socket pair, and noticed when it dies."""
+
+    def __init__(self, index: int, log_level: str, on_death: Callable[[RemoteWorker], None]) -> None:
+        self.index = index
+        self._on_death = on_death
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._next_id = 0
+        self._closing = False
+        self.born = time.monotonic()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            self.process = subprocess.Popen(  # exec'd, never forked: no state of ours leaks in
+                [
+                    *(sys.executable, "-m", "meshproxy.server.worker_main"),
+                    *("--control-fd", str(theirs.fileno()), "--index", str(index), "--log-level", log_level),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._control = ControlSocket(ours, self._loop, self._on_frame, self._on_end)
+
+    async def call(self, verb: str, *arguments: Any) -> Any:
+        if self._closing:
+            raise WorkerGone(f"worker {self.index} is gone")
+        self._next_id += 1
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting[self._next_id] = future
+        self._control.send((CALL, self._next_id, verb, arguments))
+        return await future
+
+    async def give_sockets(self, sockets: dict[str, list[socket.socket]]) -> None:
+        for name, given in sockets.items():
+            for first in range(0, len(given), FDS_PER_FRAME):
+                part = [sock.fileno() for sock in given[first : first + FDS_PER_FRAME]]
+                self._control.send((SOCKETS, name, len(part)), part)
+
+    async def close(self) -> None:
+        """Let it end: it does when its control socket ends."""
+        self._closing = True
+        self._control.close()
+        self._fail_waiting()
+        try:
+            await self._loop.run_in_executor(None, self.process.wait, 5.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            await self._loop.run_in_executor(None, self.process.wait)
+
+    def _on_frame(self, frame: Frame, fds: list[int]) -> None:
+        kind, number, failed, result = frame
+        assert kind == ANSWER
+        future = self._waiting.pop(number)
+        if future.done():
+            return
+        if failed:
+            future.set_exception(RuntimeError(f"worker {self.index}: {result}"))
+        else:
+            future.set_result(result)
+
+    def _on_end(self) -> None:
+        self._closing = True
+        self._fail_waiting()
+        self._on_death(self)
+
+    def _fail_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(WorkerGone(f"worker {self.index} is gone"))

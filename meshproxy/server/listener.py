@@ -1,0 +1,184 @@
+"""A listener at work: it accepts, finds the filter chain, and knows every connection of each chain."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from meshproxy.config.runtime import RuntimeInt
+from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
+from meshproxy.net.connection import Connection, ConnectionHandler
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.stream_info import ConnectionInfo
+from meshproxy.server.listener_config import FilterChainConfig, ListenerConfig
+from meshproxy.server.stats import ListenerStats
+from meshproxy.upstream.manager import ClusterManager
+
+_UNLIMITED = 2**63
+
+
+class ConnectionCount:
+    """How many downstream connections this process has, over all listeners."""
+
+    def __init__(self, limit: RuntimeInt) -> None:
+        self.active = 0
+        self.limit = limit
+
+
+class ActiveFilterChain(ConnectionOwner):
+    """A filter chain and its connections."""
+
+    def __init__(self, listener: ActiveListener, config: FilterChainConfig) -> None:
+        super().__init__()
+        self.listener = listener
+        self.config = config
+        self.connections: set[ActiveConnection] = set()
+
+    def on_connection_done(self, connection: ActiveConnection) -> None:
+        self.connections.discard(connection)
+        self.listener.on_connection_done(self)
+
+    def start_drain(self) -> None:
+        """Every connection ends with its next answer."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.start_drain()
+
+    def close_idle(self, idle_ms: float) -> None:
+        for connection in list(self.connections):
+            connection.close_idle(idle_ms)
+
+    def abort(self) -> None:
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class ActiveListener:
+    """One listener of this worker: its sockets, its current chain, and chains that drain."""
+
+    def __init__(
+        self, config: ListenerConfig, dispatcher: Dispatcher, clusters: ClusterManager, count: ConnectionCount
+    ) -> None:
+        self.config = config
+        self.dispatcher = dispatcher
+        self.clusters = clusters
+        self.stats = config.context.scope(config.stat_prefix, ListenerStats)
+        self.chain = ActiveFilterChain(self, _only_chain(config))
+        self.draining_chains: list[ActiveFilterChain] = []
+        self.draining = False
+        self._count = count
+        self._limit = config.context.runtime.integer(
+            f"envoy.resource_limits.listener.{config.name}.connection_limit", _UNLIMITED
+        )
+        self._servers: list[asyncio.AbstractServer] = []
+        self._sockets: list[socket.socket] = []
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Accept on `sockets`; they stay the caller's."""
+        loop = self.dispatcher.loop
+        factory: Any = self._new_connection
+        for given in sockets:
+            own = given.dup()
+            self._sockets.append(own)
+            backlog = self.config.socket.backlog
+            if own.family == socket.AF_UNIX:
+                server: Any = await loop.create_unix_server(factory, sock=own, backlog=backlog)
+            else:
+                server = await loop.create_server(factory, sock=own, backlog=backlog)
+            self._servers.append(server)
+
+    def stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers = []
+        self._sockets = []
+
+    @property
+    def accepting(self) -> bool:
+        return bool(self._servers)
+
+    def update(self, config: ListenerConfig) -> bool:
+        """Go on with a new configuration on the same sockets. A chain that is the same but for its routes stays, with its
+        connections; else it drains, and new connections get the new one. True when it drains."""
+        old_config = self.config
+        new = _only_chain(config)
+        old = self.chain
+        self.stats = config.context.scope(config.stat_prefix, ListenerStats)
+        self.config = config
+        if new.fingerprint == old.config.fingerprint:
+            old.config.terminal.adopt(new.terminal)
+            old_config.context.close()
+            return False
+        self.chain = ActiveFilterChain(self, new)
+        self._drain_chain(old)
+        old_config.context.close()
+        return True
+
+    def _drain_chain(self, chain: ActiveFilterChain) -> None:
+        if chain.connections:
+            self.draining_chains.append(chain)
+        chain.start_drain()
+
+    def start_drain(self) -> None:
+        """Connections end with their next answer; new ones are still accepted, and end with their first."""
+        self.draining = True
+        self.chain.start_drain()
+
+    def chains(self) -> list[ActiveFilterChain]:
+        return [self.chain, *self.draining_chains]
+
+    def connections(self) -> int:
+        return sum(len(chain.connections) for chain in self.chains())
+
+    # -- connections -------------------------------------------------------------------------------------------------------
+
+    def _new_connection(self) -> Connection:
+        return Connection(self.dispatcher, _Accepted(self), self.config.buffer_limit_bytes)
+
+    def accept(self, connection: Connection) -> None:
+        stats = self.stats
+        count = self._count
+        if stats.downstream_cx_active >= self._limit.value:
+            stats.downstream_cx_overflow += 1
+            connection.abort()
+            return
+        if count.active >= count.limit.value and not self.config.ignore_global_limit:
+            stats.downstream_global_cx_overflow += 1
+            connection.abort()
+            return
+        count.active += 1
+        stats.downstream_cx_total += 1
+        stats.downstream_cx_active += 1
+        chain = self.chain
+        info = ConnectionInfo(connection.id, connection.remote, connection.local)
+        info.filter_chain_name = chain.config.name
+        info.listener_direction = self.config.direction
+        active = chain.config.terminal.accept(self.dispatcher, self.clusters, chain, connection, info)
+        chain.connections.add(active)
+
+    def on_connection_done(self, chain: ActiveFilterChain) -> None:
+        self._count.active -= 1
+        self.stats.downstream_cx_active -= 1
+        self.stats.downstream_cx_destroy += 1
+        if chain.draining and not chain.connections and chain in self.draining_chains:
+            self.draining_chains.remove(chain)
+
+
+def _only_chain(config: ListenerConfig) -> FilterChainConfig:
+    chain = config.chains[0] if config.chains else config.default_chain
+    assert chain is not None
+    return chain
+
+
+class _Accepted(ConnectionHandler):
+    """A connection that no filter chain has yet."""
+
+    def __init__(self, listener: ActiveListener) -> None:
+        self._listener = listener
+
+    def on_connected(self, connection: Connection) -> None:
+        self._listener.accept(connection)
+
+    def on_data(self, data: bytes) -> None:
+        """Nothing comes before `on_connected` has put another handler in place, unless the connection was refused."""

@@ -1,0 +1,139 @@
+"""From a Listener message to what a worker accepts connections with."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import child, item
+from meshproxy.http.build import build_access_logs
+from meshproxy.http.network_filter import NETWORK_FILTERS, NetworkFilter
+from meshproxy.net.address import Address
+from meshproxy.net.connect import SocketOption
+
+_DEFAULT_BUFFER_LIMIT: Final = 1024 * 1024
+
+
+class FilterChainConfig:
+    """One filter chain: what speaks on its connections."""
+
+    def __init__(self, name: str, terminal: NetworkFilter, fingerprint: bytes) -> None:
+        self.name = name
+        self.terminal = terminal
+        self.fingerprint = fingerprint
+
+
+class ListenerConfig:
+    """A listener, built. `sockets` names what must be rebound when it changes."""
+
+    def __init__(self, name: str, addresses: tuple[Address, ...], context: BuildContext) -> None:
+        self.name = name
+        self.addresses = addresses
+        self.context = context
+        self.stat_prefix: str = ""
+        self.chains: list[FilterChainConfig] = []
+        self.default_chain: FilterChainConfig | None = None
+        self.buffer_limit_bytes: int = _DEFAULT_BUFFER_LIMIT
+        self.direction: int = 0
+        self.socket = SocketConfig()
+        self.ignore_global_limit: bool = False
+
+    def all_chains(self) -> list[FilterChainConfig]:
+        return self.chains if self.default_chain is None else [*self.chains, self.default_chain]
+
+    def referenced_clusters(self) -> list[tuple[str, str]]:
+        return [found for chain in self.all_chains() for found in chain.terminal.referenced_clusters()]
+
+
+class SocketConfig:
+    """What a listening socket is made with."""
+
+    def __init__(self) -> None:
+        self.reuse_port: bool = True
+        self.options: tuple[SocketOption, ...] = ()
+        self.mode: int = 0
+        self.ipv4_compat: bool = False
+        self.backlog: int = 4096
+
+
+def listener_addresses(message: Any) -> tuple[Address, ...]:
+    """The addresses that a Listener binds, its own first."""
+    return (to_address(message.address), *(to_address(extra.address) for extra in message.additional_addresses))
+
+
+def to_address(message: Any) -> Address:
+    """A core.v3.Address that `validate` accepted."""
+    if message.WhichOneof("address") == "pipe":
+        return Address("", 0, message.pipe.path)
+    socket_address = message.socket_address
+    return Address(socket_address.address, socket_address.port_value)
+
+
+def socket_config(message: Any) -> SocketConfig:
+    """Socket settings of a Listener message."""
+    config = SocketConfig()
+    address = message.address
+    pipe = address.WhichOneof("address") == "pipe"
+    config.reuse_port = not pipe and (message.enable_reuse_port.value if message.HasField("enable_reuse_port") else True)
+    config.mode = address.pipe.mode if pipe else 0
+    config.ipv4_compat = address.socket_address.ipv4_compat
+    config.options = tuple(
+        (option.level, option.name, option.int_value if option.WhichOneof("value") == "int_value" else option.buf_value)
+        for option in message.socket_options
+    )
+    config.backlog = message.tcp_backlog_size.value if message.HasField("tcp_backlog_size") else 4096
+    return config
+
+
+def build_listener(message: Any, path: str, context: BuildContext) -> ListenerConfig | None:
+    """All errors go to the context, with their paths; None when there were any."""
+    before = len(context.errors)
+    addresses = listener_addresses(message)
+    name = message.name or (addresses[0].text if addresses else "")
+    listener = ListenerConfig(name, addresses, context)
+    listener.stat_prefix = f"listener.{_stat_name(message.stat_prefix or addresses[0].text)}."
+    for index, chain in enumerate(message.filter_chains):
+        built = _build_chain(chain, item(path, "filter_chains", index), context)
+        if built is not None:
+            listener.chains.append(built)
+    if message.HasField("default_filter_chain"):
+        listener.default_chain = _build_chain(message.default_filter_chain, child(path, "default_filter_chain"), context)
+    if not message.filter_chains and not message.HasField("default_filter_chain"):
+        context.errors.add(child(path, "filter_chains"), "at least one filter chain is required")
+    if len(message.filter_chains) > 1:
+        context.errors.add(item(path, "filter_chains", 1), "only one filter chain without filter_chain_match is supported")
+    if message.HasField("per_connection_buffer_limit_bytes"):
+        listener.buffer_limit_bytes = message.per_connection_buffer_limit_bytes.value
+    build_access_logs(message.access_log, child(path, "access_log"), context)
+    listener.direction = message.traffic_direction
+    listener.socket = socket_config(message)
+    listener.ignore_global_limit = message.ignore_global_conn_limit
+    return listener if len(context.errors) == before else None
+
+
+def _stat_name(text: str) -> str:
+    """An address as part of a stat's name: Envoy replaces what would look like a separator."""
+    return text.replace(":", "_")
+
+
+def _build_chain(message: Any, path: str, context: BuildContext) -> FilterChainConfig | None:
+    if not message.filters:
+        context.errors.add(child(path, "filters"), "at least one network filter is required")
+        return None
+    terminal: NetworkFilter | None = None
+    for index, entry in enumerate(message.filters):
+        where = child(item(path, "filters", index), "typed_config")
+        if index != len(message.filters) - 1:
+            context.errors.add(where, "no filter may stand before the terminal one yet")
+            continue
+        found = NETWORK_FILTERS.find(entry.typed_config, where, context)
+        if found is not None:
+            config, builder = found
+            terminal = builder(config, where, context)
+    if terminal is None:
+        return None
+    rest = type(message)()
+    rest.CopyFrom(message)
+    rest.ClearField("filters")
+    fingerprint = rest.SerializeToString(deterministic=True) + b"\0" + terminal.fingerprint
+    return FilterChainConfig(message.name, terminal, fingerprint)

@@ -1,0 +1,122 @@
+"""A bootstrap as resources: every cluster and listener built, or every reason why not.
+
+What did not change since the last time is not built again; what did is built beside the old one, and nothing is swapped
+before all of it is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import ConfigErrors, item
+from meshproxy.config.runtime import Layer, Runtime, build_layers
+from meshproxy.observe.stats import StatsRegistry
+from meshproxy.server.listener_config import ListenerConfig, build_listener, listener_addresses
+from meshproxy.upstream.build import build_cluster
+from meshproxy.upstream.config import ClusterConfig
+
+T = TypeVar("T")
+
+
+class Resource(Generic[T]):
+    """A named resource: its serialised message, and what was built of it (None: the same as before)."""
+
+    def __init__(self, name: str, message: bytes, built: T | None, context: BuildContext | None) -> None:
+        self.name = name
+        self.message = message
+        self.built = built
+        self.context = context
+
+
+class Resources:
+    """What one bootstrap says, ready to be swapped in."""
+
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.clusters: dict[str, Resource[ClusterConfig]] = {}
+        self.listeners: dict[str, Resource[ListenerConfig]] = {}
+
+    def discard(self) -> None:
+        """Not to be used after all: give back what the builds acquired."""
+        contexts = [one.context for one in self.clusters.values()] + [one.context for one in self.listeners.values()]
+        for context in contexts:
+            if context is not None:
+                context.close()
+
+
+def build_resources(
+    bootstrap: Any, previous: Resources | None, runtime: Runtime, stats: StatsRegistry, errors: ConfigErrors
+) -> Resources:
+    """Build what `bootstrap` has that `previous` has not. With errors, the result is only good to be discarded."""
+    resources = Resources()
+    resources.layers = build_layers(bootstrap.layered_runtime, "layered_runtime", errors)
+    static = bootstrap.static_resources
+
+    def context() -> BuildContext:
+        return BuildContext(errors, runtime, stats)
+
+    path = "static_resources"
+    resources.clusters = _build_each(
+        static.clusters,
+        path,
+        "clusters",
+        errors,
+        context,
+        build_cluster,
+        previous.clusters if previous else {},
+        lambda message: str(message.name),
+    )
+    resources.listeners = _build_each(
+        static.listeners,
+        path,
+        "listeners",
+        errors,
+        context,
+        build_listener,
+        previous.listeners if previous else {},
+        _listener_name,
+    )
+    _check_references(resources, errors)
+    return resources
+
+
+def _listener_name(message: Any) -> str:
+    return message.name or listener_addresses(message)[0].text
+
+
+def _build_each(
+    messages: Iterable[Any],
+    path: str,
+    field: str,
+    errors: ConfigErrors,
+    context: Callable[[], BuildContext],
+    build: Callable[[Any, str, BuildContext], T | None],
+    previous: dict[str, Resource[T]],
+    name_of: Callable[[Any], str],
+) -> dict[str, Resource[T]]:
+    built: dict[str, Resource[T]] = {}
+    for index, message in enumerate(messages):
+        where = item(path, field, index)
+        name = name_of(message)
+        if name in built:
+            errors.add(f"{where}.name", f"the name {name!r} is used twice")
+            continue
+        serialised = message.SerializeToString(deterministic=True)
+        old = previous.get(name)
+        if old is not None and old.message == serialised:
+            built[name] = Resource(name, serialised, None, None)
+            continue
+        own = context()
+        built[name] = Resource(name, serialised, build(message, where, own), own)
+    return built
+
+
+def _check_references(resources: Resources, errors: ConfigErrors) -> None:
+    for listener in resources.listeners.values():
+        if listener.built is None:
+            continue
+        for cluster, path in listener.built.referenced_clusters():
+            if cluster not in resources.clusters:
+                errors.add(path, f"unknown cluster {cluster!r}")

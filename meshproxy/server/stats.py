@@ -1,0 +1,113 @@
+"""The stats of listeners, of their manager and of the server, with Envoy's names."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from meshproxy.observe.stats import Histogram, StatsScope
+
+
+class ListenerStats(StatsScope):
+    """Under `listener.<address>.`."""
+
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        "downstream_cx_total",
+        "downstream_cx_destroy",
+        "downstream_cx_overflow",
+        "downstream_global_cx_overflow",
+        "no_filter_chain_match",
+    )
+    GAUGES: ClassVar[tuple[str, ...]] = ("downstream_cx_active",)
+    HISTOGRAMS: ClassVar[tuple[str, ...]] = ("downstream_cx_length_ms",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downstream_cx_total: int = 0
+        self.downstream_cx_destroy: int = 0
+        self.downstream_cx_overflow: int = 0
+        self.downstream_global_cx_overflow: int = 0
+        self.no_filter_chain_match: int = 0
+        self.downstream_cx_active: int = 0
+        self.downstream_cx_length_ms = Histogram()
+
+
+class ListenerManagerStats(StatsScope):
+    """Under `listener_manager.`."""
+
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        "listener_added",
+        "listener_modified",
+        "listener_removed",
+        "listener_stopped",
+        "listener_create_success",
+        "listener_create_failure",
+        "listener_in_place_updated",
+    )
+    GAUGES: ClassVar[tuple[str, ...]] = (
+        "total_listeners_active",
+        "total_listeners_warming",
+        "total_listeners_draining",
+        "total_filter_chains_draining",
+        "workers_started",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listener_added: int = 0
+        self.listener_modified: int = 0
+        self.listener_removed: int = 0
+        self.listener_stopped: int = 0
+        self.listener_create_success: int = 0
+        self.listener_create_failure: int = 0
+        self.listener_in_place_updated: int = 0
+        self.total_listeners_active: int = 0
+        self.total_listeners_warming: int = 0
+        self.total_listeners_draining: int = 0
+        self.total_filter_chains_draining: int = 0
+        self.workers_started: int = 0
+
+
+class ServerStats(StatsScope):
+    """Under `server.`; kept by the process that owns the others."""
+
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        "config_reload_success",
+        "config_reload_failure",
+        "worker_restarts",
+        "static_unknown_fields",
+        "dynamic_unknown_fields",
+    )
+    GAUGES: ClassVar[tuple[str, ...]] = (
+        "live",
+        "state",
+        "uptime",
+        "concurrency",
+        "total_connections",
+        "parent_connections",
+        "hot_restart_epoch",
+        "hot_restart_generation",
+        "days_until_first_cert_expiring",
+        "memory_allocated",
+        "memory_physical_size",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config_reload_success: int = 0
+        self.config_reload_failure: int = 0
+        self.worker_restarts: int = 0
+        self.static_unknown_fields: int = 0
+        self.dynamic_unknown_fields: int = 0
+        self.live: int = 0
+        self.state: int = 0
+        self.uptime: int = 0
+        self.concurrency: int = 0
+        self.total_connections: int = 0
+        self.parent_connections: int = 0
+        self.hot_restart_epoch: int = 0
+        self.hot_restart_generation: int = 0
+        self.days_until_first_cert_expiring: int = 4294967295  # none, as Envoy says it
+        self.memory_allocated: int = 0
+        self.memory_physical_size: int = 0
+        self.version: int = 0

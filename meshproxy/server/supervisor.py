@@ -1,0 +1,304 @@
+"""The process that owns everything but the traffic: configuration, sockets, signals, admin, and the workers.
+
+With one worker it is all one process; with more, workers are processes of their own, told the same verbs over a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.errors import ConfigError
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.stats import StatsRegistry
+from meshproxy.server.bootstrap import read_bootstrap
+from meshproxy.server.handle import LocalWorker, RemoteWorker, WorkerGone, WorkerHandle
+from meshproxy.server.listening import ListeningSockets
+from meshproxy.server.options import Options
+from meshproxy.server.stats import ServerStats
+from meshproxy.server.watch import FileWatch
+
+_log: Final = logging.getLogger("meshproxy.main")
+
+# server.state
+LIVE: Final = 0
+DRAINING: Final = 1
+PRE_INITIALIZING: Final = 2
+INITIALIZING: Final = 3
+
+_POLL_S: Final = 0.1
+_IDLE_MS: Final = 1000.0  # a connection idle for so long may be closed while the process ends
+_ACCEPT_QUEUE_S: Final = 0.25  # for what waits in accept queues when the listeners close
+_KEEP_COUNTERS_S: Final = 5.0  # a killed worker's counters are at most so old
+_RESTART_S: Final = 1.0  # between two starts of the same worker
+
+
+class StartFailed(Exception):
+    """The process cannot start: `errors` say why."""
+
+    def __init__(self, errors: ConfigErrors) -> None:
+        super().__init__(str(errors))
+        self.errors = errors
+
+
+class Supervisor:
+    """Starts, reloads and ends the process. `run` returns its exit code."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.dispatcher = Dispatcher(asyncio.get_running_loop())
+        self.stats = StatsRegistry()
+        self.server_stats = self.stats.acquire("server.", ServerStats)
+        self.sockets = ListeningSockets(options.concurrency)
+        self.workers: list[WorkerHandle] = []
+        self.kept_counters: list[Any] = []  # snapshots of dead workers
+        self.bootstrap: Any = None
+        self.last_error: tuple[float, str] | None = None  # of a refused reload: (Unix time, errors)
+        self.updated: float = time.time()  # when the running configuration came into force
+        self.state = PRE_INITIALIZING
+        self.healthy = True  # POST /healthcheck/fail
+        self.started: float = time.monotonic()
+        self._last_snapshots: dict[int, Any] = {}
+        self._reloading = asyncio.Lock()
+        self._ending = asyncio.Event()
+        self._signals = 0
+        self._drained = asyncio.Event()
+
+    # -- the life of the process -------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serve until a signal (or the admin) ends it. Raises StartFailed."""
+        from meshproxy.server.admin_backend import start_admin
+
+        try:
+            await self._start()
+            admin = await start_admin(self)
+            self.state = LIVE
+            self.server_stats.live = 1
+            self._watch()
+            _log.info("all clusters and listeners are up; starting to serve")
+            await self._ending.wait()
+            await self._drain()
+            if admin is not None:
+                await admin.close()
+            return 0
+        finally:
+            await self._close()
+
+    async def _start(self) -> None:
+        errors = ConfigErrors()
+        bootstrap = read_bootstrap(self.options, errors)
+        if bootstrap is None:
+            raise StartFailed(errors)
+        for warning in errors.warnings:
+            _log.warning("%s", warning)
+        self.state = INITIALIZING
+        self.workers = [self._new_worker(index) for index in range(self.options.concurrency)]
+        await self._apply(bootstrap, errors)
+        if errors:
+            raise StartFailed(errors)
+        for worker in self.workers:
+            await worker.call("started")
+
+    def _new_worker(self, index: int) -> WorkerHandle:
+        if self.options.concurrency == 1:
+            return LocalWorker(self.dispatcher)
+        return RemoteWorker(index, self.options.log_level, self._on_worker_death)
+
+    def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_end_signal)
+        loop.add_signal_handler(signal.SIGHUP, self.reload_soon)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        if self.options.config_path:
+            watch = FileWatch(Path(self.options.config_path), self.reload_soon)
+            self.dispatcher.spawn(watch.run(), "config file watch")
+        self.dispatcher.spawn(self._look_after_workers(), "workers")
+
+    async def _close(self) -> None:
+        self.state = DRAINING
+        for worker in self.workers:
+            await worker.close()
+        self.sockets.close()
+        await self.dispatcher.close()
+
+    # -- configuration -----------------------------------------------------------------------------------------------------
+
+    async def _apply(self, bootstrap: Any, errors: ConfigErrors) -> None:
+        """All workers take `bootstrap`, or none does and `errors` say why."""
+        serialised = bootstrap.SerializeToString()
+        self.sockets.plan(bootstrap, errors)
+        if not errors:
+            answers = await asyncio.gather(*(worker.call("prepare", serialised) for worker in self.workers))
+            for path, reason in answers[0]:
+                errors.add(path, reason)
+        if errors:
+            self.sockets.abandon()
+            await asyncio.gather(*(worker.call("abandon") for worker in self.workers))
+            return
+        for index, worker in enumerate(self.workers):
+            await worker.give_sockets(self.sockets.new_sockets(index))
+        await asyncio.gather(*(worker.call("commit") for worker in self.workers))
+        self.sockets.accept_plan()
+        self.bootstrap = bootstrap
+        self.updated = time.time()
+
+    def reload_soon(self) -> None:
+        """SIGHUP, or the file changed."""
+        self.dispatcher.spawn(self.reload(), "reload")
+
+    async def reload(self) -> bool:
+        """Read the file again. A bad one leaves what runs running; the log, /config_dump and a counter say so."""
+        async with self._reloading:
+            errors = ConfigErrors()
+            bootstrap = read_bootstrap(self.options, errors)
+            if bootstrap is not None:
+                if bootstrap == self.bootstrap:
+                    self.last_error = None
+                    return True
+                await self._apply(bootstrap, errors)
+            if errors:
+                self.server_stats.config_reload_failure += 1
+                self.last_error = (time.time(), str(errors))
+                _log.error("the new configuration is refused; the old one stays in force:\n%s", errors)
+                return False
+            self.server_stats.config_reload_success += 1
+            self.last_error = None
+            _log.info("the new configuration is in force")
+            self.dispatcher.spawn(self._end_drained(), "drain of replaced chains")
+            return True
+
+    async def _end_drained(self) -> None:
+        """Connections of chains that were replaced end with their next answer, when idle, or when the drain time is over."""
+        deadline = time.monotonic() + self.options.drain_time_s
+        idle_ms = min(_IDLE_MS * 5, self.options.drain_time_s * 500.0)
+        while time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S * 5)
+            await self.each("close_idle_draining", idle_ms)
+        await self.each("abort_draining")
+
+    # -- workers -----------------------------------------------------------------------------------------------------------
+
+    async def each(self, verb: str, *arguments: Any) -> list[Any]:
+        """Run a verb on every worker that lives."""
+        answers = await asyncio.gather(
+            *(worker.call(verb, *arguments) for worker in self.workers), return_exceptions=True
+        )
+        found = []
+        for answer in answers:
+            if isinstance(answer, WorkerGone):
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            found.append(answer)
+        return found
+
+    def _on_worker_death(self, worker: RemoteWorker) -> None:
+        if self._ending.is_set() and self.state == DRAINING and self._drained.is_set():
+            return
+        self.server_stats.worker_restarts += 1
+        kept = self._last_snapshots.pop(worker.index, None)
+        if kept is not None:
+            self.kept_counters.append(kept)
+        _log.error("worker %d (pid %d) is gone; starting another", worker.index, worker.process.pid)
+        self.dispatcher.spawn(self._replace(worker), f"replace worker {worker.index}")
+
+    async def _replace(self, dead: RemoteWorker) -> None:
+        await dead.close()
+        if time.monotonic() - dead.born < _RESTART_S:
+            await asyncio.sleep(_RESTART_S)
+        async with self._reloading:
+            index = dead.index
+            worker = RemoteWorker(index, self.options.log_level, self._on_worker_death)
+            self.workers[index] = worker
+            try:
+                await worker.call("prepare", self.bootstrap.SerializeToString())
+                await worker.give_sockets(self.sockets.all_sockets(index))
+                await worker.call("commit")
+                await worker.call("started")
+                if self.state == DRAINING:
+                    await worker.call("start_drain")
+            except WorkerGone:
+                return  # its death starts the next one
+
+    async def _look_after_workers(self) -> None:
+        while True:
+            for worker in self.workers:
+                if isinstance(worker, RemoteWorker):
+                    try:
+                        self._last_snapshots[worker.index] = await worker.call("snapshot")
+                    except WorkerGone:
+                        continue
+            await asyncio.sleep(_KEEP_COUNTERS_S)
+
+    def _reopen_logs(self) -> None:
+        self.dispatcher.spawn(self.each("reopen_logs"), "reopen logs")
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    def _on_end_signal(self) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            _log.warning("second signal: ending at once")
+            self._exit_now()
+        self.end()
+
+    def _exit_now(self) -> None:
+        for worker in self.workers:
+            if isinstance(worker, RemoteWorker):
+                worker.process.kill()
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)
+
+    def end(self) -> None:
+        """Begin to end: /ready fails from now on."""
+        if self._ending.is_set():
+            return
+        self.state = DRAINING
+        self.server_stats.live = 0
+        _log.info("draining: new connections are still served for %g s", self.options.shutdown_delay_s)
+        self._ending.set()
+
+    async def _drain(self) -> None:
+        """Answer, but let nobody stay; then accept no more; then wait for what is under way."""
+        await self.each("start_drain")
+        await asyncio.sleep(self.options.shutdown_delay_s)
+        self.sockets.refuse_new()
+        await asyncio.sleep(_ACCEPT_QUEUE_S if self.options.drain_time_s else 0.0)
+        await self.each("stop_accepting")
+        deadline = time.monotonic() + self.options.drain_time_s
+        while time.monotonic() < deadline and sum(await self.each("connections")):
+            await self.each("close_idle", min(_IDLE_MS, self.options.drain_time_s * 250.0))
+            await asyncio.sleep(_POLL_S)
+        self._drained.set()
+
+    async def drain_listeners(self, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
+        """POST /drain_listeners: `graceful` discourages connections for the drain time before the listeners close."""
+        await self.each("start_drain", inbound_only)
+        if graceful:
+            self.dispatcher.spawn(self._close_listeners_later(inbound_only, skip_exit), "drain listeners")
+        else:
+            await self.each("stop_accepting", inbound_only)
+
+    async def _close_listeners_later(self, inbound_only: bool, skip_exit: bool) -> None:
+        await asyncio.sleep(self.options.drain_time_s)
+        if not skip_exit:
+            await self.each("stop_accepting", inbound_only)
+
+
+def describe(errors: ConfigErrors) -> str:
+    """Every error on a line of its own."""
+    return "\n".join(_line(error) for error in errors.items)
+
+
+def _line(error: ConfigError) -> str:
+    return f"  {error.path}: {error.reason}" if error.path else f"  {error.reason}"

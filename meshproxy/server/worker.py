@@ -1,0 +1,170 @@
+"""The data plane of one process: listeners, clusters, runtime and stats, and the verbs that change them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import Any, Final
+
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.runtime import Runtime
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.stats import StatsRegistry
+from meshproxy.server.listener import ActiveListener, ConnectionCount
+from meshproxy.server.resources import Resources, build_resources
+from meshproxy.server.stats import ListenerManagerStats
+from meshproxy.upstream.manager import ClusterManager
+
+_log: Final = logging.getLogger("meshproxy.config")
+_UNLIMITED: Final = 2**63
+_INBOUND: Final = 1  # core.v3.TrafficDirection
+
+
+class Worker:
+    """Everything that a request meets. `prepare` builds a configuration beside the running one, `commit` swaps it in."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.stats = StatsRegistry()
+        self.runtime = Runtime(stats=self.stats)
+        self.clusters = ClusterManager(dispatcher, self.stats, self.runtime)
+        self.listeners: dict[str, ActiveListener] = {}
+        self.draining_listeners: list[ActiveListener] = []
+        self.manager_stats = self.stats.acquire("listener_manager.", ListenerManagerStats)
+        self._count = ConnectionCount(self.runtime.integer("overload.global_downstream_max_connections", _UNLIMITED))
+        self._resources: Resources | None = None
+        self._prepared: Resources | None = None
+
+    # -- configuration -----------------------------------------------------------------------------------------------------
+
+    def prepare(self, bootstrap: Any, errors: ConfigErrors) -> None:
+        """Build what `bootstrap` changes; with errors, what runs stays as it is."""
+        self.abandon()
+        resources = build_resources(bootstrap, self._resources, self.runtime, self.stats, errors)
+        if errors:
+            resources.discard()
+            self.manager_stats.listener_create_failure += 1
+        else:
+            self._prepared = resources
+
+    def abandon(self) -> None:
+        """Forget what was prepared."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            prepared.discard()
+
+    async def commit(self, sockets: dict[str, list[socket.socket]]) -> None:
+        """Swap in what was prepared: clusters before the listeners that use them, removals last.
+
+        `sockets` has the listening sockets of every listener that is to accept on other ones than before.
+        """
+        resources, self._prepared = self._prepared, None
+        assert resources is not None
+        old = self._resources
+        self._resources = resources
+        self.runtime.replace_layers(resources.layers)
+        for name, cluster in resources.clusters.items():
+            if cluster.built is not None:
+                self.clusters.add_or_update(cluster.built)
+        await self.clusters.warmed()
+        for name, listener in resources.listeners.items():
+            if listener.built is not None:
+                await self._set_listener(name, listener.built, sockets.get(name))
+        if old is not None:
+            for name in old.listeners.keys() - resources.listeners.keys():
+                self._remove_listener(name)
+            for name in old.clusters.keys() - resources.clusters.keys():
+                self.clusters.remove(name)
+        self._count_listeners()
+
+    async def _set_listener(self, name: str, config: Any, sockets: list[socket.socket] | None) -> None:
+        stats = self.manager_stats
+        running = self.listeners.get(name)
+        if running is not None and sockets is None:
+            stats.listener_modified += 1
+            stats.listener_in_place_updated += 1
+            running.update(config)
+            return
+        listener = ActiveListener(config, self.dispatcher, self.clusters, self._count)
+        await listener.start(sockets or [])
+        self.listeners[name] = listener
+        stats.listener_create_success += 1
+        if running is None:
+            stats.listener_added += 1
+        else:
+            stats.listener_modified += 1
+            self._drain_listener(running)
+
+    def _remove_listener(self, name: str) -> None:
+        self.manager_stats.listener_removed += 1
+        self._drain_listener(self.listeners.pop(name))
+
+    def _drain_listener(self, listener: ActiveListener) -> None:
+        listener.stop_accepting()
+        listener.start_drain()
+        self.draining_listeners.append(listener)
+
+    def _count_listeners(self) -> None:
+        gone = [listener for listener in self.draining_listeners if not listener.connections()]
+        for listener in gone:
+            self.draining_listeners.remove(listener)
+            listener.config.context.close()
+        stats = self.manager_stats
+        stats.total_listeners_active = len(self.listeners)
+        stats.total_listeners_draining = len(self.draining_listeners)
+        stats.total_filter_chains_draining = sum(len(one.draining_chains) for one in self.listeners.values())
+
+    def close_idle_draining(self, idle_ms: float) -> None:
+        """Close what drains and has been idle for so long; called once in a while."""
+        for listener in self.draining_listeners:
+            for chain in listener.chains():
+                chain.close_idle(idle_ms)
+        for listener in self.listeners.values():
+            for chain in listener.draining_chains:
+                chain.close_idle(idle_ms)
+        self._count_listeners()
+
+    def abort_draining(self) -> None:
+        """The drain time is over: what still drains ends now."""
+        for listener in self.draining_listeners:
+            for chain in listener.chains():
+                chain.abort()
+        for listener in self.listeners.values():
+            for chain in list(listener.draining_chains):
+                chain.abort()
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    def start_drain(self, inbound_only: bool = False) -> None:
+        """Every response says `connection: close` from now on; new connections are still served."""
+        for listener in self.listeners.values():
+            if not inbound_only or listener.config.direction == _INBOUND:
+                listener.start_drain()
+
+    def stop_accepting(self, inbound_only: bool = False) -> None:
+        """Close the listeners."""
+        for listener in self.listeners.values():
+            if listener.accepting and (not inbound_only or listener.config.direction == _INBOUND):
+                listener.stop_accepting()
+                self.manager_stats.listener_stopped += 1
+
+    def close_idle(self, idle_ms: float) -> None:
+        for listener in (*self.listeners.values(), *self.draining_listeners):
+            for chain in listener.chains():
+                chain.close_idle(idle_ms)
+
+    def connections(self) -> int:
+        """Downstream connections, over all listeners."""
+        return self._count.active
+
+    def abort(self) -> None:
+        """End every connection."""
+        for listener in (*self.listeners.values(), *self.draining_listeners):
+            for chain in listener.chains():
+                chain.abort()
+
+    async def close(self) -> None:
+        """End everything, and wait until it has."""
+        self.stop_accepting()
+        self.abort()
+        await self.clusters.close()

@@ -1,0 +1,83 @@
+"""The process of one worker: exec'd by the supervisor, it does what the control socket says, and ends with it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from typing import Any
+
+import uvloop
+
+import meshproxy.filters.builtin
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.log import setup_logging
+from meshproxy.server.control import ANSWER, CALL, ControlSocket, Frame
+from meshproxy.server.service import WorkerService
+from meshproxy.server.worker import Worker
+
+__all__ = ["main"]
+_BUILTIN = meshproxy.filters.builtin
+
+
+class WorkerProcess:
+    """Answers calls in the order in which they came."""
+
+    def __init__(self, control: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self.dispatcher = Dispatcher(loop)
+        self.worker = Worker(self.dispatcher)
+        self.service = WorkerService(self.worker)
+        self.ended = asyncio.Event()
+        self._calls: asyncio.Queue[Frame] = asyncio.Queue()
+        self._control = ControlSocket(control, loop, self._on_frame, self.ended.set)
+
+    def _on_frame(self, frame: Frame, fds: list[int]) -> None:
+        if frame[0] == CALL:
+            self._calls.put_nowait(frame)
+        else:
+            listener = frame[1]
+            self.service.sockets.setdefault(listener, []).extend(socket.socket(fileno=fd) for fd in fds)
+
+    async def serve(self) -> None:
+        answering = asyncio.create_task(self._answer_calls())
+        await self.ended.wait()
+        answering.cancel()
+        await self.worker.close()
+        await self.dispatcher.close()
+
+    async def _answer_calls(self) -> None:
+        while True:
+            _, number, verb, arguments = await self._calls.get()
+            failed, result = await self._run(verb, arguments)
+            self._control.send((ANSWER, number, failed, result))
+
+    async def _run(self, verb: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+        try:
+            return False, await self.service.run(verb, arguments)
+        except Exception as error:  # noqa: BLE001  told to the supervisor, which logs it
+            return True, f"{verb}: {type(error).__name__}: {error}"
+
+
+async def _serve(control: socket.socket) -> None:
+    await WorkerProcess(control, asyncio.get_running_loop()).serve()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A worker of meshproxy; started by it, not by hand.")
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--log-level", default="info")
+    options = parser.parse_args()
+    setup_logging(options.log_level)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor decides
+    gc.freeze()
+    uvloop.run(_serve(socket.socket(fileno=options.control_fd)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

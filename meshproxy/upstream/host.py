@@ -1,0 +1,126 @@
+"""One endpoint of a cluster while it is in use: its address, its weight and health, its numbers and its pools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from meshproxy.net.address import Address
+from meshproxy.upstream.outlier import OutlierMonitor
+from meshproxy.upstream.stats import HostStats
+
+if TYPE_CHECKING:
+    from meshproxy.upstream.cluster import Cluster
+    from meshproxy.upstream.pool import ConnectionPool
+
+# Reasons against a host, as bits; 0: healthy.
+FAILED_ACTIVE_HC: Final = 1 << 0
+FAILED_OUTLIER_CHECK: Final = 1 << 1
+FAILED_EDS_HEALTH: Final = 1 << 2
+DEGRADED_ACTIVE_HC: Final = 1 << 3
+DEGRADED_EDS_HEALTH: Final = 1 << 4
+EDS_STATUS_DRAINING: Final = 1 << 5
+
+UNHEALTHY: Final = FAILED_ACTIVE_HC | FAILED_OUTLIER_CHECK | FAILED_EDS_HEALTH | EDS_STATUS_DRAINING
+DEGRADED: Final = DEGRADED_ACTIVE_HC | DEGRADED_EDS_HEALTH
+EXCLUDED: Final = EDS_STATUS_DRAINING  # neither healthy nor counted when a cluster's health is judged
+
+_FLAG_NAMES: Final = (
+    "/failed_active_hc",
+    "/failed_outlier_check",
+    "/failed_eds_health",
+    "/degraded_active_hc",
+    "/degraded_eds_health",
+    "/eds_status_draining",
+)
+# core.v3.HealthStatus (an endpoint's `health_status`) -> flags
+EDS_HEALTH_FLAGS: Final = {
+    0: 0,  # UNKNOWN counts as healthy
+    1: 0,
+    2: FAILED_EDS_HEALTH,
+    3: EDS_STATUS_DRAINING,
+    4: FAILED_EDS_HEALTH,  # TIMEOUT
+    5: DEGRADED_EDS_HEALTH,
+}
+EDS_FLAGS: Final = FAILED_EDS_HEALTH | DEGRADED_EDS_HEALTH | EDS_STATUS_DRAINING
+
+
+class Locality:
+    """Where a group of hosts runs."""
+
+    def __init__(self, region: str, zone: str, sub_zone: str) -> None:
+        self.region = region
+        self.zone = zone
+        self.sub_zone = sub_zone
+
+
+NO_LOCALITY: Final = Locality("", "", "")
+
+
+class Host:
+    """A host of one cluster. It keeps its identity for as long as its address stays in the cluster."""
+
+    def __init__(self, address: Address, hostname: str, priority: int, locality: Locality) -> None:
+        self.address = address
+        self.hostname = hostname
+        self.priority = priority
+        self.locality = locality
+        self.weight: int = 1
+        self.canary: bool = False
+        self.metadata: dict[str, Any] | None = None
+        self.health_flags: int = 0
+        self.stats = HostStats()
+        self.outlier = OutlierMonitor()
+        self._pools: list[ConnectionPool | None] = [None, None]
+
+    @property
+    def healthy(self) -> bool:
+        """Neither unhealthy nor degraded."""
+        return self.health_flags & (UNHEALTHY | DEGRADED) == 0
+
+    @property
+    def degraded(self) -> bool:
+        return self.health_flags & UNHEALTHY == 0 and self.health_flags & DEGRADED != 0
+
+    def pool(self, cluster: Cluster, priority: int) -> ConnectionPool:
+        """The connections to this host for routes of `priority`; made when first asked for."""
+        pool = self._pools[priority]
+        if pool is None:
+            pool = cluster.new_pool(self, priority)
+            self._pools[priority] = pool
+        return pool
+
+    def drain_pools(self) -> None:
+        """Let the pools go: idle connections close now, the others after what they carry. The next request gets new ones."""
+        pools, self._pools = self._pools, [None, None]
+        for pool in pools:
+            if pool is not None:
+                pool.drain()
+
+    def pools(self) -> list[ConnectionPool]:
+        return [pool for pool in self._pools if pool is not None]
+
+    def health_flag_names(self) -> str:
+        """As `/clusters` shows them: `healthy`, or `/failed_outlier_check/…`."""
+        flags = self.health_flags
+        return "".join(name for bit, name in enumerate(_FLAG_NAMES) if flags >> bit & 1) or "healthy"
+
+    def __repr__(self) -> str:
+        return f"Host({self.address.text})"
+
+
+class LbContext:
+    """What one request asks of the choice of its host; made only for requests that ask for something."""
+
+    def __init__(self) -> None:
+        self.avoid: list[Host] = []  # hosts of earlier attempts
+        self.omit_canary: bool = False
+        self.max_attempts: int = 1  # how often another host is drawn when the one drawn is not wanted
+
+    def rejects(self, host: Host) -> bool:
+        """Whether another host should be drawn instead."""
+        if self.omit_canary and host.canary:
+            return True
+        for other in self.avoid:
+            if other is host:
+                return True
+        return False

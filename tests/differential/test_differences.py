@@ -1,0 +1,37 @@
+"""docs/envoy-differences.md and the cases that declare differences name the same keys."""
+
+import importlib
+import re
+from pathlib import Path
+
+from tests.differential.cases import Case
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parents[1] / "docs" / "envoy-differences.md"
+
+
+def declared_cases() -> list[Case]:
+    """Every case with a deliberate difference."""
+    modules = [importlib.import_module(f"tests.differential.{path.stem}") for path in sorted(HERE.glob("test_*.py"))]
+    return [case for module in modules if hasattr(module, "TOPIC") for case in module.TOPIC.cases if case.differs]
+
+
+def documented_keys() -> list[str]:
+    """First column of the table's rows that cases prove."""
+    return re.findall(r"^\| `([a-z0-9-]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+
+
+def test_every_key_is_documented_once() -> None:
+    keys = documented_keys()
+    assert len(keys) == len(set(keys))
+    assert {case.differs.key for case in declared_cases() if case.differs} <= set(keys)
+
+
+def test_every_documented_key_is_proved_by_a_case() -> None:
+    assert set(documented_keys()) <= {case.differs.key for case in declared_cases() if case.differs}
+
+
+def test_declared_differences_differ() -> None:
+    for case in declared_cases():
+        assert case.differs is not None
+        assert case.differs.ours != case.differs.envoy, case.name

@@ -1,0 +1,151 @@
+"""The same traffic, and then the same statistics under the same names."""
+
+import re
+
+import pytest
+
+from tests.differential.cases import AwaitUpstream, Case, Close, Receive, get, post, request
+from tests.differential.pair import Pair, Side
+from tests.differential.topic import Topic
+from tests.support.polling import wait_for
+from tests.support.upstream import CLOSE, OK, STALL, Answer, reply
+
+BACK_OFF = "retry_back_off: { base_interval: 0.002s, max_interval: 0.004s }"
+HOST = "stats.test"
+ROUTES = f"""
+- name: stats
+  domains: [{HOST}]
+  virtual_clusters: [{{ name: special, headers: [{{ name: ':path', string_match: {{ prefix: /special }} }}] }}]
+  routes:
+  - {{ match: {{ prefix: /ok }}, route: {{ cluster: a }} }}
+  - {{ match: {{ prefix: /special }}, route: {{ cluster: a }} }}
+  - {{ match: {{ prefix: /rewrite }}, route: {{ cluster: a, prefix_rewrite: /new }} }}
+  - {{ match: {{ prefix: /retry }}, route: {{ cluster: b, retry_policy: {{ retry_on: 5xx, num_retries: 2, {BACK_OFF} }} }} }}
+  - {{ match: {{ prefix: /timeout }}, route: {{ cluster: c, timeout: 0.05s }} }}
+  - {{ match: {{ prefix: /pertry }}, route: {{ cluster: c, retry_policy: {{ retry_on: 5xx, num_retries: 1, per_try_timeout: 0.05s, {BACK_OFF} }} }} }}
+  - {{ match: {{ prefix: /dead }}, route: {{ cluster: dead }} }}
+  - {{ match: {{ prefix: /empty }}, route: {{ cluster: empty }} }}
+  - {{ match: {{ prefix: /breaker }}, route: {{ cluster: breaker }} }}
+  - {{ match: {{ prefix: /redirect }}, redirect: {{ path_redirect: /x }} }}
+  - {{ match: {{ prefix: /direct }}, direct_response: {{ status: 200 }} }}
+  - {{ match: {{ prefix: /unknown }}, route: {{ cluster_header: x-c }} }}
+"""
+
+
+def ask(name: str, path: str, *answers: Answer, body: bytes | None = None) -> Case:
+    """A request and the upstream's answers."""
+    sent = get(path, host=HOST) if body is None else post(path, body, host=HOST)
+    return Case(name, sent, answers or (OK,), log_bytes=False)
+
+
+CASES = [
+    *(
+        ask(f"status_{code}", "/ok", reply(code, b"" if code in (204, 304) else b"x"))
+        for code in (200, 201, 204, 301, 304, 400, 404, 429, 500, 503, 504)
+    ),
+    ask("body", "/ok", reply(200, b"y" * 1000), body=b"x" * 1000),
+    ask("virtual_cluster", "/special"),
+    ask("rewrite", "/rewrite"),
+    ask("retry_succeeds", "/retry", reply(503), OK),
+    ask("retry_fails", "/retry", reply(503), reply(500), reply(502)),
+    ask("retry_closed", "/retry", CLOSE, OK, body=b"x"),
+    ask("timeout", "/timeout", STALL),
+    ask("per_try_timeout", "/pertry", STALL, OK),
+    ask("dead", "/dead"),
+    ask("empty", "/empty"),
+    ask("breaker", "/breaker"),
+    ask("redirect", "/redirect"),
+    ask("direct", "/direct"),
+    ask("no_route", "/none"),
+    ask("unknown_cluster", "/unknown"),
+    ask("closed", "/ok", CLOSE, body=b"x"),
+    ask("protocol_error", "/ok", Answer((b"nonsense\r\n\r\n",), then="stall")),
+    ask("cut", "/ok", Answer((b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello",), then="close")),
+    Case("bad_request", b"GET / HTTP/1.1\r\nhost: stats.test\r\na b: c\r\n\r\n"),
+    Case("too_many_headers", b"GET / HTTP/1.1\r\nhost: stats.test\r\n" + b"a: b\r\n" * 120 + b"\r\n"),
+    Case("low_version", b"GET / HTTP/1.0\r\nhost: stats.test\r\n\r\n"),
+    Case("downstream_leaves", (get("/ok", host=HOST), AwaitUpstream(), Close()), (STALL,), log_bytes=False),
+    Case("connection_close", get("/ok", ("connection", "close"), host=HOST)),
+    Case(
+        "keep_alive_three",
+        (get("/ok", host=HOST), Receive(), get("/ok", host=HOST), Receive(), request("HEAD", "/ok", host=HOST)),
+        probe=False,
+        log=False,
+    ),
+    Case("no_host", b"GET / HTTP/1.1\r\n\r\n"),
+]
+
+TOPIC = Topic(
+    CASES,
+    clusters={"breaker": "circuit_breakers: { thresholds: [{ max_requests: 0, track_remaining: true }] }"},
+    vhosts=ROUTES,
+)
+
+SCOPES = (
+    "http.main.",
+    "cluster.a.",
+    "cluster.b.",
+    "cluster.c.",
+    "cluster.dead.",
+    "cluster.empty.",
+    "cluster.breaker.",
+    "listener.main.",
+    "vhost.stats.",
+)
+MEASURED = re.compile(r"bytes|_ms$|_time$|\.memory|cx_length")
+"""Whose values are measured, or depend on the length of measured numbers."""
+
+NOT_OURS = re.compile(
+    r"http[123]\.|\.ssl\.|\.tracing\.|\.quic|\.worker_\d+\.|\.main_thread|default_total_match|\.bind_errors|\.lb_(?!healthy_panic)|\.assignment_|\.update_|version|\.warming_state|"
+    r"upstream_internal_redirect|load_shed|\.tls_inspector|cx_http[23]_|passthrough_internal"
+)
+"""Of protocols and parts that are not there yet, or of Envoy's own inside."""
+
+
+def shown(side: Side, scope: str) -> dict[str, int]:
+    """Statistics of a scope, the listener's port taken out of its name."""
+    found = {}
+    for name, value in side.proxy.stats().items():
+        plain = re.sub(r"^listener\.127\.0\.0\.1_\d+\.", "listener.main.", name)
+        if plain.startswith(scope) and not NOT_OURS.search(plain):
+            found[plain] = value
+    return found
+
+
+def values(side: Side, scope: str) -> dict[str, int]:
+    """The same without what is measured."""
+    return {name: value for name, value in shown(side, scope).items() if not MEASURED.search(name)}
+
+
+def wait_until_idle(side: Side) -> None:
+    """Until the last downstream connection has ended."""
+    name = "http.main.downstream_cx_active"
+    wait_for(lambda: side.proxy.stats(name).get(name) == 0, f"{side.name}'s connections to end")
+
+
+@pytest.fixture(scope="module")
+def after_traffic(pair: Pair) -> Pair:
+    """Both proxies after the whole of the traffic."""
+    for case in CASES:
+        pair.run(case)
+    for side in (pair.reference, pair.subject):
+        wait_until_idle(side)
+    return pair
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_names(after_traffic: Pair, scope: str) -> None:
+    expected, actual = (set(shown(side, scope)) for side in (after_traffic.reference, after_traffic.subject))
+    assert expected, f"nothing to compare in {scope}"
+    assert not (missing := sorted(expected - actual)), f"Envoy has, the subject lacks: {missing}"
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_values(after_traffic: Pair, scope: str) -> None:
+    expected, actual = (values(side, scope) for side in (after_traffic.reference, after_traffic.subject))
+    differing = {
+        name: (value, actual[name])
+        for name, value in sorted(expected.items())
+        if name in actual and actual[name] != value
+    }
+    assert not differing, f"(Envoy, subject): {differing}"

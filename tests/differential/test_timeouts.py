@@ -1,0 +1,241 @@
+"""Timeouts: what is answered when each of them passes. Times are small, and outcomes are compared, not times."""
+
+from tests.differential.cases import AwaitUpstream, Case, Receive, get, post, request
+from tests.differential.pair import Pair
+from tests.differential.topic import Topic
+from tests.support.upstream import STALL, Answer, reply
+
+GRPC = ("content-type", "application/grpc")
+SLOW_BODY = Answer((b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello",), then="stall")
+HALF_HEAD = Answer((b"HTTP/1.1 200 OK\r\nx-a: b\r\n",), then="stall")
+
+
+def to(more: str = "", cluster: str = "a") -> str:
+    """A route with timeouts."""
+    return f"match: {{ prefix: / }}\nroute: {{ cluster: {cluster}{', ' + more if more else ''} }}\n"
+
+
+def stalls(
+    name: str, more: str, *headers: tuple[str, str], answer: Answer = STALL, listener: str = "main", **options: bool
+) -> Case:
+    """A GET whose upstream never answers."""
+    return Case(
+        name, get("/", *headers), (answer,), route=to(more), listener=listener, log_bytes=options.get("log_bytes", True)
+    )
+
+
+MS_60 = ("x-envoy-upstream-rq-timeout-ms", "60")
+ROUTE = [
+    stalls("route_timeout", "timeout: 0.06s"),
+    stalls("route_timeout_half_head", "timeout: 0.06s", answer=HALF_HEAD),
+    stalls("route_timeout_slow_body", "timeout: 0.06s", answer=SLOW_BODY, log_bytes=False),
+    stalls("route_timeout_0_is_off", "timeout: 0s, idle_timeout: 0.06s"),
+    Case("route_timeout_post", post("/", b"x" * 1000), (STALL,), route=to("timeout: 0.06s")),
+    Case(
+        "route_timeout_starts_after_the_request",
+        (request("POST", "/", [("content-length", "10")]) + b"hello", AwaitUpstream(), b"world", Receive()),
+        (STALL,),
+        route=to("timeout: 0.06s"),
+        log_bytes=False,
+    ),
+    Case("expected_timeout_header", get("/"), route=to("timeout: 3.5s")),
+    Case("expected_timeout_header_off", get("/"), route=to("timeout: 0s")),
+    Case("expected_timeout_header_default", get("/"), route=to()),
+    Case(
+        "expected_timeout_header_per_try",
+        get("/"),
+        route=to("timeout: 3s, retry_policy: { retry_on: 5xx, per_try_timeout: 1s }"),
+    ),
+    Case(
+        "expected_timeout_header_per_try_longer",
+        get("/"),
+        route=to("timeout: 3s, retry_policy: { retry_on: 5xx, per_try_timeout: 9s }"),
+    ),
+    stalls("idle_timeout_route", "timeout: 0s, idle_timeout: 0.06s"),
+    stalls("idle_timeout_route_slow_body", "timeout: 0s, idle_timeout: 0.06s", answer=SLOW_BODY, log_bytes=False),
+    stalls("idle_timeout_listener", "timeout: 0s", listener="stream_idle"),
+    stalls("idle_timeout_listener_slow_body", "timeout: 0s", answer=SLOW_BODY, listener="stream_idle", log_bytes=False),
+    Case(
+        "idle_timeout_request_body",
+        (request("POST", "/", [("content-length", "10")]) + b"hello", Receive()),
+        (STALL,),
+        route=to("timeout: 0s"),
+        listener="stream_idle",
+        log_bytes=False,
+        compare_upstream="heads",
+    ),
+    stalls("max_stream_duration_route", "timeout: 0s, max_stream_duration: { max_stream_duration: 0.06s }"),
+    stalls(
+        "max_stream_duration_route_slow_body",
+        "timeout: 0s, max_stream_duration: { max_stream_duration: 0.06s }",
+        answer=SLOW_BODY,
+        log_bytes=False,
+    ),
+    stalls("max_stream_duration_listener", "timeout: 0s", listener="max_stream"),
+    stalls(
+        "max_stream_duration_listener_slow_body",
+        "timeout: 0s",
+        answer=SLOW_BODY,
+        listener="max_stream",
+        log_bytes=False,
+    ),
+    stalls("per_try_without_retries", "retry_policy: { per_try_timeout: 0.06s }"),
+    stalls(
+        "per_try_slow_body",
+        "timeout: 0.15s, retry_policy: { per_try_timeout: 0.06s }",
+        answer=SLOW_BODY,
+        log_bytes=False,
+    ),
+    stalls("per_try_idle", "timeout: 0s, retry_policy: { retry_on: 5xx, num_retries: 0, per_try_idle_timeout: 0.06s }"),
+    stalls(
+        "per_try_idle_slow_body",
+        "timeout: 0s, retry_policy: { retry_on: 5xx, per_try_idle_timeout: 0.06s }",
+        answer=SLOW_BODY,
+        log_bytes=False,
+    ),
+]
+
+ASKED = [
+    stalls("asked_timeout", "", MS_60, listener="internal"),
+    stalls(
+        "asked_timeout_shorter_route",
+        "timeout: 0.06s",
+        ("x-envoy-upstream-rq-timeout-ms", "5000"),
+        ("x-envoy-upstream-rq-per-try-timeout-ms", "60"),
+        listener="internal",
+    ),
+    stalls(
+        "asked_timeout_alternative", "", MS_60, ("x-envoy-upstream-rq-timeout-alt-response", "1"), listener="internal"
+    ),
+    stalls("asked_timeout_per_try", "", ("x-envoy-upstream-rq-per-try-timeout-ms", "60"), listener="internal"),
+    Case("asked_timeout_from_outside", get("/", MS_60), route=to(), listener="edge"),
+    Case(
+        "asked_timeout_header_seen",
+        get("/", ("x-envoy-upstream-rq-timeout-ms", "4321")),
+        route=to(),
+        listener="internal",
+    ),
+    Case("asked_timeout_header_0", get("/", ("x-envoy-upstream-rq-timeout-ms", "0")), route=to(), listener="internal"),
+    Case(
+        "asked_timeout_header_bad",
+        get("/", ("x-envoy-upstream-rq-timeout-ms", "soon")),
+        route=to(),
+        listener="internal",
+    ),
+    Case(
+        "asked_per_try_longer",
+        get("/", ("x-envoy-upstream-rq-timeout-ms", "100"), ("x-envoy-upstream-rq-per-try-timeout-ms", "200")),
+        route=to(),
+        listener="internal",
+    ),
+    Case(
+        "asked_expected_timeout_respected",
+        get("/", ("x-envoy-expected-rq-timeout-ms", "2500")),
+        route=to(),
+        listener="respect",
+    ),
+    stalls("asked_expected_timeout_respected_stalls", "", ("x-envoy-expected-rq-timeout-ms", "60"), listener="respect"),
+    Case(
+        "grpc_timeout_header",
+        post("/", b"", GRPC, ("grpc-timeout", "2S")),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
+    ),
+    Case(
+        "grpc_timeout_passes",
+        post("/", b"", GRPC, ("grpc-timeout", "60m")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
+    ),
+    Case(
+        "grpc_timeout_max",
+        post("/", b"", GRPC, ("grpc-timeout", "10S")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 0.06s }"),
+    ),
+    Case(
+        "grpc_timeout_offset",
+        post("/", b"", GRPC, ("grpc-timeout", "5060m")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s, grpc_timeout_header_offset: 5s }"),
+    ),
+    Case(
+        "grpc_timeout_old", post("/", b"", GRPC, ("grpc-timeout", "60m")), (STALL,), route=to("max_grpc_timeout: 10s")
+    ),
+]
+
+DOWNSTREAM = [
+    Case("request_headers_timeout", (b"GET / HTTP/1.1\r\nhost: x\r\n", Receive()), listener="request_headers"),
+    Case("request_headers_timeout_start_line", (b"GET / HT", Receive()), listener="request_headers"),
+    Case("request_headers_in_time", get("/"), route=to(), listener="request_headers"),
+    Case(
+        "request_headers_timeout_not_when_idle",
+        (get("/"), Receive(), get("/"), Receive()),
+        route=to(),
+        listener="request_headers",
+    ),
+    Case(
+        "request_timeout",
+        (request("POST", "/", [("content-length", "10")]) + b"hello", Receive()),
+        (STALL,),
+        route=to(),
+        listener="request",
+        log_bytes=False,
+        compare_upstream="heads",
+    ),
+    Case("request_timeout_mid_head", (b"GET / HTTP/1.1\r\n", Receive()), listener="request"),
+    Case("request_timeout_not_after_request", get("/"), (STALL,), route=to("timeout: 0.15s"), listener="request"),
+    Case("connection_idle", (get("/"), Receive(), Receive()), route=to(), listener="idle", probe=False),
+    Case("connection_idle_never_used", (Receive(),), listener="idle", probe=False),
+    Case("connection_duration", (Receive(),), listener="duration", probe=False),
+    Case(
+        "connection_duration_after_request",
+        (get("/"), Receive(), Receive()),
+        route=to(),
+        listener="duration",
+        probe=False,
+    ),
+    Case(
+        "connection_duration_during_request",
+        (get("/"), Receive()),
+        (STALL,),
+        route=to("timeout: 0.15s"),
+        listener="duration",
+    ),
+    Case(
+        "early_answer_to_half_body",
+        (request("POST", "/", [("content-length", "10")]) + b"hello", Receive()),
+        (reply(200, b"early", early=True, then="stall"),),
+        route=to(),
+        log_bytes=False,
+        compare_upstream="heads",
+    ),
+]
+
+INTERNAL = (
+    "use_remote_address: true\ninternal_address_config: { cidr_ranges: [{ address_prefix: 127.0.0.0, prefix_len: 8 }] }"
+)
+
+TOPIC = Topic(
+    [*ROUTE, *ASKED, *DOWNSTREAM],
+    listeners={
+        "main": "",
+        "internal": INTERNAL,
+        "edge": "use_remote_address: true",
+        "respect": INTERNAL + "\nhttp_filters: [{ name: router, typed_config: { '@type': "
+        "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, respect_expected_rq_timeout: true } }]",
+        "stream_idle": "stream_idle_timeout: 0.06s",
+        "max_stream": "common_http_protocol_options: { max_stream_duration: 0.06s }",
+        "request_headers": "request_headers_timeout: 0.06s",
+        "request": "request_timeout: 0.06s",
+        "idle": "common_http_protocol_options: { idle_timeout: 0.06s }\ndrain_timeout: 0.05s",
+        "duration": "common_http_protocol_options: { max_connection_duration: 0.06s }\ndrain_timeout: 0.05s",
+    },
+)
+
+
+def test_case(pair: Pair, case: Case) -> None:
+    pair.check(case)
+
+
+def test_header_order(pair: Pair) -> None:
+    pair.check_order()
