@@ -25,12 +25,14 @@ MAX_DEPTH: Final = 100
 _DURATION: Final = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?s", re.ASCII)
 MAX_DURATION_S: Final = 315_576_000_000
 
+_INTEGER: Final = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 _INTEGER_RANGES: Final = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
+_NUMBER: Final = re.compile(r"NaN|-?Infinity|-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?", re.ASCII)
 _FLOATS: Final = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 _MAX_FLOAT: Final = 3.4028234663852886e38
 _WRAPPERS: Final = frozenset(
@@ -93,7 +95,7 @@ class MessageParser:
             if field.containing_oneof is not None:
                 other = oneofs.setdefault(field.containing_oneof.name, field.name)
                 if other != field.name:
-                    self._errors.add(at, f"only one of the fields of {field.containing_oneof.name} may be set, and {other} is")
+                    self._errors.add(at, f"only one field of {field.containing_oneof.name} may be set, and {other} is")
                     continue
             self._fill_field(message, field, field_value, at)
 
@@ -264,9 +266,7 @@ def _integer(value: object, low: int, high: int) -> int:
     number: int | None = None
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
-    elif isinstance(value, float) and value.is_integer():
-        number = int(value)
-    elif isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}", value, re.ASCII):
+    elif (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and _INTEGER.fullmatch(value)):
         number = int(value)
     if number is None:
         raise _WrongValue(f"expected an integer, got {_describe(value)}")
@@ -277,13 +277,11 @@ def _integer(value: object, low: int, high: int) -> int:
 
 def _float(value: object, largest: float) -> float:
     number: float | None = None
-    try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            number = float(value)
-        elif value in ("NaN", "Infinity", "-Infinity") or (isinstance(value, str) and value == value.strip()):
-            number = float(value)
-    except (ValueError, OverflowError):
-        number = None
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            number = float(value) if not isinstance(value, str) or _NUMBER.fullmatch(value) else None
+        except OverflowError:
+            number = None
     if number is None:
         raise _WrongValue(f"expected a number, got {_describe(value)}")
     if math.isfinite(number) and abs(number) > largest:
@@ -353,4 +351,5 @@ def _describe(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     shown = repr(value)
-    return f"{'the string' if isinstance(value, str) else 'the number'} {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"the string {shown}" if isinstance(value, str) else f"the number {shown}"

@@ -1,7 +1,7 @@
 """A configuration file's text -> the Envoy message, with every error at its path.
 
-YAML's plain scalars have the types that Envoy gives them, so that a file means the same here and there: `on`, `yes` and `y`
-are booleans, `012` is octal, and `1:30`, `2026-01-01` and `1_000` are strings.
+YAML's plain scalars have the types that Envoy gives them, so that a file means the same here and there: `on`, `yes` and
+`y` are booleans, `012` is octal, and `1:30`, `2026-01-01` and `1_000` are strings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ M = TypeVar("M", bound=Message)
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _WORDS: Final = {
     spelling: truth
-    for word, truth in {"true": True, "yes": True, "on": True, "y": True, "false": False, "no": False, "off": False, "n": False}.items()
+    for truth, words in ((True, ("true", "yes", "on", "y")), (False, ("false", "no", "off", "n")))
+    for word in words
     for spelling in (word, word.capitalize(), word.upper())
 }
 _DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)", re.ASCII)
@@ -54,7 +55,9 @@ def load_bootstrap(
     before = len(errors)
     bootstrap = Bootstrap()
     for part in (text, overlay):
-        loaded = load_message(part, Bootstrap, allow_unknown_fields=allow_unknown_fields, errors=errors) if part else None
+        if not part:
+            continue
+        loaded = load_message(part, Bootstrap, allow_unknown_fields=allow_unknown_fields, errors=errors)
         if loaded is not None:
             bootstrap.MergeFrom(loaded)
     return bootstrap if len(errors) == before else None
@@ -152,7 +155,7 @@ def _mapping(node: yaml.Node, depth: int) -> dict[str, Any]:
     return members
 
 
-def scalar(text: str) -> None | bool | int | float | str:
+def scalar(text: str) -> bool | int | float | str | None:
     """The value of a plain YAML scalar, typed as yaml-cpp's conversions (which Envoy uses) type it."""
     if text in _NULLS:
         return None

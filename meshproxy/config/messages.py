@@ -1,7 +1,7 @@
 """Messages by full name: finds the Python module of any Envoy type, and imports only that.
 
-In the Envoy API a proto package is a directory (`envoy.config.core.v3` is `envoy/config/core/v3`), so the modules that may
-hold a type are those of one directory; each of them puts its types into the default descriptor pool when it is imported.
+In the Envoy API a proto package is a directory (`envoy.config.core.v3` is `envoy/config/core/v3`), so the modules that
+may hold a type are those of one directory; each puts its types into the default descriptor pool when it is imported.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def find_descriptor(full_name: str) -> Descriptor | None:
     try:
         return pool.FindMessageTypeByName(full_name)
     except KeyError:
-        pass_over = not full_name.isascii() or full_name.split(".")[0] not in _ROOTS
-    if pass_over or not _import_package(full_name.rpartition(".")[0]):
+        root, _, _ = full_name.partition(".")
+    if root not in _ROOTS or not _import_package(full_name.rpartition(".")[0]):
         return None
     try:
         return pool.FindMessageTypeByName(full_name)

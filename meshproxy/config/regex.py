@@ -1,7 +1,7 @@
 """Regular expressions by RE2, which takes linear time whatever the input: Envoy's engine, so its syntax too.
 
-Patterns and subjects are bytes, and each byte is a character (Latin-1, as Envoy has it): a header value that is not UTF-8 is
-matched like any other. The low-level interface is called, since the wrapper's match objects cost twice the match.
+Patterns and subjects are bytes, and each byte is a character (Latin-1, as Envoy has it): a header value that is not
+UTF-8 is matched like any other. The low-level interface is called: the wrapper's match objects cost as much as a match.
 """
 
 from __future__ import annotations

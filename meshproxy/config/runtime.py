@@ -1,8 +1,8 @@
 """Envoy's layered runtime: values that an operator may change while traffic runs.
 
 Whoever depends on a runtime key asks once, when its configuration is built, for an object with a swappable value
-(`Fraction`, `RuntimeInt`, `RuntimeBool`); the request path reads plain attributes. A change of a layer swaps the values of
-all objects that are still in use; the runtime holds them weakly, so replaced configurations leave nothing behind.
+(`Fraction`, `RuntimeInt`, `RuntimeBool`); the request path reads plain attributes. A change of a layer swaps the values
+of all objects that are still in use; the runtime holds them weakly, so replaced configurations leave nothing behind.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Runtime:
         self.stats = RuntimeStats() if stats is None else stats.acquire("runtime.", RuntimeStats)
         self.layers: list[Layer] = []
         self._values: dict[str, Value] = {}
-        self._live: dict[str, weakref.WeakSet[Any]] = {}
+        self._followers: weakref.WeakSet[Fraction | RuntimeInt | RuntimeDouble | RuntimeBool] = weakref.WeakSet()
         self.replace_layers([Layer("", is_admin=True)] if layers is None else layers)
 
     # -- reading by key ------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class Runtime:
         self._recompute()
 
     def modify(self, changes: dict[str, str]) -> None:
-        """Set keys in the admin layer; an empty value removes the key from it. Raises ConfigError without such a layer."""
+        """Set keys in the admin layer; an empty value removes the key. Raises ConfigError where there is no such layer."""
         admin = next((layer for layer in self.layers if layer.is_admin), None)
         if admin is None:
             raise ConfigError("", "No admin layer specified")
@@ -232,11 +232,11 @@ class Runtime:
         for layer in self.layers:
             values.update(layer.values)
         self._values = values
-        for followers in self._live.values():
-            for follower in followers:
-                self._refresh(follower)
+        for follower in self._followers:
+            self._refresh(follower)
         stats = self.stats
         stats.load_success += 1
+        stats.override_dir_not_exists += 1  # Envoy counts every load in which no disk layer overrides
         stats.num_keys = len(values)
         stats.num_layers = len(self.layers)
         stats.admin_overrides_active = int(any(layer.is_admin and layer.values for layer in self.layers))
@@ -244,14 +244,8 @@ class Runtime:
     def _follow(self, key: str, follower: Fraction | RuntimeInt | RuntimeDouble | RuntimeBool) -> None:
         if not key:
             return  # nothing can change it
-        if key not in self._live:
-            self._live[key] = weakref.WeakSet()
-            self._forget_unused()
-        self._live[key].add(follower)
+        self._followers.add(follower)
         self._refresh(follower)
-
-    def _forget_unused(self) -> None:
-        """Keys that nobody follows any more go when a new one comes, so their number is bounded by the live ones."""
 
     def _refresh(self, follower: Fraction | RuntimeInt | RuntimeDouble | RuntimeBool) -> None:
         if isinstance(follower, Fraction):
@@ -278,7 +272,7 @@ def build_layers(message: Any, path: str, errors: ConfigErrors) -> list[Layer]:
             errors.add(f"{at}.name", f"the name {layer.name!r} is used twice")
         names.add(layer.name)
         if kind == "static_layer":
-            layers.append(Layer(layer.name, flatten(json_format.MessageToDict(layer.static_layer))))
+            layers.append(Layer(layer.name, flatten(json_format.MessageToDict(layer.static_layer), f"{at}.{kind}", errors)))
         elif kind == "admin_layer":
             if any(each.is_admin for each in layers):
                 errors.add(f"{at}.admin_layer", "there can be only one admin layer")
@@ -288,14 +282,16 @@ def build_layers(message: Any, path: str, errors: ConfigErrors) -> list[Layer]:
     return layers or [Layer("", is_admin=True)]
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Value]:
-    """A static layer's values by dotted key; a FractionalPercent stays whole."""
+def flatten(tree: dict[str, Any], path: str, errors: ConfigErrors, prefix: str = "") -> dict[str, Value]:
+    """A static layer's values by dotted key; a FractionalPercent stays whole. Lists and null are no runtime values."""
     flat: dict[str, Value] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and _fraction(value) is None:
-            flat.update(flatten(value, f"{key}."))
-        elif value is not None and not isinstance(value, list):
+            flat.update(flatten(value, path, errors, f"{key}."))
+        elif value is None or isinstance(value, list):
+            errors.add(f"{path}.{key}", "a runtime value is a boolean, a number, a string or a fraction")
+        else:
             flat[key] = value
     return flat
 

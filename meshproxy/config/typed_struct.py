@@ -20,7 +20,7 @@ TYPED_STRUCTS: Final = frozenset({"udpa.type.v1.TypedStruct", "xds.type.v3.Typed
 def unpack_any(
     any_message: Any, path: str, errors: ConfigErrors, *, allow_unknown_fields: bool = False
 ) -> Message | None:
-    """The message in `any_message`; None, with an error at `path`, for a type that is not known or bytes that are not it.
+    """The message in `any_message`; None, with an error at `path`, for an unknown type or bytes that are not of it.
 
     A TypedStruct (udpa or xds) is read as protobuf JSON into the message that it names.
     """

@@ -7,11 +7,9 @@ the first, all violations are told. The wording is protoc-gen-validate's, as Env
 from __future__ import annotations
 
 import functools
-import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import re2
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -32,8 +30,6 @@ _NANOS: Final = 1_000_000_000
 _HEADER_NAME: Final = re.compile(r":?[0-9a-zA-Z!#$%&'*+-.^_|~\x60]+")
 _HEADER_VALUE: Final = re.compile(r"[^\x00-\x08\x0A-\x1F\x7F]*")
 _LOOSE_HEADER: Final = re.compile(r"[^\x00\x0A\x0D]*")
-_HOSTNAME: Final = re.compile(r"(?=.{1,253}\.?\Z)(?!-)[0-9A-Za-z-]{1,63}(?<!-)(\.(?!-)[0-9A-Za-z-]{1,63}(?<!-))*\.?")
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class _FieldPlan:
@@ -42,7 +38,10 @@ class _FieldPlan:
     def __init__(self, field: FieldDescriptor, rules: Any) -> None:
         self.name: str = field.name
         self.always = not field.has_presence  # also when it has its default value
-        self.required = rules.message.required or rules.duration.required or rules.any.required or rules.timestamp.required
+        # A required member of a oneof is required only where it is the one that is chosen: then it is there.
+        self.required = field.containing_oneof is None and (
+            rules.message.required or rules.duration.required or rules.any.required or rules.timestamp.required
+        )
         self.is_map = _is_map(field)
         self.is_list = field.is_repeated and not self.is_map
         self.checks = _checks(field, rules)
@@ -215,18 +214,15 @@ def _membership_checks(rules: Any) -> Iterator[Check]:
 
 def _length_checks(rules: Any, suffix: str, length: Callable[[Any], int], unit: str) -> Iterator[Check]:
     """`len`, `min_len`, `max_len`; of strings also `len_bytes`, `min_bytes`, `max_bytes`."""
-    exact, least, most = (suffix, f"min_{suffix}", f"max_{suffix}") if suffix == "len" else (
-        "len_bytes", "min_bytes", "max_bytes"
-    )
-    if rules.HasField(exact):
-        yield _compare(length, lambda have, limit: have == limit, getattr(rules, exact),
-                       f"value length must be {getattr(rules, exact)} {unit}")
-    if rules.HasField(least):
-        yield _compare(length, lambda have, limit: have >= limit, getattr(rules, least),
-                       f"value length must be at least {getattr(rules, least)} {unit}")
-    if rules.HasField(most):
-        yield _compare(length, lambda have, limit: have <= limit, getattr(rules, most),
-                       f"value length must be at most {getattr(rules, most)} {unit}")
+    limits: list[tuple[str, str, Callable[[int, int], bool]]] = [
+        ("len" if suffix == "len" else "len_bytes", "", lambda have, limit: have == limit),
+        (f"min_{suffix}", "at least ", lambda have, limit: have >= limit),
+        (f"max_{suffix}", "at most ", lambda have, limit: have <= limit),
+    ]
+    for name, words, holds in limits:
+        if rules.HasField(name):
+            limit = getattr(rules, name)
+            yield _compare(length, holds, limit, f"value length must be {words}{limit} {unit}")
 
 
 def _string_checks(rules: Any) -> Iterator[Check]:
@@ -244,12 +240,8 @@ def _string_checks(rules: Any) -> Iterator[Check]:
     for name, words, holds in texts:
         if rules.HasField(name):
             yield _compare(str, holds, getattr(rules, name), f"value {words} {getattr(rules, name)!r}")
-    well_known = rules.WhichOneof("well_known")
-    if well_known == "well_known_regex":
+    if rules.HasField("well_known_regex"):
         yield _header(rules.well_known_regex, not rules.HasField("strict") or rules.strict)
-    elif well_known is not None and getattr(rules, well_known):
-        yield _compare(str, lambda value, holds: holds(value), _WELL_KNOWN[well_known],
-                       f"value must be a valid {well_known.replace('_', ' ')}")
 
 
 def _pattern(pattern: str) -> Check:
@@ -262,42 +254,6 @@ def _header(kind: int, strict: bool) -> Check:
     regex = (_HEADER_NAME if is_name else _HEADER_VALUE) if strict else _LOOSE_HEADER
     reason = f"value is not a valid HTTP header {'name' if is_name else 'value'}"
     return lambda value: None if regex.fullmatch(value) else reason
-
-
-def _is_ip(value: str, version: int = 0) -> bool:
-    try:
-        return version in (0, ipaddress.ip_address(value).version)
-    except ValueError:
-        return False
-
-
-def _is_uri(value: str, absolute: bool = True) -> bool:
-    try:
-        return bool(urlsplit(value).scheme) or not absolute
-    except ValueError:
-        return False
-
-
-def _is_hostname(value: str) -> bool:
-    return _HOSTNAME.fullmatch(value) is not None
-
-
-def _is_email(value: str) -> bool:
-    local, at, domain = value.rpartition("@")
-    return bool(local and at) and _is_hostname(domain)
-
-
-_WELL_KNOWN: Final[dict[str, Callable[[str], bool]]] = {
-    "email": _is_email,
-    "hostname": _is_hostname,
-    "ip": _is_ip,
-    "ipv4": lambda value: _is_ip(value, 4),
-    "ipv6": lambda value: _is_ip(value, 6),
-    "uri": _is_uri,
-    "uri_ref": lambda value: _is_uri(value, absolute=False),
-    "address": lambda value: _is_hostname(value) or _is_ip(value),
-    "uuid": lambda value: _UUID.fullmatch(value) is not None,
-}
 
 
 def _defined_only(enum: EnumDescriptor) -> Check:

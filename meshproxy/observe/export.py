@@ -1,7 +1,7 @@
 """Stats as Envoy's admin shows them: `/stats` in text and JSON, `/stats/prometheus`.
 
-Exporters are generators of pieces of text: whoever writes them out lets the event loop turn in between, since a big table
-takes longer than traffic should wait.
+Exporters are generators of pieces of text: whoever writes them out lets the event loop turn in between, since a big
+table takes longer than traffic should wait.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class StatsExporter:
             if len(lines) == _NAMES_PER_STEP:
                 yield "".join(lines)
                 lines.clear()
-        for name, value in self._histograms(query):
-            lines.append(f"{name}:{self._histogram_text(name, value, query.buckets)}\n")
+        for name, histogram in self._histograms(query):
+            lines.append(f"{name}:{self._histogram_text(name, histogram, query.buckets)}\n")
             if len(lines) >= _NAMES_PER_STEP // 10:
                 yield "".join(lines)
                 lines.clear()
@@ -259,7 +259,7 @@ class StatsExporter:
 
 
 class Grouping:
-    """Names by their metric, both sorted, as Prometheus wants them."""
+    """Names by their metric, as Prometheus wants them; both sorted part by part, as Envoy does."""
 
     def __init__(self, settings: StatsSettings) -> None:
         self._tags = settings.tags
@@ -267,16 +267,22 @@ class Grouping:
 
     def sort(self, names: list[str]) -> Iterator[str]:
         """Takes the names in; yields empty text now and then, since tags of new names take their time."""
-        names.sort()
+        names.sort(key=_parts)
         for index, name in enumerate(names):
             metric, tags = self._tags.extract(name)
-            self._metrics.setdefault(metric_name(metric), []).append((name, tags))
+            self._metrics.setdefault(metric, []).append((name, tags))
             if index % _NAMES_PER_STEP == _NAMES_PER_STEP - 1:
                 yield ""
 
     def metrics(self) -> Iterator[tuple[str, list[tuple[str, tuple[Tag, ...]]]]]:
-        for metric in sorted(self._metrics):
-            yield metric, self._metrics[metric]
+        metrics: dict[str, list[tuple[str, tuple[Tag, ...]]]] = {}
+        for name in sorted(self._metrics, key=_parts):
+            metrics.setdefault(metric_name(name), []).extend(self._metrics[name])
+        yield from metrics.items()
+
+
+def _parts(name: str) -> list[str]:
+    return name.split(".")
 
 
 def metric_name(name: str) -> str:
@@ -298,9 +304,8 @@ def _quantiles(interval: HistogramValue, ever: HistogramValue) -> list[tuple[flo
 
 def _detail(value: HistogramValue) -> str:
     """`lower bound,width:count` of every bucket that is not empty."""
-    return ", ".join([
-        f"{lower_bound(index)},{lower_bound(index + 1) - lower_bound(index)}:{value[0][index]}" for index in sorted(value[0])
-    ])  # fmt: skip
+    buckets = [(lower_bound(index), lower_bound(index + 1), value[0][index]) for index in sorted(value[0])]
+    return ", ".join([f"{lower},{upper - lower}:{count}" for lower, upper, count in buckets])
 
 
 def _number(value: float) -> float | int | None:

@@ -215,6 +215,10 @@ class LogFiles:
         file.retire()
         self._retired = [retired for retired in self._retired if retired.busy] + [file]
 
+    def paths(self) -> list[str]:
+        """The paths that are open, sorted."""
+        return sorted(self._open)
+
     def reopen(self) -> None:
         """Open every file anew (SIGUSR1, after a log rotation)."""
         for file, _ in self._open.values():

@@ -37,7 +37,7 @@ class StatsScope:
         self.dynamic: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Called before the scope is read or reset: what is kept elsewhere, or cheaper, is written into the attributes now."""
+        """Called before the scope is read or reset: what is kept elsewhere, or cheaper, goes into attributes."""
 
     def count(self, name: str) -> None:
         """Add one to a dynamic counter."""

@@ -428,14 +428,14 @@ class _HostBuilder:
         if message.HasField("metadata_match"):
             route.metadata_match = base.metadata_match | metadata_dict(message.metadata_match)
         own = Level(message, path, self.context, self.owner.overrides)
-        self.seal(route, [*levels, own])
+        self.seal(route, levels, own)
         return route
 
-    def seal(self, route: Route, levels: list[Level]) -> None:
+    def seal(self, route: Route, levels: list[Level], weighted: Level | None = None) -> None:
         """Merge the levels, global first, into a route."""
         route.filter_configs = {}
         route.all_filter_configs = {}
-        for level in levels:
+        for level in levels if weighted is None else [*levels, weighted]:
             route.filter_configs.update(level.filters)
             for name, config in level.filters.items():
                 route.all_filter_configs.setdefault(name, []).append(config)
@@ -443,6 +443,10 @@ class _HostBuilder:
         ordered = levels if self.owner.message.most_specific_header_mutations_wins else levels[::-1]
         route.request_operations = [level.request for level in ordered if level.request is not None]
         route.response_operations = [level.response for level in ordered if level.response is not None]
+        if weighted is not None:
+            route.weighted_operations = weighted.request
+            if weighted.response is not None:
+                route.response_operations.insert(0, weighted.response)
         route.seal()
 
 

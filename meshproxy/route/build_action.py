@@ -113,7 +113,7 @@ def _build_host_rewrite(route: Route, message: Any, path: str, errors: ConfigErr
         substitution = build_substitution(message.host_rewrite_path_regex, child(path, kind), errors)
         return None if substitution is None else PathRegexHostRewrite(substitution)
     if kind == "host_rewrite":
-        formatter = _parse(message.host_rewrite, child(path, kind), errors)
+        formatter = _parse(message.host_rewrite, b"-", child(path, kind), errors)
         return None if formatter is None else FormattedHostRewrite(formatter)
     text: str = getattr(message, kind)
     if not text:
@@ -137,7 +137,7 @@ def _build_path_rewrite(message: Any, matcher: PathMatcher, path: str, errors: C
     if kind == "regex_rewrite":
         return regex_rewrite(message.regex_rewrite, child(path, kind), errors)
     if kind == "path_rewrite":
-        formatter = _parse(message.path_rewrite, child(path, kind), errors)
+        formatter = _parse(message.path_rewrite, b"", child(path, kind), errors)
         return None if formatter is None else FormattedPathRewrite(formatter)
     return _template_rewrite(message.path_rewrite_policy, matcher, child(path, kind), errors)
 
@@ -221,9 +221,9 @@ def _build_body_format(route: Route, message: Any, path: str, errors: ConfigErro
     route.direct_content_type = message.content_type.encode() or default
 
 
-def _parse(text: str, path: str, errors: ConfigErrors) -> Formatter | None:
+def _parse(text: str, unset: bytes, path: str, errors: ConfigErrors) -> Formatter | None:
     try:
-        return parse_format(text)
+        return parse_format(text, unset)
     except FormatError as error:
         errors.add(path, str(error))
         return None

@@ -1,4 +1,4 @@
-"""Envoy's HeaderMatcher, compiled. Several values of one name are matched as one, joined by commas."""
+"""Envoy's HeaderMatcher, compiled. Of several fields of one name it is enough that one matches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.regex import compile_regex
 from meshproxy.route.string_matcher import RegexMatcher, StringMatcher, build_string_matcher, literal_matcher
 
-_INTEGER: Final = re.compile(rb"[ \t\r\n\v\f]*[+-]?[0-9]{1,19}[ \t\r\n\v\f]*")
+_INTEGER: Final = re.compile(rb"[ \t\r\n\v\f]*([+-]?)0*([0-9]{1,19})[ \t\r\n\v\f]*")
 _INT64_MAX: Final = (1 << 63) - 1
 _INT64_MIN: Final = -(1 << 63)
 
@@ -45,10 +45,29 @@ class HeaderMatcher:
         self.pattern: int = -1
 
     def matches(self, headers: HeaderMap) -> bool:
-        return self.match_value(headers.joined(self.name))
+        name = self.name
+        found: bytes | None = None
+        for field in headers.fields:
+            if field[0] == name:
+                if found is not None:
+                    return self.match_several(headers)
+                found = field[1]
+        return self.match_value(found)
+
+    def match_several(self, headers: HeaderMap) -> bool:
+        """For a name that has several fields."""
+        if self.present is not None:
+            return self.present != self.invert
+        found = any(self.match_text(value) for value in headers.get_all(self.name))
+        return found != self.invert
+
+    def match_text(self, value: bytes) -> bool:
+        """The condition on a value, before it is inverted."""
+        string = self.string
+        return string.match(value) if string is not None else in_range(value, self.start, self.end)
 
     def match_value(self, value: bytes | None) -> bool:
-        """As `matches`, for a caller that looked the (joined) value up itself."""
+        """As `matches`, for a caller that looked up the only value itself."""
         if self.present is not None:
             there = value is not None or self.missing_as_empty
             return (there == self.present) != self.invert
@@ -56,16 +75,15 @@ class HeaderMatcher:
             if not self.missing_as_empty:
                 return False
             value = b""
-        string = self.string
-        found = string.match(value) if string is not None else in_range(value, self.start, self.end)
-        return found != self.invert
+        return self.match_text(value) != self.invert
 
 
 def in_range(value: bytes, start: int, end: int) -> bool:
     """True when `value` is a decimal 64-bit integer in [start, end); blanks around it are allowed, as in Envoy."""
-    if _INTEGER.fullmatch(value) is None:
+    found = _INTEGER.fullmatch(value)
+    if found is None:
         return False
-    number = int(value)
+    number = int(found[1] + found[2])
     return _INT64_MIN <= number <= _INT64_MAX and start <= number < end
 
 
@@ -93,6 +111,8 @@ def build_header_matcher(message: Any, path: str, errors: ConfigErrors) -> Heade
     elif kind == "safe_regex_match":
         regex = compile_regex(message.safe_regex_match, child(path, "safe_regex_match"), errors)
         matcher.string = None if regex is None else RegexMatcher(regex)
+    elif kind == "exact_match" and not message.exact_match:
+        matcher.present = True  # as Envoy has it
     else:
         matcher.string = literal_matcher(_DEPRECATED_KINDS[kind], getattr(message, kind).encode())
     if matcher.string is None and matcher.present is None and kind != "range_match":

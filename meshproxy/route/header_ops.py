@@ -20,6 +20,25 @@ OVERWRITE_IF_EXISTS_OR_ADD: Final = 2
 OVERWRITE_IF_EXISTS: Final = 3
 
 
+# Envoy keeps one field of these names and joins what is appended by commas (the others get a field of their own).
+_JOINED: Final = frozenset(
+    b"""
+    accept accept-encoding access-control-allow-credentials access-control-allow-headers access-control-allow-methods
+    access-control-allow-origin access-control-allow-private-network access-control-expose-headers
+    access-control-max-age access-control-request-headers access-control-request-method
+    access-control-request-private-network age authorization cache-control connection content-encoding content-type etag
+    expect expires grpc-accept-encoding grpc-message grpc-status grpc-timeout if-match if-modified-since if-none-match
+    if-range if-unmodified-since keep-alive last-modified location origin pragma proxy-connection proxy-status referer
+    te transfer-encoding upgrade user-agent vary via x-client-trace-id x-envoy-attempt-count
+    x-envoy-decorator-operation x-envoy-degraded x-envoy-downstream-service-cluster x-envoy-downstream-service-node
+    x-envoy-external-address x-envoy-force-trace x-envoy-immediate-health-check-fail x-envoy-internal x-envoy-ip-tags
+    x-envoy-is-timeout-retry x-envoy-original-host x-envoy-original-path x-envoy-original-url x-envoy-ratelimited
+    x-envoy-upstream-alt-stat-name x-envoy-upstream-canary x-envoy-upstream-healthchecked-cluster
+    x-envoy-upstream-rq-timeout-ms x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port
+    """.split()
+)
+
+
 class HeaderOperation:
     """One HeaderValueOption. `formatter` is None when the value is constant."""
 
@@ -43,7 +62,10 @@ class HeaderOperations:
         self._added_bits: int = 0
         for op in operations:
             self._added_bits |= op.bits
-        self._plain: bool = all(op.formatter is None and op.action == APPEND_IF_EXISTS_OR_ADD for op in operations)
+        self._plain: bool = all(
+            op.formatter is None and op.action == APPEND_IF_EXISTS_OR_ADD and op.name not in _JOINED
+            for op in operations
+        )
 
     def apply(self, headers: HeaderMap, info: StreamInfo) -> None:
         if self.removals:
@@ -77,7 +99,17 @@ class HeaderOperations:
             headers.remove(field[0])
             headers.add(field[0], field[1])
         for field in added:
-            headers.add(field[0], field[1])
+            append(headers, field[0], field[1])
+
+
+def append(headers: HeaderMap, name: bytes, value: bytes) -> None:
+    """Add a field, or append to the one that is there where Envoy keeps a single one."""
+    if name in _JOINED:
+        there = headers.joined(name)
+        if there is not None:
+            headers.set(name, there + b"," + value)
+            return
+    headers.add(name, value)
 
 
 def build_header_operations(

@@ -49,6 +49,7 @@ class Lookup:
         self.path = path  # without query and fragment
         self.subjects = subjects
         self.seen: int = 0  # a bit per subject that was looked up
+        self.several: int = 0  # a bit per subject that has more than one field
         self.values: list[bytes | None] = []
         self.hits: list[list[int] | None] = []
         self.query: dict[bytes, bytes] | None = None
@@ -72,7 +73,9 @@ class Lookup:
             self.hits = [None] * count
         if not self.seen & bit:
             self.seen |= bit
-            self.values[slot] = self.headers.joined(matcher.name)
+            self._look_up(matcher.name, slot, bit)
+        if self.several & bit:
+            return matcher.match_several(self.headers)
         value = self.values[slot]
         if matcher.pattern < 0 or value is None:
             return matcher.match_value(value)
@@ -82,6 +85,16 @@ class Lookup:
             hits = [] if patterns is None else patterns.match(value)
             self.hits[slot] = hits
         return (matcher.pattern in hits) != matcher.invert
+
+    def _look_up(self, name: bytes, slot: int, bit: int) -> None:
+        found: bytes | None = None
+        for field in self.headers.fields:
+            if field[0] == name:
+                if found is not None:
+                    self.several |= bit
+                    break
+                found = field[1]
+        self.values[slot] = found
 
     def parameters(self) -> dict[bytes, bytes]:
         query = self.query

@@ -89,9 +89,9 @@ class MetadataMatcher:
     def matches(self, metadata: dict[str, dict[str, Any]] | None) -> bool:
         found: object = (metadata or {}).get(self.namespace, {})
         for key in self.keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        if found is None and not isinstance(self.value, NullMatcher):
-            return self.invert  # what is not there matches nothing
+            if not isinstance(found, dict) or key not in found:
+                return self.invert  # what is not there matches nothing
+            found = found[key]
         return self.value.match(found) != self.invert
 
 

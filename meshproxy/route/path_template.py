@@ -14,8 +14,8 @@ import re2
 
 from meshproxy.config.regex import Regex
 
-# The characters of a path segment: RFC 3986's pchar without "*".
-_SEGMENT_CHARACTERS: Final = r"a-zA-Z0-9\-._~%!$&'()+,;:@="
+# The characters of a path segment: RFC 3986's pchar.
+_SEGMENT_CHARACTERS: Final = r"a-zA-Z0-9\-._~%!$&'()*+,;:@="
 _ONE_SEGMENT: Final = f"[{_SEGMENT_CHARACTERS}]+"
 _ANY_SEGMENTS: Final = f"[{_SEGMENT_CHARACTERS}/]*"
 _LITERAL: Final = re.compile(f"[{_SEGMENT_CHARACTERS}]*")

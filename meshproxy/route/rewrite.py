@@ -19,7 +19,7 @@ def path_end(path: bytes) -> int:
 
 
 class PathRewrite:
-    """Gives the new :path for one that the route matched."""
+    """Gives the new :path for one that the route matched; an empty one leaves it alone."""
 
     def rewrite(self, path: bytes, info: StreamInfo) -> bytes:
         raise NotImplementedError
@@ -78,7 +78,7 @@ class FormattedPathRewrite(PathRewrite):
 
     def rewrite(self, path: bytes, info: StreamInfo) -> bytes:
         text = self.formatter.format(info)
-        return text + path[path_end(path) :] if text else path
+        return text + path[path_end(path) :] if text else b""
 
 
 class HostRewrite:
@@ -118,7 +118,7 @@ class PathRegexHostRewrite(HostRewrite):
 
 
 class FormattedHostRewrite(HostRewrite):
-    """`host_rewrite`: a substitution format; an empty result leaves the host alone."""
+    """`host_rewrite`: a substitution format; an operator without a value leaves a `-`."""
 
     def __init__(self, formatter: Formatter) -> None:
         self.formatter = formatter
@@ -127,10 +127,15 @@ class FormattedHostRewrite(HostRewrite):
         return self.formatter.format(info) or None
 
 
-def set_authority(headers: HeaderMap, host: bytes, append_forwarded_host: bool) -> None:
-    """Put `host` into :authority; the old one is appended to x-forwarded-host unless it is the last value there."""
+def set_authority(headers: HeaderMap, host: bytes, append_forwarded_host: bool, keep_original: bool) -> None:
+    """Put `host` into :authority, and the old one into x-envoy-original-host when `keep_original`.
+
+    `append_forwarded_host` appends it to x-forwarded-host too, unless it is the last value there.
+    """
+    old = headers.get(b":authority")
+    if keep_original and old is not None:
+        headers.set(b"x-envoy-original-host", old)
     if append_forwarded_host:
-        old = headers.get(b":authority")
         forwarded = headers.joined(b"x-forwarded-host")
         if old and not forwarded:
             headers.set(b"x-forwarded-host", old)

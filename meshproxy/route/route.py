@@ -134,7 +134,9 @@ class Route:
         self.auto_host_rewrite: bool = False  # the upstream host's name, known once the host is picked
         self.append_x_forwarded_host: bool = False
         self.host_rewrite: HostRewrite | None = None
-        self.weighted_host_rewrite: bytes = b""  # the weighted cluster's, set before the route's
+        # What a weighted cluster does to the request, always before the operations and rewrites of the other levels.
+        self.weighted_operations: HeaderOperations | None = None
+        self.weighted_host_rewrite: bytes = b""
         self.path_rewrite: PathRewrite | None = None
 
         # ROUTE_REDIRECT; None with that kind: the redirect of `require_tls`
@@ -159,6 +161,7 @@ class Route:
         self.toggles_filters = any(isinstance(config, FilterSwitch) for config in self.filter_configs.values())
         self.has_request_mutations = (
             bool(self.request_operations)
+            or self.weighted_operations is not None
             or self.host_rewrite is not None
             or bool(self.weighted_host_rewrite)
             or self.path_rewrite is not None
@@ -174,30 +177,35 @@ class Route:
     def finalize_request(self, headers: HeaderMap, info: StreamInfo, keep_original: bool = True) -> None:
         """Header operations, host rewrite and path rewrite, in Envoy's order.
 
-        `keep_original` puts the old path into x-envoy-original-path (it is false when Envoy headers are suppressed).
+        `keep_original` keeps the old ones in x-envoy-original-host and -path (it is false when Envoy headers are
+        suppressed).
         """
-        for operations in self.request_operations:
-            operations.apply(headers, info)
+        if self.weighted_operations is not None:
+            self.weighted_operations.apply(headers, info)
         if self.weighted_host_rewrite:
             headers.set(b":authority", self.weighted_host_rewrite)
+        for operations in self.request_operations:
+            operations.apply(headers, info)
         if self.host_rewrite is not None:
             host = self.host_rewrite.host(headers, info)
             if host is not None:
-                set_authority(headers, host, self.append_x_forwarded_host)
+                set_authority(headers, host, self.append_x_forwarded_host, keep_original)
         if self.path_rewrite is not None:
             self._rewrite_path(self.path_rewrite, headers, info, keep_original)
 
     def _rewrite_path(self, rewrite: PathRewrite, headers: HeaderMap, info: StreamInfo, keep_original: bool) -> None:
         path = headers.get(b":path")
-        if path is None:
+        new = b"" if path is None else rewrite.rewrite(path, info)
+        if path is None or not new:
             return
         if keep_original:
             headers.set(b"x-envoy-original-path", path)
-        headers.set(b":path", rewrite.rewrite(path, info))
+        # A network path ("//host/x") would be another origin to some: Envoy leaves one slash.
+        headers.set(b":path", b"/" + new.lstrip(b"/") if new.startswith(b"//") else new)
 
-    def set_upstream_host(self, headers: HeaderMap, host: bytes) -> None:
+    def set_upstream_host(self, headers: HeaderMap, host: bytes, keep_original: bool = True) -> None:
         """For `auto_host_rewrite`, when the upstream host is picked: its name becomes the :authority."""
-        set_authority(headers, host, self.append_x_forwarded_host)
+        set_authority(headers, host, self.append_x_forwarded_host, keep_original)
 
     def finalize_response(self, headers: HeaderMap, info: StreamInfo) -> None:
         for operations in self.response_operations:
@@ -210,8 +218,15 @@ class Route:
             return 301, tls_location(headers)
         return action.status, action.location(headers, info)
 
+    def direct_location(self, headers: HeaderMap, info: StreamInfo) -> bytes | None:
+        """The Location that Envoy gives to a direct response with status 201 or 3xx: the request's own URL."""
+        if self.direct_status != 201 and not 300 <= self.direct_status < 400:
+            return None
+        return Redirect(self.direct_status).location(headers, info)
+
     def direct_response(self, info: StreamInfo) -> tuple[int, bytes]:
         """(status, body) of a ROUTE_DIRECT_RESPONSE."""
+        info.local_reply_body = self.direct_body
         if self.direct_body_format is not None:
             return self.direct_status, self.direct_body_format.format(info)
         if self.direct_body_json is not None:

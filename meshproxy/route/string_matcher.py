@@ -80,6 +80,8 @@ def build_string_matcher(message: Any, path: str, errors: ConfigErrors) -> Strin
         errors.add(path, "one of exact, prefix, suffix, contains, safe_regex is required")
         return None
     if kind == "safe_regex":
+        if message.ignore_case:
+            errors.add(child(path, "ignore_case"), "ignore_case has no effect for safe_regex.")
         regex = compile_regex(message.safe_regex, child(path, "safe_regex"), errors)
         return None if regex is None else RegexMatcher(regex)
     if kind == "custom":

@@ -8,7 +8,7 @@ from typing import Any
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.fields import check_fields
 from meshproxy.config.loader import load_bootstrap
-from meshproxy.config.validate import validate
+from meshproxy.config.validate import validate_message
 from meshproxy.server.options import Options
 
 
@@ -27,8 +27,9 @@ def read_bootstrap(options: Options, errors: ConfigErrors) -> Any | None:
     if bootstrap is None:
         return None
     _merge_flags(bootstrap, options)
-    validate(bootstrap, "", errors)
-    check_fields(bootstrap, "", errors)
+    validate_message(bootstrap, "", errors)
+    for field in check_fields(bootstrap, "", errors):
+        errors.warn(field.path, field.note)
     return None if errors else bootstrap
 
 

@@ -59,7 +59,7 @@ class WorkerService:
         return [(error.path, error.reason) for error in errors.items]
 
     def _snapshot(self) -> Plain:
-        return self.worker.stats.snapshot()
+        return self.worker.stats.snapshot().dump()
 
     def _started(self) -> None:
         self.worker.manager_stats.workers_started = 1

@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.runtime import Runtime, build_layers
 from meshproxy.errors import ConfigError
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.export import Intervals
+from meshproxy.observe.snapshot import Snapshot, load_snapshot
 from meshproxy.observe.stats import StatsRegistry
+from meshproxy.observe.stats_config import StatsSettings, build_stats_settings
 from meshproxy.server.bootstrap import read_bootstrap
 from meshproxy.server.handle import LocalWorker, RemoteWorker, WorkerGone, WorkerHandle
 from meshproxy.server.listening import ListeningSockets
@@ -56,19 +60,23 @@ class Supervisor:
         self.dispatcher = Dispatcher(asyncio.get_running_loop())
         self.stats = StatsRegistry()
         self.server_stats = self.stats.acquire("server.", ServerStats)
+        self.runtime = Runtime()  # what the admin shows and changes; each worker has its own copy
         self.sockets = ListeningSockets(options.concurrency)
         self.workers: list[WorkerHandle] = []
-        self.kept_counters: list[Any] = []  # snapshots of dead workers
+        self.kept_counters: list[Snapshot] = []  # what dead workers had counted
         self.bootstrap: Any = None
         self.last_error: tuple[float, str] | None = None  # of a refused reload: (Unix time, errors)
         self.updated: float = time.time()  # when the running configuration came into force
         self.state = PRE_INITIALIZING
         self.healthy = True  # POST /healthcheck/fail
         self.started: float = time.monotonic()
+        self.stats_settings = StatsSettings()
+        self.intervals = Intervals()
         self._last_snapshots: dict[int, Any] = {}
         self._reloading = asyncio.Lock()
         self._ending = asyncio.Event()
         self._signals = 0
+        self._quit = False
         self._drained = asyncio.Event()
 
     # -- the life of the process -------------------------------------------------------------------------------------------
@@ -79,7 +87,10 @@ class Supervisor:
 
         try:
             await self._start()
-            admin = await start_admin(self)
+            errors = ConfigErrors()
+            admin = await start_admin(self, errors)
+            if errors:
+                raise StartFailed(errors)
             self.state = LIVE
             self.server_stats.live = 1
             self._watch()
@@ -135,6 +146,7 @@ class Supervisor:
     async def _apply(self, bootstrap: Any, errors: ConfigErrors) -> None:
         """All workers take `bootstrap`, or none does and `errors` say why."""
         serialised = bootstrap.SerializeToString()
+        settings = build_stats_settings(bootstrap.stats_config, "stats_config", errors.items)
         self.sockets.plan(bootstrap, errors)
         if not errors:
             answers = await asyncio.gather(*(worker.call("prepare", serialised) for worker in self.workers))
@@ -148,6 +160,8 @@ class Supervisor:
             await worker.give_sockets(self.sockets.new_sockets(index))
         await asyncio.gather(*(worker.call("commit") for worker in self.workers))
         self.sockets.accept_plan()
+        self.runtime.replace_layers(build_layers(bootstrap.layered_runtime, "layered_runtime", errors))
+        self.stats_settings = settings
         self.bootstrap = bootstrap
         self.updated = time.time()
 
@@ -207,7 +221,7 @@ class Supervisor:
         self.server_stats.worker_restarts += 1
         kept = self._last_snapshots.pop(worker.index, None)
         if kept is not None:
-            self.kept_counters.append(kept)
+            self.kept_counters.append(load_snapshot(kept).without_gauges())
         _log.error("worker %d (pid %d) is gone; starting another", worker.index, worker.process.pid)
         self.dispatcher.spawn(self._replace(worker), f"replace worker {worker.index}")
 
@@ -223,6 +237,7 @@ class Supervisor:
                 await worker.call("prepare", self.bootstrap.SerializeToString())
                 await worker.give_sockets(self.sockets.all_sockets(index))
                 await worker.call("commit")
+                await worker.call("modify_runtime", self._runtime_overrides())
                 await worker.call("started")
                 if self.state == DRAINING:
                     await worker.call("start_drain")
@@ -238,6 +253,20 @@ class Supervisor:
                     except WorkerGone:
                         continue
             await asyncio.sleep(_KEEP_COUNTERS_S)
+
+    def _runtime_overrides(self) -> dict[str, str]:
+        """What an operator set in the admin layer, for a worker that comes later."""
+        return {key: str(value) for layer in self.runtime.layers if layer.is_admin for key, value in layer.values.items()}
+
+    def refresh_stats(self) -> None:
+        """Bring those of the server's own stats up to date that nothing counts along the way."""
+        stats = self.server_stats
+        stats.state = self.state
+        stats.uptime = int(time.monotonic() - self.started)
+        stats.concurrency = self.options.concurrency
+        with open("/proc/self/statm", "rb") as statm:
+            stats.memory_physical_size = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        stats.memory_allocated = stats.memory_physical_size
 
     def _reopen_logs(self) -> None:
         self.dispatcher.spawn(self.each("reopen_logs"), "reopen logs")
@@ -268,8 +297,15 @@ class Supervisor:
         _log.info("draining: new connections are still served for %g s", self.options.shutdown_delay_s)
         self._ending.set()
 
+    def quit(self) -> None:
+        """POST /quitquitquit: end soon, without the drain of a signal."""
+        self._quit = True
+        self.dispatcher.loop.call_later(_POLL_S, self.end)
+
     async def _drain(self) -> None:
         """Answer, but let nobody stay; then accept no more; then wait for what is under way."""
+        if self._quit:
+            return
         await self.each("start_drain")
         await asyncio.sleep(self.options.shutdown_delay_s)
         self.sockets.refuse_new()

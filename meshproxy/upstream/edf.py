@@ -10,8 +10,8 @@ Entry = tuple[float, int, int]  # deadline, order of arrival, index
 class EdfScheduler:
     """Gives out indices in proportion to their weights, evenly spread.
 
-    An index that is given out is due again after 1/weight; the one due first comes next, and of equals the one that was put
-    in first. Weights may change from pick to pick.
+    An index that is given out is due again after 1/weight; the one due first comes next, and of equals the one that was
+    put in first. Weights may change from pick to pick.
     """
 
     def __init__(self, weights: list[float]) -> None:

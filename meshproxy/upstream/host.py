@@ -89,12 +89,13 @@ class Host:
             self._pools[priority] = pool
         return pool
 
-    def drain_pools(self) -> None:
-        """Let the pools go: idle connections close now, the others after what they carry. The next request gets new ones."""
-        pools, self._pools = self._pools, [None, None]
+    def drain_pools(self) -> list[ConnectionPool]:
+        """Idle connections close now, the others after what they carry. The next request gets a new pool."""
+        pools = self.pools()
+        self._pools = [None, None]
         for pool in pools:
-            if pool is not None:
-                pool.drain()
+            pool.drain()
+        return pools
 
     def pools(self) -> list[ConnectionPool]:
         return [pool for pool in self._pools if pool is not None]
@@ -120,7 +121,7 @@ class LbContext:
         """Whether another host should be drawn instead."""
         if self.omit_canary and host.canary:
             return True
-        for other in self.avoid:
+        for other in self.avoid:  # noqa: SIM110  a generator would be a closure here
             if other is host:
                 return True
         return False

@@ -1,7 +1,7 @@
 """Load balancers: which of the hosts that are eligible takes the next request.
 
-A `Picker` chooses among a fixed list of hosts and is made anew when the list changes; what a policy carries over (where round
-robin stands) is handed to the next one. Which list it is (priority, health, panic) is `priority_set.py`'s matter.
+A `Picker` chooses among a fixed list of hosts and is made anew when the list changes; what a policy carries over (where
+round robin stands) is handed to the next one. Which list it is (priority, health, panic) is `priority_set.py`'s matter.
 """
 
 from __future__ import annotations
@@ -163,7 +163,4 @@ def new_picker(hosts: list[Host], config: LbConfig, random_bits: RandomBits, pre
 
 def _equally_weighted(hosts: list[Host]) -> bool:
     first = hosts[0].weight
-    for host in hosts:
-        if host.weight != first:
-            return False
-    return True
+    return all(host.weight == first for host in hosts)

@@ -1,8 +1,8 @@
 """Outlier detection: a host that fails is ejected from load balancing for a while.
 
 An `OutlierMonitor` sits on every host and is told of each result; the `OutlierDetector` of the cluster ejects, compares
-success rates once an interval, and lets hosts back. The rules are those of Envoy's arch_overview/upstream/outlier and of
-config.cluster.v3.OutlierDetection.
+success rates once an interval, and lets hosts back. The rules are those of Envoy's arch_overview/upstream/outlier and
+of config.cluster.v3.OutlierDetection.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class OutlierConfig:
 
 
 class RateMonitor:
-    """Successes out of all, in this interval and in the last one; `rate` is in percent, `NO_RATE` when too few were seen."""
+    """Successes out of all, in this interval and in the last; `rate` is in percent, `NO_RATE` when there were too few."""
 
     def __init__(self) -> None:
         self.total: int = 0

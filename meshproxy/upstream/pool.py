@@ -156,7 +156,7 @@ class ConnectionPool:
                 return
 
     def _try_create_connection(self) -> bool:
-        """One more connection, when more requests wait than connections are on their way; False: no need for another look.
+        """One more connection, when more requests wait than connections are on their way; False: look no further.
 
         A pool without any connection gets one even beyond the limit, or its requests would wait for ever.
         """
@@ -247,8 +247,8 @@ class ConnectionPool:
 class UpstreamConnection(ConnectHandler):
     """One connection of a pool.
 
-    `reused` and `stale` are about its present (or just ended) stream: whether another came before it, and whether the peer
-    closed the reused connection before it sent any byte for this one, so that it cannot have meant this request.
+    `reused` and `stale` are about its present (or just ended) stream: whether another came before it, and whether the
+    peer closed the reused connection before it sent any byte for this one, so that it cannot have meant this request.
     """
 
     def __init__(self, pool: ConnectionPool) -> None:

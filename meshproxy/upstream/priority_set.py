@@ -1,8 +1,8 @@
 """The hosts of a cluster by priority and health, and how much of the traffic each group gets.
 
-Envoy's arch_overview/upstream/load_balancing (priority levels, degraded endpoints, panic threshold) is the source of the
-rules: a priority's availability is its share of healthy hosts times the overprovisioning factor; traffic goes to the first
-priority as far as it is available, and on to the next; when too few hosts are left, all are used.
+The rules are those of Envoy's arch_overview/upstream/load_balancing (priority levels, degraded endpoints, panic
+threshold): a priority's availability is its share of healthy hosts times the overprovisioning factor; traffic goes to
+the first priority as far as it is available, and on to the next; when too few hosts are left, all are used.
 """
 
 from __future__ import annotations

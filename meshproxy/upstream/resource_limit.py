@@ -70,8 +70,10 @@ class ResourceLimit:
 
 
 class RetryLimit(ResourceLimit):
-    """The limit of retries: a plain one or, with `percent` from 0 on, a share of the requests that are active or pending,
-    never below `limit`."""
+    """The limit of retries: a plain one or, from `percent` 0 on, a share of the requests that are active or pending.
+
+    `limit` is then the floor of the share.
+    """
 
     def __init__(self, limit: RuntimeInt, requests: ResourceLimit, pending: ResourceLimit) -> None:
         super().__init__(limit)
@@ -96,7 +98,7 @@ class RetryLimit(ResourceLimit):
 
 
 class Breakers:
-    """The limits of one cluster at one priority. They outlive a change of the cluster, so that what is in use stays counted."""
+    """The limits of one cluster at one priority. They outlive a change of the cluster: what is in use stays counted."""
 
     def __init__(self, cluster_name: str, priority: int, thresholds: Thresholds, runtime: Runtime) -> None:
         self._key = f"circuit_breakers.{cluster_name}.{PRIORITY_NAMES[priority]}."

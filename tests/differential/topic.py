@@ -14,8 +14,9 @@ SERVERS = ("a", "b", "c")
 PROBE_DOMAIN = "probe.test"
 LOG_FORMAT = (
     "code=%RESPONSE_CODE% flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% "
-    "attempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT% cluster=%UPSTREAM_CLUSTER% route=%ROUTE_NAME% protocol=%PROTOCOL% method=%REQ(:METHOD)% path=%REQ(:PATH)% "
-    "authority=%REQ(:AUTHORITY)% end=%CONNECTION_TERMINATION_DETAILS% rx=%BYTES_RECEIVED% tx=%BYTES_SENT%\n"
+    "attempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT% cluster=%UPSTREAM_CLUSTER% route=%ROUTE_NAME% "
+    "protocol=%PROTOCOL% method=%REQ(:METHOD)% path=%REQ(:PATH)% authority=%REQ(:AUTHORITY)% "
+    "end=%CONNECTION_TERMINATION_DETAILS% rx=%BYTES_RECEIVED% tx=%BYTES_SENT%\n"
 )
 
 Yaml = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The real Envoy as the judge of route tables: the same virtual hosts on it and in our table, the same requests to both.
+"""The real Envoy as the judge of route tables: the same virtual hosts and the same requests on it and in our table.
 
 Each case has a virtual host of its own. A route answers by itself (a direct response, a redirect), or forwards to an
 upstream that answers with the request as it came.
@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from meshproxy.codec.headers import HeaderMap
 from meshproxy.route.route import ROUTE_CLUSTER, ROUTE_REDIRECT
 from meshproxy.route.table import RouteTable
 from tests.route.support import Fields, new_headers, new_info
@@ -117,7 +118,7 @@ class Oracle:
         self.thread = threading.Thread(target=self.echo.serve_forever, args=(0.02,))
         self.thread.start()
         try:
-            self.envoy: ProxyProcess = start_envoy(yaml.safe_dump(self.bootstrap(cases)))
+            self.envoy: ProxyProcess = start_envoy(json.dumps(self.bootstrap(cases)))
         except BaseException:
             self._close_echo()
             raise
@@ -171,6 +172,7 @@ class Oracle:
         if any(name == "x-envoy-upstream-service-time" for name, _ in fields):
             answer.forwarded = cleaned([(name, value) for name, value in json.loads(body)])
             answer.body = ""
+            answer.fields = [(name, value) for name, value in fields if name == "x-order"]
         else:
             answer.fields = cleaned(fields)
         return answer
@@ -206,7 +208,10 @@ def ours(table: RouteTable, case: Case, request: Request) -> Answer:
         return Answer(404)
     if route.kind == ROUTE_CLUSTER:
         route.finalize_request(headers, info)
-        return Answer(200, forwarded=as_seen(headers.fields))
+        forwarded = as_seen(headers.fields)
+        response = HeaderMap()
+        route.finalize_response(response, info)
+        return Answer(200, fields=[(name.decode(), value.decode()) for name, value in response], forwarded=forwarded)
     if route.kind == ROUTE_REDIRECT:
         status, location = route.redirect(headers, info)
         answer = Answer(status, "", location.decode())
@@ -214,10 +219,17 @@ def ours(table: RouteTable, case: Case, request: Request) -> Answer:
         status, body = route.direct_response(info)
         answer = Answer(status, body.decode())
     response = new_headers(None)
-    response.fields = [(b"location", answer.location.encode())] if answer.location else []
-    if answer.body:
-        response.add(b"content-type", route.direct_content_type or b"text/plain")
+    response.fields = []
+    if answer.location is not None:
+        response.add(b"location", answer.location.encode())
+    elif location := route.direct_location(headers, info):
+        response.add(b"location", location)
     route.finalize_response(response, info)
+    if answer.body:
+        response.set_default(b"content-type", b"text/plain")
+        if route.direct_content_type:
+            response.set(b"content-type", route.direct_content_type)
+    answer.location = (response.get(b"location") or b"").decode() or None
     answer.fields = cleaned([(name.decode(), value.decode()) for name, value in response.fields])
     return answer
 

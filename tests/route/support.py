@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml
 from envoy.config.route.v3 import route_pb2
-from google.protobuf import json_format
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.json_message import MessageParser
 from meshproxy.config.registry import Registry
 from meshproxy.config.runtime import Runtime
 from meshproxy.net.address import Address
@@ -31,7 +31,8 @@ def try_build(config: Any, context: BuildContext | None = None) -> tuple[RouteTa
     """The table of a RouteConfiguration (YAML text, or its parsed tree), and the errors."""
     context = context or new_context()
     tree = yaml.safe_load(config) if isinstance(config, str) else config
-    message = json_format.ParseDict(tree, route_pb2.RouteConfiguration())
+    message = route_pb2.RouteConfiguration()
+    MessageParser(context.errors).fill(message, tree, "route_config")
     overrides: Registry[OverrideBuilder] = Registry("per-route filter configuration")
     table = build_route_configuration(message, "route_config", context, overrides)
     return table, [str(error) for error in context.errors.items]
@@ -46,7 +47,8 @@ def build(config: Any, context: BuildContext | None = None) -> RouteTable:
 
 def build_routes(routes: str) -> RouteTable:
     """A table of one virtual host for every domain; `routes` is a YAML list."""
-    return build({"name": "test", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": yaml.safe_load(routes)}]})
+    host = {"name": "all", "domains": ["*"], "routes": yaml.safe_load(routes)}
+    return build({"name": "test", "virtual_hosts": [host]})
 
 
 def new_headers(
@@ -56,13 +58,12 @@ def new_headers(
     headers = HeaderMap([(b":method", method.encode()), (b":authority", authority.encode())])
     if path is not None:
         headers.add(b":path", path.encode())
-    headers.add(b":scheme", b"http")
-    headers.add(b"x-forwarded-proto", b"http")
+    proto = dict(fields or []).get("x-forwarded-proto", "http").encode()
+    headers.add(b":scheme", proto)
+    headers.add(b"x-forwarded-proto", proto)
     for name, value in fields or []:
-        if name == "x-forwarded-proto":
-            headers.set(b"x-forwarded-proto", value.encode())
-        else:
-            headers.add(name.lower().encode(), value.encode())
+        if name != "x-forwarded-proto":
+            headers.add(name.lower().encode(), value.encode("latin-1"))
     return headers
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 from tests.support.polling import wait_for
 
 ENVOY_ARGUMENTS = ("--use-dynamic-base-id", "--log-level", "error", "--file-flush-interval-msec", "10")
-MESHPROXY_ARGUMENTS = ("--shutdown-delay-s", "0", "--drain-time-s", "1")
+MESHPROXY_ARGUMENTS = ("--shutdown-delay-s", "0", "--drain-time-s", "1", "--file-flush-interval-msec", "10")
 
 
 def find_envoy() -> str | None:

@@ -21,6 +21,7 @@ DEAD: Final = 5  # nothing, ever: it is thrown away
 
 _BLANK_LINE: Final = b"\r\n\r\n"
 _CR: Final = 0x0D
+_LF: Final = 0x0A
 # What no head can contain, wherever it stands: a broken one is refused before its blank line comes (TLS on a plain
 # port, bare CR or LF). A CR at the end may still get its LF.
 _NEVER_IN_A_HEAD: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
@@ -140,6 +141,8 @@ class Http1Connection:
         at = self._at
         if buffer[at] == _CR:
             at = self._skip_blank_lines()
+            if at == len(buffer):
+                return False
         start = self._scanned - 3
         end = buffer.find(_BLANK_LINE, start if start > at else at)
         if end < 0:
@@ -294,16 +297,16 @@ class Http1Connection:
         if len(out) == 1:
             self.on_send_pending()
 
-    def data_to_send(self) -> bytes | list[bytes]:
+    def data_to_send(self) -> list[bytes]:
         """Take all output: small pieces joined with their neighbours, large ones as they are."""
         out = self._out
         self._out = []
-        if len(out) == 1:
-            return out[0]
+        if len(out) < 2:
+            return out
         for piece in out:
             if len(piece) >= PASS_ON_BYTES:
                 return _join_small(out)
-        return b"".join(out)
+        return [b"".join(out)]
 
     @property
     def has_output(self) -> bool:
@@ -313,6 +316,8 @@ class Http1Connection:
 
 def check_bytes(buffer: bytes, at: int, start: int, end: int) -> None:
     """Raise ProtocolError when what stands from `start` to `end`, in a head that begins at `at`, can be in no head."""
+    if buffer[at] == _LF:  # a CR in front of it would be another message's
+        raise ProtocolError(400, CODEC_ERROR, "invalid byte in a head")
     match = _NEVER_IN_A_HEAD.search(buffer, start, end)
     if match is None:
         return

@@ -7,6 +7,7 @@ from typing import Final
 CODEC_ERROR: Final = "http1.codec_error"
 INVALID_CHARACTERS: Final = "http1.invalid_characters"
 INVALID_URL: Final = "http1.invalid_url"
+FRAGMENT: Final = "path_normalization_failed"  # what Envoy says of a "#" in a target
 INVALID_SCHEME: Final = "http1.invalid_scheme"
 INVALID_AUTHORITY: Final = "http.invalid_authority"
 INVALID_TRANSFER_ENCODING: Final = "http1.invalid_transfer_encoding"

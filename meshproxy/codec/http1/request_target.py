@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from meshproxy.codec.http1.details import CODEC_ERROR, INVALID_AUTHORITY, INVALID_SCHEME, INVALID_URL
+from meshproxy.codec.http1.details import CODEC_ERROR, FRAGMENT, INVALID_AUTHORITY, INVALID_SCHEME, INVALID_URL
 from meshproxy.errors import ProtocolError
 
 SLASH: Final = 0x2F
@@ -19,6 +19,8 @@ _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://")
 
 def check_target(target: bytes) -> None:
     """Raise ProtocolError for a target with a byte that no URI has."""
+    if b"#" in target:
+        raise ProtocolError(400, FRAGMENT, "a fragment in the request target")
     if target.translate(None, TARGET_BYTES):
         raise ProtocolError(400, CODEC_ERROR, "invalid character in the request target")
 

@@ -15,7 +15,14 @@ from meshproxy.codec.headers import (
     HeaderMap,
 )
 from meshproxy.codec.http1.connection import DEAD, HEAD, UNTIL_EOF, WAITING, Http1Connection
-from meshproxy.codec.http1.details import BODY_DISALLOWED, CODEC_ERROR, LOW_VERSION, MISSING_HOST, TOO_MANY_HEADERS
+from meshproxy.codec.http1.details import (
+    BODY_DISALLOWED,
+    CODEC_ERROR,
+    INVALID_URL,
+    LOW_VERSION,
+    MISSING_HOST,
+    TOO_MANY_HEADERS,
+)
 from meshproxy.codec.http1.encoder import (
     CHUNKED,
     DONE,
@@ -169,7 +176,9 @@ class Http1ServerConnection(Http1Connection):
             fields[0] = (b":authority", target)
             del fields[1]
             return
-        if target == b"*" and self.method == b"OPTIONS":
+        if target == b"*":
+            if self.method != b"OPTIONS":
+                raise ProtocolError(400, INVALID_URL, "the target * is for OPTIONS")
             fields[0] = (b":authority", authority)
             fields[1] = (b":path", target)
             return

@@ -16,10 +16,10 @@ from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_LOCAL, ProtocolError
 from meshproxy.http.path import normalize
-from meshproxy.net.connection import OPEN, Connection, ConnectionHandler
+from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import CallTimer
-from meshproxy.server.admin.exchange import TEXT, AdminRequest, AdminResponse
+from meshproxy.server.admin.exchange import AdminRequest, AdminResponse
 
 Handle = Callable[[AdminRequest], Awaitable[AdminResponse]]
 
@@ -145,8 +145,13 @@ class AdminConnection(ConnectionHandler):
         if self._codec.should_close:
             self.close(LINGER_MS)
             return
-        self._dispatcher.post(self._codec.read_next)
         self._await_request()
+        self._dispatcher.post(self._read_next)
+
+    def _read_next(self) -> None:
+        self._codec.read_next()
+        if self._encoder is None and self._codec.should_close:
+            self.close(LINGER_MS)
 
     def _await_request(self) -> None:
         self._receiving = False
@@ -288,6 +293,8 @@ class _RequestDecoder(StreamDecoder):
             self._complete()
         elif headers.get(b":method") == b"CONNECT":
             self._admin.refuse(self._encoder, 404, "")
+        elif (headers.get(b"expect") or b"").lower() == b"100-continue":
+            self._encoder.send_informational(HeaderMap([(b":status", b"100")]))
 
     def on_data(self, data: bytes, end: bool) -> None:
         self._size += len(data)
@@ -318,6 +325,3 @@ class _RequestDecoder(StreamDecoder):
             b"".join(self._body),
         )
         self._admin.on_request(request, self._encoder)
-
-
-__all__ = ["TEXT", "AdminConnection", "Handle"]

@@ -1,0 +1,97 @@
+"""The bootstrap, and what only it holds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshproxy.config.fields.table import MessageTable, Tables
+
+_CONTROL_PLANE = "resources from a control plane are not supported yet"
+
+TABLES: Final[Tables] = {
+    "envoy.config.bootstrap.v3.Bootstrap": MessageTable(
+        "node static_resources stats_config layered_runtime admin cluster_manager typed_dns_resolver_config "
+        "dns_resolution_config",
+        ignored={
+            "node_context_params flags_path": "says nothing without a control plane",
+            "stats_flush_interval stats_flush_on_admin stats_eviction_interval": "there are no stats sinks to flush to",
+            "watchdog watchdogs fatal_actions perf_tracing_file_path": "Envoy's own threads and crashes",
+            "enable_dispatcher_stats memory_allocator_manager grpc_async_client_manager_config": "Envoy's own internals",
+            "use_tcp_for_dns_lookups": "names are resolved by the operating system",
+            "inline_headers": "speeds up look-ups of headers in Envoy",
+        },
+        later={
+            "overload_manager": "resource limits and overload actions are not watched",
+            "stats_sinks": "stats are not pushed; scrape /stats/prometheus",
+            "bootstrap_extensions": "the extension is not started",
+            "deferred_stat_options": "stats are made at once",
+            "tracing": "requests are not traced",
+            "application_log_config": "the log has its own format",
+            "stats_server_version_override": "server.version shows our own version",
+        },
+        refused={
+            "dynamic_resources hds_config config_sources default_config_source": _CONTROL_PLANE,
+            "xds_delegate_extension xds_config_tracker_extension": _CONTROL_PLANE,
+            "header_prefix": "another prefix than x-envoy is not supported",
+            "certificate_provider_instances": "TLS is not supported yet",
+            "default_socket_interface listener_manager": "Envoy's own sockets and listeners cannot be replaced",
+            "default_regex_engine": "the engine is RE2, as Envoy's default",
+        },
+    ),
+    "envoy.config.bootstrap.v3.Bootstrap.StaticResources": MessageTable(
+        "listeners clusters", refused={"secrets": "TLS is not supported yet"}
+    ),
+    "envoy.config.bootstrap.v3.Admin": MessageTable(
+        "access_log address socket_options ignore_global_conn_limit allow_paths",
+        ignored={"profile_path": "there is no CPU profiler"},
+        refused={"access_log_path": "use access_log"},
+    ),
+    "envoy.config.bootstrap.v3.ClusterManager": MessageTable(
+        ignored={
+            "local_cluster_name": "is for routing by zone, which no cluster here asks for",
+            "enable_deferred_cluster_creation": "clusters are made at once",
+        },
+        later={"outlier_detection": "ejections are not written to an event log"},
+        refused={
+            "upstream_bind_config": "binding upstream connections is not supported yet",
+            "load_stats_config": _CONTROL_PLANE,
+        },
+    ),
+    "envoy.config.bootstrap.v3.LayeredRuntime": MessageTable("layers"),
+    "envoy.config.bootstrap.v3.RuntimeLayer": MessageTable(
+        "name static_layer admin_layer",
+        refused={"disk_layer": "runtime from a directory is not supported yet", "rtds_layer": _CONTROL_PLANE},
+    ),
+    "envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer": MessageTable(),
+    "envoy.config.core.v3.Node": MessageTable(
+        "id cluster metadata locality user_agent_name user_agent_version user_agent_build_version extensions "
+        "client_features",
+        ignored={"dynamic_parameters listening_addresses": "says nothing without a control plane"},
+    ),
+    "envoy.config.core.v3.BuildVersion": MessageTable("*"),
+    "envoy.config.core.v3.Extension": MessageTable("*"),
+    "envoy.type.v3.SemanticVersion": MessageTable("*"),
+    "envoy.config.metrics.v3.StatsConfig": MessageTable(
+        "stats_tags use_all_default_tags stats_matcher histogram_bucket_settings"
+    ),
+    "envoy.config.metrics.v3.StatsMatcher": MessageTable("reject_all exclusion_list inclusion_list"),
+    "envoy.config.metrics.v3.TagSpecifier": MessageTable("tag_name regex fixed_value"),
+    "envoy.config.metrics.v3.HistogramBucketSettings": MessageTable(
+        "match buckets", ignored={"bins": "the bins of Envoy's own kind of histogram"}
+    ),
+    "envoy.config.core.v3.DnsResolutionConfig": MessageTable(
+        refused={"resolvers": "names are resolved by the operating system: set the servers there"},
+        ignored={"dns_resolver_options": "names are resolved by the operating system"},
+    ),
+    "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig": MessageTable(
+        refused={"resolvers": "names are resolved by the operating system: set the servers there"},
+        ignored={
+            "use_resolvers_as_fallback filter_unroutable_families dns_resolver_options udp_max_queries "
+            "query_timeout_seconds query_tries rotate_nameservers edns0_max_payload_size max_udp_channel_duration "
+            "reinit_channel_on_timeout": "names are resolved by the operating system"
+        },
+    ),
+    "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig": MessageTable(
+        ignored={"num_retries num_resolver_threads": "names are resolved by the operating system"}
+    ),
+}

@@ -1,0 +1,174 @@
+"""Clusters, their endpoints, balancing and limits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshproxy.config.fields.table import MessageTable, Tables
+
+_CLUSTER = "envoy.config.cluster.v3."
+_ENDPOINT = "envoy.config.endpoint.v3."
+_UPSTREAM = "envoy.extensions.upstreams.http.v3."
+_LB = "envoy.extensions.load_balancing_policies."
+_SUBSETS = "subsets are not supported yet"
+_HASHING = "consistent hashing is not supported yet"
+_LOCALITIES = "balancing by locality is not supported yet"
+_HTTP2 = "HTTP/2 to an upstream is not supported yet"
+_HEALTH = "active health checks are not supported yet"
+_SLOW_START = "slow start is not supported yet"
+_MEASURES_ONLY = "only tells more in stats"
+
+TABLES: Final[Tables] = {
+    _CLUSTER + "Cluster": MessageTable(
+        "name alt_stat_name cluster_type connect_timeout per_connection_buffer_limit_bytes load_assignment "
+        "max_requests_per_connection circuit_breakers upstream_http_protocol_options common_http_protocol_options "
+        "http_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate "
+        "dns_lookup_family typed_dns_resolver_config dns_resolution_config outlier_detection "
+        "least_request_lb_config round_robin_lb_config common_lb_config transport_socket metadata "
+        "upstream_connection_options load_balancing_policy",
+        only={
+            "type": "STATIC STRICT_DNS",
+            "lb_policy": "ROUND_ROBIN LEAST_REQUEST RANDOM LOAD_BALANCING_POLICY_CONFIG",
+            "respect_dns_ttl": "false",
+            "protocol_selection": "USE_CONFIGURED_PROTOCOL",
+            "connection_pool_per_downstream_connection": "false",
+        },
+        ignored={
+            "wait_for_warm_on_init": "a cluster waits for its first addresses in any case",
+            "use_tcp_for_dns_lookups": "names are resolved by the operating system",
+            "track_timeout_budgets track_cluster_stats": _MEASURES_ONLY,
+            "cleanup_interval": "is for clusters that learn their hosts from connections",
+            "close_connections_on_host_health_failure ignore_health_on_host_removal": "no host's health is checked",
+            "lrs_report_endpoint_metrics": "loads are reported to nobody",
+        },
+        refused={
+            "transport_socket_matches transport_socket_matcher": "TLS to an upstream is not supported yet",
+            "eds_cluster_config": "endpoints from a control plane are not supported yet",
+            "lrs_server": "load reports are not supported yet",
+            "health_checks": _HEALTH,
+            "http2_protocol_options": _HTTP2,
+            "dns_resolvers": "names are resolved by the operating system: set the servers there",
+            "upstream_bind_config": "binding upstream connections is not supported yet",
+            "lb_subset_config": _SUBSETS,
+            "ring_hash_lb_config maglev_lb_config": _HASHING,
+            "original_dst_lb_config": "original destination clusters are not supported yet",
+            "filters": "network filters on upstream connections are not supported",
+            "upstream_config": "other upstreams than HTTP are not supported",
+            "preconnect_policy": "preconnecting is not supported yet",
+        },
+    ),
+    _CLUSTER + "Cluster.CustomClusterType": MessageTable("name typed_config"),
+    "envoy.extensions.clusters.dns.v3.DnsCluster": MessageTable(
+        "dns_refresh_rate dns_failure_refresh_rate dns_jitter typed_dns_resolver_config dns_lookup_family",
+        only={"respect_dns_ttl": "false", "all_addresses_in_single_endpoint": "false"},
+    ),
+    "envoy.extensions.clusters.dns.v3.DnsCluster.RefreshRate": MessageTable("base_interval max_interval"),
+    _CLUSTER + "Cluster.RefreshRate": MessageTable("base_interval max_interval"),
+    _CLUSTER + "Cluster.LeastRequestLbConfig": MessageTable(
+        "choice_count active_request_bias", refused={"slow_start_config": _SLOW_START}
+    ),
+    _CLUSTER + "Cluster.RoundRobinLbConfig": MessageTable(refused={"slow_start_config": _SLOW_START}),
+    _CLUSTER + "Cluster.CommonLbConfig": MessageTable(
+        "healthy_panic_threshold zone_aware_lb_config close_connections_on_host_set_change",
+        ignored={
+            "update_merge_window": "changes of hosts are taken as they come",
+            "ignore_new_hosts_until_first_hc override_host_status": "no host's health is checked",
+        },
+        refused={"locality_weighted_lb_config": _LOCALITIES, "consistent_hashing_lb_config": _HASHING},
+    ),
+    _CLUSTER + "Cluster.CommonLbConfig.ZoneAwareLbConfig": MessageTable(
+        "fail_traffic_on_panic",
+        ignored={
+            "routing_enabled min_cluster_size": (
+                "takes effect in Envoy only where the bootstrap names a local cluster"
+            )
+        },
+    ),
+    _CLUSTER + "LoadBalancingPolicy": MessageTable("policies"),
+    _CLUSTER + "LoadBalancingPolicy.Policy": MessageTable("typed_extension_config"),
+    _LB + "round_robin.v3.RoundRobin": MessageTable(
+        refused={"slow_start_config": _SLOW_START, "locality_lb_config": _LOCALITIES}
+    ),
+    _LB + "least_request.v3.LeastRequest": MessageTable(
+        "choice_count active_request_bias enable_full_scan selection_method",
+        refused={"slow_start_config": _SLOW_START, "locality_lb_config": _LOCALITIES},
+    ),
+    _LB + "random.v3.Random": MessageTable(refused={"locality_lb_config": _LOCALITIES}),
+    _CLUSTER + "CircuitBreakers": MessageTable(
+        "thresholds", refused={"per_host_thresholds": "limits per host are not supported yet"}
+    ),
+    _CLUSTER + "CircuitBreakers.Thresholds": MessageTable(
+        "priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining",
+        ignored={"max_connection_pools": "a host has one pool"},
+    ),
+    _CLUSTER + "CircuitBreakers.Thresholds.RetryBudget": MessageTable("budget_percent min_retry_concurrency"),
+    _CLUSTER + "OutlierDetection": MessageTable(
+        "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx "
+        "consecutive_gateway_failure enforcing_consecutive_gateway_failure split_external_local_origin_errors "
+        "consecutive_local_origin_failure enforcing_consecutive_local_origin_failure max_ejection_time "
+        "max_ejection_time_jitter always_eject_one_host",
+        only={
+            "enforcing_success_rate": "0",
+            "enforcing_local_origin_success_rate": "0",
+            "enforcing_failure_percentage": "0",
+            "enforcing_failure_percentage_local_origin": "0",
+        },
+        ignored={
+            "success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor": (
+                "ejection by success rate is not done"
+            ),
+            "failure_percentage_threshold failure_percentage_minimum_hosts failure_percentage_request_volume": (
+                "ejection by failure percentage is not done"
+            ),
+            "successful_active_health_check_uneject_host": "no host's health is checked",
+        },
+        refused={"monitors": "outlier detection extensions are not supported"},
+    ),
+    _CLUSTER + "UpstreamConnectionOptions": MessageTable(
+        "tcp_keepalive",
+        ignored={"set_local_interface_name_on_upstream_connections": _MEASURES_ONLY},
+        refused={"happy_eyeballs_config": "happy eyeballs are not supported yet"},
+    ),
+    _ENDPOINT + "ClusterLoadAssignment": MessageTable(
+        "cluster_name endpoints policy", refused={"named_endpoints": "is not supported yet"}
+    ),
+    _ENDPOINT + "ClusterLoadAssignment.Policy": MessageTable(
+        "overprovisioning_factor",
+        ignored={"endpoint_stale_after": "is for endpoints from a control plane"},
+        refused={"drop_overloads weighted_priority_health": "is not supported yet"},
+    ),
+    _ENDPOINT + "LocalityLbEndpoints": MessageTable(
+        "locality metadata lb_endpoints priority",
+        ignored={
+            "load_balancing_weight": "takes effect with locality weighted balancing only, which is refused",
+            "proximity": "Envoy does nothing with it either",
+        },
+        refused={"load_balancer_endpoints leds_cluster_locality_config": "is for endpoints from a control plane"},
+    ),
+    _ENDPOINT + "LbEndpoint": MessageTable(
+        "endpoint health_status metadata load_balancing_weight",
+        refused={"endpoint_name": "is for endpoints from a control plane"},
+    ),
+    _ENDPOINT + "Endpoint": MessageTable(
+        "address hostname",
+        ignored={"health_check_config": "no host's health is checked"},
+        refused={"additional_addresses": "several addresses of one endpoint are not supported yet"},
+    ),
+    "envoy.config.core.v3.UpstreamHttpProtocolOptions": MessageTable(
+        ignored={"auto_sni auto_san_validation override_auto_sni_header": "there is no TLS to the upstream"}
+    ),
+    _UPSTREAM + "HttpProtocolOptions": MessageTable(
+        "common_http_protocol_options upstream_http_protocol_options explicit_http_config",
+        refused={
+            "use_downstream_protocol_config auto_config": _HTTP2,
+            "http_filters": "filters of the upstream side are not supported",
+            "header_validation_config outlier_detection request_mirror_policies hash_policy retry_policy": (
+                "is not supported yet"
+            ),
+        },
+    ),
+    _UPSTREAM + "HttpProtocolOptions.ExplicitHttpConfig": MessageTable(
+        "http_protocol_options",
+        refused={"http2_protocol_options": _HTTP2, "http3_protocol_options": "HTTP/3 is not supported"},
+    ),
+}

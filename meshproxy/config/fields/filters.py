@@ -1,0 +1,80 @@
+"""HTTP filters."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshproxy.config.fields.table import NOT_SUPPORTED, MessageTable, Tables
+
+_HTTP = "envoy.extensions.filters.http."
+_FAULT = "envoy.extensions.filters.common.fault.v3."
+
+_NETWORK = "envoy.extensions.filters.network."
+# Extensions that a sidecar meets and that we know, but cannot do: a chain that asks for one is refused as a whole.
+_UNSUPPORTED: Final = (
+    _NETWORK + "tcp_proxy.v3.TcpProxy",
+    _NETWORK + "direct_response.v3.Config",
+    _NETWORK + "echo.v3.Echo",
+    _NETWORK + "connection_limit.v3.ConnectionLimit",
+    _NETWORK + "rbac.v3.RBAC",
+    _NETWORK + "ext_authz.v3.ExtAuthz",
+    _NETWORK + "local_ratelimit.v3.LocalRateLimit",
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+    _HTTP + "buffer.v3.Buffer",
+    _HTTP + "compressor.v3.Compressor",
+    _HTTP + "decompressor.v3.Decompressor",
+    _HTTP + "ext_authz.v3.ExtAuthz",
+    _HTTP + "ext_proc.v3.ExternalProcessor",
+    _HTTP + "grpc_http1_bridge.v3.Config",
+    _HTTP + "grpc_json_transcoder.v3.GrpcJsonTranscoder",
+    _HTTP + "grpc_stats.v3.FilterConfig",
+    _HTTP + "grpc_web.v3.GrpcWeb",
+    _HTTP + "header_to_metadata.v3.Config",
+    _HTTP + "health_check.v3.HealthCheck",
+    _HTTP + "jwt_authn.v3.JwtAuthentication",
+    _HTTP + "local_ratelimit.v3.LocalRateLimit",
+    _HTTP + "lua.v3.Lua",
+    _HTTP + "ratelimit.v3.RateLimit",
+    _HTTP + "rbac.v3.RBAC",
+    _HTTP + "set_metadata.v3.Config",
+    _HTTP + "wasm.v3.Wasm",
+)
+
+TABLES: Final[Tables] = {
+    **{name: MessageTable(refused_whole=NOT_SUPPORTED) for name in _UNSUPPORTED},
+    _HTTP + "router.v3.Router": MessageTable(
+        "dynamic_stats upstream_log suppress_envoy_headers respect_expected_rq_timeout "
+        "suppress_grpc_request_failure_code_stats",
+        ignored={"start_child_span": "requests are not traced"},
+        refused={
+            "strict_check_headers": "is not supported yet",
+            "upstream_log_options": "is not supported yet",
+            "upstream_http_filters": "filters of the upstream side are not supported",
+        },
+    ),
+    _HTTP + "header_mutation.v3.HeaderMutation": MessageTable("mutations most_specific_header_mutations_wins"),
+    _HTTP + "header_mutation.v3.HeaderMutationPerRoute": MessageTable("mutations"),
+    _HTTP + "header_mutation.v3.Mutations": MessageTable(
+        "request_mutations response_mutations query_parameter_mutations response_trailers_mutations "
+        "request_trailers_mutations"
+    ),
+    "envoy.config.common.mutation_rules.v3.HeaderMutation": MessageTable("remove append remove_on_match"),
+    "envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch": MessageTable("key_matcher"),
+    "envoy.config.core.v3.KeyValueMutation": MessageTable("append remove"),
+    "envoy.config.core.v3.KeyValueAppend": MessageTable("record entry action"),
+    "envoy.config.core.v3.KeyValuePair": MessageTable("key value"),
+    "envoy.config.core.v3.KeyValue": MessageTable("key value"),
+    _HTTP + "cors.v3.Cors": MessageTable(),
+    _HTTP + "cors.v3.CorsPolicy": MessageTable("*"),
+    _HTTP + "fault.v3.HTTPFault": MessageTable("*"),
+    _HTTP + "fault.v3.FaultAbort": MessageTable("*"),
+    _HTTP + "fault.v3.FaultAbort.HeaderAbort": MessageTable(),
+    _FAULT + "FaultDelay": MessageTable("*"),
+    _FAULT + "FaultDelay.HeaderDelay": MessageTable(),
+    _FAULT + "FaultRateLimit": MessageTable("*"),
+    _FAULT + "FaultRateLimit.FixedLimit": MessageTable("limit_kbps"),
+    _FAULT + "FaultRateLimit.HeaderLimit": MessageTable(),
+}

@@ -1,0 +1,83 @@
+"""The HTTP connection manager and the settings of its codecs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshproxy.config.fields.table import MessageTable, Tables
+
+_HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
+
+TABLES: Final[Tables] = {
+    _HCM + "HttpConnectionManager": MessageTable(
+        "stat_prefix route_config http_filters add_user_agent common_http_protocol_options http_protocol_options "
+        "server_name server_header_transformation scheme_header_transformation max_request_headers_kb "
+        "stream_idle_timeout request_timeout request_headers_timeout drain_timeout delayed_close_timeout access_log "
+        "access_log_options flush_access_log_on_new_request use_remote_address xff_num_trusted_hops "
+        "internal_address_config skip_xff_append via generate_request_id preserve_external_request_id "
+        "always_set_request_id_in_response proxy_100_continue normalize_path merge_slashes "
+        "path_with_escaped_slashes_action request_id_extension strip_matching_host_port strip_any_host_port "
+        "stream_error_on_invalid_http_message strip_trailing_host_dot append_x_forwarded_port "
+        "add_proxy_protocol_connection_state",
+        only={
+            "codec_type": "AUTO HTTP1",
+            # Without TLS there is no client certificate: whatever a client sends as such is taken out.
+            "forward_client_cert_details": "SANITIZE",
+            "append_local_overload": "false",
+        },
+        ignored={
+            "http2_protocol_options": "says nothing about HTTP/1 connections, and others are not accepted",
+            "set_current_client_cert_details": "no client certificate is asked for",
+            "stream_flush_timeout": "a stream ends by stream_idle_timeout",
+            "http1_safe_max_connection_duration": "an HTTP/1 connection is always closed between requests",
+        },
+        later={"tracing": "requests are not traced"},
+        refused={
+            "rds scoped_routes": "routes from a control plane are not supported yet",
+            "http3_protocol_options": "HTTP/3 is not supported",
+            "original_ip_detection_extensions early_header_mutation_extensions": "is not supported yet",
+            "forward_client_cert_matcher": "TLS is not supported yet",
+            "upgrade_configs": "upgrades are not supported yet",
+            "local_reply_config": "mapping of local replies is not supported yet",
+            "represent_ipv4_remote_address_as_ipv4_mapped_ipv6": "addresses are shown as they are",
+            "path_normalization_options proxy_status_config typed_header_validation_config": "is not supported yet",
+            "access_log_flush_interval": "a stream is logged when it ends",
+        },
+    ),
+    _HCM + "HttpConnectionManager.HcmAccessLogOptions": MessageTable(
+        "flush_access_log_on_new_request",
+        refused={
+            "access_log_flush_interval flush_log_on_tunnel_successfully_established": "a stream is logged when it ends"
+        },
+    ),
+    _HCM + "HttpConnectionManager.InternalAddressConfig": MessageTable("unix_sockets cidr_ranges"),
+    _HCM + "HttpFilter": MessageTable(
+        "name typed_config is_optional disabled",
+        refused={"config_discovery": "extension discovery is not supported yet"},
+    ),
+    _HCM + "RequestIDExtension": MessageTable("typed_config"),
+    "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig": MessageTable(
+        "pack_trace_reason", ignored={"use_request_id_for_trace_sampling": "requests are not traced"}
+    ),
+    "envoy.config.core.v3.SchemeHeaderTransformation": MessageTable("scheme_to_overwrite match_upstream"),
+    "envoy.config.core.v3.HttpProtocolOptions": MessageTable(
+        "idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_stream_duration "
+        "headers_with_underscores_action max_requests_per_connection"
+    ),
+    "envoy.config.core.v3.Http1ProtocolOptions": MessageTable(
+        "allow_absolute_url accept_http_10 default_host_for_http_10 header_key_format enable_trailers "
+        "override_stream_error_on_invalid_http_message send_fully_qualified_url",
+        ignored={
+            "use_balsa_parser": "there is one parser",
+            "ignore_http_11_upgrade": "upgrades are not accepted, and the header is dropped",
+        },
+        refused={
+            "allow_chunked_length": "a message with Transfer-Encoding and Content-Length is refused (RFC 9112, 6.3)",
+            "allow_custom_methods": "only registered methods are accepted",
+        },
+    ),
+    "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat": MessageTable(
+        "proper_case_words", refused={"stateful_formatter": "header formatter extensions are not supported"}
+    ),
+    "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords": MessageTable(),
+}

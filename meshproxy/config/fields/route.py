@@ -1,0 +1,116 @@
+"""Route configurations."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshproxy.config.fields.table import MessageTable, Tables
+
+_ROUTE = "envoy.config.route.v3."
+_PLUGINS = "cluster specifier plugins are not supported"
+_MIRRORING = "mirroring is not supported yet"
+_RATE_LIMITS = "rate limits are not supported yet"
+_CONNECT = "CONNECT requests are not supported yet"
+_RETRY_EXTENSIONS = "retry policy extensions are not supported"
+_HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
+
+TABLES: Final[Tables] = {
+    _ROUTE + "RouteConfiguration": MessageTable(
+        _HEADERS + "name virtual_hosts internal_only_headers most_specific_header_mutations_wins validate_clusters "
+        "max_direct_response_body_size_bytes ignore_port_in_host_matching vhost_header "
+        "ignore_path_parameters_in_path_matching typed_per_filter_config metadata",
+        refused={
+            "vhds": "virtual host discovery is not supported yet",
+            "cluster_specifier_plugins": _PLUGINS,
+            "request_mirror_policies": _MIRRORING,
+        },
+    ),
+    _ROUTE + "VirtualHost": MessageTable(
+        _HEADERS + "name domains routes require_tls virtual_clusters typed_per_filter_config "
+        "include_request_attempt_count include_attempt_count_in_response retry_policy hedge_policy "
+        "include_is_timeout_retry_header per_request_buffer_limit_bytes request_body_buffer_limit metadata",
+        refused={
+            "matcher": "matcher trees are not supported",
+            "rate_limits": _RATE_LIMITS,
+            "cors": "use typed_per_filter_config",
+            "retry_policy_typed_config": _RETRY_EXTENSIONS,
+            "request_mirror_policies": _MIRRORING,
+        },
+    ),
+    _ROUTE + "VirtualCluster": MessageTable("name headers"),
+    _ROUTE + "Route": MessageTable(
+        _HEADERS + "name match route redirect direct_response metadata decorator typed_per_filter_config "
+        "per_request_buffer_limit_bytes request_body_buffer_limit stat_prefix",
+        later={"tracing": "requests are not traced"},
+        refused={
+            "filter_action": "is not supported",
+            "non_forwarding_action": "is for gRPC servers without a proxy",
+        },
+    ),
+    _ROUTE + "Decorator": MessageTable("operation propagate"),
+    _ROUTE + "FilterConfig": MessageTable("config is_optional disabled"),
+    _ROUTE + "RouteMatch": MessageTable(
+        "prefix path safe_regex path_separated_prefix path_match_policy case_sensitive runtime_fraction headers "
+        "query_parameters grpc tls_context dynamic_metadata filter_state",
+        refused={"connect_matcher": _CONNECT},
+    ),
+    _ROUTE + "RouteMatch.GrpcRouteMatchOptions": MessageTable(),
+    _ROUTE + "RouteMatch.TlsContextMatchOptions": MessageTable("presented validated"),
+    _ROUTE + "HeaderMatcher": MessageTable("*"),
+    _ROUTE + "QueryParameterMatcher": MessageTable("*"),
+    _ROUTE + "RouteAction": MessageTable(
+        "cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match prefix_rewrite "
+        "regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header "
+        "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout flush_timeout retry_policy "
+        "priority max_grpc_timeout grpc_timeout_offset upgrade_configs hedge_policy max_stream_duration",
+        ignored={"early_data_policy": "there is no early data without TLS"},
+        refused={
+            "cluster_specifier_plugin inline_cluster_specifier_plugin": _PLUGINS,
+            "retry_policy_typed_config": _RETRY_EXTENSIONS,
+            "request_mirror_policies": _MIRRORING,
+            "rate_limits include_vh_rate_limits": _RATE_LIMITS,
+            "hash_policy": "hash policies are not supported yet",
+            "cors": "use typed_per_filter_config",
+            "internal_redirect_policy internal_redirect_action max_internal_redirects": (
+                "internal redirects are not supported yet"
+            ),
+        },
+    ),
+    _ROUTE + "RouteAction.UpgradeConfig": MessageTable("upgrade_type enabled", refused={"connect_config": _CONNECT}),
+    _ROUTE + "RouteAction.MaxStreamDuration": MessageTable(
+        "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset"
+    ),
+    _ROUTE + "HedgePolicy": MessageTable(
+        "hedge_on_per_try_timeout",
+        ignored={"initial_requests additional_request_chance": "Envoy does nothing with it either"},
+    ),
+    _ROUTE + "RetryPolicy": MessageTable(
+        "retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate "
+        "host_selection_retry_max_attempts retriable_status_codes retry_back_off rate_limited_retry_back_off "
+        "retriable_headers retriable_request_headers",
+        refused={
+            "retry_priority": "retry priorities are not supported",
+            "retry_options_predicates": "retry options predicates are not supported",
+        },
+    ),
+    _ROUTE + "RetryPolicy.RetryHostPredicate": MessageTable("name typed_config"),
+    "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate": MessageTable(),
+    _ROUTE + "RetryPolicy.RetryBackOff": MessageTable("base_interval max_interval"),
+    _ROUTE + "RetryPolicy.RateLimitedRetryBackOff": MessageTable("reset_headers max_interval"),
+    _ROUTE + "RetryPolicy.ResetHeader": MessageTable("name format"),
+    _ROUTE + "RedirectAction": MessageTable(
+        "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite "
+        "response_code strip_query"
+    ),
+    _ROUTE + "DirectResponseAction": MessageTable("status body body_format"),
+    _ROUTE + "WeightedCluster": MessageTable(
+        "clusters runtime_key_prefix header_name",
+        only={"use_hash_policy": "false"},
+        ignored={"total_weight": "the total is the sum of the weights"},
+    ),
+    _ROUTE + "WeightedCluster.ClusterWeight": MessageTable(
+        _HEADERS + "name cluster_header weight metadata_match typed_per_filter_config host_rewrite_literal"
+    ),
+    "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": MessageTable("path_template"),
+    "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": MessageTable("path_template_rewrite"),
+}

@@ -1,0 +1,11 @@
+"""Every filter that comes with the proxy. Importing this module registers them all."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshproxy.filters.http import cors, fault, header_mutation, router
+from meshproxy.filters.network import http_connection_manager
+
+HTTP_FILTER_MODULES: Final = (cors, fault, header_mutation, router)
+NETWORK_FILTER_MODULES: Final = (http_connection_manager,)

@@ -1,0 +1,107 @@
+"""Sections of a config dump, made of serialised resources.
+
+The server keeps resources as bytes; a message is made of one only while the dump writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Final
+
+from envoy.admin.v3 import config_dump_pb2, config_dump_shared_pb2
+from google.protobuf.message import Message
+
+from meshproxy.server.admin.backend import ConfigResource, ConfigSection
+
+_URL: Final = "type.googleapis.com/"
+_CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
+_LISTENER: Final = "envoy.config.listener.v3.Listener"
+_ROUTES: Final = "envoy.config.route.v3.RouteConfiguration"
+_ENDPOINTS: Final = "envoy.config.endpoint.v3.ClusterLoadAssignment"
+_BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"
+
+
+class ConfigEntry:
+    """A resource of the static configuration: its serialised message, and the Unix time when it came into force
+    (0: not known, as for endpoints)."""
+
+    def __init__(self, name: str, message: bytes, updated_s: float) -> None:
+        self.name = name
+        self.message = message
+        self.updated_s = updated_s
+
+
+def static_sections(
+    bootstrap: ConfigEntry,
+    clusters: Iterable[ConfigEntry],
+    listeners: Iterable[ConfigEntry],
+    routes: Iterable[ConfigEntry],
+    endpoints: Iterable[ConfigEntry] | None = None,
+    refused: ConfigEntry | None = None,
+    refused_because: str = "",
+) -> list[ConfigSection]:
+    """What a bootstrap file gives, in Envoy's order. `endpoints` (of `include_eds`) are ClusterLoadAssignments.
+
+    `refused` is a newer bootstrap that could not be applied: an UpdateFailureState at the end, which is ours.
+    """
+    shared = config_dump_shared_pb2
+    sections = [
+        ConfigSection(_bootstrap(bootstrap)),
+        ConfigSection(shared.ClustersConfigDump(), _static("static_clusters", "cluster", _CLUSTER, clusters)),
+    ]
+    if endpoints is not None:
+        resources = _static("static_endpoint_configs", "endpoint_config", _ENDPOINTS, endpoints)
+        sections.append(ConfigSection(shared.EndpointsConfigDump(), resources))
+    sections += [
+        ConfigSection(shared.ListenersConfigDump(), _static("static_listeners", "listener", _LISTENER, listeners)),
+        ConfigSection(shared.ScopedRoutesConfigDump()),
+        ConfigSection(shared.RoutesConfigDump(), _static("static_route_configs", "route_config", _ROUTES, routes)),
+        ConfigSection(config_dump_pb2.SecretsConfigDump()),
+    ]
+    if refused is not None:
+        sections.append(ConfigSection(_failure(refused, refused_because)))
+    return sections
+
+
+def _bootstrap(entry: ConfigEntry) -> Message:
+    dump = config_dump_pb2.BootstrapConfigDump()
+    dump.bootstrap.ParseFromString(entry.message)
+    _set_time(dump.last_updated, entry.updated_s)
+    return dump  # type: ignore[no-any-return]
+
+
+def _failure(entry: ConfigEntry, details: str) -> Message:
+    state = config_dump_shared_pb2.UpdateFailureState(details=details)
+    if entry.message:
+        state.failed_configuration.type_url = _URL + _BOOTSTRAP
+        state.failed_configuration.value = entry.message
+    _set_time(state.last_update_attempt, entry.updated_s)
+    return state  # type: ignore[no-any-return]
+
+
+_ELEMENTS: Final[dict[str, Any]] = {
+    "static_clusters": config_dump_shared_pb2.ClustersConfigDump.StaticCluster,
+    "static_endpoint_configs": config_dump_shared_pb2.EndpointsConfigDump.StaticEndpointConfig,
+    "static_listeners": config_dump_shared_pb2.ListenersConfigDump.StaticListener,
+    "static_route_configs": config_dump_shared_pb2.RoutesConfigDump.StaticRouteConfig,
+}
+
+
+def _static(field: str, inner: str, kind: str, entries: Iterable[ConfigEntry]) -> list[ConfigResource]:
+    return [ConfigResource(field, entry.name, partial(_element, field, inner, kind, entry)) for entry in entries]
+
+
+def _element(field: str, inner: str, kind: str, entry: ConfigEntry) -> Message:
+    element = _ELEMENTS[field]()
+    packed = getattr(element, inner)
+    packed.type_url = _URL + kind
+    packed.value = entry.message
+    if entry.updated_s:
+        _set_time(element.last_updated, entry.updated_s)
+    return element  # type: ignore[no-any-return]
+
+
+def _set_time(timestamp: Any, unix_s: float) -> None:
+    """To the millisecond, as Envoy's."""
+    timestamp.FromMilliseconds(int(unix_s * 1000))

@@ -1,0 +1,179 @@
+"""The supervisor as its admin interface sees it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.observe.log import active_levels, parse_level, set_level
+from meshproxy.observe.export import StatsExporter
+from meshproxy.observe.snapshot import load_snapshot, merge
+from meshproxy.server.admin.backend import (
+    DRAINING,
+    INITIALIZING,
+    LIVE,
+    PRE_INITIALIZING,
+    AdminBackend,
+    ConfigSection,
+    ListenerStatus,
+    RuntimeStatus,
+    ServerDescription,
+)
+from meshproxy.server.admin.config_sections import ConfigEntry, static_sections
+from meshproxy.server.admin.handlers import AdminHandlers
+from meshproxy.server.admin.server import AdminServer
+from meshproxy.server.cluster_status import merge_clusters
+from meshproxy.server.listener_config import to_address
+from meshproxy.version import __version__
+
+if TYPE_CHECKING:
+    from meshproxy.server.supervisor import Supervisor
+
+_STATES: Final = (LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING)
+
+
+class SupervisorBackend(AdminBackend):
+    """Answers from what the supervisor holds, and asks the workers for the rest."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def state(self) -> str:
+        supervisor = self._supervisor
+        return DRAINING if not supervisor.healthy else _STATES[supervisor.state]
+
+    def describe(self) -> ServerDescription:
+        supervisor = self._supervisor
+        options = supervisor.options
+        shown: dict[str, Any] = {
+            "concurrency": options.concurrency,
+            "config_path": options.config_path,
+            "config_yaml": options.config_yaml,
+            "admin_address_path": options.admin_address_path,
+            "log_level": options.log_level,
+            "component_log_level": options.component_log_level,
+            "service_cluster": options.service_cluster,
+            "service_node": options.service_node,
+            "service_zone": options.service_zone,
+            "drain_time": f"{options.drain_time_s:g}s",
+            "allow_unknown_static_fields": options.allow_unknown_static_fields,
+        }
+        uptime = time.monotonic() - supervisor.started
+        return ServerDescription(__version__, uptime, shown, supervisor.bootstrap.node)
+
+    def listeners(self) -> Sequence[ListenerStatus]:
+        return [ListenerStatus(name, addresses) for name, addresses in self._supervisor.sockets.addresses()]
+
+    async def stats(self) -> StatsExporter:
+        supervisor = self._supervisor
+        answers = await supervisor.each("snapshot")
+        supervisor.refresh_stats()
+        total = merge([supervisor.stats.snapshot(), *(load_snapshot(answer) for answer in answers)])
+        for kept in supervisor.kept_counters:
+            total.add(kept)
+        total.gauges["server.total_connections"] = sum(await supervisor.each("connections"))
+        return StatsExporter(total, supervisor.stats_settings, supervisor.intervals)
+
+    async def clusters(self) -> Sequence[Mapping[str, Any]]:
+        return merge_clusters(await self._supervisor.each("clusters"))
+
+    def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
+        supervisor = self._supervisor
+        bootstrap, updated = supervisor.bootstrap, supervisor.updated
+        static = bootstrap.static_resources
+        refused, because = None, ""
+        if supervisor.last_error is not None:
+            at, because = supervisor.last_error
+            refused = ConfigEntry("", b"", at)
+        return static_sections(
+            _entry("", bootstrap, updated),
+            [_entry(cluster.name, cluster, updated) for cluster in static.clusters],
+            [_entry(listener.name, listener, updated) for listener in static.listeners],
+            [_entry(routes.name, routes, updated) for routes in _static_routes(static.listeners)],
+            [_entry(cluster.name, cluster.load_assignment, 0.0) for cluster in static.clusters] if include_eds else None,
+            refused,
+            because,
+        )
+
+    def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
+        return []
+
+    def runtime(self) -> RuntimeStatus:
+        runtime = self._supervisor.runtime
+        entries = {key: (values, runtime.final_value(key)) for key, values in runtime.entries().items()}
+        return RuntimeStatus(runtime.layer_names(), entries)
+
+    def log_levels(self) -> Mapping[str, str]:
+        return active_levels()
+
+    async def set_log_levels(self, levels: Mapping[str, str]) -> None:
+        for component, level in levels.items():
+            number = parse_level(level)
+            set_level(number, component)
+            await self._supervisor.each("set_log_level", number, component)
+
+    async def modify_runtime(self, changes: Mapping[str, str]) -> None:
+        self._supervisor.runtime.modify(dict(changes))
+        await self._supervisor.each("modify_runtime", dict(changes))
+
+    async def reset_counters(self) -> None:
+        supervisor = self._supervisor
+        supervisor.stats.reset_counters()
+        supervisor.kept_counters.clear()
+        await supervisor.each("reset_counters")
+
+    async def fail_health_checks(self, fail: bool) -> None:
+        self._supervisor.healthy = not fail
+
+    async def drain_listeners(self, *, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
+        await self._supervisor.drain_listeners(inbound_only, graceful, skip_exit)
+
+    async def reopen_logs(self) -> None:
+        await self._supervisor.each("reopen_logs")
+
+    def quit(self) -> None:
+        self._supervisor.quit()
+
+
+async def start_admin(supervisor: Supervisor, errors: ConfigErrors) -> AdminServer | None:
+    """Serve the bootstrap's admin address, if it has one, and write it where `--admin-address-path` says."""
+    admin = supervisor.bootstrap.admin
+    if not admin.HasField("address"):
+        return None
+    server = AdminServer(supervisor.dispatcher, AdminHandlers(SupervisorBackend(supervisor)).handle)
+    address = to_address(admin.address)
+    try:
+        await server.start(address)
+        if supervisor.options.admin_address_path:
+            Path(supervisor.options.admin_address_path).write_text(server.address.text)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        errors.add("admin.address", f"cannot serve {address.text}: {reason}")
+        await server.close()
+        return None
+    return server
+
+
+
+
+def _entry(name: str, message: Any, updated: float) -> ConfigEntry:
+    return ConfigEntry(name, message.SerializeToString(), updated)
+
+
+def _static_routes(listeners: Any) -> Iterator[Any]:
+    """The route configurations that stand in connection managers."""
+    for listener in listeners:
+        for chain in [*listener.filter_chains, listener.default_filter_chain]:
+            for entry in chain.filters:
+                manager = HttpConnectionManager()
+                if entry.typed_config.Is(manager.DESCRIPTOR) and entry.typed_config.Unpack(manager):
+                    if manager.HasField("route_config"):
+                        yield manager.route_config

@@ -1,0 +1,300 @@
+"""From `envoy.config.cluster.v3.Cluster` to a `ClusterConfig`: what is honoured, and what is refused by its path."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+from google.protobuf import json_format
+
+from meshproxy.codec.http1.settings import Http1Settings
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.typed_struct import unpack_any
+from meshproxy.config.values import bool_or, float_or, int_or, milliseconds, milliseconds_or
+from meshproxy.net.connect import keepalive_options
+from meshproxy.upstream.build_endpoints import build_endpoints
+from meshproxy.upstream.build_lb import build_lb
+from meshproxy.upstream.config import HOUR_MS, STATIC, STRICT_DNS, ClusterConfig, DnsConfig
+from meshproxy.upstream.outlier import OutlierConfig
+from meshproxy.upstream.resource_limit import DEFAULT_LIMIT, DEFAULT_RETRIES, Thresholds
+
+_REFUSED: Final = {
+    "transport_socket_matches": "choosing among transport sockets is not supported yet",
+    "transport_socket_matcher": "choosing among transport sockets is not supported yet",
+    "cluster_type": "cluster extensions are not supported yet",
+    "eds_cluster_config": "endpoint discovery is not supported yet",
+    "health_checks": "active health checks are not supported yet",
+    "http2_protocol_options": "HTTP/2 is not supported yet",
+    "dns_resolvers": "only the system's resolver is supported",
+    "use_tcp_for_dns_lookups": "only the system's resolver is supported",
+    "dns_resolution_config": "only the system's resolver is supported",
+    "typed_dns_resolver_config": "only the system's resolver is supported",
+    "upstream_bind_config": "binding upstream connections is not supported yet",
+    "lb_subset_config": "subsets are not supported yet",
+    "close_connections_on_host_health_failure": "not supported yet",
+    "filters": "upstream network filters are not supported",
+    "lrs_server": "load reports are not supported yet",
+    "upstream_config": "upstream extensions are not supported",
+    "connection_pool_per_downstream_connection": "not supported",
+}
+_WITHOUT_EFFECT: Final = {
+    "respect_dns_ttl": "not supported yet: names are resolved anew after dns_refresh_rate",
+    "preconnect_policy": "not supported yet: connections are opened when they are needed",
+    "track_timeout_budgets": "these statistics do not exist yet",
+    "track_cluster_stats": "these statistics do not exist yet",
+}
+_HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_REFUSED_HTTP_OPTIONS: Final = {
+    "auto_config": "choosing the protocol by ALPN needs TLS, which is not supported yet",
+    "outlier_detection": "not supported yet",
+    "request_mirror_policies": "mirroring is not supported yet",
+    "hash_policy": "not supported yet",
+    "retry_policy": "not supported yet",
+    "header_validation_config": "extensions of the header validation are not supported",
+}
+_REFUSED_HTTP1: Final = {"send_fully_qualified_url": "not supported yet"}
+_UPSTREAM_CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+_RAW_BUFFER: Final = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+
+# `OutlierDetection`'s wrappers and their defaults.
+_OUTLIER_INTS: Final = {
+    "max_ejection_percent": 10,
+    "consecutive_5xx": 5,
+    "consecutive_gateway_failure": 5,
+    "consecutive_local_origin_failure": 5,
+    "success_rate_minimum_hosts": 5,
+    "success_rate_request_volume": 100,
+    "success_rate_stdev_factor": 1900,
+    "failure_percentage_threshold": 85,
+    "failure_percentage_minimum_hosts": 5,
+    "failure_percentage_request_volume": 50,
+    "enforcing_consecutive_5xx": 100,
+    "enforcing_consecutive_gateway_failure": 0,
+    "enforcing_success_rate": 100,
+    "enforcing_consecutive_local_origin_failure": 100,
+    "enforcing_local_origin_success_rate": 100,
+    "enforcing_failure_percentage": 0,
+    "enforcing_failure_percentage_local_origin": 0,
+}
+
+
+def build_cluster(message: Any, path: str, context: BuildContext) -> ClusterConfig | None:
+    """The cluster that `message` describes; None after errors were added at `path`."""
+    errors = context.errors
+    before = len(errors)
+    refuse(message, _REFUSED, path, errors)
+    for field, reason in _WITHOUT_EFFECT.items():
+        if _is_set(message, field):
+            errors.warn(child(path, field), reason)
+    config = ClusterConfig(message.name)
+    config.alt_stat_name = message.alt_stat_name
+    config.fingerprint = _fingerprint(message)
+    config.connect_timeout_ms = float(milliseconds_or(message, "connect_timeout", 5000))
+    config.per_connection_buffer_limit_bytes = int_or(message, "per_connection_buffer_limit_bytes", 1024 * 1024)
+    config.metadata = metadata_of(message)
+    _build_discovery(config, message, path, errors)
+    _build_connections(config, message, path, errors)
+    _build_http(config, message, path, context)
+    config.lb = build_lb(message, path, context)
+    config.thresholds = _build_thresholds(message.circuit_breakers, child(path, "circuit_breakers"), errors)
+    if message.HasField("outlier_detection"):
+        config.outlier = _build_outlier(message.outlier_detection, child(path, "outlier_detection"), context)
+    assignment = child(path, "load_assignment")
+    config.endpoints = build_endpoints(message.load_assignment, assignment, config.discovery == STRICT_DNS, errors)
+    return config if len(errors) == before else None
+
+
+def refuse(message: Any, refused: dict[str, str], path: str, errors: ConfigErrors) -> None:
+    """An error for every field of `refused` that is set."""
+    for field, reason in refused.items():
+        if _is_set(message, field):
+            errors.add(child(path, field), reason)
+
+
+def _is_set(message: Any, field: str) -> bool:
+    descriptor = message.DESCRIPTOR.fields_by_name[field]
+    return message.HasField(field) if descriptor.has_presence else bool(getattr(message, field))
+
+
+def metadata_of(message: Any) -> dict[str, Any] | None:
+    """`filter_metadata` as plain values."""
+    if not message.HasField("metadata"):
+        return None
+    return {name: json_format.MessageToDict(value) for name, value in message.metadata.filter_metadata.items()}
+
+
+def _fingerprint(message: Any) -> bytes:
+    """Of everything but the endpoints."""
+    rest = type(message)()
+    rest.CopyFrom(message)
+    rest.ClearField("load_assignment")
+    if message.load_assignment.HasField("policy"):
+        rest.load_assignment.policy.CopyFrom(message.load_assignment.policy)
+    return hashlib.sha256(rest.SerializeToString(deterministic=True)).digest()
+
+
+def _build_discovery(config: ClusterConfig, message: Any, path: str, errors: ConfigErrors) -> None:
+    if message.type not in (STATIC, STRICT_DNS):
+        name = message.DESCRIPTOR.enum_types_by_name["DiscoveryType"].values_by_number[message.type].name
+        errors.add(child(path, "type"), f"{name} is not supported yet (supported: STATIC, STRICT_DNS)")
+        return
+    config.discovery = message.type
+    dns = DnsConfig()
+    dns.family = message.dns_lookup_family
+    dns.refresh_ms = float(milliseconds_or(message, "dns_refresh_rate", 5000))
+    dns.jitter_ms = float(milliseconds_or(message, "dns_jitter", 0))
+    if message.HasField("dns_failure_refresh_rate"):
+        rate = message.dns_failure_refresh_rate
+        dns.failure_base_ms = float(milliseconds(rate.base_interval))
+        dns.failure_max_ms = float(milliseconds_or(rate, "max_interval", int(dns.failure_base_ms) * 10))
+        if dns.failure_max_ms < dns.failure_base_ms:
+            errors.add(child(path, "dns_failure_refresh_rate"), "max_interval must not be below base_interval")
+    config.dns = dns
+
+
+def _build_connections(config: ClusterConfig, message: Any, path: str, errors: ConfigErrors) -> None:
+    if message.HasField("transport_socket"):
+        where = child(path, "transport_socket")
+        socket = message.transport_socket
+        raw = socket.name == "envoy.transport_sockets.raw_buffer"
+        if socket.HasField("typed_config"):
+            inner = unpack_any(socket.typed_config, child(where, "typed_config"), errors)
+            raw = inner is None or inner.DESCRIPTOR.full_name == _RAW_BUFFER
+        if not raw:
+            errors.add(where, "only raw_buffer is supported yet")
+    options = message.upstream_connection_options
+    if options.HasField("tcp_keepalive"):
+        keepalive = options.tcp_keepalive
+        config.socket_options = keepalive_options(
+            int_or(keepalive, "keepalive_probes", 0),
+            int_or(keepalive, "keepalive_time", 0),
+            int_or(keepalive, "keepalive_interval", 0),
+        )
+    if options.set_local_interface_name_on_upstream_connections:
+        where = child(path, "upstream_connection_options")
+        errors.add(child(where, "set_local_interface_name_on_upstream_connections"), "not supported")
+
+
+# -- HTTP
+
+
+def _build_http(config: ClusterConfig, message: Any, path: str, context: BuildContext) -> None:
+    """`typed_extension_protocol_options`, and the fields of the cluster that it took the place of."""
+    errors = context.errors
+    config.max_requests_per_connection = int_or(message, "max_requests_per_connection", 0)
+    common, http1 = message.common_http_protocol_options, message.http_protocol_options
+    http1_path = child(path, "http_protocol_options")
+    options_path = child(path, "typed_extension_protocol_options")
+    for name, any_message in message.typed_extension_protocol_options.items():
+        where = f"{options_path}[{name}]"
+        options: Any = unpack_any(any_message, where, errors)
+        if options is None:
+            continue
+        if options.DESCRIPTOR.full_name != _HTTP_OPTIONS:
+            errors.add(where, f"{options.DESCRIPTOR.full_name} is not supported")
+            continue
+        common = options.common_http_protocol_options
+        http1, http1_path = _http1_of(options, where, errors)
+    _build_common(config, common)
+    config.http1 = _build_http1(common, http1, http1_path, errors)
+
+
+def _http1_of(options: Any, path: str, errors: ConfigErrors) -> tuple[Any, str]:
+    """The HTTP/1 options of an `HttpProtocolOptions` and their path."""
+    refuse(options, _REFUSED_HTTP_OPTIONS, path, errors)
+    for index, http_filter in enumerate(options.http_filters):
+        if http_filter.typed_config.type_url.rpartition("/")[2] != _UPSTREAM_CODEC:
+            errors.add(item(path, "http_filters", index), "upstream HTTP filters are not supported")
+    kind = options.WhichOneof("upstream_protocol_options")
+    if kind == "use_downstream_protocol_config":
+        # Downstream is HTTP/1 always, and so is upstream.
+        where = child(path, kind)
+        return options.use_downstream_protocol_config.http_protocol_options, child(where, "http_protocol_options")
+    explicit = options.explicit_http_config
+    where = child(path, "explicit_http_config")
+    for protocol in ("http2_protocol_options", "http3_protocol_options"):
+        if explicit.HasField(protocol):
+            errors.add(child(where, protocol), f"HTTP/{protocol[4]} is not supported yet")
+    return explicit.http_protocol_options, child(where, "http_protocol_options")
+
+
+def _build_common(config: ClusterConfig, common: Any) -> None:
+    config.idle_timeout_ms = float(milliseconds_or(common, "idle_timeout", int(HOUR_MS)))
+    config.max_connection_duration_ms = float(milliseconds_or(common, "max_connection_duration", 0))
+    config.max_stream_duration_ms = float(milliseconds_or(common, "max_stream_duration", 0))
+    config.max_requests_per_connection = int_or(
+        common, "max_requests_per_connection", config.max_requests_per_connection
+    )
+
+
+def _build_http1(common: Any, http1: Any, path: str, errors: ConfigErrors) -> Http1Settings:
+    refuse(http1, _REFUSED_HTTP1, path, errors)
+    header_format = http1.header_key_format.WhichOneof("header_format")
+    if header_format == "stateful_formatter":
+        errors.add(child(child(path, "header_key_format"), header_format), "header formatters are not supported")
+    return Http1Settings(
+        enable_trailers=http1.enable_trailers,
+        allow_chunked_length=http1.allow_chunked_length,
+        proper_case=header_format == "proper_case_words",
+        max_headers_count=int_or(common, "max_headers_count", 100),
+        max_headers_bytes=int_or(common, "max_response_headers_kb", 60) * 1024,
+    )
+
+
+# -- limits
+
+
+def _build_thresholds(message: Any, path: str, errors: ConfigErrors) -> list[Thresholds]:
+    """By priority; of several entries for one priority the first counts, as in Envoy."""
+    built = [Thresholds(), Thresholds()]
+    seen: set[int] = set()
+    for index, entry in enumerate(message.thresholds):
+        where = item(path, "thresholds", index)
+        if entry.HasField("max_connection_pools"):
+            errors.add(child(where, "max_connection_pools"), "not supported yet")
+        if entry.priority not in seen:
+            seen.add(entry.priority)
+            _fill_thresholds(built[entry.priority], entry)
+    for index, entry in enumerate(message.per_host_thresholds):
+        where = item(path, "per_host_thresholds", index)
+        for field in ("max_pending_requests", "max_requests", "max_retries", "max_connection_pools", "retry_budget"):
+            if entry.HasField(field):
+                errors.add(child(where, field), "a host has a limit of connections only")
+        built[entry.priority].max_connections_per_host = int_or(entry, "max_connections", 0)
+    return built
+
+
+def _fill_thresholds(thresholds: Thresholds, entry: Any) -> None:
+    thresholds.max_connections = int_or(entry, "max_connections", DEFAULT_LIMIT)
+    thresholds.max_pending_requests = int_or(entry, "max_pending_requests", DEFAULT_LIMIT)
+    thresholds.max_requests = int_or(entry, "max_requests", DEFAULT_LIMIT)
+    thresholds.max_retries = int_or(entry, "max_retries", DEFAULT_RETRIES)
+    thresholds.track_remaining = entry.track_remaining
+    if entry.HasField("retry_budget"):
+        thresholds.budget_percent = float_or(entry.retry_budget, "budget_percent", 20.0)
+        thresholds.min_retry_concurrency = int_or(entry.retry_budget, "min_retry_concurrency", 3)
+
+
+def _build_outlier(message: Any, path: str, context: BuildContext) -> OutlierConfig:
+    runtime = context.runtime
+    ints = {
+        field: runtime.integer(f"outlier_detection.{field}", int_or(message, field, default))
+        for field, default in _OUTLIER_INTS.items()
+    }
+    base_ms = milliseconds_or(message, "base_ejection_time", 30_000)
+    durations = {
+        "interval_ms": milliseconds_or(message, "interval", 10_000),
+        "base_ejection_time_ms": base_ms,
+        "max_ejection_time_ms": milliseconds_or(message, "max_ejection_time", max(300_000, base_ms)),
+        "max_ejection_time_jitter_ms": milliseconds_or(message, "max_ejection_time_jitter", 0),
+    }
+    if durations["max_ejection_time_ms"] < base_ms:
+        context.errors.add(child(path, "max_ejection_time"), "must not be smaller than base_ejection_time")
+    for field, value in durations.items():
+        ints[field] = runtime.integer(f"outlier_detection.{field}", value)
+    for index in range(len(message.monitors)):
+        context.errors.add(item(path, "monitors", index), "outlier detection extensions are not supported")
+    return OutlierConfig(
+        ints, message.split_external_local_origin_errors, bool_or(message, "always_eject_one_host", False)
+    )

@@ -1,0 +1,215 @@
+"""A cluster while it is in use: its hosts, who of them takes a request, its limits and its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshproxy.config.runtime import Runtime
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.stats import StatsRegistry
+from meshproxy.upstream.config import ClusterConfig, EndpointConfig
+from meshproxy.upstream.host import EDS_FLAGS, FAILED_OUTLIER_CHECK, Host, LbContext
+from meshproxy.upstream.load_balancer import RandomBits
+from meshproxy.upstream.outlier import EjectionListener, OutlierDetector
+from meshproxy.upstream.pool import ConnectionPool
+from meshproxy.upstream.priority_set import PrioritySet
+from meshproxy.upstream.resource_limit import PRIORITY_NAMES, Breakers, BreakerStats, RemainingStats
+from meshproxy.upstream.stats import ClusterStats, HostStats, OutlierStats
+
+
+class Cluster(EjectionListener):
+    """One version of a cluster. A change of its endpoints alone happens in place; any other makes a new `Cluster`."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        dispatcher: Dispatcher,
+        registry: StatsRegistry,
+        runtime: Runtime,
+        random_bits: RandomBits,
+        previous: Cluster | None,
+    ) -> None:
+        self.config = config
+        self.name = config.name
+        self.observability_name = config.observability_name
+        self.metadata: dict[str, Any] | None = config.metadata
+        self._dispatcher = dispatcher
+        self._registry = registry
+        self._runtime = runtime
+        self._prefix = f"cluster.{config.observability_name}."
+        self.stats = registry.acquire(self._prefix, ClusterStats)
+        self._breakers: list[Breakers] = [] if previous is None else previous._breakers
+        if previous is None:
+            for priority, thresholds in enumerate(config.thresholds):
+                self._breakers.append(Breakers(config.name, priority, thresholds, runtime))
+        self._acquire_breaker_stats()
+        self.hosts: list[Host] = []
+        self._priorities = PrioritySet(config.lb, self.stats, random_bits)
+        self._inherited: dict[str, HostStats] = {}
+        if previous is not None:
+            self._inherited = {host.address.text: host.stats for host in previous.hosts}
+        self.detector: OutlierDetector | None = None
+        if config.outlier is not None:
+            stats = registry.acquire(self._prefix + "outlier_detection.", OutlierStats)
+            self.detector = OutlierDetector(config.outlier, stats, dispatcher.timers, self, random_bits)
+        self._draining: list[ConnectionPool] = []
+        self._retired: bool = False
+
+    def _acquire_breaker_stats(self) -> None:
+        for priority, thresholds in enumerate(self.config.thresholds):
+            prefix = f"{self._prefix}circuit_breakers.{PRIORITY_NAMES[priority]}."
+            self._registry.acquire(prefix, BreakerStats).breakers = self._breakers[priority]
+            if thresholds.track_remaining:
+                self._registry.acquire(prefix, RemainingStats).breakers = self._breakers[priority]
+
+    def activate(self) -> None:
+        """Traffic comes from now on."""
+        for priority, thresholds in enumerate(self.config.thresholds):
+            self._breakers[priority].update(thresholds, self._runtime)
+        if self.detector is not None:
+            self.detector.start()
+
+    def retire(self) -> None:
+        """No new traffic comes: connections go when their streams are done."""
+        if self._retired:
+            return
+        self._retired = True
+        for host in self.hosts:
+            self._drain(host)
+        if self.detector is not None:
+            self.detector.stop()
+            self._registry.release(self._prefix + "outlier_detection.", OutlierStats)
+        for priority, thresholds in enumerate(self.config.thresholds):
+            prefix = f"{self._prefix}circuit_breakers.{PRIORITY_NAMES[priority]}."
+            self._registry.release(prefix, BreakerStats)
+            if thresholds.track_remaining:
+                self._registry.release(prefix, RemainingStats)
+        self._registry.release(self._prefix, ClusterStats)
+
+    # -- for requests
+
+    def breakers(self, priority: int) -> Breakers:
+        """The limits for routes of this priority."""
+        return self._breakers[priority]
+
+    def choose_host(self, context: LbContext | None) -> Host | None:
+        """The host that takes a request; None when there is none that may."""
+        host = self._priorities.pick()
+        if context is None:
+            return host
+        for _ in range(context.max_attempts):
+            if host is None or not context.rejects(host):
+                break
+            host = self._priorities.pick()
+        return host
+
+    def new_pool(self, host: Host, priority: int) -> ConnectionPool:
+        """For `Host.pool`, which keeps it."""
+        return ConnectionPool(self._dispatcher, host, self.config, self.stats, self._breakers[priority])
+
+    def on_response(self, status: int, host: Host, duration_ms: int, internal: bool) -> None:
+        """Count an upstream's response that went downstream, `duration_ms` after the request was complete."""
+        stats = self.stats
+        stats.charge_response(status, internal, host.canary)
+        stats.charge_time(duration_ms, internal, host.canary)
+        if status >= 500:
+            host.stats.rq_error += 1
+        else:
+            host.stats.rq_success += 1
+
+    def count_local_response(self, status: int, host: Host | None, internal: bool) -> None:
+        """Count a response that the proxy made for the upstream (a timeout, a reset, no host)."""
+        self.stats.charge_response(status, internal, host is not None and host.canary)
+        if host is not None and status >= 500:
+            host.stats.rq_error += 1
+
+    def count_retried_response(self, status: int, host: Host) -> None:
+        """Count a response (or the 503 that stands for a reset) that is not passed on, as another attempt follows."""
+        stats = self.stats
+        stats.count("retry.upstream_rq_completed")
+        stats.count(f"retry.upstream_rq_{status // 100}xx")
+        stats.count(f"retry.upstream_rq_{status}")
+
+    # -- hosts
+
+    def set_endpoints(self, endpoints: list[EndpointConfig]) -> bool:
+        """Take these endpoints as hosts (of several with one address, the first); False when nothing changed.
+
+        A host whose address stays keeps its identity: its connections, numbers and ejections. One that goes keeps the
+        streams that it has.
+        """
+        known = {host.address.text: host for host in self.hosts}
+        hosts: dict[str, Host] = {}
+        changed = False
+        for endpoint in endpoints:
+            key = endpoint.address.text
+            if key in hosts:
+                continue
+            host = known.get(key)
+            if host is None:
+                host = self._new_host(endpoint)
+            changed = _apply(endpoint, host) or changed
+            hosts[key] = host
+        removed = [host for host in self.hosts if host.address.text not in hosts]
+        moved = bool(removed) or len(hosts) != len(known)
+        if not changed and not moved and self.hosts:
+            return False
+        self._take_hosts(list(hosts.values()), removed, moved)
+        return True
+
+    def _new_host(self, endpoint: EndpointConfig) -> Host:
+        host = Host(endpoint.address, endpoint.hostname, endpoint.priority, endpoint.locality)
+        inherited = self._inherited.get(endpoint.address.text)
+        if inherited is not None:
+            host.stats = inherited
+        return host
+
+    def _take_hosts(self, hosts: list[Host], removed: list[Host], moved: bool) -> None:
+        self.hosts = hosts
+        if self.detector is not None:
+            self.detector.set_hosts(hosts)
+        self._priorities.update(hosts)
+        for host in removed:
+            self._drain(host)
+        if moved:
+            self.stats.membership_change += 1
+            if self.config.lb.close_connections_on_host_set_change:
+                for host in hosts:
+                    self._drain(host)
+
+    def _drain(self, host: Host) -> None:
+        self._draining = [pool for pool in self._draining if pool.connections]
+        self._draining.extend(host.drain_pools())
+
+    def close(self) -> None:
+        """Close every connection at once; their streams are reset."""
+        for host in self.hosts:
+            self._drain(host)
+        for pool in self._draining:
+            pool.close()
+
+    @property
+    def idle(self) -> bool:
+        """No connection is left (of a cluster that is retired)."""
+        return not any(pool.connections for pool in self._draining)
+
+    def on_ejection_changed(self, host: Host) -> None:
+        if host.outlier.ejected:
+            host.health_flags |= FAILED_OUTLIER_CHECK
+        else:
+            host.health_flags &= ~FAILED_OUTLIER_CHECK
+        self._priorities.update(self.hosts)
+
+
+def _apply(endpoint: EndpointConfig, host: Host) -> bool:
+    """Give the host what its endpoint says; True when load balancing must hear of it."""
+    flags = (host.health_flags & ~EDS_FLAGS) | endpoint.health_flags
+    changed = flags != host.health_flags or endpoint.weight != host.weight or endpoint.priority != host.priority
+    host.health_flags = flags
+    host.weight = endpoint.weight
+    host.priority = endpoint.priority
+    host.hostname = endpoint.hostname
+    host.locality = endpoint.locality
+    host.canary = endpoint.canary
+    host.metadata = endpoint.metadata
+    return changed

@@ -1,0 +1,174 @@
+"""The cluster manager: what configuration and xDS add, change and remove; requests look clusters up by name.
+
+A cluster whose hosts are not known yet is *warming*: requests see it (or its new version) when it is warm.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from meshproxy.config.runtime import Runtime
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.resolver import Resolver, SystemResolver
+from meshproxy.observe.stats import StatsRegistry
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.config import STRICT_DNS, ClusterConfig
+from meshproxy.upstream.load_balancer import RandomBits
+from meshproxy.upstream.stats import ClusterManagerStats
+from meshproxy.upstream.status import cluster_status
+from meshproxy.upstream.strict_dns import DnsListener, StrictDns
+
+
+class ClusterManager(DnsListener):
+    """All clusters of one process."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        registry: StatsRegistry,
+        runtime: Runtime,
+        resolver: Resolver | None = None,
+        random_bits: RandomBits | None = None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._registry = registry
+        self._runtime = runtime
+        self._resolver: Resolver = SystemResolver(dispatcher) if resolver is None else resolver
+        self._random_bits: RandomBits = random.Random().getrandbits if random_bits is None else random_bits
+        self._active: dict[str, Cluster] = {}
+        self._warming: dict[str, Cluster] = {}
+        self._dns: dict[Cluster, StrictDns] = {}
+        self._draining: list[Cluster] = []
+        self._waiters: list[Any] = []  # futures that wait for all clusters to be warm
+        self.stats = registry.acquire("cluster_manager.", ClusterManagerStats)
+
+    def get(self, name: str) -> Cluster | None:
+        """The cluster that takes traffic under this name."""
+        return self._active.get(name)
+
+    def clusters(self) -> list[Cluster]:
+        """Those that take traffic."""
+        return list(self._active.values())
+
+    def warming(self) -> list[Cluster]:
+        return list(self._warming.values())
+
+    def status(self) -> list[dict[str, Any]]:
+        """What `/clusters` shows, in plain values: see `status.cluster_status`."""
+        return [cluster_status(cluster) for cluster in self._active.values()]
+
+    # -- changes
+
+    def add_or_update(self, config: ClusterConfig) -> None:
+        """Add the cluster, or change the one of its name.
+
+        When only its endpoints changed, hosts that stay keep their connections. Any other change drains all connections
+        of the old version; its streams end there.
+        """
+        name = config.name
+        current = self._active.get(name)
+        if current is None:
+            self.stats.cluster_added += 0 if name in self._warming else 1
+        else:
+            self.stats.cluster_modified += 1
+        self._stop_warming(name)
+        if current is not None and current.config.fingerprint == config.fingerprint:
+            self._update_endpoints(current, config)
+        else:
+            self._add(config, current)
+        self._count()
+
+    def _update_endpoints(self, cluster: Cluster, config: ClusterConfig) -> None:
+        cluster.config.endpoints = config.endpoints
+        dns = self._dns.get(cluster)
+        if dns is None:
+            cluster.set_endpoints(config.endpoints)
+        else:
+            dns.set_endpoints(config.endpoints)
+
+    def _add(self, config: ClusterConfig, previous: Cluster | None) -> None:
+        cluster = Cluster(config, self._dispatcher, self._registry, self._runtime, self._random_bits, previous)
+        if config.discovery == STRICT_DNS:
+            self._warming[config.name] = cluster
+            dns = StrictDns(cluster, self._resolver, self._dispatcher.timers, self._random_bits, self)
+            self._dns[cluster] = dns
+            dns.start()
+        else:
+            cluster.set_endpoints(config.endpoints)
+            self._activate(cluster)
+
+    def on_resolved(self, cluster: Cluster) -> None:
+        if self._warming.get(cluster.name) is cluster:
+            del self._warming[cluster.name]
+            self._activate(cluster)
+            self._count()
+
+    def _activate(self, cluster: Cluster) -> None:
+        old = self._active.get(cluster.name)
+        self._active[cluster.name] = cluster
+        cluster.activate()
+        if old is not None:
+            self._retire(old)
+
+    def remove(self, name: str) -> None:
+        """Requests find it no more; those that it has end there."""
+        self._stop_warming(name)
+        cluster = self._active.pop(name, None)
+        if cluster is not None:
+            self.stats.cluster_removed += 1
+            self._retire(cluster)
+        self._count()
+
+    def _stop_warming(self, name: str) -> None:
+        cluster = self._warming.pop(name, None)
+        if cluster is not None:
+            self._retire(cluster)
+
+    def _retire(self, cluster: Cluster) -> None:
+        dns = self._dns.pop(cluster, None)
+        if dns is not None:
+            dns.stop()
+        cluster.retire()
+        self._draining = [old for old in self._draining if not old.idle]
+        self._draining.append(cluster)
+
+    def _count(self) -> None:
+        self.stats.active_clusters = len(self._active)
+        self.stats.warming_clusters = len(self._warming)
+        if not self._warming:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    # -- waiting
+
+    async def warmed(self) -> None:
+        """Return when no cluster is warming."""
+        if self._warming:
+            waiter = self._dispatcher.loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    async def close(self) -> None:
+        """End everything: streams that there still are, are reset."""
+        for name in list(self._warming):
+            self._stop_warming(name)
+        for cluster in list(self._active.values()):
+            self.remove(cluster.name)
+        for cluster in self._draining:
+            cluster.close()
+        self._draining = []
+        closed = self._dispatcher.loop.create_future()
+        self._dispatcher.post(_Resolve(closed).call)
+        await closed  # the sockets close in the next turn of the loop
+
+
+class _Resolve:
+    def __init__(self, future: Any) -> None:
+        self._future = future
+
+    def call(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
