@@ -11,7 +11,7 @@ from meshproxy.config.errors import ConfigErrors, child
 def load_data_source(message: Any, path: str, errors: ConfigErrors, max_bytes: int | None = None) -> bytes | None:
     """The bytes of an `envoy.config.core.v3.DataSource`.
 
-    None, with an error below `path`, when there are none, more than `max_bytes`, or the file or variable cannot be read.
+    None, with an error below `path`, when there are none, more than `max_bytes`, or it cannot be read.
     """
     kind = message.WhichOneof("specifier")
     if kind is None:

@@ -18,18 +18,17 @@ _INTRO = """\
 meshproxy reads Envoy's v3 bootstrap, in YAML or JSON, as it is. This page lists every message and field that a sidecar
 meets, and what becomes of each:
 
-- **honoured**: it does here what it does in Envoy. Where values are named, only those are honoured, and any other is
-  refused.
+- **honoured**: it does here what it does in Envoy. Where values are named, any other value is refused.
 - **ignored**: it is accepted and has no effect, which harms nothing; the note says why.
 - **accepted, not done yet**: it is accepted, has no effect yet, and is named in the log at the start.
 - **refused**: the file is not accepted; the error names the field by its path. So is every field and every extension
   that this page does not name.
 
-Names of fields are accepted in both of protobuf's spellings, `stat_prefix` and `statPrefix`. The rules on values in the
-API itself (ranges, lengths, what is required) hold as in Envoy, and all errors of a file are told at once, each with its
-path. A key that stands twice in one mapping is an error, with its line. `--config-yaml` is merged over the file as
-protobuf merges messages: single values replace, lists are joined. `TypedStruct` (of udpa and of xds) stands for the
-message that it names.
+Names of fields are accepted in both of protobuf's spellings, `stat_prefix` and `statPrefix`. The rules on values in
+the API itself (ranges, lengths, what is required) hold as in Envoy. All errors of a file are told at once, each with
+its path. A key that stands twice in one mapping is an error here, and so is a second YAML document in the file.
+`--config-yaml` is merged over the file as protobuf merges messages: single values replace, lists are joined.
+A `TypedStruct` (of udpa or of xds) stands for the message that it names.
 """
 
 

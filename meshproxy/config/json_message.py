@@ -1,7 +1,9 @@
 """Protobuf's JSON mapping, with every error at once, each at the path of its field.
 
 `json_format.ParseDict` stops at the first error; an operator wants all of them. The mapping is the one of
-https://protobuf.dev/programming-guides/json/, read as Envoy reads it (names of enum values in any case).
+https://protobuf.dev/programming-guides/json/, with the liberties that Envoy's own parser takes: names of enum values in
+any case, booleans and whole numbers as strings, one element where a list is expected, and the plain fields of wrappers
+and durations.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from meshproxy.config.errors import ConfigErrors, child
-from meshproxy.config.messages import find_message, type_name
+from meshproxy.config.messages import enum_of, find_message, is_map, map_entry, type_name
 
 # Deeper nesting is refused by every protobuf parser.
 MAX_DEPTH: Final = 100
@@ -25,6 +27,9 @@ MAX_DEPTH: Final = 100
 _DURATION: Final = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?s", re.ASCII)
 MAX_DURATION_S: Final = 315_576_000_000
 
+_TRUTH: Final = {
+    word: truth for truth, words in ((True, "true t yes y 1"), (False, "false f no n 0")) for word in words.split()
+}
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 _INTEGER_RANGES: Final = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
@@ -32,7 +37,7 @@ _INTEGER_RANGES: Final = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
-_NUMBER: Final = re.compile(r"NaN|-?Infinity|-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?", re.ASCII)
+_NUMBER: Final = re.compile(r"NaN|-?Infinity|[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
 _FLOATS: Final = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 _MAX_FLOAT: Final = 3.4028234663852886e38
 _WRAPPERS: Final = frozenset(
@@ -83,7 +88,7 @@ class MessageParser:
         for name, field_value in value.items():
             field = fields.get(name)
             if field is None:
-                self._unknown_field(message.DESCRIPTOR, name, path)
+                self._unknown_field(message, name, path)
                 continue
             at = child(path, field.name)
             if field.name in seen:
@@ -99,15 +104,15 @@ class MessageParser:
                     continue
             self._fill_field(message, field, field_value, at)
 
-    def _unknown_field(self, descriptor: Descriptor, name: str, path: str) -> None:
+    def _unknown_field(self, message: Message, name: str, path: str) -> None:
         at = child(path, name)
         if self._allow_unknown_fields:
             self._errors.warn(at, UNKNOWN_FIELD)
         else:
-            self._errors.add(at, f"{UNKNOWN_FIELD} of {descriptor.full_name}")
+            self._errors.add(at, f"{UNKNOWN_FIELD} of {message.DESCRIPTOR.full_name}")
 
     def _fill_field(self, message: Message, field: FieldDescriptor, value: object, path: str) -> None:
-        if _is_map(field):
+        if is_map(field):
             self._fill_map(message, field, value, path)
         elif field.is_repeated:
             self._fill_list(message, field, value, path)
@@ -122,11 +127,8 @@ class MessageParser:
                 self._errors.add(path, str(wrong))
 
     def _fill_list(self, message: Message, field: FieldDescriptor, value: object, path: str) -> None:
-        if not isinstance(value, list):
-            self._errors.add(path, f"expected a list, got {_describe(value)}")
-            return
         container = getattr(message, field.name)
-        for index, element in enumerate(value):
+        for index, element in enumerate(value if isinstance(value, list) else [value]):
             at = f"{path}[{index}]"
             if element is None and not _takes_null(field):
                 self._errors.add(at, "null is no element of a list")
@@ -143,18 +145,17 @@ class MessageParser:
             self._errors.add(path, f"expected an object, got {_describe(value)}")
             return
         container = getattr(message, field.name)
-        key_field = field.message_type.fields_by_name["key"]
-        value_field = field.message_type.fields_by_name["value"]
+        key_field, value_field = map_entry(field)
         for key, element in value.items():
             at = f"{path}[{key}]"
             try:
                 proto_key = _map_key(key_field, key)
-                if element is None and not _takes_null(value_field):
-                    raise _WrongValue("null is no value of a map")
-                if value_field.message_type is not None:
-                    self.fill(container[proto_key], element, at)
-                else:
+                if value_field.message_type is None:
                     container[proto_key] = _scalar(value_field, element)
+                elif element is None and not _takes_null(value_field):
+                    container[proto_key].SetInParent()
+                else:
+                    self.fill(container[proto_key], element, at)
             except _WrongValue as wrong:
                 self._errors.add(at, str(wrong))
 
@@ -162,6 +163,9 @@ class MessageParser:
         name = message.DESCRIPTOR.full_name
         if name == "google.protobuf.Any":
             self._fill_any(message, value, path)
+            return
+        if isinstance(value, dict) and (name in _WRAPPERS or name == "google.protobuf.Duration"):
+            self._fill_fields(message, value, path)
             return
         try:
             if name in _WRAPPERS:
@@ -235,15 +239,10 @@ def _fields_by_json_name(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
     return by_name
 
 
-@functools.cache
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.is_repeated and field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
-
-
 def _takes_null(field: FieldDescriptor) -> bool:
     """null leaves a field unset, except where it is a value."""
     if field.message_type is not None:
-        return bool(field.message_type.full_name == "google.protobuf.Value") and not _is_map(field)
+        return bool(field.message_type.full_name == "google.protobuf.Value")
     return False
 
 
@@ -254,20 +253,27 @@ def _scalar(field: FieldDescriptor, value: object) -> object:
     if kind in _FLOATS:
         return _float(value, _MAX_FLOAT if kind == FieldDescriptor.CPPTYPE_FLOAT else math.inf)
     if kind == FieldDescriptor.CPPTYPE_BOOL:
-        if not isinstance(value, bool):
-            raise _WrongValue(f"expected true or false, got {_describe(value)}")
-        return value
+        return _boolean(value)
     if kind == FieldDescriptor.CPPTYPE_ENUM:
-        return _enum(field.enum_type, value)
+        return _enum(enum_of(field), value)
     return _base64(value) if field.type == FieldDescriptor.TYPE_BYTES else _text(value)
+
+
+def _boolean(value: object) -> bool:
+    truth = _TRUTH.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(truth, bool):
+        raise _WrongValue(f"expected true or false, got {_describe(value)}")
+    return truth
 
 
 def _integer(value: object, low: int, high: int) -> int:
     number: int | None = None
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
-    elif (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and _INTEGER.fullmatch(value)):
+    elif isinstance(value, str) and _INTEGER.fullmatch(value):
         number = int(value)
+    elif isinstance(value, float) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        number = int(float(value)) if float(value).is_integer() else None
     if number is None:
         raise _WrongValue(f"expected an integer, got {_describe(value)}")
     if not low <= number <= high:
@@ -291,15 +297,16 @@ def _float(value: object, largest: float) -> float:
 
 def _enum(enum: EnumDescriptor, value: object) -> int:
     if isinstance(value, str):
-        found = enum.values_by_name.get(value) or enum.values_by_name.get(value.upper().replace("-", "_"))
+        found = enum.values_by_name.get(value) or enum.values_by_name.get(value.upper())
         if found is not None:
             return int(found.number)
+        if _INTEGER.fullmatch(value):
+            return _integer(value, -(2**31), 2**31 - 1)
         names = ", ".join(each.name for each in enum.values)
         raise _WrongValue(f"unknown value {value!r} of {enum.name} (one of {names})")
-    try:
-        return _integer(value, -(2**31), 2**31 - 1)
-    except _WrongValue:
-        raise _WrongValue(f"expected a value of {enum.name}, got {_describe(value)}") from None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _WrongValue(f"expected a value of {enum.name}, got {_describe(value)}")
+    return _integer(value, -(2**31), 2**31 - 1)
 
 
 def _text(value: object) -> str:

@@ -1,7 +1,8 @@
 """A configuration file's text -> the Envoy message, with every error at its path.
 
 YAML's plain scalars have the types that Envoy gives them, so that a file means the same here and there: `on`, `yes` and
-`y` are booleans, `012` is octal, and `1:30`, `2026-01-01` and `1_000` are strings.
+`y` are booleans, `012` is octal, and all that is no boolean or integer is a string, `1.5`, `1:30` and `2026-01-01` too
+(a string is read as a number where the field is one).
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ _WORDS: Final = {
     for word in words
     for spelling in (word, word.capitalize(), word.upper())
 }
-_DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)", re.ASCII)
-_OCTAL: Final = re.compile(r"[-+]?0[0-7]+", re.ASCII)
-_HEX: Final = re.compile(r"[-+]?0[xX][0-9a-fA-F]+", re.ASCII)
-_FLOAT: Final = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
-_INFINITY: Final = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
-_NAN: Final = frozenset({".nan", ".NaN", ".NAN"})
+_DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})", re.ASCII)
+_OCTAL: Final = re.compile(r"[-+]?0[0-7]{1,21}", re.ASCII)
+_HEX: Final = re.compile(r"[-+]?0[xX][0-9a-fA-F]{1,16}", re.ASCII)
+# A larger integer stays a string, as JSON's numbers do not hold it.
+_LARGEST: Final = 2**53
 
 
 class _Syntax(Exception):
@@ -54,6 +54,8 @@ def load_bootstrap(
 
     before = len(errors)
     bootstrap = Bootstrap()
+    if not text and not overlay:
+        errors.add("", "the configuration is empty")
     for part in (text, overlay):
         if not part:
             continue
@@ -71,8 +73,11 @@ def load_message(
     value = load_value(text, errors, path)
     if len(errors) != before:
         return None
+    if value is None:
+        errors.add(path, "the configuration is empty")
+        return None
     message = kind()
-    MessageParser(errors, allow_unknown_fields=allow_unknown_fields).fill(message, {} if value is None else value, path)
+    MessageParser(errors, allow_unknown_fields=allow_unknown_fields).fill(message, value, path)
     return message if len(errors) == before else None
 
 
@@ -155,21 +160,14 @@ def _mapping(node: yaml.Node, depth: int) -> dict[str, Any]:
     return members
 
 
-def scalar(text: str) -> bool | int | float | str | None:
-    """The value of a plain YAML scalar, typed as yaml-cpp's conversions (which Envoy uses) type it."""
+def scalar(text: str) -> bool | int | str | None:
+    """The value of a plain YAML scalar, typed as Envoy types it: null, boolean, integer, else string."""
     if text in _NULLS:
         return None
     if text in _WORDS:
         return _WORDS[text]
-    if _DECIMAL.fullmatch(text):
-        return int(text) if len(text) <= 20 else float(text)
-    if _OCTAL.fullmatch(text):
-        return int(text, 8)
-    if _HEX.fullmatch(text):
-        return int(text, 16)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    infinity = _INFINITY.fullmatch(text)
-    if infinity:
-        return float(infinity[1] + "inf")
-    return float("nan") if text in _NAN else text
+    number: int | None = None
+    for pattern, base in ((_DECIMAL, 10), (_OCTAL, 8), (_HEX, 16)):
+        if pattern.fullmatch(text):
+            number = int(text, base)
+    return text if number is None or abs(number) > _LARGEST else number

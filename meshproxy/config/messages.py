@@ -12,7 +12,7 @@ import importlib.util
 import pkgutil
 
 from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, EnumDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 # The roots of the protobuf packages that a configuration may name; no other module is ever imported for a type URL.
@@ -48,6 +48,25 @@ def new_message(descriptor: Descriptor) -> Message:
 def type_name(type_url: str) -> str:
     """The full name in a type URL: what follows its last slash."""
     return type_url.rpartition("/")[2]
+
+
+@functools.cache
+def is_map(field: FieldDescriptor) -> bool:
+    """Whether the field is a map: to protobuf, a list of entries."""
+    return field.is_repeated and field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
+def map_entry(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor]:
+    """The fields of a map's key and value."""
+    assert field.message_type is not None
+    fields = field.message_type.fields_by_name
+    return fields["key"], fields["value"]
+
+
+def enum_of(field: FieldDescriptor) -> EnumDescriptor:
+    """The enum of an enum field."""
+    assert field.enum_type is not None
+    return field.enum_type
 
 
 def enum_name(enum: EnumDescriptor, number: int) -> str:

@@ -101,8 +101,7 @@ class Substitution:
                 out.append(value[start : start + 1])
                 position = start + 1
                 continue
-            for part in self._parts:
-                out.append(part if isinstance(part, bytes) else _group(value, spans[part]))
+            out.extend(part if isinstance(part, bytes) else _group(value, spans[part]) for part in self._parts)
             position = last_end = stop
         out.append(value[position:])
         return b"".join(out)

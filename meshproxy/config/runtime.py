@@ -8,6 +8,7 @@ of all objects that are still in use; the runtime holds them weakly, so replaced
 from __future__ import annotations
 
 import json
+import math
 import weakref
 from typing import Any, Final, TypeAlias
 
@@ -201,7 +202,7 @@ class Runtime:
         self._recompute()
 
     def modify(self, changes: dict[str, str]) -> None:
-        """Set keys in the admin layer; an empty value removes the key. Raises ConfigError where there is no such layer."""
+        """Set keys in the admin layer; an empty value removes the key. Raises ConfigError without such a layer."""
         admin = next((layer for layer in self.layers if layer.is_admin), None)
         if admin is None:
             raise ConfigError("", "No admin layer specified")
@@ -272,7 +273,8 @@ def build_layers(message: Any, path: str, errors: ConfigErrors) -> list[Layer]:
             errors.add(f"{at}.name", f"the name {layer.name!r} is used twice")
         names.add(layer.name)
         if kind == "static_layer":
-            layers.append(Layer(layer.name, flatten(json_format.MessageToDict(layer.static_layer), f"{at}.{kind}", errors)))
+            tree = json_format.MessageToDict(layer.static_layer)
+            layers.append(Layer(layer.name, flatten(tree, f"{at}.{kind}", errors)))
         elif kind == "admin_layer":
             if any(each.is_admin for each in layers):
                 errors.add(f"{at}.admin_layer", "there can be only one admin layer")
@@ -302,13 +304,15 @@ def _scalar(value: Value) -> Value:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
 def _number(value: Value) -> float | None:
     value = _scalar(value)
-    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _fraction(value: Value) -> tuple[int, int] | None:
@@ -326,6 +330,6 @@ def _text(value: Value) -> str:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value, separators=(",", ":"))

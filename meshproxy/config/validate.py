@@ -1,7 +1,7 @@
 """The API's own rules: `validate.rules` (protoc-gen-validate) of every field that is there, through all `Any`s.
 
-The rules stand in the descriptors of xds-protos. They are compiled once for each message type; unlike Envoy, which stops at
-the first, all violations are told. The wording is protoc-gen-validate's, as Envoy's users know it.
+The rules stand in the descriptors of xds-protos. They are compiled once for each message type. Envoy stops at the first
+violation; here all are told, in protoc-gen-validate's words, which Envoy's users know.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from google.protobuf.message import Message
 from validate import validate_pb2
 
 from meshproxy.config.errors import ConfigErrors, child
+from meshproxy.config.messages import enum_of, is_map, map_entry
 from meshproxy.config.typed_struct import unpack_any
 
 # A check says what is wrong with a value; None when nothing is.
 Check = Callable[[Any], str | None]
 
-_NUMBERS: Final = frozenset(
-    "float double int32 int64 uint32 uint64 sint32 sint64 fixed32 fixed64 sfixed32 sfixed64".split()
+_NUMBERS: Final = {"float", "double"} | frozenset(
+    f"{prefix}{kind}{bits}" for prefix in ("", "u", "s") for kind in ("int", "fixed") for bits in (32, 64)
 )
 _NANOS: Final = 1_000_000_000
 _HEADER_NAME: Final = re.compile(r":?[0-9a-zA-Z!#$%&'*+-.^_|~\x60]+")
@@ -42,13 +43,16 @@ class _FieldPlan:
         self.required = field.containing_oneof is None and (
             rules.message.required or rules.duration.required or rules.any.required or rules.timestamp.required
         )
-        self.is_map = _is_map(field)
+        self.is_map = is_map(field)
         self.is_list = field.is_repeated and not self.is_map
         self.checks = _checks(field, rules)
-        element = field.message_type.fields_by_name["value"] if self.is_map else field
-        element_rules = rules.map.values if self.is_map else rules.repeated.items if self.is_list else rules
-        self.element_checks = _checks(element, element_rules) if self.is_map or self.is_list else []
-        self.key_checks = _checks(field.message_type.fields_by_name["key"], rules.map.keys) if self.is_map else []
+        self.key_checks: list[Check] = []
+        element, element_rules = field, rules.repeated.items if self.is_list else rules
+        if self.is_map:
+            key, element = map_entry(field)
+            element_rules = rules.map.values
+            self.key_checks = _checks(key, rules.map.keys)
+        self.element_checks = _checks(element, element_rules) if field.is_repeated else []
         self.enters = element.message_type is not None and not element_rules.message.skip
 
     @property
@@ -130,10 +134,6 @@ def _plan(descriptor: Descriptor) -> _MessagePlan:
     return _MessagePlan([field for field in fields if not field.idle], oneofs)
 
 
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.is_repeated and field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
-
-
 def _checks(field: FieldDescriptor, rules: Any) -> list[Check]:
     """The checks of a field's own value (a whole list or map, one element, or a scalar)."""
     kind = rules.WhichOneof("type")
@@ -163,7 +163,7 @@ def _checks_of_kind(kind: str, rules: Any, field: FieldDescriptor) -> Iterator[C
     elif kind == "enum":
         yield from _membership_checks(rules)
         if rules.defined_only:
-            yield _defined_only(field.enum_type)
+            yield _defined_only(enum_of(field))
     elif kind == "repeated":
         yield from _count_checks(rules, "items")
         if rules.unique:

@@ -19,6 +19,10 @@ from meshproxy.route.duration import optional_ms
 from meshproxy.route.table import RouteTable
 
 _DEFAULT_HEADERS_KB: Final = 60
+_PRIVATE_NETWORKS: Final = tuple(
+    ipaddress.ip_network(block)
+    for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.1/32", "::1/128", "fd00::/8")
+)
 _DEFAULT_MAX_HEADERS: Final = 100
 ROUTER: Final = "envoy.extensions.filters.http.router.v3.Router"
 
@@ -75,7 +79,7 @@ def build_access_logs(messages: Any, path: str, context: BuildContext) -> list[A
     return logs
 
 
-# -- filters -----------------------------------------------------------------------------------------------------------------
+# -- filters
 
 
 def _build_filters(message: Any, path: str, context: BuildContext) -> tuple[FilterChain, RouterOptions] | None:
@@ -124,7 +128,7 @@ def _build_filter(entry: Any, path: str, context: BuildContext) -> HttpFilter | 
     return filter_type.build(config, where, context)
 
 
-# -- routes ------------------------------------------------------------------------------------------------------------------
+# -- routes
 
 
 def _build_routes(message: Any, path: str, context: BuildContext) -> RouteTable | None:
@@ -138,7 +142,7 @@ def _build_routes(message: Any, path: str, context: BuildContext) -> RouteTable 
     return None
 
 
-# -- everything else ---------------------------------------------------------------------------------------------------------
+# -- everything else
 
 
 def _codec_settings(message: Any) -> Http1Settings:
@@ -160,6 +164,8 @@ def _codec_settings(message: Any) -> Http1Settings:
 def _internal_addresses(message: Any, path: str, context: BuildContext) -> InternalAddresses:
     config = message.internal_address_config
     networks: list[Network] = []
+    if message.HasField("internal_address_config") and not config.cidr_ranges:
+        networks.extend(_PRIVATE_NETWORKS)  # without the message nobody is internal, with an empty one these are
     for index, block in enumerate(config.cidr_ranges):
         try:
             networks.append(ipaddress.ip_network(f"{block.address_prefix}/{block.prefix_len.value}", strict=False))

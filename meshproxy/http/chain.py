@@ -73,7 +73,8 @@ class FilterPath:
     """One direction of a stream: its parts pass filter after filter, in order, each part all the way.
 
     When a hook says STOP, or is a coroutine, the path is *held*: the part stays before the next filter, its source is
-    read-disabled, and parts that come all the same wait in `_queue`. `resume` goes on exactly there.
+    read-disabled, and parts that come all the same wait in `_queue`. `resume` goes on exactly there. A data hook may
+    `keep` the rest of its data: it is called with it again, before anything that came later.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -84,7 +85,8 @@ class FilterPath:
         self._part: Any = None
         self._end: bool = False
         self._index: int = 0
-        self._queue: list[tuple[int, Any, bool]] | None = None
+        self._queue: list[tuple[int, Any, bool, int]] | None = None  # kind, part, end, index of the next filter
+        self._rest: bytes | None = None
         self._task: Task[Any] | None = None
 
     # what a direction is made of
@@ -107,7 +109,7 @@ class FilterPath:
         if self.held or self._queue is not None:
             if self._queue is None:
                 self._queue = []
-            self._queue.append((kind, part, end))
+            self._queue.append((kind, part, end, 0))
             return
         self._run(kind, part, end, 0)
 
@@ -120,8 +122,12 @@ class FilterPath:
         self._part = None
         self._run(kind, part, end, index)
         self._drain()
-        if not self.held and not self.done:
-            self.read_disable(False)
+        if not self.done:
+            self.read_disable(False)  # for this hold; another may have begun meanwhile
+
+    def keep(self, rest: bytes) -> None:
+        """For a data hook: `rest` of its data comes to it again, after what it returns has passed, or when it resumes."""
+        self._rest = rest
 
     def finish(self) -> None:
         """No hook is called from here on, and one that waits is cancelled."""
@@ -138,8 +144,8 @@ class FilterPath:
             if not queue:
                 self._queue = None
                 return
-            kind, part, end = queue.pop(0)
-            self._run(kind, part, end, 0)
+            kind, part, end, index = queue.pop(0)
+            self._run(kind, part, end, index)
 
     def _run(self, kind: int, part: Any, end: bool, index: int) -> None:
         filters = self.filters(kind)
@@ -155,6 +161,20 @@ class FilterPath:
                 if isinstance(result, Coroutine):
                     result.close()
                 return
+            if self._rest is not None:
+                rest, self._rest = self._rest, None
+                if not isinstance(result, bytes):
+                    self._hold(kind, rest, end, index - 1)
+                    return
+                self._run(kind, result, False, index)
+                if self.done:
+                    return
+                part = rest
+                index -= 1
+                if self.held:
+                    self._keep_first(kind, part, end, index)
+                    return
+                continue
             if isinstance(result, int):
                 if result == CONTINUE:
                     continue
@@ -169,6 +189,11 @@ class FilterPath:
         if kind == DATA and not part and not end:
             return
         self.pass_on(kind, part, end)
+
+    def _keep_first(self, kind: int, part: Any, end: bool, index: int) -> None:
+        if self._queue is None:
+            self._queue = []
+        self._queue.insert(0, (kind, part, end, index))
 
     def _hold(self, kind: int, part: Any, end: bool, index: int) -> None:
         self.held = True

@@ -11,8 +11,8 @@ from meshproxy.codec.http1.start_lines import reason_phrase
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import ProtocolError
 from meshproxy.http.manager_config import ConnectionManagerConfig
-from meshproxy.http.stream import Stream
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
+from meshproxy.http.stream import Stream
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import Timer, TimerWheel
@@ -76,7 +76,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         """64 random bits: for splits and runtime fractions, not for secrets."""
         return _random_bits(64)
 
-    # -- from the codec --------------------------------------------------------------------------------------------------------
+    # -- from the codec
 
     def new_stream(self, encoder: StreamEncoder) -> StreamDecoder:
         self._requests += 1
@@ -121,7 +121,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         """The version of the newest request: 10 or 11."""
         return self.codec.protocol
 
-    # -- from the socket -------------------------------------------------------------------------------------------------------
+    # -- from the socket
 
     def on_data(self, data: bytes) -> None:
         self.config.stats.downstream_cx_rx_bytes_total += len(data)
@@ -158,7 +158,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         for stream in list(self._streams):
             stream.on_below_write_watermark()
 
-    # -- streams ---------------------------------------------------------------------------------------------------------------
+    # -- streams
 
     def on_stream_done(self, stream: Stream) -> None:
         self._streams.remove(stream)
@@ -229,7 +229,7 @@ class ConnectionManager(ServerConnectionCallbacks):
                 timer.disarm()
         self.owner.on_connection_done(self.handler)
 
-    # -- timeouts --------------------------------------------------------------------------------------------------------------
+    # -- timeouts
 
     def on_idle_timer(self, timer: Timer) -> None:
         """The timer is armed once and looks again: a request costs it nothing."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import quote_from_bytes
 
-from meshproxy.codec.headers import HeaderMap
+from meshproxy.codec.headers import GRPC, HeaderMap
 from meshproxy.errors import (
     RESET_CONNECT_FAILURE,
     RESET_CONNECT_TIMEOUT,
@@ -76,4 +77,31 @@ def reply_headers(status: int, body: bytes, content_type: bytes = b"") -> Header
     if body:
         headers.add(b"content-length", b"%d" % len(body))
         headers.add(b"content-type", content_type or b"text/plain")
+    return headers
+
+
+# HTTP status -> gRPC status, where the proxy answers a gRPC request ("http-grpc-status-mapping" of the gRPC project)
+_GRPC_STATUS: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
+_GRPC_UNKNOWN: Final = 2
+
+
+def is_grpc(headers: HeaderMap) -> bool:
+    """Whether a request is gRPC, by its content type."""
+    if not headers.known & GRPC:
+        return False
+    value = headers.get(b"content-type")
+    return value is not None and (value == b"application/grpc" or value.startswith(b"application/grpc+"))
+
+
+def grpc_reply_headers(status: int, body: bytes, grpc_status: int) -> HeaderMap:
+    """A local reply to a gRPC request: trailers only, with the text as its message."""
+    headers = HeaderMap()
+    headers.add(b":status", b"200")
+    headers.add(b"content-type", b"application/grpc")
+    code = grpc_status if grpc_status >= 0 else _GRPC_STATUS.get(status, _GRPC_UNKNOWN)
+    headers.add(b"grpc-status", b"%d" % code)
+    if body:
+        # Percent-encoded are controls, `%`, and from `~` on all; `quote` leaves that one alone.
+        message = quote_from_bytes(body, safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}-.").replace("~", "%7E")
+        headers.add(b"grpc-message", message.encode())
     return headers

@@ -65,7 +65,7 @@ def _unescape_unreserved(found: re.Match[bytes]) -> bytes:
     return bytes((code,)) if code in _UNRESERVED else found[0]
 
 
-_UNSAFE: Final = re.compile(rb'[\x00-\x20"<>`{}\x7f-\xff]')
+_UNSAFE: Final = re.compile(rb'[\x00-\x20"<>^`{|}\x7f-\xff]')
 
 
 def _escape_unsafe(path: bytes) -> bytes:

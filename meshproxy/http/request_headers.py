@@ -103,6 +103,8 @@ def mutate_request_headers(
     if internal:
         headers.add(b"x-envoy-internal", b"true")
     else:
+        if config.use_remote_address and info.remote.ip:
+            headers.set(b"x-envoy-external-address", info.remote.ip.encode())
         table = config.routes.table
         if table is not None and table.internal_only_headers:
             headers.remove_names(table.internal_only_headers)
@@ -147,6 +149,8 @@ def _remote_address(
             single = False
     if not known & h.FORWARDED_PROTO or headers.get(b"x-forwarded-proto") is None:
         headers.add(b"x-forwarded-proto", scheme)
+    if config.append_x_forwarded_port and headers.get(b"x-forwarded-port") is None:
+        headers.add(b"x-forwarded-port", b"%d" % connection.local.port)
     return single
 
 
@@ -170,23 +174,12 @@ def is_loopback(ip: str) -> bool:
 
 
 def _append(headers: HeaderMap, name: bytes, value: bytes, separator: bytes) -> None:
-    """Append to the first field of `name`, or add one."""
-    old = headers.get(name)
-    if old is None or not old:
-        headers.set(name, value)
-    else:
-        _replace_first(headers, name, old + separator + value)
+    """Append to the field of `name`; several become one, so that what is appended really comes last."""
+    old = headers.joined(name)
+    headers.set(name, old + separator + value if old else value)
 
 
-def _replace_first(headers: HeaderMap, name: bytes, value: bytes) -> None:
-    fields = headers.fields
-    for i in range(len(fields)):
-        if fields[i][0] == name:
-            fields[i] = (name, value)
-            return
-
-
-# -- request ids ---------------------------------------------------------------------------------------------------------
+# -- request ids
 
 _NO_TRACE: Final = 0x4  # the version nibble of a UUID 4: Envoy keeps its trace decision there
 

@@ -12,9 +12,9 @@ from meshproxy.clock import monotonic
 from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW
-from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
 from meshproxy.http.local_reply import reset_details, reset_flag, upstream_reset_reply
 from meshproxy.http.retry import NO_OVERFLOW, RETRY, RETRY_LIMIT, RetryState, retry_state_for
+from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
 from meshproxy.http.upstream_request import UpstreamRequest
 from meshproxy.net.timers import Timer
 from meshproxy.observe import response_flags as flags
@@ -55,7 +55,7 @@ class Router:
         self._reconnected: bool = False
         self._read_disabled: int = 0
 
-    # -- the request ---------------------------------------------------------------------------------------------------------
+    # -- the request
 
     def on_request_headers(self, route: Route | None, headers: HeaderMap, end: bool) -> None:
         stats = self.config.stats
@@ -130,7 +130,7 @@ class Router:
             extra = HeaderMap()
             self._add_route_headers(route, extra)
             status, body = route.direct_response(stream.info)
-            stream.send_local_reply(status, body, "direct_response", 0, extra, route.direct_content_type)
+            stream.send_local_reply(status, body, "direct_response", 0, extra, content_type=route.direct_content_type)
         else:
             stream.send_local_reply(404, b"", "route_not_found", flags.NO_ROUTE_FOUND)
 
@@ -138,7 +138,7 @@ class Router:
         if route.has_response_mutations:
             route.finalize_response(headers, self.stream.info)
 
-    # -- the body that a replay needs --------------------------------------------------------------------------------------
+    # -- the body that a replay needs
 
     def _keeps_body(self) -> bool:
         return self._body_kept and not self.response_started and (self.retry is not None or self._may_reconnect())
@@ -161,7 +161,7 @@ class Router:
             return
         self._body.append(data)
 
-    # -- attempts ------------------------------------------------------------------------------------------------------------
+    # -- attempts
 
     def _start_attempt(self) -> None:
         route, cluster = self.route, self.cluster
@@ -213,7 +213,7 @@ class Router:
             self._timeout = _ResponseTimeout(self)
             self.stream.manager.timers.arm(self._timeout, self.timeouts.response_ms)
 
-    # -- what an attempt reports ---------------------------------------------------------------------------------------------
+    # -- what an attempt reports
 
     def on_upstream_informational(self, headers: HeaderMap) -> None:
         if headers.get(b":status") != b"100" or self.config.proxy_100_continue:
@@ -371,7 +371,7 @@ class Router:
         body = b"" if status == 204 else b"upstream request timeout"
         self._reply(status, body, details, flags.UPSTREAM_REQUEST_TIMEOUT)
 
-    # -- another attempt -----------------------------------------------------------------------------------------------------
+    # -- another attempt
 
     def _can_replay(self) -> bool:
         """All of the request that was sent so far can be sent again."""
@@ -402,7 +402,7 @@ class Router:
             retry.on_retry_started()
         self._start_attempt()
 
-    # -- the end -------------------------------------------------------------------------------------------------------------
+    # -- the end
 
     def _charge(self, cluster: Cluster, status: int, host: Host | None) -> None:
         """A status that the proxy answers for the upstream counts as one of the cluster's."""

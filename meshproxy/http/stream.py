@@ -13,7 +13,7 @@ from meshproxy.http import request_headers as rules
 from meshproxy.http.chain import DATA, HEADERS, FilterChain, RequestPath, ResponsePath
 from meshproxy.http.entry import RejectedRequest, check_and_normalize
 from meshproxy.http.filter import HttpFilter
-from meshproxy.http.local_reply import reply_headers
+from meshproxy.http.local_reply import grpc_reply_headers, is_grpc, reply_headers
 from meshproxy.http.response_headers import mutate_response_headers
 from meshproxy.http.router import Router
 from meshproxy.net.timers import Timer
@@ -76,7 +76,7 @@ class Stream(StreamDecoder):
     def dispatcher(self) -> Dispatcher:
         return self.manager.dispatcher
 
-    # -- from the downstream codec -----------------------------------------------------------------------------------
+    # -- from the downstream codec
 
     def on_headers(self, headers: HeaderMap, end: bool) -> None:
         manager = self.manager
@@ -164,7 +164,7 @@ class Stream(StreamDecoder):
             self._request_timer.disarm()
         self._touch()
 
-    # -- the request's way to the router -------------------------------------------------------------------------------
+    # -- the request's way to the router
 
     def route_part(self, kind: int, part: Any, end: bool) -> None:
         """What left the request's filters goes to the router."""
@@ -214,20 +214,22 @@ class Stream(StreamDecoder):
         config = route.filter_configs.get(http_filter.name)
         return None if config is DISABLED or config is ENABLED else config
 
-    # -- the filters' verbs ----------------------------------------------------------------------------------------------
+    # -- the filters' verbs
 
     def resume_request(self) -> None:
         """Go on with a request that a filter held."""
         if self._request_path is not None:
-            self._in_turn(self._request_path)
+            self._request_path.resume()
 
     def resume_response(self) -> None:
         """Go on with a response that a filter held."""
         if self._response_path is not None:
-            self._in_turn(self._response_path)
+            self._response_path.resume()
 
-    def _in_turn(self, path: RequestPath | ResponsePath) -> None:
-        path.resume()
+    def keep_response_data(self, rest: bytes) -> None:
+        """For a data hook of the response that passes on only the beginning of its data: `rest` comes to it again."""
+        if self._response_path is not None:
+            self._response_path.keep(rest)
 
     def send_local_reply(
         self,
@@ -236,6 +238,7 @@ class Stream(StreamDecoder):
         details: str = "",
         response_flags: int = 0,
         extra: HeaderMap | None = None,
+        grpc_status: int = -1,
         content_type: bytes = b"",
     ) -> None:
         """Answer in place of an upstream. At most once a stream, and only before a response began: else the stream is reset.
@@ -257,7 +260,11 @@ class Stream(StreamDecoder):
         if self._response_path is not None:
             self._response_path.finish()
             self._response_path = None
-        headers = reply_headers(status, body, content_type)
+        if is_grpc(self.request_headers):
+            headers = grpc_reply_headers(status, body, grpc_status)
+            body = b""
+        else:
+            headers = reply_headers(status, body, content_type)
         if extra is not None:
             headers.extend(extra.fields)
         self.send_response_headers(headers, not body)
@@ -279,7 +286,7 @@ class Stream(StreamDecoder):
         self.encoder.reset(RESET_LOCAL)
         self._finish()
 
-    # -- the response's way back -----------------------------------------------------------------------------------------
+    # -- the response's way back
 
     def send_informational(self, headers: HeaderMap) -> None:
         """An interim response goes down as it is; the filters see final responses only."""
@@ -287,6 +294,8 @@ class Stream(StreamDecoder):
             self.encoder.send_informational(headers)
 
     def send_response_headers(self, headers: HeaderMap, end: bool) -> None:
+        self.response_headers = headers
+        self.info.response_headers = headers
         if self.chain.has_response_hooks and self._entered_chain:
             path = self._response_path = ResponsePath(self)
             path.push(HEADERS, headers, end)
@@ -315,8 +324,6 @@ class Stream(StreamDecoder):
         if kind == HEADERS:
             headers: HeaderMap = part
             self.response_started = True
-            self.response_headers = headers
-            info.response_headers = headers
             info.response_start = monotonic()
             status = headers.get(b":status")
             info.response_code = int(status) if status is not None else 0
@@ -342,7 +349,7 @@ class Stream(StreamDecoder):
         if self.router is not None:
             self.router.read_disable(disable)
 
-    # -- timeouts ----------------------------------------------------------------------------------------------------------
+    # -- timeouts
 
     def _touch(self) -> None:
         """Something moved: the idle timeout starts anew."""
@@ -397,7 +404,7 @@ class Stream(StreamDecoder):
         else:
             self.send_local_reply(status, body, details, 0)
 
-    # -- the end -------------------------------------------------------------------------------------------------------------
+    # -- the end
 
     def _reject(self, rejected: RejectedRequest) -> None:
         if rejected.location:

@@ -50,7 +50,7 @@ class UpstreamRequest(StreamDecoder):
         self._per_try: _PerTryTimeout | None = None
         self._idle: _PerTryTimeout | None = None
 
-    # -- from the router -----------------------------------------------------------------------------------------------------
+    # -- from the router
 
     def start(self, headers: HeaderMap, end: bool, timeouts: RequestTimeouts) -> None:
         self._headers = headers
@@ -131,7 +131,7 @@ class UpstreamRequest(StreamDecoder):
             self._idle.disarm()
         self._release_downstream()
 
-    # -- from the pool -------------------------------------------------------------------------------------------------------
+    # -- from the pool
 
     def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection) -> None:
         self._pending = None
@@ -176,7 +176,7 @@ class UpstreamRequest(StreamDecoder):
                 info.last_byte_sent = monotonic()
         self._touch()
 
-    # -- from the upstream codec -----------------------------------------------------------------------------------------
+    # -- from the upstream codec
 
     def on_informational(self, headers: HeaderMap) -> None:
         self._touch()
@@ -235,7 +235,7 @@ class UpstreamRequest(StreamDecoder):
         while self._downstream_paused > 0:
             self.on_below_write_watermark()
 
-    # -- timeouts ------------------------------------------------------------------------------------------------------------
+    # -- timeouts
 
     def _touch(self) -> None:
         idle, timeouts = self._idle, self._timeouts

@@ -85,7 +85,7 @@ class Connection(Flushable):
         """The protocol factory of this one connection."""
         return self
 
-    # -- what uvloop calls ---------------------------------------------------------------------------------------
+    # -- what uvloop calls
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -149,7 +149,7 @@ class Connection(Flushable):
                 self._on_bug(error)
             self.dispatcher.end_turn()
 
-    # -- what the handler calls ----------------------------------------------------------------------------------
+    # -- what the handler calls
 
     def send_pending(self) -> None:
         """The handler has output: it is asked for it when the turn ends."""
@@ -220,7 +220,7 @@ class Connection(Flushable):
     def write_buffer_bytes(self) -> int:
         return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
 
-    # -- the end -------------------------------------------------------------------------------------------------
+    # -- the end
 
     def _shut(self) -> None:
         transport = self._transport

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.observe.log_file import LogFile, LogFiles
-from meshproxy.observe.operators import grpc_status
+from meshproxy.observe.operators import response_grpc_status
 from meshproxy.observe.stream_info import StreamInfo
 
 
@@ -141,14 +141,14 @@ class ResponseFlagFilter(LogFilter):
 
 
 class GrpcStatusFilter(LogFilter):
-    """A stream that is no gRPC counts as its HTTP status amounts to: Unknown (2) as a rule, Ok for a 200."""
+    """A stream that is no gRPC counts as its HTTP status amounts to: Unknown (2) for a 200, as for most."""
 
     def __init__(self, statuses: frozenset[int], *, exclude: bool) -> None:
         self._statuses = statuses
         self._exclude = exclude
 
     def matches(self, info: StreamInfo) -> bool:
-        status = grpc_status(info)
+        status = response_grpc_status(info)
         return ((2 if status is None else status) in self._statuses) != self._exclude
 
 

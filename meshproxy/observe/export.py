@@ -6,10 +6,11 @@ table takes longer than traffic should wait.
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final
 
 import re2
@@ -25,7 +26,9 @@ BUCKET_MODES: Final = ("", "summary", "cumulative", "disjoint", "detailed")
 TYPES: Final = ("All", "Counters", "Gauges", "Histograms", "TextReadouts")
 
 _EMPTY: Final[HistogramValue] = ({}, 0, 0)
-_NAMES_PER_STEP: Final = 200
+_NAMES_PER_STEP: Final = 100  # lines in a piece
+_NAMES_PER_RUN: Final = 500  # names sorted at once
+_NAMES_PER_TAGGING: Final = 50
 _METRIC_CHARACTERS: Final = re.compile(r"[^a-zA-Z0-9_:]")
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
@@ -101,8 +104,9 @@ class StatsExporter:
     def text(self, query: StatsQuery) -> Iterator[str]:
         """`name: value` sorted, then the histograms."""
         lines: list[str] = []
-        for name, value in self._scalars(query):
-            lines.append(f"{name}: {value}\n")
+        scalars = self._scalars(query)
+        for name in (yield from self._sorted(scalars, query)):
+            lines.append(f"{name}: {scalars[name]}\n")
             if len(lines) == _NAMES_PER_STEP:
                 yield "".join(lines)
                 lines.clear()
@@ -142,8 +146,9 @@ class StatsExporter:
         """Envoy's `format=json`."""
         separator = '{"stats":['
         items: list[str] = []
-        for name, value in self._scalars(query):
-            items.append(f'{{"name":{json.dumps(name)},"value":{value}}}')
+        scalars = self._scalars(query)
+        for name in (yield from self._sorted(scalars, query)):
+            items.append(f'{{"name":{json.dumps(name)},"value":{scalars[name]}}}')
             if len(items) == _NAMES_PER_STEP:
                 yield separator + ",".join(items)
                 separator = ","
@@ -198,13 +203,12 @@ class StatsExporter:
 
     def _prometheus_scalars(self, values: dict[str, int], kind: str, query: StatsQuery) -> Iterator[str]:
         grouping = Grouping(self._settings)
-        names = [name for name, value in values.items() if self._shown(name, value, query)]
-        yield from grouping.sort(names)
+        yield from grouping.take((yield from self._sorted(values, query, _parts)))
         lines: list[str] = []
         for metric, members in grouping.metrics():
             lines.append(f"# TYPE {metric} {kind}\n")
-            for name, tags in members:
-                lines.append(f"{metric}{{{labels(tags)}}} {values[name]}\n")
+            for name in members:
+                lines.append(f"{metric}{{{grouping.labels(name)}}} {values[name]}\n")
                 if len(lines) >= _NAMES_PER_STEP:
                     yield "".join(lines)
                     lines.clear()
@@ -213,11 +217,12 @@ class StatsExporter:
     def _prometheus_histograms(self, query: StatsQuery) -> Iterator[str]:
         grouping = Grouping(self._settings)
         values = self._snapshot.histograms
-        yield from grouping.sort([name for name, value in values.items() if self._shown(name, value[1], query)])
+        totals = {name: value[1] for name, value in values.items()}
+        yield from grouping.take((yield from self._sorted(totals, query, _parts)))
         for metric, members in grouping.metrics():
             yield f"# TYPE {metric} histogram\n"
-            for name, tags in members:
-                yield self._prometheus_histogram(metric, name, labels(tags), values[name])
+            for name in members:
+                yield self._prometheus_histogram(metric, name, grouping.labels(name), values[name])
 
     def _prometheus_histogram(self, metric: str, name: str, tags: str, value: HistogramValue) -> str:
         before = f"{tags}," if tags else ""
@@ -238,16 +243,27 @@ class StatsExporter:
             return False
         return self._settings.accepts(name)
 
-    def _scalars(self, query: StatsQuery) -> Iterator[tuple[str, int]]:
+    def _sorted(
+        self, values: dict[str, int], query: StatsQuery, key: Callable[[str], Any] | None = None
+    ) -> Generator[str, None, Iterator[str]]:
+        """The names to show, in order. Sorts run by run, with an empty piece after each, and merges as it is read."""
+        runs: list[list[str]] = []
+        names = list(values)
+        for start in range(0, len(names), _NAMES_PER_RUN):
+            run = [name for name in names[start : start + _NAMES_PER_RUN] if self._shown(name, values[name], query)]
+            run.sort(key=key)
+            runs.append(run)
+            yield ""
+        return heapq.merge(*runs, key=key)
+
+    def _scalars(self, query: StatsQuery) -> dict[str, int]:
         snapshot = self._snapshot
         chosen: dict[str, int] = {}
         if query.wants("Counters"):
             chosen |= snapshot.counters
         if query.wants("Gauges"):
             chosen |= snapshot.gauges | snapshot.levels
-        for name in sorted(chosen):
-            if self._shown(name, chosen[name], query):
-                yield name, chosen[name]
+        return chosen
 
     def _histograms(self, query: StatsQuery) -> Iterator[tuple[str, HistogramValue]]:
         if not query.wants("Histograms"):
@@ -263,22 +279,24 @@ class Grouping:
 
     def __init__(self, settings: StatsSettings) -> None:
         self._tags = settings.tags
-        self._metrics: dict[str, list[tuple[str, tuple[Tag, ...]]]] = {}
+        self._metrics: dict[str, list[str]] = {}
 
-    def sort(self, names: list[str]) -> Iterator[str]:
-        """Takes the names in; yields empty text now and then, since tags of new names take their time."""
-        names.sort(key=_parts)
+    def take(self, names: Iterator[str]) -> Iterator[str]:
+        """Takes sorted names in; yields empty pieces now and then, since tags of new names take their time."""
         for index, name in enumerate(names):
-            metric, tags = self._tags.extract(name)
-            self._metrics.setdefault(metric, []).append((name, tags))
-            if index % _NAMES_PER_STEP == _NAMES_PER_STEP - 1:
+            metric = self._tags.extract(name)[0]
+            self._metrics.setdefault(metric, []).append(name)
+            if index % _NAMES_PER_TAGGING == _NAMES_PER_TAGGING - 1:
                 yield ""
 
-    def metrics(self) -> Iterator[tuple[str, list[tuple[str, tuple[Tag, ...]]]]]:
-        metrics: dict[str, list[tuple[str, tuple[Tag, ...]]]] = {}
+    def metrics(self) -> Iterator[tuple[str, list[str]]]:
+        metrics: dict[str, list[str]] = {}
         for name in sorted(self._metrics, key=_parts):
             metrics.setdefault(metric_name(name), []).extend(self._metrics[name])
         yield from metrics.items()
+
+    def labels(self, name: str) -> str:
+        return labels(self._tags.extract(name)[1])
 
 
 def _parts(name: str) -> list[str]:

@@ -5,11 +5,10 @@ Header values, access logs and local replies all stand on this.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
-from meshproxy.observe.operators import Constant, FormatError, Reader, Value, build_reader, plain, to_bytes
+from meshproxy.observe.operators import Constant, FormatError, Reader, Value, build_reader, to_bytes, to_json
 from meshproxy.observe.stream_info import StreamInfo
 
 _COMMAND: Final = re.compile(r"%([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]+))?%")
@@ -95,7 +94,8 @@ def parse_format(text: str, unset: bytes = b"") -> Formatter:
 class JsonFormatter:
     """`json_format`: a tree of formats, written as one line of JSON with sorted keys.
 
-    An operator that stands alone keeps its type, and is null (or left out, with `omit_empty`) without a value.
+    An operator that stands alone keeps its type, and is null without a value; with `omit_empty` such
+    values, and objects that hold nothing else, are left out.
     """
 
     def __init__(self, tree: dict[str, Any], *, omit_empty: bool = False) -> None:
@@ -108,23 +108,20 @@ class JsonFormatter:
         if isinstance(node, list):
             return [self._compile(item) for item in node]
         if not isinstance(node, str):
-            return plain(node)
+            return node
         formatter = parse_format(node, b"" if self._omit_empty else b"-")
-        return plain(formatter.constant) if formatter.constant is not None else formatter
+        return formatter if formatter.constant is None else formatter.constant
 
     def format(self, info: StreamInfo) -> bytes:
-        """One line of JSON. Raises nothing: bytes that are no UTF-8 become U+FFFD."""
-        tree = self._fill(self._tree, info)
-        return (
-            json.dumps(tree, separators=(",", ":"), ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
-        )
+        """One line of JSON."""
+        return to_json(self._fill(self._tree, info)).encode("utf-8", "replace") + b"\n"
 
     def _fill(self, node: Any, info: StreamInfo) -> Any:
         if isinstance(node, Formatter):
-            return plain(node.value(info))
+            return node.value(info)
         if isinstance(node, dict):
             filled = {key: self._fill(item, info) for key, item in node.items()}
-            return {key: item for key, item in filled.items() if item is not None} if self._omit_empty else filled
+            return {key: item for key, item in filled.items() if item not in (None, {})} if self._omit_empty else filled
         if isinstance(node, list):
             items = [self._fill(item, info) for item in node]
             return [item for item in items if item is not None] if self._omit_empty else items

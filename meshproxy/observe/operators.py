@@ -13,6 +13,7 @@ import re
 import socket
 import uuid
 from collections.abc import Callable
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from meshproxy.clock import monotonic, wall_time
@@ -397,10 +398,15 @@ _GRPC_OF_HTTP: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503
 
 
 def grpc_status(info: StreamInfo) -> int | None:
-    """The gRPC status of a gRPC stream: of the trailers, else of the headers, else what the HTTP status amounts to."""
+    """The gRPC status of a gRPC stream; None for others."""
     content_type = info.request_headers.get(b"content-type") if info.request_headers is not None else None
     if content_type is None or not (content_type == b"application/grpc" or content_type[:17] == b"application/grpc+"):
         return None
+    return response_grpc_status(info)
+
+
+def response_grpc_status(info: StreamInfo) -> int | None:
+    """The status in the trailers, else in the headers, else what the HTTP status amounts to; None without one."""
     for headers in (info.response_trailers, info.response_headers):
         value = headers.get(b"grpc-status") if headers is not None else None
         if value is not None:
@@ -629,17 +635,27 @@ def to_bytes(value: Value) -> bytes:
 
 def to_json(value: Value) -> str:
     """Compact JSON; bytes are text, and whole floats (all that a protobuf Struct has) are written as integers."""
-    return json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False, default=str)
-
-
-def plain(value: Value) -> Value:
-    """The value in JSON's types."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return _json_text(value)
+    if isinstance(value, str):
+        return encode_basestring(value)
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        return str(int(value))
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return "{" + ",".join([f"{encode_basestring(str(key))}:{to_json(item)}" for key, item in value.items()]) + "}"
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
+        return "[" + ",".join([to_json(item) for item in value]) + "]"
+    return json.dumps(value, default=str)
+
+
+def _json_text(value: bytes) -> str:
+    """Bytes that are no UTF-8 stand for the characters of their numbers, all escaped (Envoy)."""
+    try:
+        return encode_basestring(value.decode("utf-8"))
+    except UnicodeDecodeError:
+        return '"' + "".join([_ESCAPED[byte] for byte in value]) + '"'
+
+
+_ESCAPED: Final = [
+    chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\u{byte:04x}" for byte in range(256)
+]  # fmt: skip

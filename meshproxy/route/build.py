@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -415,7 +414,7 @@ class _HostBuilder:
         return weighted
 
     def build_weight(self, base: Route, message: Any, levels: list[Level], path: str) -> Route:
-        route = copy.copy(base)
+        route = base.for_weighted_cluster()
         if bool(message.name) == bool(message.cluster_header):
             self.errors.add(path, "exactly one of name and cluster_header must be set")
         route.cluster_name = message.name

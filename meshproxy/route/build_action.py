@@ -217,7 +217,7 @@ def _build_body_format(route: Route, message: Any, path: str, errors: ConfigErro
             route.direct_body_format = parse_format(message.text_format, unset)
     except FormatError as error:
         errors.add(child(path, kind or "format"), str(error))
-    default = b"application/json" if kind == "json_format" else b"text/plain"
+    default = b"application/json" if kind == "json_format" else b""
     route.direct_content_type = message.content_type.encode() or default
 
 

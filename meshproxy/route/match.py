@@ -50,8 +50,8 @@ class Lookup:
         self.subjects = subjects
         self.seen: int = 0  # a bit per subject that was looked up
         self.several: int = 0  # a bit per subject that has more than one field
-        self.values: list[bytes | None] = []
-        self.hits: list[list[int] | None] = []
+        self.values: list[bytes | None] | None = None
+        self.hits: list[list[int] | None] | None = None
         self.query: dict[bytes, bytes] | None = None
         self.path_patterns = path_patterns
         self.path_hits: list[int] | None = None
@@ -67,26 +67,35 @@ class Lookup:
     def holds(self, matcher: HeaderMatcher) -> bool:
         slot = matcher.slot
         bit = 1 << slot
-        if not self.values:
-            count = len(self.subjects)
-            self.values = [None] * count
-            self.hits = [None] * count
+        values = self.values
+        if values is None:
+            values = [None] * len(self.subjects)
+            self.values = values
         if not self.seen & bit:
             self.seen |= bit
-            self._look_up(matcher.name, slot, bit)
+            values[slot] = self._look_up(matcher.name, bit)
         if self.several & bit:
             return matcher.match_several(self.headers)
-        value = self.values[slot]
+        value = values[slot]
         if matcher.pattern < 0 or value is None:
             return matcher.match_value(value)
-        hits = self.hits[slot]
+        return (matcher.pattern in self._hits_of(slot, value)) != matcher.invert
+
+    def _hits_of(self, slot: int, value: bytes) -> list[int]:
+        """The expressions on a header that match its value."""
+        all_hits = self.hits
+        if all_hits is None:
+            all_hits = [None] * len(self.subjects)
+            self.hits = all_hits
+        hits = all_hits[slot]
         if hits is None:
             patterns = self.subjects[slot].patterns
             hits = [] if patterns is None else patterns.match(value)
-            self.hits[slot] = hits
-        return (matcher.pattern in hits) != matcher.invert
+            all_hits[slot] = hits
+        return hits
 
-    def _look_up(self, name: bytes, slot: int, bit: int) -> None:
+    def _look_up(self, name: bytes, bit: int) -> bytes | None:
+        """The first value of a header; notes when there are several."""
         found: bytes | None = None
         for field in self.headers.fields:
             if field[0] == name:
@@ -94,7 +103,7 @@ class Lookup:
                     self.several |= bit
                     break
                 found = field[1]
-        self.values[slot] = found
+        return found
 
     def parameters(self) -> dict[bytes, bytes]:
         query = self.query

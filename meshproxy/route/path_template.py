@@ -1,8 +1,8 @@
 """Path templates (`envoy.extensions.path.match.uri_template`) and the rewrites that use what they captured.
 
-A template is a path whose segments are literals, `*` (one segment), `**` (the rest; nothing but a literal suffix such
-as `.m3u8` may follow) or variables: `{name}` is `{name=*}`, and there are `{name=videos/*}` and `{name=**}`. It becomes
-one regular expression with a group per variable.
+A template is a path whose segments are literals, `*` (one segment), `**` (any number of them; only literals may follow,
+as in `/**.m3u8`) or variables: `{name}` is `{name=*}`, and there are `{name=videos/*}` and `{name=**}`. It becomes one
+regular expression with a group per variable.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import re2
 
-from meshproxy.config.regex import Regex
+from meshproxy.config.regex import Regex, RegexError
 
 # The characters of a path segment: RFC 3986's pchar.
 _SEGMENT_CHARACTERS: Final = r"a-zA-Z0-9\-._~%!$&'()*+,;:@="
@@ -65,14 +65,23 @@ class _Compiler:
         self.names: list[str] = []
         self.rest_seen = False  # a `**` came: no operator may follow
 
-    def segment(self, text: str) -> str:
-        """The pattern of one segment: a literal, an operator, a variable, the latter two with a literal suffix."""
-        variable = _VARIABLE.match(text)
-        if variable is not None:
-            return self.variable(variable) + self.literal(text[variable.end() :])
+    def segment(self, text: str, last: bool) -> str:
+        """The pattern of one segment: a literal, a variable among literals, or an operator.
+
+        Behind an operator a literal may stand in the last segment only; only the last segment may be empty.
+        """
+        variable = _VARIABLE.search(text)
+        if variable is not None and not text.startswith("*"):
+            before, after = text[: variable.start()], text[variable.end() :]
+            return self.literal(before) + self.variable(variable) + self.literal(after)
         for operator, pattern in (("**", _ANY_SEGMENTS), ("*", _ONE_SEGMENT)):
             if text.startswith(operator):
-                return self.operator(operator, pattern) + self.literal(text[len(operator) :])
+                suffix = text[len(operator) :]
+                if suffix and not last:
+                    raise TemplateError(f"a literal may follow {operator} in the last segment only")
+                return self.operator(operator, pattern) + self.literal(suffix)
+        if not text and not last:
+            raise TemplateError("only the last segment may be empty")
         return self.literal(text)
 
     def operator(self, operator: str, pattern: str) -> str:
@@ -104,14 +113,15 @@ class _Compiler:
             return self.operator("*", _ONE_SEGMENT)
         if text == "**":
             return self.operator("**", _ANY_SEGMENTS)
-        if not text:
-            raise TemplateError("a variable's pattern has an empty segment")
+        if not text or text.startswith("*"):
+            raise TemplateError(f"{text!r} is not a segment of a variable's pattern")
         return self.literal(text)
 
     def literal(self, text: str) -> str:
         if _LITERAL.fullmatch(text) is None:
             raise TemplateError(f"{text!r} is not a literal path segment")
-        return str(re2.escape(text))
+        # Envoy leaves a star in a literal as it is, so that it repeats the character before it.
+        return str(re2.escape(text)).replace("\\*", "*")
 
 
 def compile_template(text: str) -> PathTemplate:
@@ -119,8 +129,13 @@ def compile_template(text: str) -> PathTemplate:
     if _PRINTABLE.fullmatch(text) is None:
         raise TemplateError("a template begins with / and holds printable ASCII only")
     compiler = _Compiler()
-    pattern = "".join(["/" + compiler.segment(segment) for segment in _split(text[1:])])
-    return PathTemplate(text, pattern, compiler.names)
+    segments = _split(text[1:])
+    last = len(segments) - 1
+    pattern = "".join(["/" + compiler.segment(segments[i], i == last) for i in range(len(segments))])
+    try:
+        return PathTemplate(text, pattern, compiler.names)
+    except RegexError as error:
+        raise TemplateError(str(error)) from error
 
 
 def _split(text: str) -> list[str]:

@@ -170,9 +170,9 @@ def _build_host_predicates(policy: RetryPolicy, message: Any, path: str, errors:
     for i in range(len(message.retry_host_predicate)):
         predicate = message.retry_host_predicate[i]
         name: str = predicate.typed_config.type_url.rpartition("/")[2]
-        if name == _PREVIOUS_HOSTS or predicate.name == "envoy.retry_host_predicates.previous_hosts":
+        if name == _PREVIOUS_HOSTS:
             policy.avoid_previous_hosts = True
-        elif name == _OMIT_CANARY_HOSTS or predicate.name == "envoy.retry_host_predicates.omit_canary_hosts":
+        elif name == _OMIT_CANARY_HOSTS:
             policy.omit_canary_hosts = True
         else:
             errors.add(item(path, "retry_host_predicate", i), f"{name or predicate.name} is not supported")

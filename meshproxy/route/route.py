@@ -155,6 +155,35 @@ class Route:
         self.toggles_filters: bool = False  # some filter is disabled, or enabled, on this route
         self.shared_timeouts: object | None = None  # the router's, made at the first request
 
+    def for_weighted_cluster(self) -> Route:
+        """A copy of what the route says itself, for a weighted cluster to add to: its cluster and what is merged."""
+        new = Route(self.name, self.virtual_host, self.kind)
+        new.path = self.path
+        new.metadata = self.metadata
+        new.stat_prefix = self.stat_prefix
+        new.decorator = self.decorator
+        new.cors = self.cors
+        new.request_body_buffer_limit = self.request_body_buffer_limit
+        new.cluster_not_found_status = self.cluster_not_found_status
+        new.timeout_ms = self.timeout_ms
+        new.idle_timeout_ms = self.idle_timeout_ms
+        new.flush_timeout_ms = self.flush_timeout_ms
+        new.max_stream_duration_ms = self.max_stream_duration_ms
+        new.grpc_timeout_header_max_ms = self.grpc_timeout_header_max_ms
+        new.grpc_timeout_header_offset_ms = self.grpc_timeout_header_offset_ms
+        new.max_grpc_timeout_ms = self.max_grpc_timeout_ms
+        new.grpc_timeout_offset_ms = self.grpc_timeout_offset_ms
+        new.retry = self.retry
+        new.hedge = self.hedge
+        new.priority = self.priority
+        new.metadata_match = self.metadata_match
+        new.upgrades = self.upgrades
+        new.auto_host_rewrite = self.auto_host_rewrite
+        new.append_x_forwarded_host = self.append_x_forwarded_host
+        new.host_rewrite = self.host_rewrite
+        new.path_rewrite = self.path_rewrite
+        return new
+
     def seal(self) -> None:
         """Settle what can be asked in one attribute; the last step of a build."""
         self.has_response_mutations = bool(self.response_operations)
@@ -200,8 +229,7 @@ class Route:
             return
         if keep_original:
             headers.set(b"x-envoy-original-path", path)
-        # A network path ("//host/x") would be another origin to some: Envoy leaves one slash.
-        headers.set(b":path", b"/" + new.lstrip(b"/") if new.startswith(b"//") else new)
+        headers.set(b":path", new)
 
     def set_upstream_host(self, headers: HeaderMap, host: bytes, keep_original: bool = True) -> None:
         """For `auto_host_rewrite`, when the upstream host is picked: its name becomes the :authority."""

@@ -39,11 +39,10 @@ class HostRoutes:
         target = headers.get(b":path")
         if target is None:
             return None
-        end = path_end(target)
-        if ignore_path_parameters:
-            semicolon = target.find(b";", 0, end)
-            end = end if semicolon < 0 else semicolon
-        lookup = Lookup(headers, info, random, target, target[:end], self.subjects, self.path_patterns)
+        path = target[: path_end(target)]
+        if ignore_path_parameters and b";" in path:
+            path = path[: path.find(b";")]
+        lookup = Lookup(headers, info, random, target, path, self.subjects, self.path_patterns)
         for step in self.steps:
             route = step.find(lookup)
             if route is not None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.server.control import ANSWER, CALL, FDS_PER_FRAME, SOCKETS, ControlSocket, Frame
+from meshproxy.server.options import Options
 from meshproxy.server.service import WorkerService
 from meshproxy.server.worker import Worker
 
@@ -58,7 +59,7 @@ class LocalWorker(WorkerHandle):
 class RemoteWorker(WorkerHandle):
     """A worker that was exec'd: told what to do over a socket pair, and noticed when it dies."""
 
-    def __init__(self, index: int, log_level: str, on_death: Callable[[RemoteWorker], None]) -> None:
+    def __init__(self, index: int, options: Options, on_death: Callable[[RemoteWorker], None]) -> None:
         self.index = index
         self._on_death = on_death
         self._loop = asyncio.get_running_loop()
@@ -71,7 +72,9 @@ class RemoteWorker(WorkerHandle):
             self.process = subprocess.Popen(  # exec'd, never forked: no state of ours leaks in
                 [
                     *(sys.executable, "-m", "meshproxy.server.worker_main"),
-                    *("--control-fd", str(theirs.fileno()), "--index", str(index), "--log-level", log_level),
+                    *("--control-fd", str(theirs.fileno()), "--index", str(index)),
+                    *("--log-level", options.log_level, "--component-log-level", options.component_log_level),
+                    *("--file-flush-interval-msec", str(options.file_flush_interval_msec)),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -131,7 +131,7 @@ class ActiveListener:
     def connections(self) -> int:
         return sum(len(chain.connections) for chain in self.chains())
 
-    # -- connections -------------------------------------------------------------------------------------------------------
+    # -- connections
 
     def _new_connection(self) -> Connection:
         return Connection(self.dispatcher, _Accepted(self), self.config.buffer_limit_bytes)

@@ -16,6 +16,7 @@ from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
 from meshproxy.errors import ConfigError
 from meshproxy.observe.log import setup_logging
+from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.server.bootstrap import read_bootstrap
 from meshproxy.server.options import Options
@@ -66,6 +67,7 @@ async def _run(options: Options) -> int:
 
 
 def _serve(options: Options) -> int:
+    LOG_FILES.flush_interval_s = options.file_flush_interval_msec / 1000.0
     gc.freeze()  # what the imports made lives for ever: do not look at it again
     try:
         return uvloop.run(_run(options))
@@ -74,3 +76,5 @@ def _serve(options: Options) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        LOG_FILES.close()

@@ -79,7 +79,7 @@ class Supervisor:
         self._quit = False
         self._drained = asyncio.Event()
 
-    # -- the life of the process -------------------------------------------------------------------------------------------
+    # -- the life of the process
 
     async def run(self) -> int:
         """Serve until a signal (or the admin) ends it. Raises StartFailed."""
@@ -121,7 +121,7 @@ class Supervisor:
     def _new_worker(self, index: int) -> WorkerHandle:
         if self.options.concurrency == 1:
             return LocalWorker(self.dispatcher)
-        return RemoteWorker(index, self.options.log_level, self._on_worker_death)
+        return RemoteWorker(index, self.options, self._on_worker_death)
 
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -141,7 +141,7 @@ class Supervisor:
         self.sockets.close()
         await self.dispatcher.close()
 
-    # -- configuration -----------------------------------------------------------------------------------------------------
+    # -- configuration
 
     async def _apply(self, bootstrap: Any, errors: ConfigErrors) -> None:
         """All workers take `bootstrap`, or none does and `errors` say why."""
@@ -199,7 +199,7 @@ class Supervisor:
             await self.each("close_idle_draining", idle_ms)
         await self.each("abort_draining")
 
-    # -- workers -----------------------------------------------------------------------------------------------------------
+    # -- workers
 
     async def each(self, verb: str, *arguments: Any) -> list[Any]:
         """Run a verb on every worker that lives."""
@@ -231,7 +231,7 @@ class Supervisor:
             await asyncio.sleep(_RESTART_S)
         async with self._reloading:
             index = dead.index
-            worker = RemoteWorker(index, self.options.log_level, self._on_worker_death)
+            worker = RemoteWorker(index, self.options, self._on_worker_death)
             self.workers[index] = worker
             try:
                 await worker.call("prepare", self.bootstrap.SerializeToString())
@@ -271,7 +271,7 @@ class Supervisor:
     def _reopen_logs(self) -> None:
         self.dispatcher.spawn(self.each("reopen_logs"), "reopen logs")
 
-    # -- the end -----------------------------------------------------------------------------------------------------------
+    # -- the end
 
     def _on_end_signal(self) -> None:
         self._signals += 1

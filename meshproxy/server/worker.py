@@ -35,7 +35,7 @@ class Worker:
         self._resources: Resources | None = None
         self._prepared: Resources | None = None
 
-    # -- configuration -----------------------------------------------------------------------------------------------------
+    # -- configuration
 
     def prepare(self, bootstrap: Any, errors: ConfigErrors) -> None:
         """Build what `bootstrap` changes; with errors, what runs stays as it is."""
@@ -133,7 +133,7 @@ class Worker:
             for chain in list(listener.draining_chains):
                 chain.abort()
 
-    # -- the end -----------------------------------------------------------------------------------------------------------
+    # -- the end
 
     def start_drain(self, inbound_only: bool = False) -> None:
         """Every response says `connection: close` from now on; new connections are still served."""

@@ -15,6 +15,7 @@ import uvloop
 import meshproxy.filters.builtin
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.log import setup_logging
+from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.server.control import ANSWER, CALL, ControlSocket, Frame
 from meshproxy.server.service import WorkerService
 from meshproxy.server.worker import Worker
@@ -70,12 +71,16 @@ def main() -> int:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--log-level", default="info")
+    parser.add_argument("--component-log-level", default="")
+    parser.add_argument("--file-flush-interval-msec", type=int, default=1000)
     options = parser.parse_args()
-    setup_logging(options.log_level)
+    setup_logging(options.log_level, options.component_log_level)
+    LOG_FILES.flush_interval_s = options.file_flush_interval_msec / 1000.0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor decides
     gc.freeze()
     uvloop.run(_serve(socket.socket(fileno=options.control_fd)))
+    LOG_FILES.close()
     return 0
 
 

@@ -108,14 +108,21 @@ class Cluster(EjectionListener):
         return ConnectionPool(self._dispatcher, host, self.config, self.stats, self._breakers[priority])
 
     def on_response(self, status: int, host: Host, duration_ms: int, internal: bool) -> None:
-        """Count an upstream's response that went downstream, `duration_ms` after the request was complete."""
-        stats = self.stats
-        stats.charge_response(status, internal, host.canary)
-        stats.charge_time(duration_ms, internal, host.canary)
+        """Both of the following, for a response that comes in one piece."""
+        self.on_response_headers(status, host, internal)
+        self.on_response_complete(host, duration_ms, internal)
+
+    def on_response_headers(self, status: int, host: Host, internal: bool) -> None:
+        """Count an upstream's response that goes downstream: as soon as its head is there, even if it is cut short."""
+        self.stats.charge_response(status, internal, host.canary)
         if status >= 500:
             host.stats.rq_error += 1
         else:
             host.stats.rq_success += 1
+
+    def on_response_complete(self, host: Host, duration_ms: int, internal: bool) -> None:
+        """Record how long a whole response took since its request was complete."""
+        self.stats.charge_time(duration_ms, internal, host.canary)
 
     def count_local_response(self, status: int, host: Host | None, internal: bool) -> None:
         """Count a response that the proxy made for the upstream (a timeout, a reset, no host)."""

@@ -8,10 +8,10 @@ Entry = tuple[float, int, int]  # deadline, order of arrival, index
 
 
 class EdfScheduler:
-    """Gives out indices in proportion to their weights, evenly spread.
+    """Gives out the index that is due first; of equals, the one that was put in first.
 
-    An index that is given out is due again after 1/weight; the one due first comes next, and of equals the one that was
-    put in first. Weights may change from pick to pick.
+    Every index begins with the deadline 1/weight. One that was given out is put in again with a later deadline, by
+    1/weight each time: so indices come in proportion to their weights, evenly spread.
     """
 
     def __init__(self, weights: list[float]) -> None:
@@ -19,12 +19,17 @@ class EdfScheduler:
         self._entries: list[Entry] = [(1.0 / weights[i], i, i) for i in range(len(weights))]
         heapq.heapify(self._entries)
 
-    def peek(self) -> int:
-        """The index that is due; `take` gives it out."""
+    @property
+    def index(self) -> int:
+        """Which is due."""
         return self._entries[0][2]
 
-    def take(self, weight: float) -> None:
-        """The index that is due has been given out; it is due again by `weight`."""
-        deadline, _, index = self._entries[0]
+    @property
+    def deadline(self) -> float:
+        """When it is due."""
+        return self._entries[0][0]
+
+    def put_again(self, deadline: float) -> None:
+        """The index that is due was given out, and is due again at `deadline`."""
         self._order += 1
-        heapq.heapreplace(self._entries, (deadline + 1.0 / weight, self._order, index))
+        heapq.heapreplace(self._entries, (deadline, self._order, self._entries[0][2]))

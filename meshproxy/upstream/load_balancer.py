@@ -65,17 +65,18 @@ class WeightedRoundRobinPicker(Picker):
         super().__init__(hosts)
         self.position = position
         self._weights: list[float] = [float(host.weight) for host in hosts]
+        self._turns: list[int] = [1] * len(hosts)
         self._edf = EdfScheduler(self._weights)
         for _ in range(position % len(hosts)):
-            self._advance()
-
-    def _advance(self) -> int:
-        index = self._edf.peek()
-        self._edf.take(self._weights[index])
-        return index
+            self.pick()
 
     def pick(self) -> Host:
-        return self.hosts[self._advance()]
+        edf = self._edf
+        index = edf.index
+        turns = self._turns[index] + 1
+        self._turns[index] = turns
+        edf.put_again(turns / self._weights[index])  # not a sum: equal deadlines must stay equal
+        return self.hosts[index]
 
 
 class LeastRequestPicker(Picker):
@@ -138,8 +139,9 @@ class WeightedLeastRequestPicker(Picker):
         return weight / busy if bias == 1.0 else weight / busy**bias
 
     def pick(self) -> Host:
-        host = self.hosts[self._edf.peek()]
-        self._edf.take(self._weight(host))
+        edf = self._edf
+        host = self.hosts[edf.index]
+        edf.put_again(edf.deadline + 1.0 / self._weight(host))
         return host
 
 

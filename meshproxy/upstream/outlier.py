@@ -71,7 +71,7 @@ class OutlierConfig:
 
 
 class RateMonitor:
-    """Successes out of all, in this interval and in the last; `rate` is in percent, `NO_RATE` when there were too few."""
+    """Successes out of all, in this interval and in the last; `rate` in percent, `NO_RATE` when there were too few."""
 
     def __init__(self) -> None:
         self.total: int = 0

@@ -14,7 +14,14 @@ from meshproxy.clock import monotonic
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http1.client import ClientConnectionCallbacks, Http1ClientConnection
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
-from meshproxy.errors import RESET_CONNECT_TIMEOUT, RESET_LOCAL, RESET_OVERFLOW, RESET_TERMINATION, ProtocolError
+from meshproxy.errors import (
+    RESET_CONNECT_TIMEOUT,
+    RESET_LOCAL,
+    RESET_OVERFLOW,
+    RESET_PROTOCOL_ERROR,
+    RESET_TERMINATION,
+    ProtocolError,
+)
 from meshproxy.net.address import Address
 from meshproxy.net.connect import ConnectAttempt, ConnectHandler, connect
 from meshproxy.net.connection import Connection
@@ -417,8 +424,10 @@ class UpstreamConnection(ConnectHandler):
             self._closed(False, False)
             self._close_socket()
 
-    def on_cut_short(self) -> None:
+    def on_cut_short(self, reason: int) -> None:
         """The end of the connection was not that of the response."""
+        if reason == RESET_PROTOCOL_ERROR:
+            self._stats.upstream_cx_protocol_error += 1
         if self.state == BUSY:
             self._end_stream()
             self._closed(False, True)
@@ -604,7 +613,7 @@ class _LastDecoder(StreamDecoder):
         self._decoder.on_trailers(trailers)
 
     def on_reset(self, reason: int, details: str) -> None:
-        self._connection.on_cut_short()
+        self._connection.on_cut_short(reason)
         self._decoder.on_reset(reason, details)
 
 

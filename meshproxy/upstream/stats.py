@@ -299,9 +299,7 @@ class OutlierStats(StatsScope):
         "ejections_success_rate",
         "ejections_total",
     )
-    GAUGES = (
-        "ejections_active",
-    )
+    GAUGES = ("ejections_active",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -90,8 +90,8 @@ def _address(host: Host) -> dict[str, Any]:
 
 
 def _stats(host: Host) -> list[dict[str, Any]]:
-    counters = [{"name": name, "type": "COUNTER", "value": getattr(host.stats, name)} for name in _COUNTERS]
-    return counters + [{"name": name, "type": "GAUGE", "value": getattr(host.stats, name)} for name in _GAUGES]
+    counters = [{"name": name, "type": "COUNTER", "value": str(getattr(host.stats, name))} for name in _COUNTERS]
+    return counters + [{"name": name, "type": "GAUGE", "value": str(getattr(host.stats, name))} for name in _GAUGES]
 
 
 def _health(host: Host) -> dict[str, Any]:

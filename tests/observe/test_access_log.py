@@ -49,7 +49,7 @@ def _config(path: Path, **fields: Any) -> dict[str, Any]:
         ({"json_format": {"code": "%RESPONSE_CODE%"}}, '{"code":200}\n'),
         ({"log_format": {"text_format_source": {"inline_string": "%REQ(no)%!\n"}}}, "-!\n"),
         ({"log_format": {"text_format": "%REQ(no)%!\n", "omit_empty_values": True}}, "!\n"),
-        ({"log_format": {"json_format": {"a": "%REQ(no)%", "b": {"c": "%RESPONSE_CODE%"}}}}, '{"a":null,"b":{"c":200}}\n'),
+        ({"log_format": {"json_format": {"a": "%REQ(no)%", "b": ["%RESPONSE_CODE%"]}}}, '{"a":null,"b":[200]}\n'),
     ],
 )
 def test_formats(log_path: Path, fields: dict[str, Any], expected: str) -> None:
@@ -96,11 +96,12 @@ def _number(value: int, operation: str = "GE", key: str = "none") -> dict[str, A
         ({"response_flag_filter": {}}, True),
         ({"grpc_status_filter": {"statuses": ["OK"]}}, False),
         ({"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}, True),
+        ({"grpc_status_filter": {"statuses": ["UNKNOWN"]}}, True),  # as Envoy: no gRPC, and a 200
         ({"log_type_filter": {"types": ["DownstreamEnd"]}}, True),
         ({"log_type_filter": {"types": ["DownstreamEnd"], "exclude": True}}, False),
-        # 0xb9159d70 % 100 is 64
-        ({"runtime_filter": {"runtime_key": "none", "percent_sampled": {"numerator": 65}}}, True),
-        ({"runtime_filter": {"runtime_key": "none", "percent_sampled": {"numerator": 64}}}, False),
+        # 0xb9159d70 % 100 is 20
+        ({"runtime_filter": {"runtime_key": "none", "percent_sampled": {"numerator": 21}}}, True),
+        ({"runtime_filter": {"runtime_key": "none", "percent_sampled": {"numerator": 20}}}, False),
         ({"runtime_filter": {"runtime_key": "log.share", "percent_sampled": {"numerator": 0}}}, True),
         ({"runtime_filter": {"runtime_key": "none", "use_independent_randomness": True}}, False),
         ({"and_filter": {"filters": [{"status_code_filter": _number(200)}, {"duration_filter": _number(501)}]}}, False),

@@ -164,7 +164,7 @@ def test_big_tables_come_in_small_pieces() -> None:
     exporter = StatsExporter(snapshot, StatsSettings())
     query = parse_query({})
     for pieces in (exporter.text(query), exporter.json(query), exporter.prometheus(query)):
-        assert max(piece.count("rq_") for piece in pieces) <= 400
+        assert max(piece.count("rq_") for piece in pieces) <= 200
 
 
 _CONFIG = """

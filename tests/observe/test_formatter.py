@@ -233,9 +233,19 @@ def test_json_keeps_types_and_sorts_keys() -> None:
     assert formatter.format(make_stream()) == b'{"a":{"x":[null,"b--",3,true]},"m":"50%","z":5}\n'
 
 
+def test_json_escapes_bytes_that_are_no_utf8_as_envoy_does() -> None:
+    info = make_bare_stream()
+    formatter = JsonFormatter({"ua": "%REQ(user-agent)%"})
+    info.request_headers = HeaderMap([(b"user-agent", b'a "q" \\ \xe4 \xc3\xa4\tz')])
+    assert formatter.format(info) == rb'{"ua":"a \u0022q\u0022 \u005c \u00e4 \u00c3\u00a4\u0009z"}' + b"\n"
+    info.request_headers = HeaderMap([(b"user-agent", b'a "q" \\ \xc3\xa4\tz')])
+    assert formatter.format(info) == rb'{"ua":"a \"q\" \\ ' + b"\xc3\xa4" + rb'\tz"}' + b"\n"
+
+
 def test_json_leaves_out_what_is_empty() -> None:
-    formatter = JsonFormatter({"a": "%REQ(no)%", "b": "x-%REQ(no)%", "c": "%PROTOCOL%"}, omit_empty=True)
-    assert formatter.format(make_stream()) == b'{"b":"x-","c":"HTTP/1.1"}\n'
+    tree = {"a": "%REQ(no)%", "b": "x-%REQ(no)%", "c": {"q": "%REQ(no)%"}, "l": ["%REQ(no)%", "a"]}
+    formatter = JsonFormatter(tree, omit_empty=True)
+    assert formatter.format(make_stream()) == b'{"b":"x-","l":["a"]}\n'
 
 
 # 2026-11-21T04:33:38.432335Z; the expected text is what Envoy 1.40 printed for that moment

@@ -125,9 +125,7 @@ def test_a_file_that_cannot_be_opened_is_a_config_error(files: LogFiles, tmp_pat
         files.acquire(str(tmp_path / "no" / "a.log"), FilesystemStats())
 
 
-def test_a_pipe_that_nobody_reads_does_not_hold_up_the_writer(
-    files: LogFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_that_nobody_reads_does_not_hold_up_the_writer(files: LogFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     monkeypatch.setitem(log_file._STANDARD, "/dev/stdout", writing)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
+from tests.route import generate
 from tests.route.envoy_oracle import Case, Request
 
 HIT = "direct_response: {status: 200, body: {inline_string: hit}}"
@@ -78,12 +80,29 @@ TEMPLATES = [
     template("t-rest", "/api/**", "/api", "/api/", "/api/a", "/api/a/b/", "/apix", "/api/a*b"),
     template("t-suffix", "/v/*.m4s", "/v/a.m4s", "/v/.m4s", "/v/a/b.m4s", "/v/am4s"),
     template("t-rest-suffix", "/**.mpd", "/a/b/c.mpd", "/.mpd", "/a.mpx", "/a.mpd/b"),
-    template("t-name", "/v/{file}", "/v/a", "/v/", "/v/a/b", "/v/a:b@c", "/v/%C3%A9", *(f"/v/a{sign}b" for sign in "!\"$&'()*+,-.:;<=>@[]^_`{|}~%\\"), "/v/a[b]"),
+    template(
+        "t-name",
+        "/v/{file}",
+        "/v/a",
+        "/v/",
+        "/v/a/b",
+        "/v/a:b@c",
+        "/v/%C3%A9",
+        *(f"/v/a{sign}b" for sign in "!\"$&'()*+,-.:;<=>@[]^_`{|}~%\\"),
+        "/v/a[b]",
+    ),
     template("t-name-path", "/{a=videos/*}/{b}", "/videos/x/y", "/videos/x", "/film/x/y"),
     template("t-name-rest", "/a/{rest=**}", "/a/", "/a", "/a/b/c", "/a/b/c/"),
     template("t-name-suffix", "/a/{b}.txt", "/a/x.txt", "/a/.txt", "/a/x.tx"),
     template("t-root", "/", "/", "/a", "/?x"),
     template("t-trailing", "/a/", "/a/", "/a", "/a/b"),
+    template("t-brace", "/a{b}", "/a{b}", "/ax", "/a"),
+    template("t-two", "/a-{b}.x", "/a-b.x", "/a-{b}.x"),
+    template("t-rest-more", "/**/x", "/a/b/x", "/x", "//x"),
+    template("t-star", "/a*b", "/a*b", "/axb", "/ab"),
+    template("t-inner-star", "/{a=b*}/c", "/b*/c", "/bx/c"),
+    template("t-rest-inner", "/a/{b=x/**}", "/a/x/y/z", "/a/x", "/a/x/"),
+    template("t-name-suffix-more", "/{a}.x/b", "/a.x/b", "/a.x/", "/.x/b"),
     template("t-dot", "/a.b", "/a.b", "/axb"),
 ]
 
@@ -112,15 +131,21 @@ HEADERS = [
         ["a"],
         ["b"],
     ),
-    header("h-exact-empty-missing", {"string_match": {"exact": ""}, "treat_missing_header_as_empty": True}, ["a"], [""]),
+    header(
+        "h-exact-empty-missing", {"string_match": {"exact": ""}, "treat_missing_header_as_empty": True}, ["a"], [""]
+    ),
     header("h-prefix", {"string_match": {"prefix": "ab"}}, ["ab"], ["abc"], ["Abc"], ["xab"]),
     header("h-prefix-i", {"string_match": {"prefix": "aB", "ignore_case": True}}, ["ABc"], ["xab"]),
     header("h-suffix", {"string_match": {"suffix": "bc"}}, ["abc"], ["bc"], ["bcd"]),
     header("h-suffix-i", {"string_match": {"suffix": "bC", "ignore_case": True}}, ["aBC"], ["bcd"]),
     header("h-contains", {"string_match": {"contains": "b"}}, ["abc"], ["ABC"], ["ac"], ["a", "b"]),
     header("h-contains-i", {"string_match": {"contains": "B", "ignore_case": True}}, ["abc"], ["ABC"], ["ac"]),
-    header("h-regex", {"string_match": {"safe_regex": {"regex": "a.c"}}}, ["abc"], ["xabc"], ["a,c"], ["a", "c"], ["aéc"]),
-    header("h-range", {"range_match": {"start": -10, "end": 3}}, ["2"], ["3"], ["-10"], ["-11"], ["+1"], ["1.5"], ["1 "]),
+    header(
+        "h-regex", {"string_match": {"safe_regex": {"regex": "a.c"}}}, ["abc"], ["xabc"], ["a,c"], ["a", "c"], ["aéc"]
+    ),
+    header(
+        "h-range", {"range_match": {"start": -10, "end": 3}}, ["2"], ["3"], ["-10"], ["-11"], ["+1"], ["1.5"], ["1 "]
+    ),
     header("h-range-odd", {"range_match": {"start": 0, "end": 99}}, [""], ["0x1"], ["1,2"], ["007"], ["-0"], ["1 1"]),
     header("h-range-invert", {"range_match": {"start": 0, "end": 3}, "invert_match": True}, ["1"], ["5"], ["x"]),
     header(
@@ -205,9 +230,7 @@ HEADERS = [
         {"prefix": "/", "dynamic_metadata": [{"filter": "f", "path": [{"key": "k"}], "value": {"null_match": {}}}]},
         [Request()],
     ),
-    matching(
-        "state", {"prefix": "/", "filter_state": [{"key": "k", "string_match": {"exact": ""}}]}, [Request()]
-    ),
+    matching("state", {"prefix": "/", "filter_state": [{"key": "k", "string_match": {"exact": ""}}]}, [Request()]),
 ]
 
 QUERIES = [
@@ -226,33 +249,94 @@ QUERIES = [
 ECHO = "cluster: echo"
 REWRITES = [
     forwarding("r-none", f"{{{ECHO}}}", Request("/a?b"), Request("//a")),
-    forwarding("r-prefix", f"{{{ECHO}, prefix_rewrite: /new}}", Request("/old/x?y=1"), Request("/old"), match="{prefix: /old}"),
-    forwarding("r-prefix-slash", f"{{{ECHO}, prefix_rewrite: /}}", Request("/old/x"), Request("/old"), match="{prefix: /old}"),
-    forwarding("r-prefix-slashes", f"{{{ECHO}, prefix_rewrite: /new/}}", Request("/old/x"), Request("/old"), Request("/oldx"), Request("/old//x"), match="{prefix: /old}"),
-    forwarding("r-slashes-2", f"{{{ECHO}, prefix_rewrite: /}}", Request("/old///x"), Request("/old//"), Request("/old?/"), Request("/old/?x"), match="{prefix: /old}"),
+    forwarding(
+        "r-prefix", f"{{{ECHO}, prefix_rewrite: /new}}", Request("/old/x?y=1"), Request("/old"), match="{prefix: /old}"
+    ),
+    forwarding(
+        "r-prefix-slash", f"{{{ECHO}, prefix_rewrite: /}}", Request("/old/x"), Request("/old"), match="{prefix: /old}"
+    ),
+    forwarding(
+        "r-prefix-slashes",
+        f"{{{ECHO}, prefix_rewrite: /new/}}",
+        Request("/old/x"),
+        Request("/old"),
+        Request("/oldx"),
+        Request("/old//x"),
+        match="{prefix: /old}",
+    ),
+    forwarding(
+        "r-slashes-2",
+        f"{{{ECHO}, prefix_rewrite: /}}",
+        Request("/old///x"),
+        Request("/old//"),
+        Request("/old?/"),
+        Request("/old/?x"),
+        match="{prefix: /old}",
+    ),
     forwarding("r-slashes-3", f"{{{ECHO}, prefix_rewrite: //a}}", Request("/old/x"), match="{prefix: /old}"),
     forwarding("r-slashes-4", f"{{{ECHO}, prefix_rewrite: /}}", Request("/x/y"), Request("//y"), match="{prefix: ''}"),
     forwarding("r-slashes-5", f"{{{ECHO}, prefix_rewrite: x}}", Request("/old/y"), match="{prefix: /old}"),
-    forwarding("r-slashes-6", f"{{{ECHO}, prefix_rewrite: ///}}", Request("/old/y"), Request("/old//y"), match="{prefix: /old}"),
-    forwarding("r-slashes-7", f"{{{ECHO}, prefix_rewrite: /old/}}", Request("/old/y"), Request("/old//y"), match="{prefix: /old}"),
-    forwarding("r-slashes-8", f"{{{ECHO}, regex_rewrite: {{pattern: {{regex: '^/old'}}, substitution: /}}}}", Request("/old/y")),
-    forwarding("r-slashes-9", f"{{{ECHO}, prefix_rewrite: /}}", Request("//x"), Request("/x"), match="{path_separated_prefix: /x}"),
+    forwarding(
+        "r-slashes-6", f"{{{ECHO}, prefix_rewrite: ///}}", Request("/old/y"), Request("/old//y"), match="{prefix: /old}"
+    ),
+    forwarding(
+        "r-slashes-7",
+        f"{{{ECHO}, prefix_rewrite: /old/}}",
+        Request("/old/y"),
+        Request("/old//y"),
+        match="{prefix: /old}",
+    ),
+    forwarding(
+        "r-slashes-8", f"{{{ECHO}, regex_rewrite: {{pattern: {{regex: '^/old'}}, substitution: /}}}}", Request("/old/y")
+    ),
+    forwarding(
+        "r-slashes-9",
+        f"{{{ECHO}, prefix_rewrite: /}}",
+        Request("//x"),
+        Request("/x"),
+        match="{path_separated_prefix: /x}",
+    ),
     forwarding("r-path-slash", f"{{{ECHO}, prefix_rewrite: /new/}}", Request("/old"), match="{path: /old}"),
-    forwarding("r-sep-slash", f"{{{ECHO}, prefix_rewrite: /new/}}", Request("/old/x"), Request("/old?x"), match="{path_separated_prefix: /old}"),
-    forwarding("r-sep-root", f"{{{ECHO}, prefix_rewrite: /}}", Request("/old/x"), Request("/old?x"), match="{path_separated_prefix: /old}"),
-    forwarding("r-prefix-i-slash", f"{{{ECHO}, prefix_rewrite: /}}", Request("/OLD/x"), match="{prefix: /old, case_sensitive: false}"),
+    forwarding(
+        "r-sep-slash",
+        f"{{{ECHO}, prefix_rewrite: /new/}}",
+        Request("/old/x"),
+        Request("/old?x"),
+        match="{path_separated_prefix: /old}",
+    ),
+    forwarding(
+        "r-sep-root",
+        f"{{{ECHO}, prefix_rewrite: /}}",
+        Request("/old/x"),
+        Request("/old?x"),
+        match="{path_separated_prefix: /old}",
+    ),
+    forwarding(
+        "r-prefix-i-slash",
+        f"{{{ECHO}, prefix_rewrite: /}}",
+        Request("/OLD/x"),
+        match="{prefix: /old, case_sensitive: false}",
+    ),
     forwarding("r-prefix-slash-both", f"{{{ECHO}, prefix_rewrite: /}}", Request("/old//x"), match="{prefix: /old/}"),
     forwarding("r-path-format-part", f"{{{ECHO}, path_rewrite: '/n/%REQ(x-a)%'}}", Request("/old?x")),
     forwarding("r-path-format-bare", f"{{{ECHO}, path_rewrite: 'n'}}", Request("/old?x")),
     forwarding("r-path-format-query", f"{{{ECHO}, path_rewrite: '/n?y'}}", Request("/old?x")),
     forwarding("r-host-format-part", f"{{{ECHO}, host_rewrite: 'a%REQ(x-a)%b'}}", Request()),
-    forwarding("r-prefix-i", f"{{{ECHO}, prefix_rewrite: /n}}", Request("/OLD/x"), match="{prefix: /old, case_sensitive: false}"),
+    forwarding(
+        "r-prefix-i",
+        f"{{{ECHO}, prefix_rewrite: /n}}",
+        Request("/OLD/x"),
+        match="{prefix: /old, case_sensitive: false}",
+    ),
     forwarding("r-path", f"{{{ECHO}, prefix_rewrite: /n}}", Request("/old?x"), match="{path: /old}"),
     forwarding("r-sep", f"{{{ECHO}, prefix_rewrite: /n}}", Request("/old/a?x"), match="{path_separated_prefix: /old}"),
-    forwarding("r-whole", f"{{{ECHO}, prefix_rewrite: /n}}", Request("/old/a?x"), match="{safe_regex: {regex: '/o.*'}}"),
+    forwarding(
+        "r-whole", f"{{{ECHO}, prefix_rewrite: /n}}", Request("/old/a?x"), match="{safe_regex: {regex: '/o.*'}}"
+    ),
     forwarding(
         "r-regex",
-        f"{{{ECHO}, regex_rewrite: {{pattern: {{regex: '^/service/([^/]+)(/.*)$'}}, substitution: '\\2/instance/\\1'}}}}",
+        f"{{{ECHO}, regex_rewrite: {{pattern: {{regex: '^/service/([^/]+)(/.*)$'}},"
+        " substitution: '\\2/instance/\\1'}}",
         Request("/service/foo/v1/api?x=/service/a/b"),
         Request("/other"),
     ),
@@ -263,14 +347,20 @@ REWRITES = [
     ),
     forwarding(
         "r-template",
-        f"{{{ECHO}, path_rewrite_policy: {{name: r, typed_config: {{'@type': {REWRITE}, path_template_rewrite: '/{{b}}/x/{{a}}'}}}}}}",
+        f"{{{ECHO}, path_rewrite_policy: {{name: r, typed_config: {{'@type': {REWRITE},"
+        " path_template_rewrite: '/{b}/x/{a}'}}}",
         Request("/1/2/3?q"),
-        match=f"{{path_match_policy: {{name: t, typed_config: {{'@type': {TEMPLATE}, path_template: '/{{a}}/{{b=**}}'}}}}}}",
+        match=f"{{path_match_policy: {{name: t, typed_config: {{'@type': {TEMPLATE},"
+        " path_template: '/{a}/{b=**}'}}}",
     ),
-    forwarding("r-path-format", f"{{{ECHO}, path_rewrite: '/n/%REQ(x-a)%/%REQ(:path)%'}}", Request("/old?x", (("x-a", "1"),))),
+    forwarding(
+        "r-path-format", f"{{{ECHO}, path_rewrite: '/n/%REQ(x-a)%/%REQ(:path)%'}}", Request("/old?x", (("x-a", "1"),))
+    ),
     forwarding("r-path-format-missing", f"{{{ECHO}, path_rewrite: '%REQ(x-a)%'}}", Request("/old?x")),
     forwarding("r-host", f"{{{ECHO}, host_rewrite_literal: new.example}}", Request()),
-    forwarding("r-host-xfh", f"{{{ECHO}, host_rewrite_literal: new.example, append_x_forwarded_host: true}}", Request()),
+    forwarding(
+        "r-host-xfh", f"{{{ECHO}, host_rewrite_literal: new.example, append_x_forwarded_host: true}}", Request()
+    ),
     forwarding(
         "r-host-xfh-there",
         f"{{{ECHO}, host_rewrite_literal: new.example, append_x_forwarded_host: true}}",
@@ -278,11 +368,16 @@ REWRITES = [
         Request(fields=(("x-forwarded-host", "r-host-xfh-there.test"),)),
         Request(fields=(("x-forwarded-host", "r-host-xfh-there.test, b"),)),
     ),
-    forwarding("r-host-header", f"{{{ECHO}, host_rewrite_header: x-a}}", Request(fields=(("x-a", "b.c"), ("x-a", "c")))),
-    forwarding("r-host-header-none", f"{{{ECHO}, host_rewrite_header: x-a}}", Request(), Request(fields=(("x-a", ""),))),
+    forwarding(
+        "r-host-header", f"{{{ECHO}, host_rewrite_header: x-a}}", Request(fields=(("x-a", "b.c"), ("x-a", "c")))
+    ),
+    forwarding(
+        "r-host-header-none", f"{{{ECHO}, host_rewrite_header: x-a}}", Request(), Request(fields=(("x-a", ""),))
+    ),
     forwarding(
         "r-host-regex",
-        f"{{{ECHO}, host_rewrite_path_regex: {{pattern: {{regex: '^/(.+)/.+$'}}, substitution: '\\1'}}, prefix_rewrite: /n}}",
+        f"{{{ECHO}, host_rewrite_path_regex: {{pattern: {{regex: '^/(.+)/.+$'}}, substitution: '\\1'}},"
+        " prefix_rewrite: /n}",
         Request("/envoyproxy.io/some?x=/a/b"),
     ),
     forwarding("r-host-format", f"{{{ECHO}, host_rewrite: '%REQ(x-a)%.example'}}", Request(fields=(("x-a", "b"),))),
@@ -308,7 +403,12 @@ REWRITES = [
         " host_rewrite_literal: r.example, append_x_forwarded_host: true}",
         Request("/a?b"),
     ),
-    forwarding("r-original", f"{{{ECHO}, prefix_rewrite: /n}}", Request("/o", (("x-envoy-original-path", "/x"), ("x-z", "1"))), match="{prefix: /o}"),
+    forwarding(
+        "r-original",
+        f"{{{ECHO}, prefix_rewrite: /n}}",
+        Request("/o", (("x-envoy-original-path", "/x"), ("x-z", "1"))),
+        match="{prefix: /o}",
+    ),
 ]
 
 
@@ -324,6 +424,7 @@ def add(key: str, value: str, action: str = "", rest: str = "") -> str:
     return f"{{header: {{key: {key}, value: '{value}'}}{action}{rest}}}"
 
 
+KEEP = ", keep_empty_value: true"
 GIVEN = Request(fields=(("x-a", "1"), ("x-b", "2"), ("x-a", "3"), ("x-c", "4")))
 OPERATIONS = [
     operations("o-append", f"[{add('x-a', 'n')}, {add('X-New', 'm')}]", GIVEN, Request()),
@@ -338,25 +439,53 @@ OPERATIONS = [
         GIVEN,
     ),
     operations("o-empty", f"[{add('x-n', '')}, {add('x-m', '%REQ(x-none)%')}, {add('x-l', 'a%REQ(x-none)%')}]", GIVEN),
-    operations("o-keep-empty", f"[{add('x-n', '', '', ', keep_empty_value: true')}, {add('x-m', '%REQ(x-none)%', '', ', keep_empty_value: true')}]", GIVEN),
+    operations(
+        "o-keep-empty",
+        f"[{add('x-n', '', '', KEEP)}, {add('x-m', '%REQ(x-none)%', '', KEEP)}]",
+        GIVEN,
+    ),
     operations("o-overwrite-empty", f"[{add('x-a', '', 'OVERWRITE_IF_EXISTS_OR_ADD')}]", GIVEN),
-    operations("o-overwrite-keep-empty", f"[{add('x-a', '', 'OVERWRITE_IF_EXISTS_OR_ADD', ', keep_empty_value: true')}]", GIVEN),
+    operations(
+        "o-overwrite-keep-empty", f"[{add('x-a', '', 'OVERWRITE_IF_EXISTS_OR_ADD', ', keep_empty_value: true')}]", GIVEN
+    ),
     operations("o-remove", "[]", GIVEN, Request(), removed="[x-a, X-C]"),
     operations("o-remove-add", f"[{add('x-a', 'n')}, {add('x-b', '%REQ(x-a)%')}]", GIVEN, removed="[x-a]"),
-    operations("o-old-append", "[{header: {key: x-a, value: n}, append: true}, {header: {key: x-b, value: n}, append: false}]", GIVEN),
+    operations(
+        "o-old-append",
+        "[{header: {key: x-a, value: n}, append: true}, {header: {key: x-b, value: n}, append: false}]",
+        GIVEN,
+    ),
     operations("o-percent", f"[{add('x-n', '100%%')}, {add('x-m', '%PROTOCOL% %REQ(:method)%')}]", GIVEN),
-    operations("o-user-agent", f"[{add('user-agent', 'n')}]", Request(fields=(("user-agent", "m"), ("x-z", "1"))), Request()),
-    operations("o-content-type", f"[{add('content-type', 'n')}]", Request(fields=(("content-type", "m"), ("x-z", "1")))),
+    operations(
+        "o-user-agent", f"[{add('user-agent', 'n')}]", Request(fields=(("user-agent", "m"), ("x-z", "1"))), Request()
+    ),
+    operations(
+        "o-content-type", f"[{add('content-type', 'n')}]", Request(fields=(("content-type", "m"), ("x-z", "1")))
+    ),
     operations("o-accept", f"[{add('accept', 'n')}]", Request(fields=(("accept", "m"), ("x-z", "1")))),
-    operations("o-authorization", f"[{add('authorization', 'n')}]", Request(fields=(("authorization", "m"), ("x-z", "1")))),
+    operations(
+        "o-authorization", f"[{add('authorization', 'n')}]", Request(fields=(("authorization", "m"), ("x-z", "1")))
+    ),
     operations("o-cookie", f"[{add('cookie', 'n=1')}]", Request(fields=(("cookie", "m=2"), ("x-z", "1")))),
-    operations("o-cache-control", f"[{add('cache-control', 'n')}]", Request(fields=(("cache-control", "m"), ("x-z", "1")))),
-    operations("o-accept-encoding", f"[{add('accept-encoding', 'n')}]", Request(fields=(("accept-encoding", "m"), ("x-z", "1")))),
-    operations("o-xff", f"[{add('x-forwarded-for', 'n')}]", Request(fields=(("x-forwarded-for", "1.2.3.4"), ("x-z", "1")))),
+    operations(
+        "o-cache-control", f"[{add('cache-control', 'n')}]", Request(fields=(("cache-control", "m"), ("x-z", "1")))
+    ),
+    operations(
+        "o-accept-encoding",
+        f"[{add('accept-encoding', 'n')}]",
+        Request(fields=(("accept-encoding", "m"), ("x-z", "1"))),
+    ),
+    operations(
+        "o-xff", f"[{add('x-forwarded-for', 'n')}]", Request(fields=(("x-forwarded-for", "1.2.3.4"), ("x-z", "1")))
+    ),
     operations("o-via", f"[{add('via', 'n')}]", Request(fields=(("via", "m"), ("x-z", "1")))),
     operations("o-origin", f"[{add('origin', 'n')}]", Request(fields=(("origin", "m"), ("x-z", "1")))),
     operations("o-referer", f"[{add('referer', 'n')}]", Request(fields=(("referer", "m"), ("x-z", "1")))),
-    operations("o-user-agent-set", f"[{add('user-agent', 'n', 'OVERWRITE_IF_EXISTS_OR_ADD')}]", Request(fields=(("user-agent", "m"), ("x-z", "1")))),
+    operations(
+        "o-user-agent-set",
+        f"[{add('user-agent', 'n', 'OVERWRITE_IF_EXISTS_OR_ADD')}]",
+        Request(fields=(("user-agent", "m"), ("x-z", "1"))),
+    ),
     operations(
         "o-order",
         f"[{add('x-order', 'route')}, {add('x-r', '%REQ(x-order)%')}]",
@@ -374,7 +503,8 @@ OPERATIONS = [
 ]
 
 WEIGHTED_ORDER = (
-    "- match: {prefix: /}\n  request_headers_to_add: [{header: {key: x-order, value: route}}]\n  route: {host_rewrite_literal: r.example,"
+    "- match: {prefix: /}\n  request_headers_to_add: [{header: {key: x-order, value: route}}]\n"
+    "  route: {host_rewrite_literal: r.example,"
     " weighted_clusters: {clusters: [{name: echo, weight: 1, host_rewrite_literal: w.example, request_headers_to_add:"
     " [{header: {key: x-order, value: weight}}, {header: {key: x-host, value: '%REQ(:authority)%'}}]}]}}"
 )
@@ -393,8 +523,15 @@ RESPONSES = [
         [GIVEN],
     ),
     Case(
+        "d-format-content-type-json",
+        "- match: {prefix: /}\n  direct_response: {status: 200, body_format: {json_format: {a: b}}}\n"
+        "  response_headers_to_add: [{header: {key: content-type, value: text/html}}, {header: {key: x-a, value: b}}]",
+        [GIVEN],
+    ),
+    Case(
         "d-format-content-type",
-        "- match: {prefix: /}\n  direct_response: {status: 200, body_format: {text_format: a, content_type: text/css}}\n"
+        "- match: {prefix: /}\n"
+        "  direct_response: {status: 200, body_format: {text_format: a, content_type: text/css}}\n"
         "  response_headers_to_add: [{header: {key: content-type, value: text/html}}, {header: {key: x-a, value: b}}]",
         [GIVEN],
     ),
@@ -403,7 +540,8 @@ RESPONSES = [
     Case(
         "d-response",
         "- match: {prefix: /}\n  direct_response: {status: 201, body: {inline_string: b}}\n"
-        "  response_headers_to_add: [{header: {key: x-order, value: route}}, {header: {key: x-q, value: '%REQ(x-a)% %RESP(x-order)%'}}]",
+        "  response_headers_to_add: [{header: {key: x-order, value: route}},"
+        " {header: {key: x-q, value: '%REQ(x-a)% %RESP(x-order)%'}}]",
         [GIVEN],
         table="operations",
         host={"response_headers_to_add": [{"header": {"key": "x-order", "value": "host"}}]},
@@ -419,23 +557,27 @@ RESPONSES = [
     Case(
         "d-redirect",
         "- match: {prefix: /}\n  redirect: {path_redirect: /x}\n"
-        "  response_headers_to_add: [{header: {key: x-n, value: '%REQ(x-a)%'}}]\n  response_headers_to_remove: [location]",
+        "  response_headers_to_add: [{header: {key: x-n, value: '%REQ(x-a)%'}}]\n"
+        "  response_headers_to_remove: [location]",
         [GIVEN],
     ),
     Case(
         "d-format",
-        "- match: {prefix: /}\n  direct_response: {status: 200, body_format: {text_format: 'a %REQ(x-a)% %REQ(x-none)%'}}",
+        "- match: {prefix: /}\n  direct_response: {status: 200,"
+        " body_format: {text_format: 'a %REQ(x-a)% %REQ(x-none)%'}}",
         [GIVEN],
     ),
     Case(
         "d-format-type",
-        "- match: {prefix: /}\n  direct_response: {status: 200, body_format: {text_format_source: {inline_string: 'a %REQ(x-none)%'},"
+        "- match: {prefix: /}\n  direct_response: {status: 200,"
+        " body_format: {text_format_source: {inline_string: 'a %REQ(x-none)%'},"
         " omit_empty_values: true, content_type: text/html}}",
         [GIVEN],
     ),
     Case(
         "d-format-json",
-        "- match: {prefix: /}\n  direct_response: {status: 200, body_format: {json_format: {a: '%REQ(x-a)%', b: '%REQ(x-none)%'}}}",
+        "- match: {prefix: /}\n  direct_response: {status: 200,"
+        " body_format: {json_format: {a: '%REQ(x-a)%', b: '%REQ(x-none)%'}}}",
         [GIVEN],
     ),
     Case(
@@ -445,12 +587,15 @@ RESPONSES = [
         [GIVEN],
     ),
     *[
-        Case(f"d-status-{status}", f"- match: {{prefix: /}}\n  direct_response: {{status: {status}}}", [Request("/a?b")])
+        Case(
+            f"d-status-{status}", f"- match: {{prefix: /}}\n  direct_response: {{status: {status}}}", [Request("/a?b")]
+        )
         for status in (200, 201, 204, 300, 302, 304, 399, 404, 599)
     ],
     Case(
         "d-format-body",
-        "- match: {prefix: /}\n  direct_response: {status: 200, body: {inline_string: bo}, body_format: {text_format: 'a %LOCAL_REPLY_BODY% %RESPONSE_CODE%'}}",
+        "- match: {prefix: /}\n  direct_response: {status: 200, body: {inline_string: bo},"
+        " body_format: {text_format: 'a %LOCAL_REPLY_BODY%'}}",
         [GIVEN],
     ),
 ]
@@ -466,7 +611,9 @@ REDIRECTS = [
     redirecting("rd-prefix", "{prefix_rewrite: /new}", Request("/a/x?b"), match="{prefix: /a}"),
     redirecting("rd-prefix-empty", "{prefix_rewrite: ''}", Request("/a/x?b"), match="{prefix: /a}"),
     redirecting("rd-prefix-slash", "{prefix_rewrite: /}", Request("/a/x?b"), Request("/a"), match="{prefix: /a}"),
-    redirecting("rd-prefix-strip", "{prefix_rewrite: /new, strip_query: true}", Request("/a/x?b"), match="{prefix: /a}"),
+    redirecting(
+        "rd-prefix-strip", "{prefix_rewrite: /new, strip_query: true}", Request("/a/x?b"), match="{prefix: /a}"
+    ),
     redirecting("rd-regex", "{regex_rewrite: {pattern: {regex: 'a+'}, substitution: z}}", Request("/aa/ba?a")),
     redirecting("rd-strip", "{strip_query: true}", Request("/a?b")),
     *[
@@ -480,7 +627,9 @@ PORTS = ["h.test", "h.test:80", "h.test:443", "h.test:8080", "[::1]:80", "[::1]"
 
 def any_host(name: str, action: str) -> list[Case]:
     """A redirect under several authorities, each a domain of its own on the case's virtual host."""
-    domains = [f"{name}.test"] + [port.replace("h.test", f"{name}.h.test") for port in PORTS if not port.startswith("[")]
+    domains = [f"{name}.test"] + [
+        port.replace("h.test", f"{name}.h.test") for port in PORTS if not port.startswith("[")
+    ]
     requests = [Request("/a", authority=domain) for domain in domains]
     requests += [Request("/a", (("x-forwarded-proto", "https"),), authority=domain) for domain in domains]
     return [Case(name, f"- match: {{prefix: /}}\n  redirect: {action}", requests, host={"domains": domains})]
@@ -497,7 +646,11 @@ HOSTS = [
         "tls-all",
         f"- match: {{prefix: /}}\n  {HIT}",
         [Request("/a?b"), Request("/a", (("x-forwarded-proto", "https"),)), Request(authority="tls-all.test:80")],
-        host={"require_tls": "ALL", "domains": ["tls-all.test", "tls-all.test:80"], "response_headers_to_add": [{"header": {"key": "x-n", "value": "1"}}]},
+        host={
+            "require_tls": "ALL",
+            "domains": ["tls-all.test", "tls-all.test:80"],
+            "response_headers_to_add": [{"header": {"key": "x-n", "value": "1"}}],
+        },
     ),
     Case(
         "tls-external",
@@ -522,9 +675,36 @@ DOMAIN_TABLE = {
     "prefix-long": ["foo.bar.*"],
 }
 AUTHORITIES = [
-    "www.foo.com", "WWW.foo.COM", "upper.foo.com", "x.foo.com", ".foo.com", "foo.com", "a-bar.foo.com", "-bar.foo.com",
-    "b.com", ".com", "com", "a-x.net", "-x.net", "foo.org", "foo.", "foo-", "foo-z", "foo.bar.org", "foo.bar.", "foo.com.x",
-    "www.foo.com:80", "x.foo.com:80", "foo.org:80", "foo.bar:1", "[::2]:80", "[::2]", "a.b.c", "a.b.c:", "zzz", "a.b.c:1:2",
+    "www.foo.com",
+    "WWW.foo.COM",
+    "upper.foo.com",
+    "x.foo.com",
+    ".foo.com",
+    "foo.com",
+    "a-bar.foo.com",
+    "-bar.foo.com",
+    "b.com",
+    ".com",
+    "com",
+    "a-x.net",
+    "-x.net",
+    "foo.org",
+    "foo.",
+    "foo-",
+    "foo-z",
+    "foo.bar.org",
+    "foo.bar.",
+    "foo.com.x",
+    "www.foo.com:80",
+    "x.foo.com:80",
+    "foo.org:80",
+    "foo.bar:1",
+    "[::2]:80",
+    "[::2]",
+    "a.b.c",
+    "a.b.c:",
+    "zzz",
+    "a.b.c:1:2",
 ]
 DOMAINS = [
     Case(
@@ -538,6 +718,27 @@ DOMAINS = [
     for name, domains in DOMAIN_TABLE.items()
 ]
 
+
+def random_case(seed: int) -> Case:
+    """A random virtual host and random requests."""
+    rng = random.Random(seed)
+    routes = generate.random_routes(rng, 24)
+    requests = [Request(*generate.random_request(rng)) for _ in range(10)]
+    return Case(f"random-{seed}", json.dumps(routes), requests)
+
+
+RANDOM = [random_case(seed) for seed in range(60)]
 CASES = [
-    *PATHS, *TEMPLATES, *HEADERS, *QUERIES, *REWRITES, *OPERATIONS, *RESPONSES, *REDIRECTS, *REDIRECT_PORTS, *HOSTS, *DOMAINS,
+    *PATHS,
+    *TEMPLATES,
+    *HEADERS,
+    *QUERIES,
+    *REWRITES,
+    *OPERATIONS,
+    *RESPONSES,
+    *REDIRECTS,
+    *REDIRECT_PORTS,
+    *HOSTS,
+    *DOMAINS,
+    *RANDOM,
 ]

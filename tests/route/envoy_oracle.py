@@ -97,7 +97,8 @@ class Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        seen = [(":method", self.command), (":path", self.path)]
+        target = self.requestline.split(" ")[1]  # self.path has its leading slashes merged
+        seen = [(":method", self.command), (":path", target)]
         fields = [(name.lower(), value) for name, value in self.headers.items()]
         body = json.dumps(seen + fields).encode()
         self.send_response(200)
@@ -222,13 +223,16 @@ def ours(table: RouteTable, case: Case, request: Request) -> Answer:
     response.fields = []
     if answer.location is not None:
         response.add(b"location", answer.location.encode())
-    elif location := route.direct_location(headers, info):
-        response.add(b"location", location)
+    else:
+        own = route.direct_location(headers, info)
+        if own is not None:
+            response.add(b"location", own)
     route.finalize_response(response, info)
     if answer.body:
         response.set_default(b"content-type", b"text/plain")
         if route.direct_content_type:
-            response.set(b"content-type", route.direct_content_type)
+            response.remove(b"content-type")
+            response.add(b"content-type", route.direct_content_type)
     answer.location = (response.get(b"location") or b"").decode() or None
     answer.fields = cleaned([(name.decode(), value.decode()) for name, value in response.fields])
     return answer

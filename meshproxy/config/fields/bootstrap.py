@@ -10,13 +10,13 @@ _CONTROL_PLANE = "resources from a control plane are not supported yet"
 
 TABLES: Final[Tables] = {
     "envoy.config.bootstrap.v3.Bootstrap": MessageTable(
-        "node static_resources stats_config layered_runtime admin cluster_manager typed_dns_resolver_config "
-        "dns_resolution_config",
+        "node static_resources stats_config layered_runtime admin cluster_manager "
+        "typed_dns_resolver_config dns_resolution_config",
         ignored={
             "node_context_params flags_path": "says nothing without a control plane",
             "stats_flush_interval stats_flush_on_admin stats_eviction_interval": "there are no stats sinks to flush to",
             "watchdog watchdogs fatal_actions perf_tracing_file_path": "Envoy's own threads and crashes",
-            "enable_dispatcher_stats memory_allocator_manager grpc_async_client_manager_config": "Envoy's own internals",
+            "enable_dispatcher_stats memory_allocator_manager grpc_async_client_manager_config": "concerns Envoy only",
             "use_tcp_for_dns_lookups": "names are resolved by the operating system",
             "inline_headers": "speeds up look-ups of headers in Envoy",
         },

@@ -9,9 +9,18 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from meshproxy.config.errors import ConfigErrors, child
-from meshproxy.config.fields import access_log, bootstrap, cluster, common, filters, http_connection_manager, listener, route
+from meshproxy.config.fields import (
+    access_log,
+    bootstrap,
+    cluster,
+    common,
+    filters,
+    http_connection_manager,
+    listener,
+    route,
+)
 from meshproxy.config.fields.table import NOT_SUPPORTED, FieldEntry, MessageTable, Tables, Verdict
-from meshproxy.config.messages import enum_name
+from meshproxy.config.messages import enum_name, is_map, map_entry
 from meshproxy.config.typed_struct import unpack_any
 
 # (path, note) of a field that is accepted, though what it asks for is not done yet.
@@ -99,8 +108,8 @@ def _check_value(entry: FieldEntry, field: FieldDescriptor, value: Any, path: st
 def _descend(field: FieldDescriptor, value: Any, path: str, errors: ConfigErrors, not_yet: list[NotYet]) -> None:
     if not field.is_repeated:
         _walk(value, path, errors, not_yet)
-    elif field.message_type.GetOptions().map_entry:
-        if field.message_type.fields_by_name["value"].message_type is not None:
+    elif is_map(field):
+        if map_entry(field)[1].message_type is not None:
             for key in value:
                 _walk(value[key], f"{path}[{key}]", errors, not_yet)
     else:

@@ -79,9 +79,7 @@ TABLES: Final[Tables] = {
     _CLUSTER + "Cluster.CommonLbConfig.ZoneAwareLbConfig": MessageTable(
         "fail_traffic_on_panic",
         ignored={
-            "routing_enabled min_cluster_size": (
-                "takes effect in Envoy only where the bootstrap names a local cluster"
-            )
+            "routing_enabled min_cluster_size": ("takes effect in Envoy only where the bootstrap names a local cluster")
         },
     ),
     _CLUSTER + "LoadBalancingPolicy": MessageTable("policies"),

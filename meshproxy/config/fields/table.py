@@ -1,7 +1,7 @@
 """The form of the tables that say what becomes of each field of Envoy's messages.
 
-A field is honoured; or harmlessly ignored; or not done yet, which is told at the start; or refused. What a table does not
-name is refused: a field that Envoy adds tomorrow must not be passed over in silence.
+A field is honoured; or harmlessly ignored; or not done yet, which is told at the start; or refused. What a table does
+not name is refused: a field that Envoy adds tomorrow must not be passed over in silence.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _HONOURED: Final = FieldEntry(Verdict.HONOURED)
 class MessageTable:
     """The verdicts on one message's fields. Each argument names fields, several in one string, apart by spaces.
 
-    `only` gives for a field the values that are honoured (names of enum values, `true`, `false`, numbers), any other being
-    refused; `honoured="*"` stands for all the fields that no other argument names. `required` fields must be set.
+    `only` gives for a field the values that are honoured (names of enum values, `true`, `false`, numbers), any other
+    being refused; `honoured="*"` stands for all the fields that no other argument names. `required` fields must be set.
     `refused_whole` says why the message as such is refused, empty as it may be.
     """
 

@@ -53,10 +53,7 @@ class Policy:
         self.shadowed: Fraction | None = None  # counted where it is not enforced; None: never
 
     def allows(self, origin: bytes) -> bool:
-        for matcher in self.origins:
-            if matcher.match(origin):
-                return True
-        return False
+        return any(matcher.match(origin) for matcher in self.origins)
 
     def or_else(self, other: Policy) -> Policy:
         """This policy, with what it leaves open from the less specific `other`."""
@@ -144,7 +141,7 @@ class CorsFilter(HttpFilter):
 
 
 def _deprecated_policy(route: Route) -> Policy | None:
-    """Of the `cors` fields: `route.cors` holds the policy of the route, or a list with that of its virtual host behind."""
+    """Of the `cors` fields: `route.cors` holds one policy, or a list of the route's and its virtual host's."""
     levels = route.cors
     if isinstance(levels, list):
         policy: Policy | None = None

@@ -18,7 +18,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.http.filter import CONTINUE, HttpFilter, HttpFilterType, Result, register_http_filter
 from meshproxy.http.stream import Stream
-from meshproxy.observe.formatter import Formatter, FormatError, parse_format
+from meshproxy.observe.formatter import FormatError, Formatter, parse_format
 from meshproxy.observe.stream_info import StreamInfo
 from meshproxy.route.header_ops import (
     ADD_IF_ABSENT,
@@ -58,19 +58,16 @@ class RemoveMatching(Mutation):
         self._matcher = matcher
 
     def apply(self, headers: HeaderMap, info: StreamInfo) -> None:
-        kept = []
-        for field in headers.fields:
-            if field[0].startswith(b":") or not self._matcher.match(field[0]):
-                kept.append(field)
-        headers.fields = kept
+        match = self._matcher.match
+        headers.fields = [field for field in headers.fields if field[0].startswith(b":") or not match(field[0])]
 
 
 class SetField(Mutation):
-    """A HeaderValueOption. An empty value does nothing, not even to the field that is there, unless it is to be kept."""
+    """A HeaderValueOption. An empty value does nothing, not even to a field that is there, unless it is to be kept."""
 
     def __init__(self, operation: HeaderOperation, inline: frozenset[bytes]) -> None:
         self._operation = operation
-        self._inline = inline
+        self._one_line = inline
 
     def apply(self, headers: HeaderMap, info: StreamInfo) -> None:
         operation = self._operation
@@ -80,7 +77,7 @@ class SetField(Mutation):
             return
         action = operation.action
         if action == APPEND_IF_EXISTS_OR_ADD:
-            append_field(headers, name, value, self._inline)
+            append_field(headers, name, value, self._one_line)
         elif action == ADD_IF_ABSENT:
             headers.set_default(name, value)
         elif action != OVERWRITE_IF_EXISTS or headers.get(name) is not None:
@@ -105,11 +102,16 @@ class QueryMutation:
         present = key in query
         if (self.action == ADD_IF_ABSENT and present) or (self.action == OVERWRITE_IF_EXISTS and not present):
             return
-        parameter = b"%b=%b" % (key, quote(self.formatter.format(info), safe="").encode())
+        parameter = _encode(key, "%") + b"=" + _encode(self.formatter.format(info), "*")
         if self.action == APPEND_IF_EXISTS_OR_ADD and present:
             query[key].append(parameter)
         else:
             query[key] = [parameter]
+
+
+def _encode(text: bytes, safe: str) -> bytes:
+    """Percent-encoded, all but letters, digits, `-._` and what is `safe`."""
+    return quote(text, safe).replace("~", "%7E").encode()
 
 
 def parse_query(query: bytes) -> dict[bytes, list[bytes]]:
@@ -182,7 +184,7 @@ class HeaderMutationFilter(HttpFilter):
         return CONTINUE
 
 
-# -- building ----------------------------------------------------------------------------------------------------------------
+# -- building ------------------------------------------------------------------------------------------------------------
 
 _FIELDS: Final = (
     ("request_mutations", INLINE_REQUEST_HEADERS),

@@ -62,11 +62,20 @@ class ConfigResource:
 
 class ConfigSection:
     """One of the messages that `/config_dump` lists: its fields that are not repeated, and the elements of the others,
-    those of one field together. Nothing of it changes after it was given out, as it is written over many turns."""
+    those of one field together. `large` has fields of the head, by name, that are too large to be copied into it.
 
-    def __init__(self, head: Message, resources: Sequence[ConfigResource] = ()) -> None:
+    Nothing of it changes after it was given out, as it is written over many turns.
+    """
+
+    def __init__(
+        self,
+        head: Message,
+        resources: Sequence[ConfigResource] = (),
+        large: Mapping[str, Message] | None = None,
+    ) -> None:
         self.head = head
         self.resources = resources
+        self.large: Mapping[str, Message] = large or {}
 
 
 class AdminBackend(ABC):
@@ -92,7 +101,12 @@ class AdminBackend(ABC):
 
     @abstractmethod
     async def clusters(self) -> Sequence[Mapping[str, Any]]:
-        """envoy.admin.v3.ClusterStatus in JSON's shape, one per cluster, summed up over the workers."""
+        """envoy.admin.v3.ClusterStatus in JSON's shape, one per cluster, summed up over the workers.
+
+        Fields may be at their default. `text` holds what only the text form shows: `hosts`, in the order of
+        `host_statuses` (address, health_flags, canary, success_rate, local_origin_success_rate), and `outlier`, the
+        lines of the outlier detector (None without one).
+        """
 
     @abstractmethod
     def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:

@@ -1,6 +1,6 @@
 """Sections of a config dump, made of serialised resources.
 
-The server keeps resources as bytes; a message is made of one only while the dump writes it.
+Elements are made one by one, while the dump writes them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from envoy.admin.v3 import config_dump_pb2, config_dump_shared_pb2
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from google.protobuf.message import Message
 
 from meshproxy.server.admin.backend import ConfigResource, ConfigSection
@@ -23,10 +24,10 @@ _BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"
 
 
 class ConfigEntry:
-    """A resource of the static configuration: its serialised message, and the Unix time when it came into force
-    (0: not known, as for endpoints)."""
+    """A resource of the static configuration: its message, serialised or not (then it must not change any more), and
+    the Unix time when it came into force (0: not known, as for endpoints)."""
 
-    def __init__(self, name: str, message: bytes, updated_s: float) -> None:
+    def __init__(self, name: str, message: bytes | Message, updated_s: float) -> None:
         self.name = name
         self.message = message
         self.updated_s = updated_s
@@ -47,7 +48,7 @@ def static_sections(
     """
     shared = config_dump_shared_pb2
     sections = [
-        ConfigSection(_bootstrap(bootstrap)),
+        _bootstrap(bootstrap),
         ConfigSection(shared.ClustersConfigDump(), _static("static_clusters", "cluster", _CLUSTER, clusters)),
     ]
     if endpoints is not None:
@@ -64,18 +65,19 @@ def static_sections(
     return sections
 
 
-def _bootstrap(entry: ConfigEntry) -> Message:
+def _bootstrap(entry: ConfigEntry) -> ConfigSection:
+    message = entry.message
+    if isinstance(message, bytes):
+        message = Bootstrap.FromString(message)
     dump = config_dump_pb2.BootstrapConfigDump()
-    dump.bootstrap.ParseFromString(entry.message)
     _set_time(dump.last_updated, entry.updated_s)
-    return dump  # type: ignore[no-any-return]
+    return ConfigSection(dump, large={"bootstrap": message})
 
 
 def _failure(entry: ConfigEntry, details: str) -> Message:
     state = config_dump_shared_pb2.UpdateFailureState(details=details)
-    if entry.message:
-        state.failed_configuration.type_url = _URL + _BOOTSTRAP
-        state.failed_configuration.value = entry.message
+    if entry.message != b"":
+        _pack(state.failed_configuration, _BOOTSTRAP, entry.message)
     _set_time(state.last_update_attempt, entry.updated_s)
     return state  # type: ignore[no-any-return]
 
@@ -94,12 +96,15 @@ def _static(field: str, inner: str, kind: str, entries: Iterable[ConfigEntry]) -
 
 def _element(field: str, inner: str, kind: str, entry: ConfigEntry) -> Message:
     element = _ELEMENTS[field]()
-    packed = getattr(element, inner)
-    packed.type_url = _URL + kind
-    packed.value = entry.message
+    _pack(getattr(element, inner), kind, entry.message)
     if entry.updated_s:
         _set_time(element.last_updated, entry.updated_s)
     return element  # type: ignore[no-any-return]
+
+
+def _pack(packed: Any, kind: str, message: bytes | Message) -> None:
+    packed.type_url = _URL + kind
+    packed.value = message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def _set_time(timestamp: Any, unix_s: float) -> None:

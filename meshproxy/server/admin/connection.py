@@ -93,6 +93,13 @@ class AdminConnection(ConnectionHandler):
         if self._connection is not None:
             self._connection.close(linger_ms)
 
+    def shut_down(self) -> None:
+        """Finish the answer that is under way, then close."""
+        if self._encoder is None:
+            self.close()
+        else:
+            self._codec.close_after_response = True
+
     def abort(self) -> None:
         """End at once."""
         if self._connection is not None:
@@ -142,7 +149,7 @@ class AdminConnection(ConnectionHandler):
         """The last byte of an answer is in the output."""
         self._encoder = None
         self._pieces = None
-        if self._codec.should_close:
+        if self._codec.should_close or self._codec.close_after_response:
             self.close(LINGER_MS)
             return
         self._await_request()
@@ -315,8 +322,8 @@ class _RequestDecoder(StreamDecoder):
     def _complete(self) -> None:
         headers = self._headers
         path = normalize(headers.get(b":path") or b"")
-        if path is None:
-            self._admin.refuse(self._encoder, 400, "")
+        if path is None:  # `OPTIONS *`, or an escaped NUL
+            self._admin.refuse(self._encoder, 404, "")
             return
         request = AdminRequest(
             (headers.get(b":method") or b"").decode("latin-1"),

@@ -19,6 +19,7 @@ class AdminRequest:
     def __init__(self, method: str, target: str, content_type: str = "", body: bytes = b"") -> None:
         path, _, query = target.partition("?")
         self.method = method
+        self.target = target
         self.path = path
         self.params = parse_params(query)
         self.content_type = content_type

@@ -24,6 +24,15 @@ def trim(paths: list[str], message: Message) -> Message:
     return kept
 
 
+def trim_field(paths: list[str], name: str, message: Message) -> Message | None:
+    """What the (valid) paths of a message keep of its field `name`, whose value is `message`; None for nothing."""
+    if name in paths:
+        return message
+    within = [path.removeprefix(f"{name}.") for path in paths if path.startswith(f"{name}.")]
+    kept = trim(within, message)
+    return kept if kept.ListFields() else None
+
+
 def trim_resource(paths: list[str], message: Any) -> Message | None:
     """A copy of an element of a config dump with only these paths. They go into its `Any`, where they must name fields
     of the message within. None when a path names nothing."""

@@ -8,6 +8,7 @@ from typing import Final
 from meshproxy.server.admin.backend import AdminBackend
 from meshproxy.server.admin.commands import BY_PATH, help_text, home_page
 from meshproxy.server.admin.exchange import HTML, AdminError, AdminRequest, AdminResponse
+from meshproxy.server.admin.handlers_clusters import clusters
 from meshproxy.server.admin.handlers_config import config_dump
 from meshproxy.server.admin.handlers_control import (
     drain_listeners,
@@ -29,7 +30,7 @@ from meshproxy.server.admin.handlers_info import (
     runtime,
     server_info,
 )
-from meshproxy.server.admin.handlers_stats import clusters, prometheus, stats
+from meshproxy.server.admin.handlers_stats import prometheus, stats
 
 Handler = Callable[[AdminBackend, AdminRequest], Awaitable[AdminResponse]]
 
@@ -71,7 +72,7 @@ _HANDLERS: Final[dict[str, Handler]] = {
 class AdminHandlers:
     """`handle` is what an `AdminServer` serves.
 
-    With `allow` only the paths for which it is true are served (`Admin.allow_paths`).
+    With `allow` only the targets (path and query) for which it is true are served: `Admin.allow_paths`.
     """
 
     def __init__(self, backend: AdminBackend, allow: Callable[[str], bool] | None = None) -> None:
@@ -80,8 +81,8 @@ class AdminHandlers:
 
     async def handle(self, request: AdminRequest) -> AdminResponse:
         """The answer to a request, errors included."""
-        if self._allow is not None and not self._allow(request.path):
-            return AdminResponse(f"request to path {request.path} not allowed", 403)
+        if self._allow is not None and not self._allow(request.target):
+            return AdminResponse(f"request to path {request.target} not allowed", 403)
         command = BY_PATH.get(request.path)
         if command is None:
             return AdminResponse("invalid path. " + help_text(), 404)

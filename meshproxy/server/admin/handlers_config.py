@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from meshproxy.config.regex import Regex, RegexError
 from meshproxy.server.admin.backend import AdminBackend, ConfigResource, ConfigSection
 from meshproxy.server.admin.exchange import JSON, PLAIN_TEXT, AdminError, AdminRequest, AdminResponse
-from meshproxy.server.admin.field_mask import is_valid, trim, trim_resource
+from meshproxy.server.admin.field_mask import is_valid, trim, trim_field, trim_resource
 from meshproxy.server.admin.json_stream import Member, members_of, write_array, write_message, write_object
 
 _TYPE_PREFIX = "type.googleapis.com/"
@@ -75,6 +75,11 @@ def _section_members(section: ConfigSection, mask: list[str], matches: Callable[
     members: dict[int, Member] = {
         field.number: (field.name, pieces) for field, pieces in members_of(head, _SECTION_DEPTH + 1)
     }
+    for name, large in section.large.items():
+        message = trim_field(mask, name, large) if mask else large
+        if message is not None:
+            pieces = write_message(message, _SECTION_DEPTH + 1)
+            members[descriptor.fields_by_name[name].number] = (name, pieces)
     wanted = [one for one in section.resources if (not mask or one.field in mask) and matches(one.name)]
     for name, group in groupby(wanted, lambda one: one.field):
         resources = list(group)

@@ -64,13 +64,13 @@ def write_array(items: Iterable[Iterable[str]], depth: int) -> Iterator[str]:
 def write_message(message: Message, depth: int, *, sensitive: bool = False, type_url: str = "") -> Iterator[str]:
     """A message's JSON; with `type_url` as in an `Any`."""
     name = message.DESCRIPTOR.full_name
+    if type_url and (name == _ANY or name in _SPECIAL):
+        value = write_message(message, depth + 1, sensitive=sensitive)
+        return write_object([("@type", (_text(type_url),)), ("value", value)], depth)
     if name == _ANY:
         return _write_any(message, depth, sensitive)
     if name in _SPECIAL:
-        value: Iterable[str] = (_special(message, depth + 1 if type_url else depth, sensitive),)
-        if not type_url:
-            return iter(value)
-        return write_object([("@type", (_text(type_url),)), ("value", value)], depth)
+        return iter((_special(message, depth, sensitive),))
     if name in _TYPED_STRUCTS:
         message = _redacted_struct(message)
     return write_object(_members(message, depth + 1, sensitive, type_url), depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from typing import Any, Final
@@ -16,6 +17,7 @@ from meshproxy.server.admin.connection import AdminConnection, Handle
 
 MAX_CONNECTIONS: Final = 256
 WRITE_BUFFER_BYTES: Final = 64 * 1024
+CLOSE_TIMEOUT_S: Final = 1.0
 _BACKLOG: Final = 128
 _log: Final = logging.getLogger("meshproxy.admin")
 
@@ -29,6 +31,8 @@ class AdminServer:
         self._max_connections = max_connections
         self._server: asyncio.Server | None = None
         self._connections: set[AdminConnection] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.address = Address("", 0, "-")
 
     async def start(self, address: Address, options: tuple[SocketOption, ...] = (), mode: int = 0) -> None:
@@ -43,21 +47,33 @@ class AdminServer:
             self._server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
 
     async def close(self) -> None:
-        """Stop listening and end every connection; output that is already buffered still goes out."""
+        """Stop listening; answers under way have `CLOSE_TIMEOUT_S` to be finished, then their connections end."""
         if self._server is not None:
             self._server.close()
-            await self._server.wait_closed()
-            self._server = None
         for connection in list(self._connections):
-            connection.close()
+            connection.shut_down()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._idle.wait()
+        for connection in list(self._connections):
+            connection.abort()
+        if self._server is not None:
+            await self._server.wait_closed()  # it waits for the connections too
+            self._server = None
 
     def _new_connection(self) -> Connection:
         if len(self._connections) >= self._max_connections:
             _log.warning("connection refused: %d are open", len(self._connections))
             return Connection(self._dispatcher, _Refusal(), 0)
-        admin = AdminConnection(self._dispatcher, self._handle, self._connections.discard)
+        admin = AdminConnection(self._dispatcher, self._handle, self._on_end)
         self._connections.add(admin)
+        self._idle.clear()
         return Connection(self._dispatcher, admin, WRITE_BUFFER_BYTES)
+
+    def _on_end(self, connection: AdminConnection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._idle.set()
 
 
 class _Refusal(ConnectionHandler):

@@ -35,12 +35,18 @@ class FakeBackend(AdminBackend):
         self.snapshot.levels = {"server.live": 1, "server.uptime": 7}
         self.cluster_statuses: list[dict[str, Any]] = []
         self.sections: list[ConfigSection] = []
-        self.endpoint_sections: list[ConfigSection] = []
+        self.sections_with_eds: list[ConfigSection] = []
         self.targets: list[tuple[str, list[str]]] = []
         self.layers = ["static", "adm"]
         self.values: dict[str, tuple[list[str], str]] = {"foo.bar": (["7", ""], "7")}
         self.levels = {"admin": "error", "upstream": "error"}
-        self.options: dict[str, Any] = {"concurrency": 1, "drain_time": "20s", "log_level": "error"}
+        self.options: dict[str, Any] = {
+            "concurrency": 1,
+            "drain_time": "20s",
+            "file_flush_interval": "1s",
+            "log_level": "error",
+            "parent_shutdown_time": "900s",
+        }
 
     def state(self) -> str:
         return self.server_state
@@ -58,7 +64,7 @@ class FakeBackend(AdminBackend):
         return self.cluster_statuses
 
     def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
-        return [*self.sections, *(self.endpoint_sections if include_eds else ())]
+        return self.sections_with_eds if include_eds else self.sections
 
     def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
         return self.targets

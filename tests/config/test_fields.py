@@ -1,0 +1,177 @@
+"""The tables: they fit the API, they are closed, and the walk they drive refuses what it must."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from meshproxy.config.docs import generate
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.fields import MessageTable, Verdict, check_fields, register_table
+from meshproxy.config.fields.check import TABLES
+from meshproxy.config.loader import load_bootstrap
+from meshproxy.config.messages import find_descriptor, is_map, map_entry
+from tests.config.bootstraps import CLUSTER_PATH, HCM_PATH, ROUTE_PATH, good, hcm, spoil
+
+ROOT = Path(__file__).resolve().parents[2]
+TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
+
+
+def check(value: dict[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(errors, not yet done) of a bootstrap."""
+    errors = ConfigErrors()
+    bootstrap = load_bootstrap(json.dumps(value), errors=errors)
+    assert bootstrap is not None, str(errors)
+    not_yet = check_fields(bootstrap, "", errors)
+    return [(each.path, each.reason) for each in errors.items], not_yet
+
+
+def test_the_good_one_is_honoured_whole() -> None:
+    assert check(good()) == ([], [])
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_table_names_every_field_and_no_other(name: str) -> None:
+    descriptor = find_descriptor(name)
+    assert descriptor is not None
+    table = TABLES[name]
+    names = {field.name for field in descriptor.fields}
+    assert set(table.fields) <= names
+    unlisted = {each for each in names - set(table.fields) if table.entry(each).verdict is Verdict.REFUSED}
+    assert not unlisted or table.refused_whole
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
+    descriptor = find_descriptor(name)
+    assert descriptor is not None
+    for field in descriptor.fields:
+        entry = TABLES[name].entry(field.name)
+        if entry.verdict is not Verdict.HONOURED or entry.only or field.message_type is None:
+            continue
+        held = map_entry(field)[1].message_type if is_map(field) else field.message_type
+        if held is not None and not held.full_name.startswith("google.protobuf."):
+            assert held.full_name in TABLES, field.name
+
+
+@pytest.mark.parametrize(
+    ("where", "field", "value", "path", "reason"),
+    [
+        ("root", "dynamic_resources", {}, "dynamic_resources", "control plane"),
+        ("root", "header_prefix", "x-mesh", "header_prefix", "x-envoy"),
+        ("root", "layered_runtime.layers", [{"name": "a", "disk_layer": {"symlink_root": "/x"}}],
+         "layered_runtime.layers[0].disk_layer", "directory"),
+        ("listener", "listener_filters", [{"name": "a"}], "static_resources.listeners[0].listener_filters", "yet"),
+        ("listener", "use_original_dst", True, "static_resources.listeners[0].use_original_dst",
+         "true is not supported yet (supported: false)"),
+        ("listener", "bind_to_port", False, "static_resources.listeners[0].bind_to_port", "false is not supported yet"),
+        ("chain", "filter_chain_match", {"server_names": ["a"]},
+         "static_resources.listeners[0].filter_chains[0].filter_chain_match.server_names", "matching"),
+        ("chain", "transport_socket", {"name": "tls", "typed_config": {"@type": TLS + "DownstreamTlsContext"}},
+         "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config", "must not speak plain text"),
+        ("chain", "transport_socket", {"name": "envoy.transport_sockets.tls"},
+         "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config", "value is required"),
+        ("hcm", "codec_type", "HTTP2", f"{HCM_PATH}.codec_type",
+         "HTTP2 is not supported yet (supported: AUTO, HTTP1)"),
+        ("hcm", "upgrade_configs", [{"upgrade_type": "websocket"}], f"{HCM_PATH}.upgrade_configs", "upgrades"),
+        ("route", "route.hash_policy", [{"terminal": True}], f"{ROUTE_PATH}.route.hash_policy", "hash policies"),
+        ("route", "match.headers", [{"name": "a", "string_match": {"custom": {"name": "x"}}}],
+         f"{ROUTE_PATH}.match.headers[0].string_match.custom", "custom"),
+        ("route", "typed_per_filter_config",
+         {"x": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute"}},
+         f"{ROUTE_PATH}.typed_per_filter_config[x]", "RBACPerRoute is not supported yet"),
+        ("cluster", "type", "EDS", f"{CLUSTER_PATH}.type", "EDS is not supported yet (supported: STATIC, STRICT_DNS)"),
+        ("cluster", "transport_socket", {"name": "t", "typed_config": {"@type": TLS + "UpstreamTlsContext"}},
+         f"{CLUSTER_PATH}.transport_socket.typed_config", "UpstreamTlsContext"),
+        ("cluster", "health_checks", [{}], f"{CLUSTER_PATH}.health_checks", "health checks"),
+        ("cluster", "outlier_detection.enforcing_success_rate", 100,
+         f"{CLUSTER_PATH}.outlier_detection.enforcing_success_rate", "100 is not supported yet (supported: 0)"),
+        ("cluster", "typed_extension_protocol_options",
+         {"h": {"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}}}},
+         f"{CLUSTER_PATH}.typed_extension_protocol_options[h].explicit_http_config.http2_protocol_options", "HTTP/2"),
+    ],
+)  # fmt: skip
+def test_what_we_cannot_do_is_refused(where: str, field: str, value: Any, path: str, reason: str) -> None:
+    errors, _ = check(spoil(where, field, value))
+    assert [each[0] for each in errors] == [path]
+    assert reason in errors[0][1]
+
+
+def test_a_filter_that_guards_access_is_refused_though_it_is_empty() -> None:
+    bootstrap = good()
+    rbac = {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"}
+    hcm(bootstrap)["http_filters"].insert(0, {"name": "rbac", "typed_config": rbac})
+    errors, _ = check(bootstrap)
+    assert errors == [
+        (f"{HCM_PATH}.http_filters[0].typed_config", "envoy.extensions.filters.http.rbac.v3.RBAC: is not supported yet")
+    ]
+
+
+def test_what_a_typed_struct_stands_for_is_walked() -> None:
+    wrapped = {
+        "@type": "type.googleapis.com/udpa.type.v1.TypedStruct",
+        "type_url": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+        "value": {"strict_check_headers": ["x-envoy-max-retries"]},
+    }
+    bootstrap = good()
+    hcm(bootstrap)["http_filters"][-1]["typed_config"] = wrapped
+    errors, _ = check(bootstrap)
+    assert [path for path, _ in errors] == [f"{HCM_PATH}.http_filters[2].typed_config.strict_check_headers"]
+
+
+def test_an_any_of_an_unknown_type_is_an_error() -> None:
+    errors = ConfigErrors()
+    check_fields(AnyMessage(type_url="type.googleapis.com/no.Such"), "a.b", errors)
+    assert [(each.path, each.reason) for each in errors.items] == [
+        ("a.b", "unknown type 'type.googleapis.com/no.Such'")
+    ]
+
+
+def test_what_is_not_done_yet_is_listed() -> None:
+    bootstrap = good()
+    bootstrap["overload_manager"] = {"refresh_interval": "1s"}
+    bootstrap["deferred_stat_options"] = {"enable_deferred_creation_stats": True}
+    hcm(bootstrap)["tracing"] = {}
+    errors, not_yet = check(bootstrap)
+    assert errors == []
+    assert {path for path, _ in not_yet} == {"overload_manager", "deferred_stat_options", f"{HCM_PATH}.tracing"}
+    assert all(note for _, note in not_yet)
+
+
+def test_harmless_fields_are_passed_over() -> None:
+    bootstrap = spoil("listener", "connection_balance_config", {"exact_balance": {}})
+    bootstrap["stats_flush_interval"] = "5s"
+    assert check(bootstrap) == ([], [])
+
+
+def test_an_extension_brings_its_own_table() -> None:
+    name = "google.rpc.Status"
+    errors = ConfigErrors()
+    message = AnyMessage()
+    descriptor = find_descriptor(name)
+    assert descriptor is not None
+    message.type_url = f"type.googleapis.com/{name}"
+    check_fields(message, "p", errors)
+    assert [each.reason for each in errors.items] == [f"{name} is not supported yet"]
+    register_table(name, MessageTable("code"))
+    try:
+        errors = ConfigErrors()
+        check_fields(message, "p", errors)
+        assert not errors
+    finally:
+        del TABLES[name]
+
+
+def test_a_table_gives_each_field_one_verdict() -> None:
+    with pytest.raises(ValueError, match="a has two verdicts"):
+        MessageTable("a b", refused={"a": "no"})
+
+
+def test_the_page_is_up_to_date() -> None:
+    """After a change of a table: python -m meshproxy.config.docs > docs/configuration.md"""
+    assert (ROOT / "docs" / "configuration.md").read_text() == generate()

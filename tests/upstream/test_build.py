@@ -1,0 +1,206 @@
+"""What of a cluster's configuration is honoured, and what is refused by its path."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from meshproxy.upstream.config import LEAST_REQUEST, RANDOM, ROUND_ROBIN, STRICT_DNS
+from tests.upstream.harness import build, cluster_dict, endpoint, errors_of
+
+HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def any_of(name: str, **fields: Any) -> dict[str, Any]:
+    return {"@type": f"type.googleapis.com/{name}", **fields}
+
+
+def with_http(**fields: Any) -> dict[str, Any]:
+    return cluster_dict(endpoint("10.0.0.1"), typed_extension_protocol_options={HTTP: any_of(HTTP, **fields)})
+
+
+def with_policy(*policies: dict[str, Any]) -> dict[str, Any]:
+    entries = [{"typed_extension_config": {"name": "p", "typed_config": policy}} for policy in policies]
+    return cluster_dict(endpoint("10.0.0.1"), load_balancing_policy={"policies": entries})
+
+
+def test_defaults_are_envoys() -> None:
+    config = build(cluster_dict(endpoint("10.0.0.1")))
+    assert config.connect_timeout_ms == 5000.0
+    assert config.per_connection_buffer_limit_bytes == 1024 * 1024
+    assert config.idle_timeout_ms == 3_600_000.0
+    assert config.max_requests_per_connection == 0
+    assert config.lb.policy == ROUND_ROBIN
+    assert config.lb.panic_threshold.value == 50
+    assert config.lb.overprovisioning_factor == 140
+    assert config.outlier is None
+    assert [limits.max_retries for limits in config.thresholds] == [3, 3]
+    assert config.thresholds[0].max_connections == 1024
+    assert config.http1.max_headers_bytes == 60 * 1024
+
+
+def test_http_options() -> None:
+    common = {
+        "idle_timeout": "2s",
+        "max_connection_duration": "3s",
+        "max_requests_per_connection": 4,
+        "max_headers_count": 5,
+        "max_response_headers_kb": 6,
+    }
+    http1 = {"enable_trailers": True, "header_key_format": {"proper_case_words": {}}}
+    config = build(
+        with_http(common_http_protocol_options=common, explicit_http_config={"http_protocol_options": http1})
+    )
+    assert config.idle_timeout_ms == 2000.0
+    assert config.max_connection_duration_ms == 3000.0
+    assert config.max_requests_per_connection == 4
+    assert config.http1.max_headers_count == 5
+    assert config.http1.max_headers_bytes == 6 * 1024
+    assert config.http1.enable_trailers
+    assert config.http1.proper_case
+
+
+def test_deprecated_places_of_http_options() -> None:
+    config = build(
+        cluster_dict(
+            endpoint("10.0.0.1"),
+            common_http_protocol_options={"idle_timeout": "0s"},
+            max_requests_per_connection=9,
+        )
+    )
+    assert config.idle_timeout_ms == 0.0
+    assert config.max_requests_per_connection == 9
+
+
+def test_http2_is_refused_by_its_path() -> None:
+    where = f"c.typed_extension_protocol_options[{HTTP}].explicit_http_config.http2_protocol_options"
+    assert errors_of(with_http(explicit_http_config={"http2_protocol_options": {}})) == {
+        where: "HTTP/2 is not supported yet"
+    }
+
+
+def test_every_error_is_told() -> None:
+    fields = cluster_dict(
+        endpoint("not an address"),
+        endpoint("10.0.0.1", endpoint={"additional_addresses": [{}]}),
+        lb_policy="RING_HASH",
+        health_checks=[{}],
+        transport_socket={"name": "envoy.transport_sockets.tls"},
+        upstream_bind_config={},
+        outlier_detection={"base_ejection_time": "2s", "max_ejection_time": "1s"},
+    )
+    group = "c.load_assignment.endpoints[0]"
+    assert set(errors_of(fields)) == {
+        f"{group}.lb_endpoints[0].endpoint.address",
+        f"{group}.lb_endpoints[1].endpoint.additional_addresses",
+        "c.lb_policy",
+        "c.health_checks",
+        "c.transport_socket",
+        "c.upstream_bind_config",
+        "c.outlier_detection.max_ejection_time",
+    }
+
+
+@pytest.mark.parametrize("kind", ["EDS", "LOGICAL_DNS", "ORIGINAL_DST"])
+def test_other_kinds_of_clusters(kind: str) -> None:
+    assert errors_of(cluster_dict(type=kind))["c.type"].startswith(f"{kind} is not supported yet")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("ROUND_ROBIN", ROUND_ROBIN), ("LEAST_REQUEST", LEAST_REQUEST), ("RANDOM", RANDOM)]
+)
+def test_lb_policy(policy: str, expected: int) -> None:
+    assert build(cluster_dict(lb_policy=policy)).lb.policy == expected
+
+
+def test_least_request_options() -> None:
+    options = {"choice_count": 5, "active_request_bias": {"default_value": 0.5, "runtime_key": "k"}}
+    config = build(cluster_dict(lb_policy="LEAST_REQUEST", least_request_lb_config=options))
+    assert config.lb.choice_count == 5
+    assert config.lb.active_request_bias == 0.5
+
+
+def test_the_first_known_typed_policy_is_taken() -> None:
+    prefix = "envoy.extensions.load_balancing_policies"
+    unknown = any_of(f"{prefix}.maglev.v3.Maglev")
+    least = any_of(f"{prefix}.least_request.v3.LeastRequest", choice_count=3, selection_method="FULL_SCAN")
+    random = any_of(f"{prefix}.random.v3.Random")
+    config = build(with_policy(unknown, least, random))
+    assert config.lb.policy == LEAST_REQUEST
+    assert config.lb.full_scan
+    assert set(errors_of(with_policy(unknown))) == {"c.load_balancing_policy"}
+
+
+def test_tcp_keepalive() -> None:
+    keepalive = {"keepalive_probes": 3, "keepalive_time": 10, "keepalive_interval": 5}
+    config = build(cluster_dict(upstream_connection_options={"tcp_keepalive": keepalive}))
+    assert config.socket_options == (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    )
+
+
+def test_circuit_breakers() -> None:
+    thresholds = [
+        {"max_connections": 1, "max_pending_requests": 2, "max_requests": 3, "max_retries": 4},
+        {"priority": "HIGH", "max_requests": 5},
+        {"max_requests": 99},
+    ]
+    per_host = [{"max_connections": 7}]
+    config = build(cluster_dict(circuit_breakers={"thresholds": thresholds, "per_host_thresholds": per_host}))
+    default, high = config.thresholds
+    assert (default.max_connections, default.max_pending_requests) == (1, 2)
+    assert (default.max_requests, default.max_retries) == (3, 4)
+    assert default.max_connections_per_host == 7
+    assert (high.max_requests, high.max_connections) == (5, 1024)
+
+
+def test_endpoints() -> None:
+    config = build(
+        cluster_dict(
+            endpoint("10.0.0.1", 8080, load_balancing_weight=5, health_status="DEGRADED", endpoint={"hostname": "h"}),
+            endpoint("::1", 1),
+        )
+    )
+    first, second = config.endpoints
+    assert (first.address.text, first.weight, first.hostname) == ("10.0.0.1:8080", 5, "h")
+    assert second.address.text == "[::1]:1"
+
+
+def test_unix_sockets() -> None:
+    pipe = {"endpoint": {"address": {"pipe": {"path": "/tmp/socket"}}}}
+    assert build(cluster_dict(pipe)).endpoints[0].address.path == "/tmp/socket"
+    assert set(errors_of(cluster_dict(pipe, type="STRICT_DNS"))) == {
+        "c.load_assignment.endpoints[0].lb_endpoints[0].endpoint.address"
+    }
+
+
+def test_priorities_without_gaps() -> None:
+    fields = cluster_dict(endpoint("10.0.0.1"), priority=2)
+    assert "c.load_assignment" in errors_of(fields)
+
+
+def test_dns() -> None:
+    config = build(
+        cluster_dict(
+            endpoint("name", 1),
+            type="STRICT_DNS",
+            dns_refresh_rate="7s",
+            dns_failure_refresh_rate={"base_interval": "2s"},
+            dns_lookup_family="V6_ONLY",
+        )
+    )
+    assert config.discovery == STRICT_DNS
+    assert config.endpoints[0].dns_name == "name"
+    assert (config.dns.refresh_ms, config.dns.failure_base_ms, config.dns.failure_max_ms) == (7000.0, 2000.0, 20000.0)
+    assert config.dns.family == 2
+
+
+def test_the_fingerprint_leaves_out_the_endpoints_only() -> None:
+    one = build(cluster_dict(endpoint("10.0.0.1")))
+    assert build(cluster_dict(endpoint("10.0.0.2"))).fingerprint == one.fingerprint
+    assert build(cluster_dict(endpoint("10.0.0.1"), lb_policy="RANDOM")).fingerprint != one.fingerprint
