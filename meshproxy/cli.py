@@ -93,7 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(validate)
     demo = commands.add_parser("demo", help="watch a canary release with real traffic")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end, and print what to try")
-    demo.add_argument("--seconds", type=float, default=None, help="how long each act lasts")
+    demo.add_argument("--seconds", type=_seconds, default=None, metavar="S", help="how long each act lasts (default 8)")
+    demo.add_argument(
+        "-c", "--config-path", default="", metavar="FILE", help="show this variant of examples/canary/envoy.yaml"
+    )
     commands.add_parser("version", help="print the version, and whether the hot modules are compiled")
     return parser
 

@@ -119,8 +119,8 @@ def wrong_direction(module: str, source: str, target: str, layer: str) -> str | 
 
 
 def crosses_filters(module: str, target: str) -> bool:
-    """True when one filter's file imports another's; a package's `__init__` may gather its own."""
-    return module != target and not target.startswith(f"{module}.")
+    """True when one filter's file imports another's; a package's `__init__` gathers its own, `builtin` gathers all."""
+    return module not in (target, "meshproxy.filters.builtin") and not target.startswith(f"{module}.")
 
 
 def layer_of(module: str) -> str:

@@ -167,7 +167,7 @@ class FilterPath:
                     self._hold(kind, rest, end, index - 1)
                     return
                 self._run(kind, result, False, index)
-                if self.done:
+                if self._is_done():  # through what the beginning met further on
                     return
                 part = rest
                 index -= 1
@@ -189,6 +189,9 @@ class FilterPath:
         if kind == DATA and not part and not end:
             return
         self.pass_on(kind, part, end)
+
+    def _is_done(self) -> bool:
+        return self.done
 
     def _keep_first(self, kind: int, part: Any, end: bool, index: int) -> None:
         if self._queue is None:

@@ -33,7 +33,7 @@ def check_and_normalize(config: ConnectionManagerConfig, headers: HeaderMap, inf
     path = headers.get(b":path")
     if path is None or not path:
         return None if headers.get(b":method") == b"CONNECT" else _MISSING_PATH
-    if path[0] != 0x2F and not (path == b"*" and headers.get(b":method") == b"OPTIONS"):
+    if path[0] != 0x2F:
         return _ABSOLUTE_PATH
     if config.touches_host:
         _strip_host(config, headers, info)

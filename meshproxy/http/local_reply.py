@@ -70,14 +70,14 @@ def reset_details(basic: str, reason: int, transport_failure: str) -> str:
     return f"{basic}{{{inner}}}".replace(" ", "_")
 
 
-def reply_headers(status: int, body: bytes, content_type: bytes = b"") -> HeaderMap:
-    """The head of a local reply; its body is plain text unless `content_type` says otherwise."""
-    headers = HeaderMap()
-    headers.add(b":status", b"%d" % status)
+def complete_reply_headers(headers: HeaderMap, body: bytes, content_type: bytes = b"") -> None:
+    """What a local reply's head says of its body: plain text, unless `content_type` or the headers so far say otherwise."""
     if body:
-        headers.add(b"content-length", b"%d" % len(body))
-        headers.add(b"content-type", content_type or b"text/plain")
-    return headers
+        headers.set(b"content-length", b"%d" % len(body))
+        if content_type:
+            headers.set(b"content-type", content_type)
+        else:
+            headers.set_default(b"content-type", b"text/plain")
 
 
 # HTTP status -> gRPC status, where the proxy answers a gRPC request ("http-grpc-status-mapping" of the gRPC project)
@@ -93,15 +93,13 @@ def is_grpc(headers: HeaderMap) -> bool:
     return value is not None and (value == b"application/grpc" or value.startswith(b"application/grpc+"))
 
 
-def grpc_reply_headers(status: int, body: bytes, grpc_status: int) -> HeaderMap:
-    """A local reply to a gRPC request: trailers only, with the text as its message."""
-    headers = HeaderMap()
-    headers.add(b":status", b"200")
-    headers.add(b"content-type", b"application/grpc")
+def complete_grpc_reply_headers(headers: HeaderMap, status: int, body: bytes, grpc_status: int) -> None:
+    """Make a local reply one to a gRPC request: trailers only, with the text as its message."""
+    headers.set(b":status", b"200")
+    headers.set(b"content-type", b"application/grpc")
     code = grpc_status if grpc_status >= 0 else _GRPC_STATUS.get(status, _GRPC_UNKNOWN)
     headers.add(b"grpc-status", b"%d" % code)
     if body:
         # Percent-encoded are controls, `%`, and from `~` on all; `quote` leaves that one alone.
         message = quote_from_bytes(body, safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}-.").replace("~", "%7E")
         headers.add(b"grpc-message", message.encode())
-    return headers

@@ -56,7 +56,7 @@ def mutate_response_headers(
     elif mode == APPEND_IF_ABSENT:
         headers.set_default(b"server", config.server_name)
     if config.via:
-        old = headers.get(b"via")
+        old = headers.joined(b"via")
         headers.set(b"via", config.via if old is None else old + b", " + config.via)
     if config.always_set_request_id_in_response and stream.info.request_id:
         headers.set(b"x-request-id", stream.info.request_id)

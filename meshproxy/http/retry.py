@@ -39,6 +39,15 @@ _HEADERS: Final = frozenset(
         b"x-envoy-hedge-on-per-try-timeout",
     )
 )
+# grpc-status in the head of a response -> the condition that retries it
+_GRPC_STATUSES: Final[dict[bytes | None, int]] = {
+    b"1": on.RETRY_GRPC_CANCELLED,
+    b"4": on.RETRY_GRPC_DEADLINE_EXCEEDED,
+    b"8": on.RETRY_GRPC_RESOURCE_EXHAUSTED,
+    b"13": on.RETRY_GRPC_INTERNAL,
+    b"14": on.RETRY_GRPC_UNAVAILABLE,
+}
+_GRPC_BITS: Final = sum(_GRPC_STATUSES.values())
 _LIST: Final = re.compile(rb"[\s,]+")
 
 
@@ -161,6 +170,8 @@ class RetryState:
         if bits & on.RETRY_4XX and status == 409:
             return True
         if bits & on.RETRY_STATUS_CODES and status in self.codes:
+            return True
+        if bits & _GRPC_BITS and bits & _GRPC_STATUSES.get(headers.get(b"grpc-status"), 0):
             return True
         return bool(bits & on.RETRY_HEADERS) and self._has_retriable_header(headers)
 

@@ -22,6 +22,7 @@ from meshproxy.observe.stream_info import UpstreamInfo
 from meshproxy.route.route import ROUTE_CLUSTER, ROUTE_DIRECT_RESPONSE, ROUTE_REDIRECT, Route
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host, LbContext
+from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED
 
 if TYPE_CHECKING:
     from meshproxy.http.stream import Stream
@@ -128,6 +129,9 @@ class Router:
         elif route.kind == ROUTE_DIRECT_RESPONSE:
             stats.rq_direct_response += 1
             extra = HeaderMap()
+            target = route.direct_location(headers, stream.info)
+            if target is not None:
+                extra.add(b"location", target)
             self._add_route_headers(route, extra)
             status, body = route.direct_response(stream.info)
             stream.send_local_reply(status, body, "direct_response", 0, extra, content_type=route.direct_content_type)
@@ -167,16 +171,16 @@ class Router:
         route, cluster = self.route, self.cluster
         assert route is not None and cluster is not None
         stream = self.stream
+        self.attempts += 1
+        info = stream.info.upstream
+        assert info is not None
+        info.attempts = self.attempts
         host = cluster.choose_host(self._lb_context())
         if host is None:
             cluster.stats.upstream_cx_none_healthy += 1
             self._charge(cluster, 503, None)
             self._reply(503, b"no healthy upstream", "no_healthy_upstream", flags.NO_HEALTHY_UPSTREAM)
             return
-        self.attempts += 1
-        info = stream.info.upstream
-        assert info is not None
-        info.attempts = self.attempts
         if self.retry is not None:
             self.retry.on_host_attempted(host)
         headers = self.headers
@@ -185,7 +189,7 @@ class Router:
         if self.timeouts.expected_ms and not self.config.suppress_envoy_headers:
             headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % self.timeouts.expected_ms)
         if route.auto_host_rewrite and host.hostname:
-            route.set_upstream_host(headers, host.hostname.encode())
+            route.set_upstream_host(headers, host.hostname.encode(), not self.config.suppress_envoy_headers)
         upstream = UpstreamRequest(self, cluster, host, route.priority)
         self.upstream = upstream
         replay = self._body_kept and bool(self._body)
@@ -242,6 +246,7 @@ class Router:
         self.response_started = True
         self._body = []
         upstream.on_final()
+        cluster.on_response_headers(status, host, stream.info.internal)
         if not self.config.suppress_envoy_headers:
             began = stream.info.request_end or stream.info.start
             headers.add(b"x-envoy-upstream-service-time", b"%d" % int((monotonic() - began) * 1000.0))
@@ -271,7 +276,7 @@ class Router:
         assert cluster is not None
         info = self.stream.info
         began = info.request_end or info.start
-        cluster.on_response(upstream.status, upstream.host, int((monotonic() - began) * 1000.0), info.internal)
+        cluster.on_response_complete(upstream.host, int((monotonic() - began) * 1000.0), info.internal)
         if self.retry is not None:
             self.retry.on_done(self.response_started)
         self.upstream = None
@@ -286,6 +291,8 @@ class Router:
         info = stream.info
         if info.upstream is not None and transport_failure:
             info.upstream.transport_failure_reason = transport_failure
+        if reason != RESET_OVERFLOW:
+            upstream.host.outlier.put_local_origin(LOCAL_ORIGIN_CONNECT_FAILED)
         if self.response_started:
             self.done = True
             self._disarm()

@@ -13,7 +13,7 @@ from meshproxy.http import request_headers as rules
 from meshproxy.http.chain import DATA, HEADERS, FilterChain, RequestPath, ResponsePath
 from meshproxy.http.entry import RejectedRequest, check_and_normalize
 from meshproxy.http.filter import HttpFilter
-from meshproxy.http.local_reply import grpc_reply_headers, is_grpc, reply_headers
+from meshproxy.http.local_reply import complete_grpc_reply_headers, complete_reply_headers, is_grpc
 from meshproxy.http.response_headers import mutate_response_headers
 from meshproxy.http.router import Router
 from meshproxy.net.timers import Timer
@@ -260,13 +260,18 @@ class Stream(StreamDecoder):
         if self._response_path is not None:
             self._response_path.finish()
             self._response_path = None
-        if is_grpc(self.request_headers):
-            headers = grpc_reply_headers(status, body, grpc_status)
-            body = b""
-        else:
-            headers = reply_headers(status, body, content_type)
+        headers = HeaderMap()
+        headers.add(b":status", b"%d" % status)
         if extra is not None:
             headers.extend(extra.fields)
+        self.info.local_reply_body = body
+        if is_grpc(self.request_headers):
+            complete_grpc_reply_headers(headers, status, body, grpc_status)
+            body = b""
+        else:
+            complete_reply_headers(headers, body, content_type)
+        if self.request_headers.get(b":method") == b"HEAD":
+            body = b""
         self.send_response_headers(headers, not body)
         if body and not self.done:
             self.send_response_data(body, True)
@@ -294,8 +299,11 @@ class Stream(StreamDecoder):
             self.encoder.send_informational(headers)
 
     def send_response_headers(self, headers: HeaderMap, end: bool) -> None:
+        info = self.info
         self.response_headers = headers
-        self.info.response_headers = headers
+        info.response_headers = headers
+        status = headers.get(b":status")
+        info.response_code = 0 if status is None else int(status)  # filters may ask for it, and change it
         if self.chain.has_response_hooks and self._entered_chain:
             path = self._response_path = ResponsePath(self)
             path.push(HEADERS, headers, end)

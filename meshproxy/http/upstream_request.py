@@ -105,15 +105,12 @@ class UpstreamRequest(StreamDecoder):
         encoder, pending = self._encoder, self._pending
         self._stop()
         if encoder is not None:
-            self.cluster.stats.upstream_rq_tx_reset += 1
             encoder.reset(RESET_LOCAL)
         elif pending is not None:
             pending.cancel()
 
     def cancel(self) -> None:
         """The downstream is gone, or answered otherwise."""
-        if self.state == WAITING:
-            self.cluster.stats.upstream_rq_cancelled += 1
         self.abort()
 
     def finish(self, request_complete: bool) -> None:

@@ -24,12 +24,19 @@ class Address:
         return hash(self.text)
 
 
+def socket_name(address: Address) -> Any:
+    """What `bind` and `connect` take. A path that begins with "@" is an abstract name, as in Envoy's configuration."""
+    if address.path:
+        return "\0" + address.path[1:] if address.path.startswith("@") else address.path
+    return (address.ip, address.port)
+
+
 def address_of(name: Any) -> Address:
-    """The `Address` of what `getsockname` or `getpeername` answers."""
+    """The `Address` of what `getsockname` or `getpeername` answers; "@" is a Unix socket without a name."""
     if isinstance(name, tuple):
         host = str(name[0])
         if host.startswith("::ffff:") and "." in host:
             host = host[7:]
         return Address(host, int(name[1]))
     path = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name or "")
-    return Address("", 0, path or "@")
+    return Address("", 0, path.replace("\0", "@", 1) or "@")

@@ -10,7 +10,7 @@ from typing import Any
 from mypy_extensions import mypyc_attr
 
 from meshproxy.errors import RESET_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT
-from meshproxy.net.address import Address
+from meshproxy.net.address import Address, socket_name
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import Timer
@@ -61,8 +61,10 @@ class ConnectAttempt(Timer):
             self._task.cancel()
         if handler is not None:
             self._dispatcher.in_turn = True
-            handler.on_connect_failure(reason, details)
-            self._dispatcher.end_turn()
+            try:
+                handler.on_connect_failure(reason, details)
+            finally:
+                self._dispatcher.end_turn()
 
     async def _connect(self, address: Address, options: tuple[SocketOption, ...], bind: Address | None) -> None:
         family = socket.AF_UNIX if address.path else socket.AF_INET6 if ":" in address.ip else socket.AF_INET
@@ -72,13 +74,12 @@ class ConnectAttempt(Timer):
             for level, name, value in options:
                 sock.setsockopt(level, name, value)
             if bind is not None:
-                sock.bind((bind.ip, bind.port))
-            await self._dispatcher.loop.sock_connect(sock, address.path or (address.ip, address.port))
-            handler = self._handler
-            if handler is None:
-                sock.close()
-                return
-            await self._take_over(sock, family, handler)
+                sock.bind(socket_name(bind))
+            if family == socket.AF_UNIX:
+                sock.connect(socket_name(address))  # at once; or EAGAIN: the peer's queue is full, nothing is under way
+            else:
+                await self._dispatcher.loop.sock_connect(sock, socket_name(address))
+            await self._take_over(sock, family)
         except OSError as error:
             if sock is not None:
                 sock.close()
@@ -89,9 +90,9 @@ class ConnectAttempt(Timer):
                 sock.close()
             raise
 
-    async def _take_over(self, sock: socket.socket, family: int, handler: ConnectHandler) -> None:
+    async def _take_over(self, sock: socket.socket, family: int) -> None:
         """Give the socket to the loop; `on_connected` is called by it, before this goes on."""
-        self._finish()
+        self.disarm()
         connection = self.connection
         assert connection is not None
         loop = self._dispatcher.loop
@@ -100,6 +101,7 @@ class ConnectAttempt(Timer):
             await loop.create_unix_connection(factory, sock=sock)
         else:
             await loop.create_connection(factory, sock=sock)
+        self._handler = None
 
 
 def connect(

@@ -57,7 +57,7 @@ class _LingerTimer(Timer):
         self.connection = connection
 
     def on_timer(self) -> None:
-        self.connection.abort()
+        self.connection.on_linger_timer()
 
 
 class Connection(Flushable):
@@ -79,6 +79,7 @@ class Connection(Flushable):
         self._read_disabled: int = 0
         self._linger_ms: float = 0.0
         self._linger_timer: _LingerTimer | None = None
+        self._unsent_bytes: int = 0  # while lingering, when the timer was last set
         self._closed_told: bool = False
 
     def as_protocol(self) -> Connection:
@@ -161,7 +162,11 @@ class Connection(Flushable):
         self._dirty = False
         if self._transport is None or self.state > CLOSING:
             return
-        data = self.handler.data_to_send()
+        try:
+            data = self.handler.data_to_send()
+        except Exception as error:  # noqa: BLE001
+            self._on_bug(error)
+            return
         if isinstance(data, bytes):
             if data:
                 self.bytes_sent += len(data)
@@ -193,7 +198,8 @@ class Connection(Flushable):
         """Send what is pending, then close.
 
         With `linger_ms` our side is shut first and the rest of what the peer sends is read and thrown away for so long: else
-        the kernel answers it with a reset, which can destroy our last answer at the peer (RFC 9112 section 9.6).
+        the kernel answers it with a reset, which can destroy our last answer at the peer (RFC 9112 section 9.6). The time
+        begins anew as long as the peer takes what is still to be sent (as Envoy's delayed_close_timeout does).
         """
         if self.state != OPEN:
             return
@@ -235,7 +241,17 @@ class Connection(Flushable):
         if not transport.is_closing():
             transport.write_eof()
         self._linger_timer = _LingerTimer(self)
+        self._unsent_bytes = self.write_buffer_bytes
         self.dispatcher.timers.arm(self._linger_timer, self._linger_ms)
+
+    def on_linger_timer(self) -> None:
+        """The linger time is over."""
+        unsent = self.write_buffer_bytes
+        if self._linger_timer is not None and unsent < self._unsent_bytes:
+            self._unsent_bytes = unsent
+            self.dispatcher.timers.arm(self._linger_timer, self._linger_ms)
+        else:
+            self.abort()
 
     def _on_bug(self, error: BaseException) -> None:
         _log.error("connection %d: closed by an internal error", self.id, exc_info=error)

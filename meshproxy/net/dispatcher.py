@@ -115,5 +115,7 @@ class TaskDone:
     def on_done(self, task: Task[Any]) -> None:
         self._dispatcher.forget(task)
         self._dispatcher.in_turn = True
-        self._on_done(task)
-        self._dispatcher.end_turn()
+        try:
+            self._on_done(task)
+        finally:
+            self._dispatcher.end_turn()

@@ -10,7 +10,7 @@ import stat
 import struct
 from typing import Final
 
-from meshproxy.net.address import Address
+from meshproxy.net.address import Address, socket_name
 from meshproxy.net.connect import SocketOption
 
 _SO_ATTACH_FILTER: Final = 26
@@ -22,7 +22,7 @@ def bind_listener(
 ) -> socket.socket:
     """A bound socket, not yet listening. Raises OSError."""
     if address.path:
-        return _bind_unix(address.path, mode)
+        return _bind_unix(address, mode)
     family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -33,24 +33,23 @@ def bind_listener(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if ipv4_compat else 1)
         for level, name, value in options:
             sock.setsockopt(level, name, value)
-        sock.bind((address.ip, address.port))
+        sock.bind(socket_name(address))
     except OSError:
         sock.close()
         raise
     return sock
 
 
-def _bind_unix(path: str, mode: int) -> socket.socket:
+def _bind_unix(address: Address, mode: int) -> socket.socket:
+    path = address.path
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        if path.startswith("@"):
-            sock.bind("\0" + path[1:])
-            return sock
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(os.stat(path).st_mode):
-                os.unlink(path)  # left by a process that is gone; Envoy does the same
-        sock.bind(path)
-        if mode:
+        if not path.startswith("@"):
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISSOCK(os.stat(path).st_mode):
+                    os.unlink(path)  # left by a process that is gone; Envoy does the same
+        sock.bind(socket_name(address))
+        if mode and not path.startswith("@"):
             os.chmod(path, mode)
     except OSError:
         sock.close()
@@ -61,9 +60,9 @@ def _bind_unix(path: str, mode: int) -> socket.socket:
 def refuse_new_connections(sock: socket.socket) -> bool:
     """Let a listening TCP socket ignore new SYNs, so that its accept queue can be emptied before it is closed.
 
-    Closing a listener resets what waits in its queue: requests would be lost. A classic BPF filter drops segments that have SYN
-    without ACK; handshakes under way still complete. A client that comes now tries again, and finds the port closed. False
-    where the kernel refuses (a Unix socket, a sandbox).
+    Closing a listener resets what waits in its queue: requests would be lost. A classic BPF filter drops segments that
+    have SYN without ACK; handshakes under way still complete. A client that comes now tries again, and finds the port
+    closed. False where the kernel refuses (a Unix socket, a sandbox).
     """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False

@@ -74,6 +74,7 @@ class TimerWheel:
         self._slots: list[Timer] = [_Head() for _ in range(_SLOTS)]
         self._tick: int = self._current_tick()  # every slot up to this tick has fired
         self._wake_tick: int = 0  # when the loop is asked to wake us; 0: it is not
+        self._advancing: bool = False
         self._handle: asyncio.TimerHandle | None = None
 
     def _current_tick(self) -> int:
@@ -96,7 +97,7 @@ class TimerWheel:
         head._next = timer
         if following is not None:
             following._previous = timer
-        if self._wake_tick == 0 or tick < self._wake_tick:
+        if not self._advancing and (self._wake_tick == 0 or tick < self._wake_tick):
             self._wake_at(tick)
 
     def _wake_at(self, tick: int) -> None:
@@ -116,12 +117,13 @@ class TimerWheel:
     def advance(self, now_ms: int) -> None:
         """Fire all that is due at `now_ms`. A timer that raises does not stop the others: the loop's handler hears of it."""
         tick = now_ms // TICK_MS
-        self._wake_tick = 0
+        self._advancing = True  # what is armed meanwhile is found when all have fired
         if tick - self._tick > _SLOTS:
             self._tick = tick - _SLOTS
         while self._tick < tick:
             self._tick += 1
             self._fire_slot(self._slots[self._tick % _SLOTS])
+        self._advancing = False
         self._sleep_until_next()
 
     def _fire_slot(self, head: Timer) -> None:
@@ -149,8 +151,7 @@ class TimerWheel:
 
     def _sleep_until_next(self) -> None:
         """Wake at the next slot that holds anything (it may be a timer of a later turn: then we look again)."""
-        if self._wake_tick != 0:
-            return
+        self._wake_tick = 0
         first = self._tick + 1
         for tick in range(first, first + _SLOTS):
             if self._slots[tick % _SLOTS]._next is not None:
@@ -158,6 +159,8 @@ class TimerWheel:
                 return
 
     def close(self) -> None:
+        """Fire nothing more."""
+        self._loop = None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

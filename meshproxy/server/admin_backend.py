@@ -15,7 +15,6 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.observe.log import active_levels, parse_level, set_level
 from meshproxy.observe.export import StatsExporter
-from meshproxy.observe.snapshot import load_snapshot, merge
 from meshproxy.server.admin.backend import (
     DRAINING,
     INITIALIZING,
@@ -74,11 +73,7 @@ class SupervisorBackend(AdminBackend):
 
     async def stats(self) -> StatsExporter:
         supervisor = self._supervisor
-        answers = await supervisor.each("snapshot")
-        supervisor.refresh_stats()
-        total = merge([supervisor.stats.snapshot(), *(load_snapshot(answer) for answer in answers)])
-        for kept in supervisor.kept_counters:
-            total.add(kept)
+        total = await supervisor.collect_stats()
         total.gauges["server.total_connections"] = sum(await supervisor.each("connections"))
         return StatsExporter(total, supervisor.stats_settings, supervisor.intervals)
 
@@ -125,13 +120,10 @@ class SupervisorBackend(AdminBackend):
         await self._supervisor.each("modify_runtime", dict(changes))
 
     async def reset_counters(self) -> None:
-        supervisor = self._supervisor
-        supervisor.stats.reset_counters()
-        supervisor.kept_counters.clear()
-        await supervisor.each("reset_counters")
+        await self._supervisor.reset_counters()
 
     async def fail_health_checks(self, fail: bool) -> None:
-        self._supervisor.healthy = not fail
+        await self._supervisor.fail_health_checks(fail)
 
     async def drain_listeners(self, *, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
         await self._supervisor.drain_listeners(inbound_only, graceful, skip_exit)

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 Status = dict[str, Any]
-_SUMMED = ("cx_active", "rq_active", "cx_total", "cx_connect_fail", "rq_total", "rq_success", "rq_error", "rq_timeout")
+_SUMMED = frozenset(
+    (
+        *("cx_active", "cx_total", "cx_connect_fail"),
+        *("rq_active", "rq_pending_active", "rq_total", "rq_success", "rq_error", "rq_timeout"),
+    )
+)
 
 
 def merge_clusters(workers: Sequence[Sequence[Status]]) -> list[Status]:

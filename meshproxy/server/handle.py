@@ -24,6 +24,10 @@ class WorkerGone(Exception):
     """The worker ended before it answered."""
 
 
+class WorkerFailed(Exception):
+    """A verb raised in a worker of another process."""
+
+
 class WorkerHandle:
     """Calls verbs (`server/service.py`) on a worker."""
 
@@ -67,6 +71,7 @@ class RemoteWorker(WorkerHandle):
         self._next_id = 0
         self._closing = False
         self.born = time.monotonic()
+        self.last_snapshot: Any = None  # of its stats: what is kept of it when it dies
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             self.process = subprocess.Popen(  # exec'd, never forked: no state of ours leaks in
@@ -114,7 +119,7 @@ class RemoteWorker(WorkerHandle):
         if future.done():
             return
         if failed:
-            future.set_exception(RuntimeError(f"worker {self.index}: {result}"))
+            future.set_exception(WorkerFailed(f"worker {self.index}: {result}"))
         else:
             future.set_result(result)
 

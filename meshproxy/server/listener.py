@@ -6,6 +6,8 @@ import asyncio
 import socket
 from typing import Any
 
+from meshproxy.clock import monotonic
+from meshproxy.config.context import BuildContext
 from meshproxy.config.runtime import RuntimeInt
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
 from meshproxy.net.connection import Connection, ConnectionHandler
@@ -27,23 +29,32 @@ class ConnectionCount:
 
 
 class ActiveFilterChain(ConnectionOwner):
-    """A filter chain and its connections."""
+    """A filter chain and its connections. `context` holds what the chain was built with: stats, access logs."""
 
-    def __init__(self, listener: ActiveListener, config: FilterChainConfig) -> None:
+    def __init__(self, listener: ActiveListener, config: FilterChainConfig, context: BuildContext) -> None:
         super().__init__()
         self.listener = listener
         self.config = config
+        self.context = context
         self.connections: set[ActiveConnection] = set()
+        self._drain_began: float = 0.0
 
     def on_connection_done(self, connection: ActiveConnection) -> None:
         self.connections.discard(connection)
         self.listener.on_connection_done(self)
 
     def start_drain(self) -> None:
-        """Every connection ends with its next answer."""
+        """Every connection ends with the next answer that it begins: it asks `draining` then.
+
+        One whose answer is on its way already may be used once more, since its client was not told.
+        """
+        if not self.draining:
+            self._drain_began = monotonic()
         self.draining = True
-        for connection in list(self.connections):
-            connection.start_drain()
+
+    def drain_ms(self) -> float:
+        """For how long it has been draining."""
+        return (monotonic() - self._drain_began) * 1000.0 if self.draining else 0.0
 
     def close_idle(self, idle_ms: float) -> None:
         for connection in list(self.connections):
@@ -64,9 +75,8 @@ class ActiveListener:
         self.dispatcher = dispatcher
         self.clusters = clusters
         self.stats = config.context.scope(config.stat_prefix, ListenerStats)
-        self.chain = ActiveFilterChain(self, _only_chain(config))
+        self.chain = ActiveFilterChain(self, _only_chain(config), config.context)
         self.draining_chains: list[ActiveFilterChain] = []
-        self.draining = False
         self._count = count
         self._limit = config.context.runtime.integer(
             f"envoy.resource_limits.listener.{config.name}.connection_limit", _UNLIMITED
@@ -99,31 +109,38 @@ class ActiveListener:
         return bool(self._servers)
 
     def update(self, config: ListenerConfig) -> bool:
-        """Go on with a new configuration on the same sockets. A chain that is the same but for its routes stays, with its
-        connections; else it drains, and new connections get the new one. True when it drains."""
-        old_config = self.config
+        """Go on with a new configuration on the same sockets.
+
+        A chain that is the same but for its routes stays, with its connections; else it drains, and new connections get the
+        new one. True when it drains.
+        """
         new = _only_chain(config)
         old = self.chain
         self.stats = config.context.scope(config.stat_prefix, ListenerStats)
         self.config = config
         if new.fingerprint == old.config.fingerprint:
             old.config.terminal.adopt(new.terminal)
-            old_config.context.close()
+            old.context.close()
+            old.context = config.context
             return False
-        self.chain = ActiveFilterChain(self, new)
+        self.chain = ActiveFilterChain(self, new, config.context)
         self._drain_chain(old)
-        old_config.context.close()
         return True
 
     def _drain_chain(self, chain: ActiveFilterChain) -> None:
+        chain.start_drain()
         if chain.connections:
             self.draining_chains.append(chain)
-        chain.start_drain()
+        else:
+            chain.context.close()
 
     def start_drain(self) -> None:
         """Connections end with their next answer; new ones are still accepted, and end with their first."""
-        self.draining = True
         self.chain.start_drain()
+
+    def stop_drain(self) -> None:
+        """New answers do not end connections any more; those that were told to end still do."""
+        self.chain.draining = False
 
     def chains(self) -> list[ActiveFilterChain]:
         return [self.chain, *self.draining_chains]
@@ -152,6 +169,7 @@ class ActiveListener:
         stats.downstream_cx_active += 1
         chain = self.chain
         info = ConnectionInfo(connection.id, connection.remote, connection.local)
+        info.listener_name = self.config.name
         info.filter_chain_name = chain.config.name
         info.listener_direction = self.config.direction
         active = chain.config.terminal.accept(self.dispatcher, self.clusters, chain, connection, info)
@@ -163,6 +181,7 @@ class ActiveListener:
         self.stats.downstream_cx_destroy += 1
         if chain.draining and not chain.connections and chain in self.draining_chains:
             self.draining_chains.remove(chain)
+            chain.context.close()
 
 
 def _only_chain(config: ListenerConfig) -> FilterChainConfig:

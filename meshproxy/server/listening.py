@@ -6,30 +6,69 @@ waits there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors, item
 from meshproxy.net.address import Address, address_of
 from meshproxy.net.sockets import bind_listener, refuse_new_connections
 from meshproxy.server.listener_config import SocketConfig, listener_addresses, socket_config
 
+_INBOUND: Final = 1  # core.v3.TrafficDirection
+
 
 class _Bound:
-    """The sockets of one listener: `sockets[worker][address]`."""
+    """The sockets of one listener: `sockets[worker][address]`; none once it has stopped."""
 
     def __init__(self, key: tuple[object, ...], addresses: tuple[Address, ...]) -> None:
         self.key = key
         self.addresses = addresses
+        self.inbound: bool = False
+        self.mode: int = 0  # of the files of Unix sockets
         self.sockets: list[list[socket.socket]] = []
+        self._files: dict[str, int] = {}  # path → inode of the Unix sockets
+
+    def all(self) -> set[socket.socket]:
+        """Every socket once."""
+        return {sock for row in self.sockets for sock in row}
+
+    def note_files(self) -> None:
+        """Remember which files are ours: somebody may put another at the same path."""
+        paths = [address.path for address in self.addresses if address.path and not address.path.startswith("@")]
+        self._files = {path: os.stat(path).st_ino for path in paths}
+
+    def set_mode(self, mode: int) -> None:
+        """Change the mode of the files of Unix sockets."""
+        if mode and mode != self.mode:
+            for path in self._files:
+                os.chmod(path, mode)
+        self.mode = mode
+
+    def unlink(self) -> None:
+        """Remove the files of Unix sockets."""
+        files, self._files = self._files, {}
+        for path, inode in files.items():
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+
+    def refuse_new(self) -> None:
+        """Get no new connections; those that wait can still be accepted."""
+        self.unlink()
+        for sock in self.all():
+            refuse_new_connections(sock)
 
     def close(self) -> None:
-        for sock in {sock for row in self.sockets for sock in row}:
+        self.unlink()
+        for sock in self.all():
             sock.close()
+        self.sockets = []
 
     def bound_addresses(self) -> list[Address]:
-        return [address_of(sock.getsockname()) for sock in self.sockets[0]] if self.sockets else []
+        """Where it listens: what port 0 became; where it listened, when it has stopped."""
+        return [address_of(sock.getsockname()) for sock in self.sockets[0]] if self.sockets else list(self.addresses)
 
 
 class ListeningSockets:
@@ -39,30 +78,51 @@ class ListeningSockets:
         self._workers = workers
         self._bound: dict[str, _Bound] = {}
         self._planned: dict[str, _Bound] = {}
+        self._planned_modes: dict[str, int] = {}
 
     def plan(self, bootstrap: Any, errors: ConfigErrors) -> None:
         """Bind every listener whose addresses are new; with an error, nothing stays bound."""
-        planned: dict[str, _Bound] = {}
+        self._planned = {}
+        users: dict[Address, str] = {}
         for index, message in enumerate(bootstrap.static_resources.listeners):
+            path = item("static_resources", "listeners", index) + ".address"
             addresses = listener_addresses(message)
             name = message.name or addresses[0].text
-            config = socket_config(message)
-            key = (addresses, config.reuse_port, config.options, config.mode)
-            running = self._bound.get(name)
-            if running is not None and running.key == key:
-                planned[name] = running
+            twice = [address for address in addresses if address in users and (address.port or address.path)]
+            if twice:
+                errors.add(path, f"{twice[0].text} is the address of the listener {users[twice[0]]!r} too")
                 continue
-            bound = _Bound(key, addresses)
-            planned[name] = bound
-            try:
-                self._bind(bound, config)
-            except OSError as error:
-                reason = os.strerror(error.errno) if error.errno else str(error)
-                path = item("static_resources", "listeners", index) + ".address"
-                errors.add(path, f"cannot bind {', '.join(a.text for a in addresses)}: {reason}")
-        self._planned = planned
+            users.update(dict.fromkeys(addresses, name))
+            self._plan_one(name, message, addresses, path, errors)
         if errors:
             self.abandon()
+
+    def _plan_one(
+        self, name: str, message: Any, addresses: tuple[Address, ...], path: str, errors: ConfigErrors
+    ) -> None:
+        config = socket_config(message)
+        key = (addresses, config.reuse_port, config.options)
+        bound = self._running(name, addresses, key)
+        if bound is None:
+            bound = _Bound(key, addresses)
+            bound.mode = config.mode
+            try:
+                self._bind(bound, config)
+                bound.note_files()
+            except OSError as error:
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                errors.add(path, f"cannot bind {', '.join(a.text for a in addresses)}: {reason}")
+        bound.inbound = message.traffic_direction == _INBOUND
+        self._planned[name] = bound
+        self._planned_modes[name] = config.mode
+
+    def _running(self, name: str, addresses: tuple[Address, ...], key: tuple[object, ...]) -> _Bound | None:
+        """Sockets that can be gone on with: the listener's own, or those of one that had its addresses under another name."""
+        own = self._bound.get(name)
+        candidates = [] if own is None else [own]
+        if any(address.port or address.path for address in addresses):
+            candidates += self._bound.values()
+        return next((bound for bound in candidates if bound.key == key), None)
 
     def _bind(self, bound: _Bound, config: SocketConfig) -> None:
         share = not config.reuse_port
@@ -88,48 +148,55 @@ class ListeningSockets:
 
     def abandon(self) -> None:
         """Close what was planned and is not running."""
-        for name, bound in self._planned.items():
-            if self._bound.get(name) is not bound:
-                bound.close()
+        for bound in _without(self._planned, self._bound):
+            bound.close()
         self._planned = {}
 
     def new_sockets(self, worker: int) -> dict[str, list[socket.socket]]:
-        """What `plan` bound anew, for one worker."""
+        """What the listeners of the plan are to listen on that did not before, for one worker."""
         return {
             name: bound.sockets[worker]
             for name, bound in self._planned.items()
-            if self._bound.get(name) is not bound
+            if self._bound.get(name) is not bound and bound.sockets
         }
 
     def accept_plan(self) -> None:
         """The workers have taken over: close what is not listened on any more."""
         old, self._bound = self._bound, self._planned
         self._planned = {}
-        for name, bound in old.items():
-            if self._bound.get(name) is not bound:
-                bound.close()
+        for bound in _without(old, self._bound):
+            bound.close()
+        for name, bound in self._bound.items():
+            bound.set_mode(self._planned_modes[name])
 
     def all_sockets(self, worker: int) -> dict[str, list[socket.socket]]:
         """Every socket of one worker (for its replacement)."""
-        return {name: bound.sockets[worker] for name, bound in self._bound.items()}
+        return {name: bound.sockets[worker] for name, bound in self._bound.items() if bound.sockets}
 
     def addresses(self) -> list[tuple[str, list[Address]]]:
         """(listener, its bound addresses)."""
         return [(name, bound.bound_addresses()) for name, bound in self._bound.items()]
 
-    def refuse_new(self) -> None:
+    def refuse_new(self, inbound_only: bool = False) -> None:
         """Let the kernel ignore new connections: those that wait can still be accepted."""
-        for bound in self._bound.values():
-            for sock in {sock for row in bound.sockets for sock in row}:
-                refuse_new_connections(sock)
+        for bound in self._chosen(inbound_only):
+            bound.refuse_new()
+
+    def stop(self, inbound_only: bool = False) -> None:
+        """Close sockets for good: the listeners stay, and accept no more."""
+        for bound in self._chosen(inbound_only):
+            bound.close()
 
     def close(self) -> None:
-        for bound in self._bound.values():
-            bound.close()
-            for address in bound.addresses:
-                if address.path and not address.path.startswith("@"):
-                    try:
-                        os.unlink(address.path)
-                    except FileNotFoundError:
-                        continue
+        """Close all."""
+        self.stop()
         self._bound = {}
+
+    def _chosen(self, inbound_only: bool) -> list[_Bound]:
+        return [bound for bound in self._bound.values() if bound.inbound or not inbound_only]
+
+
+def _without(first: dict[str, _Bound], second: dict[str, _Bound]) -> list[_Bound]:
+    """What is in `first` and, under whatever name, not in `second`."""
+    rest = set(second.values())
+    return [bound for bound in first.values() if bound not in rest]

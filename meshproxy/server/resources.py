@@ -21,13 +21,26 @@ T = TypeVar("T")
 
 
 class Resource(Generic[T]):
-    """A named resource: its serialised message, and what was built of it (None: the same as before)."""
+    """A named resource: its serialised message, and what was built of it (None: the same as before).
 
-    def __init__(self, name: str, message: bytes, built: T | None, context: BuildContext | None) -> None:
+    `references` are the clusters that it names, with the path below the resource's own: they must exist after every change.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        message: bytes,
+        built: T | None,
+        context: BuildContext | None,
+        references: list[tuple[str, str]],
+    ) -> None:
         self.name = name
+        self.path = path
         self.message = message
         self.built = built
         self.context = context
+        self.references = references
 
 
 class Resources:
@@ -106,17 +119,22 @@ def _build_each(
         serialised = message.SerializeToString(deterministic=True)
         old = previous.get(name)
         if old is not None and old.message == serialised:
-            built[name] = Resource(name, serialised, None, None)
+            built[name] = Resource(name, where, serialised, None, None, old.references)
             continue
         own = context()
-        built[name] = Resource(name, serialised, build(message, where, own), own)
+        made = build(message, where, own)
+        built[name] = Resource(name, where, serialised, made, own, _references(made, where))
     return built
+
+
+def _references(built: object, path: str) -> list[tuple[str, str]]:
+    if not isinstance(built, ListenerConfig):
+        return []
+    return [(cluster, where.removeprefix(path)) for cluster, where in built.referenced_clusters()]
 
 
 def _check_references(resources: Resources, errors: ConfigErrors) -> None:
     for listener in resources.listeners.values():
-        if listener.built is None:
-            continue
-        for cluster, path in listener.built.referenced_clusters():
+        for cluster, path in listener.references:
             if cluster not in resources.clusters:
-                errors.add(path, f"unknown cluster {cluster!r}")
+                errors.add(listener.path + path, f"unknown cluster {cluster!r}")

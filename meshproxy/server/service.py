@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import socket
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.observe.log import set_level
 from meshproxy.observe.log_file import LOG_FILES
+from meshproxy.observe.snapshot import Snapshot
 from meshproxy.server.worker import Worker
 
 Plain = Any  # what marshal takes
@@ -25,6 +28,7 @@ class WorkerService:
         self.sockets: dict[str, list[socket.socket]] = {}
         self._verbs: dict[str, Callable[..., Plain]] = {
             "prepare": self._prepare,
+            "commit": self._commit,
             "abandon": worker.abandon,
             "snapshot": self._snapshot,
             "reset_counters": worker.stats.reset_counters,
@@ -32,6 +36,7 @@ class WorkerService:
             "runtime": worker.runtime.entries,
             "modify_runtime": worker.runtime.modify,
             "start_drain": worker.start_drain,
+            "fail_health_checks": worker.fail_health_checks,
             "stop_accepting": worker.stop_accepting,
             "close_idle": worker.close_idle,
             "close_idle_draining": worker.close_idle_draining,
@@ -44,11 +49,12 @@ class WorkerService:
 
     async def run(self, verb: str, arguments: tuple[Plain, ...]) -> Plain:
         """The result of a verb; KeyError for one that does not exist."""
-        if verb == "commit":
-            sockets, self.sockets = self.sockets, {}
-            await self.worker.commit(sockets)
-            return None
-        return self._verbs[verb](*arguments)
+        result = self._verbs[verb](*arguments)
+        return await result if inspect.isawaitable(result) else result
+
+    async def _commit(self) -> None:
+        sockets, self.sockets = self.sockets, {}
+        await self.worker.commit(sockets)
 
     def _prepare(self, serialised: bytes) -> list[tuple[str, str]]:
         """Errors as (path, reason)."""
@@ -58,8 +64,12 @@ class WorkerService:
         self.worker.prepare(bootstrap, errors)
         return [(error.path, error.reason) for error in errors.items]
 
-    def _snapshot(self) -> Plain:
-        return self.worker.stats.snapshot().dump()
+    async def _snapshot(self) -> Plain:
+        """In slices, since requests wait meanwhile."""
+        snapshot = Snapshot()
+        for _ in self.worker.stats.collect(snapshot):
+            await asyncio.sleep(0)
+        return snapshot.dump()
 
     def _started(self) -> None:
         self.worker.manager_stats.workers_started = 1

@@ -19,11 +19,11 @@ from meshproxy.config.runtime import Runtime, build_layers
 from meshproxy.errors import ConfigError
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.export import Intervals
-from meshproxy.observe.snapshot import Snapshot, load_snapshot
+from meshproxy.observe.snapshot import Snapshot, load_snapshot, merge
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.observe.stats_config import StatsSettings, build_stats_settings
 from meshproxy.server.bootstrap import read_bootstrap
-from meshproxy.server.handle import LocalWorker, RemoteWorker, WorkerGone, WorkerHandle
+from meshproxy.server.handle import LocalWorker, RemoteWorker, WorkerFailed, WorkerGone, WorkerHandle
 from meshproxy.server.listening import ListeningSockets
 from meshproxy.server.options import Options
 from meshproxy.server.stats import ServerStats
@@ -63,7 +63,7 @@ class Supervisor:
         self.runtime = Runtime()  # what the admin shows and changes; each worker has its own copy
         self.sockets = ListeningSockets(options.concurrency)
         self.workers: list[WorkerHandle] = []
-        self.kept_counters: list[Snapshot] = []  # what dead workers had counted
+        self._kept_counters = Snapshot()  # what dead workers had counted
         self.bootstrap: Any = None
         self.last_error: tuple[float, str] | None = None  # of a refused reload: (Unix time, errors)
         self.updated: float = time.time()  # when the running configuration came into force
@@ -72,8 +72,10 @@ class Supervisor:
         self.started: float = time.monotonic()
         self.stats_settings = StatsSettings()
         self.intervals = Intervals()
-        self._last_snapshots: dict[int, Any] = {}
+        self._watch = FileWatch(Path(options.config_path), self.reload_soon) if options.config_path else None
         self._reloading = asyncio.Lock()
+        self._sweep_until: float = 0.0  # replaced chains may drain so long
+        self._sweeping = False
         self._ending = asyncio.Event()
         self._signals = 0
         self._quit = False
@@ -86,14 +88,18 @@ class Supervisor:
         from meshproxy.server.admin_backend import start_admin
 
         try:
-            await self._start()
+            self._handle_signals()
+            async with self._reloading:
+                await self._start()
             errors = ConfigErrors()
             admin = await start_admin(self, errors)
             if errors:
                 raise StartFailed(errors)
             self.state = LIVE
             self.server_stats.live = 1
-            self._watch()
+            self.dispatcher.spawn(self._look_after_workers(), "workers")
+            if self._watch is not None:
+                self.dispatcher.spawn(self._watch.run(), "config file watch")
             _log.info("all clusters and listeners are up; starting to serve")
             await self._ending.wait()
             await self._drain()
@@ -113,26 +119,25 @@ class Supervisor:
         self.state = INITIALIZING
         self.workers = [self._new_worker(index) for index in range(self.options.concurrency)]
         await self._apply(bootstrap, errors)
+        try:
+            for worker in self.workers if not errors else ():
+                await worker.call("started")
+        except WorkerGone as gone:
+            errors.add("", f"{gone}: it ended while it started")
         if errors:
             raise StartFailed(errors)
-        for worker in self.workers:
-            await worker.call("started")
 
     def _new_worker(self, index: int) -> WorkerHandle:
         if self.options.concurrency == 1:
             return LocalWorker(self.dispatcher)
         return RemoteWorker(index, self.options, self._on_worker_death)
 
-    def _watch(self) -> None:
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end_signal)
         loop.add_signal_handler(signal.SIGHUP, self.reload_soon)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
-        if self.options.config_path:
-            watch = FileWatch(Path(self.options.config_path), self.reload_soon)
-            self.dispatcher.spawn(watch.run(), "config file watch")
-        self.dispatcher.spawn(self._look_after_workers(), "workers")
 
     async def _close(self) -> None:
         self.state = DRAINING
@@ -149,21 +154,44 @@ class Supervisor:
         settings = build_stats_settings(bootstrap.stats_config, "stats_config", errors.items)
         self.sockets.plan(bootstrap, errors)
         if not errors:
-            answers = await asyncio.gather(*(worker.call("prepare", serialised) for worker in self.workers))
-            for path, reason in answers[0]:
-                errors.add(path, reason)
+            await self._prepare(serialised, errors)
         if errors:
             self.sockets.abandon()
-            await asyncio.gather(*(worker.call("abandon") for worker in self.workers))
+            await self.each("abandon")
             return
-        for index, worker in enumerate(self.workers):
-            await worker.give_sockets(self.sockets.new_sockets(index))
-        await asyncio.gather(*(worker.call("commit") for worker in self.workers))
+        await self._commit()
         self.sockets.accept_plan()
         self.runtime.replace_layers(build_layers(bootstrap.layered_runtime, "layered_runtime", errors))
         self.stats_settings = settings
         self.bootstrap = bootstrap
         self.updated = time.time()
+
+    async def _prepare(self, serialised: bytes, errors: ConfigErrors) -> None:
+        """Have every worker build the configuration: all find the same errors, but for a file that changes meanwhile."""
+        try:
+            answers = await self.each("prepare", serialised)
+        except Exception as error:
+            _log.exception("a configuration could not be built")
+            errors.add("", f"internal error: {type(error).__name__}: {error}")
+            return
+        if not answers:
+            errors.add("", "no worker is there to build it; they are being started anew")
+        for path, reason in dict.fromkeys((path, reason) for answer in answers for path, reason in answer):
+            errors.add(path, reason)
+
+    async def _commit(self) -> None:
+        """Have every worker swap in what it has prepared; one that cannot is replaced."""
+        for index, worker in enumerate(self.workers):
+            await worker.give_sockets(self.sockets.new_sockets(index))
+        answers = await asyncio.gather(*(worker.call("commit") for worker in self.workers), return_exceptions=True)
+        for worker, answer in zip(self.workers, answers, strict=True):
+            if isinstance(answer, WorkerFailed) and isinstance(worker, RemoteWorker):
+                _log.error("%s", answer)
+                worker.process.kill()
+            elif isinstance(answer, BaseException) and not isinstance(answer, WorkerGone):
+                raise answer
+        if not self.healthy:
+            await self.each("fail_health_checks", True)
 
     def reload_soon(self) -> None:
         """SIGHUP, or the file changed."""
@@ -172,11 +200,16 @@ class Supervisor:
     async def reload(self) -> bool:
         """Read the file again. A bad one leaves what runs running; the log, /config_dump and a counter say so."""
         async with self._reloading:
+            if self._ending.is_set():
+                return False
             errors = ConfigErrors()
             bootstrap = read_bootstrap(self.options, errors)
+            for warning in errors.warnings:
+                _log.warning("%s", warning)
             if bootstrap is not None:
                 if bootstrap == self.bootstrap:
                     self.last_error = None
+                    _log.info("the configuration has not changed")
                     return True
                 await self._apply(bootstrap, errors)
             if errors:
@@ -187,17 +220,21 @@ class Supervisor:
             self.server_stats.config_reload_success += 1
             self.last_error = None
             _log.info("the new configuration is in force")
-            self.dispatcher.spawn(self._end_drained(), "drain of replaced chains")
+            self._sweep_until = time.monotonic() + self.options.drain_time_s
+            if not self._sweeping:
+                self._sweeping = True
+                self.dispatcher.spawn(self._end_drained(), "drain of replaced chains")
             return True
 
     async def _end_drained(self) -> None:
-        """Connections of chains that were replaced end with their next answer, when idle, or when the drain time is over."""
-        deadline = time.monotonic() + self.options.drain_time_s
-        idle_ms = min(_IDLE_MS * 5, self.options.drain_time_s * 500.0)
-        while time.monotonic() < deadline:
+        """Connections of replaced chains end with their next answer, when idle, or when their drain time is over."""
+        drain_ms = self.options.drain_time_s * 1000.0
+        idle_ms = min(_IDLE_MS * 5, drain_ms / 2)
+        while self._sweeping:
+            self._sweeping = time.monotonic() <= self._sweep_until + _POLL_S * 10
             await asyncio.sleep(_POLL_S * 5)
             await self.each("close_idle_draining", idle_ms)
-        await self.each("abort_draining")
+            await self.each("abort_draining", drain_ms)
 
     # -- workers
 
@@ -218,10 +255,11 @@ class Supervisor:
     def _on_worker_death(self, worker: RemoteWorker) -> None:
         if self._ending.is_set() and self.state == DRAINING and self._drained.is_set():
             return
+        if self.state in (PRE_INITIALIZING, INITIALIZING):
+            return  # `_start` fails
         self.server_stats.worker_restarts += 1
-        kept = self._last_snapshots.pop(worker.index, None)
-        if kept is not None:
-            self.kept_counters.append(load_snapshot(kept).without_gauges())
+        if worker.last_snapshot is not None:
+            self._kept_counters.add(load_snapshot(worker.last_snapshot).without_gauges())
         _log.error("worker %d (pid %d) is gone; starting another", worker.index, worker.process.pid)
         self.dispatcher.spawn(self._replace(worker), f"replace worker {worker.index}")
 
@@ -234,25 +272,67 @@ class Supervisor:
             worker = RemoteWorker(index, self.options, self._on_worker_death)
             self.workers[index] = worker
             try:
-                await worker.call("prepare", self.bootstrap.SerializeToString())
-                await worker.give_sockets(self.sockets.all_sockets(index))
-                await worker.call("commit")
-                await worker.call("modify_runtime", self._runtime_overrides())
-                await worker.call("started")
-                if self.state == DRAINING:
-                    await worker.call("start_drain")
+                await self._equip(worker)
             except WorkerGone:
                 return  # its death starts the next one
+            except WorkerFailed as failed:
+                _log.error("%s", failed)
+                worker.process.kill()
+
+    async def _equip(self, worker: RemoteWorker) -> None:
+        """Bring a new worker to where the others are. Raises WorkerGone and WorkerFailed."""
+        errors = await worker.call("prepare", self.bootstrap.SerializeToString())
+        if errors:
+            raise WorkerFailed(f"worker {worker.index} cannot take the running configuration: {errors}")
+        await worker.give_sockets(self.sockets.all_sockets(worker.index))
+        await worker.call("commit")
+        await worker.call("modify_runtime", self._runtime_overrides())
+        if self._ending.is_set():
+            await worker.call("start_drain")
+        elif not self.healthy:
+            await worker.call("fail_health_checks", True)
+        await worker.call("started")
 
     async def _look_after_workers(self) -> None:
         while True:
-            for worker in self.workers:
-                if isinstance(worker, RemoteWorker):
-                    try:
-                        self._last_snapshots[worker.index] = await worker.call("snapshot")
-                    except WorkerGone:
-                        continue
+            await self._snapshots()
             await asyncio.sleep(_KEEP_COUNTERS_S)
+
+    async def _snapshots(self) -> list[Any]:
+        """The stats of every worker that lives; they are kept, for the case that it dies."""
+        workers = list(self.workers)
+        answers = await asyncio.gather(*(worker.call("snapshot") for worker in workers), return_exceptions=True)
+        found = []
+        for worker, answer in zip(workers, answers, strict=True):
+            if isinstance(answer, WorkerGone):
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            found.append(answer)
+            if isinstance(worker, RemoteWorker):
+                worker.last_snapshot = answer
+        return found
+
+    async def collect_stats(self) -> Snapshot:
+        """The stats of the whole process tree, of workers that died too."""
+        answers = await self._snapshots()
+        self.refresh_stats()
+        return merge([self.stats.snapshot(), self._kept_counters, *(load_snapshot(answer) for answer in answers)])
+
+    async def reset_counters(self) -> None:
+        """POST /reset_counters."""
+        self.stats.reset_counters()
+        self._kept_counters = Snapshot()
+        for worker in self.workers:
+            if isinstance(worker, RemoteWorker):
+                worker.last_snapshot = None
+        await self.each("reset_counters")
+
+    async def fail_health_checks(self, fail: bool) -> None:
+        """POST /healthcheck/fail and ok: while they fail, /ready does, and every answer ends its connection."""
+        self.healthy = not fail
+        if not self._ending.is_set():
+            await self.each("fail_health_checks", fail)
 
     def _runtime_overrides(self) -> dict[str, str]:
         """What an operator set in the admin layer, for a worker that comes later."""
@@ -275,6 +355,8 @@ class Supervisor:
 
     def _on_end_signal(self) -> None:
         self._signals += 1
+        if self.state in (PRE_INITIALIZING, INITIALIZING):
+            self._exit_now()
         if self._signals > 1:
             _log.warning("second signal: ending at once")
             self._exit_now()
@@ -284,6 +366,7 @@ class Supervisor:
         for worker in self.workers:
             if isinstance(worker, RemoteWorker):
                 worker.process.kill()
+        self.sockets.close()
         logging.shutdown()
         sys.stdout.flush()
         os._exit(1)
@@ -308,9 +391,7 @@ class Supervisor:
             return
         await self.each("start_drain")
         await asyncio.sleep(self.options.shutdown_delay_s)
-        self.sockets.refuse_new()
-        await asyncio.sleep(_ACCEPT_QUEUE_S if self.options.drain_time_s else 0.0)
-        await self.each("stop_accepting")
+        await self._close_listeners(inbound_only=False)
         deadline = time.monotonic() + self.options.drain_time_s
         while time.monotonic() < deadline and sum(await self.each("connections")):
             await self.each("close_idle", min(_IDLE_MS, self.options.drain_time_s * 250.0))
@@ -318,17 +399,25 @@ class Supervisor:
         self._drained.set()
 
     async def drain_listeners(self, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
-        """POST /drain_listeners: `graceful` discourages connections for the drain time before the listeners close."""
-        await self.each("start_drain", inbound_only)
+        """POST /drain_listeners: `graceful` ends connections with their next answer, for the drain time, before the
+        listeners close; without it they close at once, and connections that there are stay."""
         if graceful:
-            self.dispatcher.spawn(self._close_listeners_later(inbound_only, skip_exit), "drain listeners")
+            await self.each("start_drain", inbound_only)
+            if not skip_exit:
+                self.dispatcher.spawn(self._close_listeners_later(inbound_only), "drain listeners")
         else:
-            await self.each("stop_accepting", inbound_only)
+            await self._close_listeners(inbound_only)
 
-    async def _close_listeners_later(self, inbound_only: bool, skip_exit: bool) -> None:
+    async def _close_listeners_later(self, inbound_only: bool) -> None:
         await asyncio.sleep(self.options.drain_time_s)
-        if not skip_exit:
-            await self.each("stop_accepting", inbound_only)
+        await self._close_listeners(inbound_only)
+
+    async def _close_listeners(self, inbound_only: bool) -> None:
+        """Accept no more, but what waits in the accept queues already."""
+        self.sockets.refuse_new(inbound_only)
+        await asyncio.sleep(_ACCEPT_QUEUE_S if self.options.drain_time_s else 0.0)
+        await self.each("stop_accepting", inbound_only)
+        self.sockets.stop(inbound_only)
 
 
 def describe(errors: ConfigErrors) -> str:

@@ -10,7 +10,7 @@ from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry
-from meshproxy.server.listener import ActiveListener, ConnectionCount
+from meshproxy.server.listener import ActiveFilterChain, ActiveListener, ConnectionCount
 from meshproxy.server.resources import Resources, build_resources
 from meshproxy.server.stats import ListenerManagerStats
 from meshproxy.upstream.manager import ClusterManager
@@ -108,7 +108,7 @@ class Worker:
         gone = [listener for listener in self.draining_listeners if not listener.connections()]
         for listener in gone:
             self.draining_listeners.remove(listener)
-            listener.config.context.close()
+            listener.chain.context.close()
         stats = self.manager_stats
         stats.total_listeners_active = len(self.listeners)
         stats.total_listeners_draining = len(self.draining_listeners)
@@ -116,22 +116,20 @@ class Worker:
 
     def close_idle_draining(self, idle_ms: float) -> None:
         """Close what drains and has been idle for so long; called once in a while."""
-        for listener in self.draining_listeners:
-            for chain in listener.chains():
-                chain.close_idle(idle_ms)
-        for listener in self.listeners.values():
-            for chain in listener.draining_chains:
-                chain.close_idle(idle_ms)
+        for chain in self._draining_chains():
+            chain.close_idle(idle_ms)
         self._count_listeners()
 
-    def abort_draining(self) -> None:
-        """The drain time is over: what still drains ends now."""
-        for listener in self.draining_listeners:
-            for chain in listener.chains():
+    def abort_draining(self, drain_ms: float) -> None:
+        """What has been draining for so long ends now."""
+        for chain in self._draining_chains():
+            if chain.drain_ms() >= drain_ms:
                 chain.abort()
-        for listener in self.listeners.values():
-            for chain in list(listener.draining_chains):
-                chain.abort()
+
+    def _draining_chains(self) -> list[ActiveFilterChain]:
+        """Chains that a newer configuration replaced or removed."""
+        removed = [chain for listener in self.draining_listeners for chain in listener.chains()]
+        return removed + [chain for listener in self.listeners.values() for chain in listener.draining_chains]
 
     # -- the end
 
@@ -140,6 +138,14 @@ class Worker:
         for listener in self.listeners.values():
             if not inbound_only or listener.config.direction == _INBOUND:
                 listener.start_drain()
+
+    def fail_health_checks(self, fail: bool) -> None:
+        """While they fail, every response says `connection: close`, as with Envoy."""
+        for listener in self.listeners.values():
+            if fail:
+                listener.start_drain()
+            else:
+                listener.stop_drain()
 
     def stop_accepting(self, inbound_only: bool = False) -> None:
         """Close the listeners."""

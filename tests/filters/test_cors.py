@@ -170,6 +170,20 @@ def test_a_star_stands_for_every_origin(matcher: dict[str, Any]) -> None:
     assert counts(made) == (1, 0)
 
 
+@pytest.mark.parametrize("asked", ["x-z, X-Y", ""])
+def test_where_everything_is_allowed_what_is_asked_for_is_repeated(asked: str) -> None:
+    policy = {"allow_origin_string_match": ORIGINS, "allow_methods": "*", "allow_headers": "*", "expose_headers": "*"}
+    fields = [OK, ("access-control-request-method", "PUT"), ("access-control-request-headers", asked)]
+    assert harness(policy).exchange(get("/", *fields, method="OPTIONS")) == head(
+        "200 OK",
+        ("access-control-allow-origin", "http://ok.com"),
+        ("access-control-allow-methods", "PUT"),
+        ("access-control-allow-headers", asked),
+        ("access-control-expose-headers", "*"),
+        ("content-length", "0"),
+    )
+
+
 HOST = {
     "allow_origin_string_match": ORIGINS,
     "allow_methods": "VH,GET",

@@ -124,7 +124,9 @@ def test_a_request_without_any_of_the_fields() -> None:
 
 
 def test_of_some_headers_there_is_one_field_and_values_are_joined() -> None:
-    made = harness({"request_mutations": [field("x-app", "1"), field("cookie", "c=2"), field("x-forwarded-for", "9.9.9.9")]})
+    made = harness(
+        {"request_mutations": [field("x-app", "1"), field("cookie", "c=2"), field("x-forwarded-for", "9.9.9.9")]}
+    )
     request = get("/", ("x-app", "0"), ("cookie", "a=1"), ("x-forwarded-for", "1.1.1.1"), ("x-z", "z"))
     assert upstream_sees(made, request) == [
         (b"x-app", b"0"),
@@ -160,7 +162,10 @@ def test_trailers() -> None:
     )
     made.exchange(get("/"))
     stream = made.upstream.streams[0]
-    request, response = HeaderMap([(b"rt-remove", b"1"), (b"rt", b"2")]), HeaderMap([(b"st-remove", b"1"), (b"st", b"2")])
+    request, response = (
+        HeaderMap([(b"rt-remove", b"1"), (b"rt", b"2")]),
+        HeaderMap([(b"st-remove", b"1"), (b"st", b"2")]),
+    )
     made.filters[0].on_request_trailers(stream, request)
     made.filters[0].on_response_trailers(stream, response)
     assert request.fields == [(b"rt", b"2"), (b"x-rt", b"t")]
@@ -201,7 +206,9 @@ def test_query_parameters(given: str, expected: str) -> None:
     assert path_upstream(made, given, ("x-in", "I&N")) == expected.encode()
 
 
-@pytest.mark.parametrize(("given", "expected"), [("/p?r=1", "/p"), ("/p?", "/p"), ("/p?z=1&r&b=%zz&c", "/p?b=%zz&c=&z=1")])
+@pytest.mark.parametrize(
+    ("given", "expected"), [("/p?r=1", "/p"), ("/p?", "/p"), ("/p?z=1&r&b=%zz&c", "/p?b=%zz&c=&z=1")]
+)
 def test_a_removed_query_parameter(given: str, expected: str) -> None:
     assert path_upstream(harness({"query_parameter_mutations": [{"remove": "r"}]}), given) == expected.encode()
 
@@ -271,7 +278,9 @@ def test_the_mutations_of_every_level_happen(wins: bool, path: str, order: list[
     fields.insert(-1, ("x-lvl", order[-1]))
     expected = [(name.encode(), value.encode()) for name, value in fields]
     assert made.exchange(get(path)) == head("200 OK", *fields, ("content-length", "0"))
-    assert [each for each in made.upstream.seen[-1] if each[0].startswith(b"x-") and each[0] != b"x-forwarded-proto"] == expected
+    assert [
+        each for each in made.upstream.seen[-1] if each[0].startswith(b"x-") and each[0] != b"x-forwarded-proto"
+    ] == expected
     every = "&".join(f"all={name}" for name in order)
     assert dict(made.upstream.seen[-1])[b":path"] == f"{path}?{every}&lvl={order[-1]}".encode()
 
@@ -288,25 +297,27 @@ def test_a_local_reply_is_mutated_too() -> None:
 @pytest.mark.parametrize(
     ("mutations", "path"),
     [
-        ({"request_mutations": [{"remove": ":path"}]}, "f.mutations.request_mutations[0].remove"),
-        ({"request_mutations": [field("host", "x")]}, "f.mutations.request_mutations[0].append.header.key"),
-        ({"response_mutations": [field(":status", "200")]}, "f.mutations.response_mutations[0].append.header.key"),
-        ({"request_mutations": [{}]}, "f.mutations.request_mutations[0]"),
-        ({"request_mutations": [field("a", "100%")]}, "f.mutations.request_mutations[0].append.header.value"),
-        ({"request_mutations": [{"remove_on_match": {"key_matcher": {}}}]},
-         "f.mutations.request_mutations[0].remove_on_match.key_matcher"),
-        ({"query_parameter_mutations": [{}]}, "f.mutations.query_parameter_mutations[0]"),
-        ({"query_parameter_mutations": [parameter("a", "1") | {"remove": "b"}]}, "f.mutations.query_parameter_mutations[0]"),
-        ({"query_parameter_mutations": [{"append": {"action": APPEND}}]},
-         "f.mutations.query_parameter_mutations[0].append.record"),
-        ({"query_parameter_mutations": [{"append": {"record": {"key": "a", "value": 5}}}]},
-         "f.mutations.query_parameter_mutations[0].append.record.value"),
-        ({"query_parameter_mutations": [parameter("a", "%NOPE%")]},
-         "f.mutations.query_parameter_mutations[0].append.record.value"),
+        ({"request_mutations": [{"remove": ":path"}]}, "request_mutations[0].remove"),
+        ({"request_mutations": [field("host", "x")]}, "request_mutations[0].append.header.key"),
+        ({"response_mutations": [field(":status", "200")]}, "response_mutations[0].append.header.key"),
+        ({"request_mutations": [{}]}, "request_mutations[0]"),
+        ({"request_mutations": [field("a", "100%")]}, "request_mutations[0].append.header.value"),
+        (
+            {"request_mutations": [{"remove_on_match": {"key_matcher": {}}}]},
+            "request_mutations[0].remove_on_match.key_matcher",
+        ),
+        ({"query_parameter_mutations": [{}]}, "query_parameter_mutations[0]"),
+        ({"query_parameter_mutations": [parameter("a", "1") | {"remove": "b"}]}, "query_parameter_mutations[0]"),
+        ({"query_parameter_mutations": [{"append": {"action": APPEND}}]}, "query_parameter_mutations[0].append.record"),
+        (
+            {"query_parameter_mutations": [{"append": {"record": {"key": "a", "value": 5}}}]},
+            "query_parameter_mutations[0].append.record.value",
+        ),
+        ({"query_parameter_mutations": [parameter("a", "%NOPE%")]}, "query_parameter_mutations[0].append.record.value"),
     ],
-)  # fmt: skip
+)
 def test_what_envoy_refuses_is_an_error_at_its_path(mutations: dict[str, Any], path: str) -> None:
     made = Harness()
     message = parse({"mutations": mutations}, HeaderMutation())
     header_mutation.build_header_mutation(message, "f", made.context)
-    assert [error.path for error in made.errors.items] == [path]
+    assert [error.path for error in made.errors.items] == [f"f.mutations.{path}"]

@@ -32,7 +32,11 @@ def test_the_options_of_the_router() -> None:
     made = Harness()
     plain = build_router(Router(), "r", made.context)
     assert plain is not None
-    assert (plain.suppress_envoy_headers, plain.respect_expected_rq_timeout, plain.dynamic_stats) == (False, False, True)
+    assert (plain.suppress_envoy_headers, plain.respect_expected_rq_timeout, plain.dynamic_stats) == (
+        False,
+        False,
+        True,
+    )
     message = {"suppress_envoy_headers": True, "respect_expected_rq_timeout": True, "dynamic_stats": False}
     options = build_router(parse(message, Router()), "r", made.context)
     assert options is not None

@@ -1,4 +1,4 @@
-"""One downstream connection without a socket: bytes go in, bytes come out, and a scripted filter stands for the upstream."""
+"""A downstream connection without a socket: bytes go in, bytes come out; a scripted filter stands for the upstream."""
 
 from __future__ import annotations
 
@@ -28,21 +28,28 @@ from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.observe.stream_info import ConnectionInfo
+from meshproxy.route.build import build_route_configuration
 from meshproxy.upstream.manager import ClusterManager
 
-ANY_ROUTE = {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]}]}
+TO_A = {"match": {"prefix": "/"}, "route": {"cluster": "a"}}
+ANY_ROUTE = {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [TO_A]}]}
 
 
-class FakeLoop(asyncio.AbstractEventLoop):
+class FakeLoop(asyncio.BaseEventLoop):
     """Runs nothing by itself: the harness does."""
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], object]] = []
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def __del__(self) -> None:
+        """There is nothing to close."""
+
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         self.soon.append(lambda: callback(*args))
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
         return asyncio.TimerHandle(0.0, callback, args, self)
 
     def get_debug(self) -> bool:
@@ -51,20 +58,21 @@ class FakeLoop(asyncio.AbstractEventLoop):
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Timers are advanced by hand."""
 
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
+    def call_exception_handler(self, context: Any) -> None:
         raise context["exception"]
 
 
 class FakeTransport:
     """What uvloop's transport is to a Connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
         self.written = b""
         self.paused = False
         self.closed = False
 
     def get_extra_info(self, name: str) -> Any:
-        return {"peername": ("10.0.0.9", 4711), "sockname": ("10.0.0.1", 8080)}.get(name)
+        return {"peername": (self.peer, 4711), "sockname": ("10.0.0.1", 8080)}.get(name)
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         pass
@@ -128,7 +136,7 @@ class PassingFilter(HttpFilter):
 
 
 class Harness:
-    """`build` may add filters that need the context; `routes` is a RouteConfiguration as JSON."""
+    """A connection manager's configuration in parts; `routes` is a RouteConfiguration as JSON."""
 
     def __init__(
         self,
@@ -138,7 +146,9 @@ class Harness:
         upstream: ScriptedUpstream | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         codec: Http1Settings | None = None,
+        peer: str = "10.0.0.9",
     ) -> None:
+        self.peer = peer
         self.registry = StatsRegistry()
         self.errors = ConfigErrors()
         self.runtime = Runtime([Layer("static", runtime or {})])
@@ -151,7 +161,6 @@ class Harness:
         self._routes = ANY_ROUTE if routes is None else routes
         self._codec = codec or Http1Settings(enable_trailers=True)
         self.stats = ConnectionManagerStats()
-        self.connections: list[FakeTransport] = []
 
     def add(self, http_filter: HttpFilter | None, name: str) -> None:
         """Append a filter to the chain."""
@@ -163,8 +172,6 @@ class Harness:
         """The configuration as it stands now; change it before `connect`."""
         table = None
         if self._routes:
-            from meshproxy.route.build import build_route_configuration
-
             message = json_format.ParseDict(self._routes, RouteConfiguration())
             table = build_route_configuration(message, "routes", self.context, HTTP_FILTER_OVERRIDES)
             assert table is not None, str(self.errors)
@@ -201,7 +208,7 @@ class Downstream:
 
     def __init__(self, harness: Harness, config: ConnectionManagerConfig) -> None:
         self._harness = harness
-        self.transport = FakeTransport()
+        self.transport = FakeTransport(harness.peer)
         self._connection = Connection(harness.dispatcher, ConnectionHandler(), 1 << 20)
         clusters = ClusterManager(harness.dispatcher, harness.registry, harness.runtime)
         self._connection.connection_made(self.transport)
@@ -211,8 +218,13 @@ class Downstream:
 
     def send(self, data: bytes) -> bytes:
         """Give it bytes; what it has answered since the last call."""
-        self._connection.data_received(data)
+        self.feed(data)
         return self.received()
+
+    def feed(self, data: bytes) -> None:
+        """Give it bytes; what it answers stays in `transport.written`."""
+        self._connection.data_received(data)
+        self._harness.run_soon()
 
     def received(self) -> bytes:
         self._harness.run_soon()

@@ -24,6 +24,8 @@ from meshproxy.route.string_matcher import StringMatcher, build_string_matcher
 
 _ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 _ALLOW_CREDENTIALS: Final = b"access-control-allow-credentials"
+_REQUEST_METHOD: Final = b"access-control-request-method"
+_REQUEST_HEADERS: Final = b"access-control-request-headers"
 
 
 class CorsStats(StatsScope):
@@ -108,10 +110,9 @@ class CorsFilter(HttpFilter):
             stream.state[self.slot] = CorsRequest(policy, origin)
         elif policy.forward_preflights is not False:
             return CONTINUE
-        if headers.get(b":method") != b"OPTIONS" or not headers.get(b"access-control-request-method"):
+        if headers.get(b":method") != b"OPTIONS" or not headers.get(_REQUEST_METHOD):
             return CONTINUE
-        private = headers.get(b"access-control-request-private-network") == b"true"
-        answer = _preflight_answer(policy, origin if allowed else b"", private)
+        answer = _preflight_answer(policy, origin if allowed else b"", headers)
         stream.send_local_reply(200, b"", "cors_response", 0, answer)
         return STOP
 
@@ -152,22 +153,29 @@ def _deprecated_policy(route: Route) -> Policy | None:
     return levels if isinstance(levels, Policy) else None
 
 
-def _preflight_answer(policy: Policy, origin: bytes, private_network: bool) -> HeaderMap:
-    """The head of the answer to a preflight (Fetch standard, section 3.3.3); without an `origin` it allows nobody."""
+def _preflight_answer(policy: Policy, origin: bytes, headers: HeaderMap) -> HeaderMap:
+    """The head of the answer to a preflight (Fetch standard, section 3.3.3); without an `origin` it allows nobody.
+
+    Where the policy says `*`, what the browser asks for is repeated: to a request with credentials a star says nothing.
+    """
     answer = HeaderMap()
     if origin:
         answer.add(_ALLOW_ORIGIN, origin)
     if policy.allow_credentials:
         answer.add(_ALLOW_CREDENTIALS, b"true")
     if policy.allow_methods:
-        answer.add(b"access-control-allow-methods", policy.allow_methods)
+        answer.add(b"access-control-allow-methods", _asked(policy.allow_methods, headers, _REQUEST_METHOD))
     if policy.allow_headers:
-        answer.add(b"access-control-allow-headers", policy.allow_headers)
+        answer.add(b"access-control-allow-headers", _asked(policy.allow_headers, headers, _REQUEST_HEADERS))
     if policy.max_age:
         answer.add(b"access-control-max-age", policy.max_age)
-    if private_network and policy.allow_private_network:
+    if policy.allow_private_network and headers.get(b"access-control-request-private-network") == b"true":
         answer.add(b"access-control-allow-private-network", b"true")
     return answer
+
+
+def _asked(allowed: bytes, headers: HeaderMap, name: bytes) -> bytes:
+    return (headers.joined(name) or b"") if allowed == b"*" else allowed
 
 
 def build_policy(message: Any, path: str, context: BuildContext) -> Policy:

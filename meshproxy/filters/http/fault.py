@@ -43,7 +43,7 @@ _MOST_CLUSTER_STATS: Final = 2_000
 
 
 class FaultStats(StatsScope):
-    """Under `http.<stat_prefix>.fault.`; `dynamic` holds `<downstream cluster>.aborts_injected`, `….delays_injected`."""
+    """Under `http.<stat_prefix>.fault.`; `dynamic` holds `<downstream cluster>.aborts_injected` and the like."""
 
     COUNTERS = ("aborts_injected", "delays_injected", "faults_overflow", "response_rl_injected")
     GAUGES = ("active_faults",)
@@ -323,7 +323,7 @@ def _number(value: bytes | None) -> int:
     return int(digits) if digits.isdigit() and len(digits) < 19 else -1
 
 
-# -- building ------------------------------------------------------------------------------------------------------------
+# -- building ----------------------------------------------------------------------------------------------------------
 
 
 def build_settings(message: Any, path: str, context: BuildContext) -> FaultSettings:

@@ -184,7 +184,7 @@ class HeaderMutationFilter(HttpFilter):
         return CONTINUE
 
 
-# -- building ------------------------------------------------------------------------------------------------------------
+# -- building ----------------------------------------------------------------------------------------------------------
 
 _FIELDS: Final = (
     ("request_mutations", INLINE_REQUEST_HEADERS),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import struct
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, Final
@@ -30,12 +32,8 @@ _SPECIAL: Final = frozenset(
     )
 )
 _TYPED_STRUCTS: Final = frozenset({"udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"})
-_LONG: Final = frozenset(
-    {
-        FieldDescriptor.CPPTYPE_INT64,
-        FieldDescriptor.CPPTYPE_UINT64,
-    }
-)
+_LONG: Final = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
+_SINGLE: Final = struct.Struct("f")
 
 Member = tuple[str, Iterable[str]]  # a name, and the pieces of its value
 
@@ -122,16 +120,25 @@ def _scalar(field: FieldDescriptor, value: Any, sensitive: bool) -> str:
     if isinstance(value, str):
         return _text(_REDACTED if sensitive else value)
     if isinstance(value, float):
-        return _float(value, field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT)
+        return _float(value, is_single=field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT)
     return f'"{value}"' if field.cpp_type in _LONG else json.dumps(value)
 
 
-def _float(value: float, is_single: bool) -> str:
-    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  NaN
-        return {"nan": '"NaN"', "inf": '"Infinity"'}.get(str(value), '"-Infinity"')
-    if value == int(value) and abs(value) < 2**53:
+def _float(value: float, *, is_single: bool) -> str:
+    if not math.isfinite(value):
+        return '"NaN"' if math.isnan(value) else '"Infinity"' if value > 0 else '"-Infinity"'
+    if value.is_integer() and abs(value) < 2**53:
         return str(int(value))
-    return f"{value:.9g}" if is_single and float(f"{value:.8g}") != value else repr(value)
+    return _shortest_single(value) if is_single else repr(value)
+
+
+def _shortest_single(value: float) -> str:
+    """The fewest digits that stand for this 32-bit number."""
+    for digits in range(6, 9):
+        text = f"{value:.{digits}g}"
+        if _SINGLE.unpack(_SINGLE.pack(float(text)))[0] == value:
+            return text
+    return f"{value:.9g}"
 
 
 def _write_any(message: Any, depth: int, sensitive: bool) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import Metadata
 from envoy.config.core.v3.config_source_pb2 import RateLimitSettings
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
-from google.protobuf import json_format
+from google.protobuf import json_format, message_factory
 from google.protobuf.any_pb2 import Any as ProtoAny
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import UInt64Value
@@ -86,6 +89,39 @@ MESSAGES: list[Message] = [
 def test_is_protobufs_own_json(message: Message) -> None:
     expected = json_format.MessageToDict(message, preserving_proto_field_name=True)
     assert json.loads(written(message)) == expected
+
+
+@pytest.fixture(scope="module")
+def numbers() -> type[Message]:
+    """A message with a field of every kind of number, and a map; the Envoy API has few of them."""
+    file = FileDescriptorProto(name="admin_test_numbers.proto", package="admin_test", syntax="proto3")
+    message = file.message_type.add(name="Numbers")
+    for number, kind in enumerate(("FLOAT", "DOUBLE", "INT64", "UINT64", "INT32", "FIXED32", "BOOL", "BYTES"), 1):
+        message.field.add(name=kind.lower(), number=number, type=f"TYPE_{kind}", label="LABEL_OPTIONAL")
+    entry = message.nested_type.add(name="NamesEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type="TYPE_INT32", label="LABEL_OPTIONAL")
+    entry.field.add(name="value", number=2, type="TYPE_FLOAT", label="LABEL_OPTIONAL")
+    names = message.field.add(name="names", number=9, type="TYPE_MESSAGE", label="LABEL_REPEATED")
+    names.type_name = ".admin_test.Numbers.NamesEntry"
+    pool = DescriptorPool()
+    pool.Add(file)
+    numbers_type = message_factory.GetMessageClass(pool.FindMessageTypeByName("admin_test.Numbers"))
+    assert issubclass(numbers_type, Message)
+    return numbers_type
+
+
+@pytest.mark.parametrize(
+    "value", [0.1, -0.1, 1.5, 16777217.0, 3.4e38, 1e-40, 1e22, 123456.789, math.inf, -math.inf, math.nan]
+)
+def test_numbers(numbers: type[Message], value: float) -> None:
+    message = numbers(float=value, double=value, names={1: value, 10: value})
+    whole = numbers(int64=-(2**63), uint64=2**64 - 1, int32=-5, fixed32=7, bool=True, bytes=b"\0\xff")
+    for one in (message, whole):
+        expected = json_format.MessageToDict(one, preserving_proto_field_name=True)
+        assert repr(json.loads(written(one), parse_int=float)) == repr(
+            json.loads(json.dumps(expected), parse_int=float)
+        )
 
 
 def test_is_indented_as_envoy_does() -> None:

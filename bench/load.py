@@ -1,0 +1,123 @@
+"""What drives requests through a proxy, and what it says of them: wrk as fast as it goes, h2load at a fixed rate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+_REPORT: Final = Path(__file__).with_name("report.lua")
+_MARGIN_S: Final = 30.0
+
+
+class LoadError(Exception):
+    """The load generator failed, or a request did: such a measurement counts for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one run saw: answered requests, and their latency in µs."""
+
+    requests: int
+    seconds: float
+    p50_us: float
+    p90_us: float
+    p99_us: float
+
+
+class Load(Protocol):
+    """A way to ask; `tool` is the program that must be installed for it. Both programs count whole seconds."""
+
+    @property
+    def tool(self) -> str: ...
+
+    @property
+    def words(self) -> str: ...
+
+    def run(self, port: int, seconds: int) -> Traffic: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Closed loop: every connection asks again as soon as it is answered, so the proxy is as busy as it can be."""
+
+    connections: int = 32
+    tool: str = "wrk"
+
+    @property
+    def words(self) -> str:
+        """How it reads in the report."""
+        return f"wrk, {self.connections} connections, as fast as they are answered"
+
+    def run(self, port: int, seconds: int) -> Traffic:
+        """Raises LoadError."""
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{self.connections}",
+            f"-d{seconds}s",
+            "-s",
+            str(_REPORT),
+            f"http://127.0.0.1:{port}/",
+        ]
+        result = json.loads(_run(command, seconds).strip().splitlines()[-1])
+        if result["errors"] or not result["requests"]:
+            raise LoadError(f"wrk: {result['errors']} of {result['requests']} requests failed")
+        return Traffic(
+            requests=result["requests"],
+            seconds=result["duration_us"] / 1e6,
+            p50_us=result["p50_us"],
+            p90_us=result["p90_us"],
+            p99_us=result["p99_us"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FixedRate:
+    """Requests at a rate that does not depend on the answers: what latency is when the proxy is not saturated."""
+
+    per_second: int
+    connections: int = 32
+    tool: str = "h2load"
+
+    @property
+    def words(self) -> str:
+        """How it reads in the report."""
+        return f"h2load, {self.connections} connections, {self.per_second} requests/s"
+
+    def run(self, port: int, seconds: int) -> Traffic:
+        """Raises LoadError."""
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            log = Path(folder, "requests.tsv")
+            rate = f"--rps={self.per_second / self.connections}"
+            command = ["h2load", "--h1", "-t1", f"-c{self.connections}", rate, f"-D{seconds}", f"--log-file={log}"]
+            _run([*command, f"http://127.0.0.1:{port}/"], seconds)
+            rows = [line.split("\t") for line in log.read_text(encoding="ascii").splitlines()]
+        failed = sum(row[1] != "200" for row in rows)
+        if failed or not rows:
+            raise LoadError(f"h2load: {failed} of {len(rows)} requests failed")
+        latencies = sorted(float(row[2]) for row in rows)
+        return Traffic(len(rows), seconds, *(quantile(latencies, share) for share in (0.5, 0.9, 0.99)))
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """The value below which `share` of the `ordered` values lie (nearest rank)."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def is_installed(load: Load) -> bool:
+    """Whether the load's program is on PATH."""
+    return shutil.which(load.tool) is not None
+
+
+def _run(command: list[str], seconds: float) -> str:
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds + _MARGIN_S, check=False
+    )
+    if done.returncode != 0:
+        raise LoadError(f"{command[0]} exited with {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")
+    return done.stdout

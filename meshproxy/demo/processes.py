@@ -1,0 +1,183 @@
+"""The processes of the demonstration: four instances of the application and the proxy, ended by id whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_START_S: Final = 30.0
+_STOP_S: Final = 5.0
+_POLL_S: Final = 0.05
+# Loopback is never to be asked of a proxy that the environment names.
+DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class DemoError(Exception):
+    """The demonstration cannot go on; the message is for the user."""
+
+
+class Child:
+    """A child process in a process group of its own (Ctrl-C reaches us alone), writing to a log file.
+
+    With `talks`, its standard output is ours to read instead, and its standard input is open for as long as we live.
+    """
+
+    def __init__(self, argv: Sequence[str], log: Path, talks: bool) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else output,
+                stderr=output,
+                process_group=0,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.process.kill()
+        await asyncio.to_thread(self.process.wait)
+
+    def log_end(self) -> str:
+        """The last lines that it wrote, for an error message."""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+
+    def close(self) -> None:
+        """Reap it, after SIGTERM or by SIGKILL when it does not end."""
+        try:
+            self.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class Processes:
+    """All children that were started; a context manager that ends them all."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._children: list[Child] = []
+
+    def start(self, name: str, module: str, *arguments: str, talks: bool = False) -> Child:
+        """Run a Python module with our interpreter; what it writes goes to `<name>.log`."""
+        child = Child([sys.executable, "-m", module, *arguments], self._directory / f"{name}.log", talks)
+        self._children.append(child)
+        return child
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        for child in self._children:
+            if child.runs:
+                child.process.send_signal(signal.SIGTERM)
+        for child in self._children:
+            child.close()
+
+
+class Instance:
+    """One instance of the application."""
+
+    def __init__(self, processes: Processes, name: str) -> None:
+        self.name = name
+        self.child = processes.start(name, "meshproxy.demo.application", "--instance", name, "--until-eof", talks=True)
+        self.port = 0
+
+    async def wait_until_it_serves(self) -> None:
+        """It says its port when it does. Raises DemoError when it ends instead."""
+        output = self.child.process.stdout
+        line = await asyncio.to_thread(output.readline) if output is not None else b""
+        if not line:
+            raise DemoError(f"{self.name} did not start:\n{self.child.log_end()}")
+        self.port = int(line)
+
+
+class Proxy:
+    """`meshproxy run` on a file, seen through its admin interface."""
+
+    def __init__(self, processes: Processes, config: Path) -> None:
+        self.config = config
+        self._admin_path = config.with_name("admin")
+        self.child = processes.start(
+            "proxy", "meshproxy", "run", "-c", str(config), "--admin-address-path", str(self._admin_path),
+            "--shutdown-delay-s", "0", "--drain-time-s", "1",
+        )  # fmt: skip
+        self.admin = ""
+        self.port = 0
+
+    async def wait_until_it_serves(self, listener: str) -> None:
+        """Learn where it serves `listener`. Raises DemoError when it ends instead."""
+        await self._wait(self._is_ready, "become ready")
+        listeners = dict(line.split("::", 1) for line in (await self.ask("/listeners")).splitlines())
+        if listener not in listeners:
+            raise DemoError(f"the configuration has no listener named {listener}")
+        self.port = int(listeners[listener].rpartition(":")[2])
+
+    async def reload(self, text: str) -> None:
+        """Write `text` to its file, in one step, and wait until it is in force. Raises DemoError when it is refused."""
+        before = await self.stats("server.config_reload")
+        fresh = self.config.with_suffix(".new")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(self.config)
+
+        async def done() -> bool:
+            now = await self.stats("server.config_reload")
+            if now.get("server.config_reload_failure") != before.get("server.config_reload_failure"):
+                raise DemoError(f"the proxy refused the new configuration:\n{self.child.log_end()}")
+            return now.get("server.config_reload_success") != before.get("server.config_reload_success")
+
+        await self._wait(done, "take over the new configuration")
+
+    async def stats(self, name_filter: str) -> dict[str, int]:
+        """Its counters and gauges whose names match."""
+        answer = json.loads(await self.ask(f"/stats?format=json&filter={urllib.parse.quote(name_filter)}"))
+        return {entry["name"]: entry["value"] for entry in answer["stats"] if "value" in entry}
+
+    async def ask(self, path: str) -> str:
+        """GET from the admin interface; raises DemoError when it does not answer."""
+        try:
+            return await asyncio.to_thread(self._get, path)
+        except OSError as error:
+            raise DemoError(f"the proxy's admin interface does not answer: {error}\n{self.child.log_end()}") from error
+
+    def _get(self, path: str) -> str:
+        with DIRECT.open(f"http://{self.admin}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    async def _is_ready(self) -> bool:
+        if not self._admin_path.exists():
+            return False
+        self.admin = self._admin_path.read_text(encoding="utf-8").strip()
+        try:
+            return "LIVE" in await asyncio.to_thread(self._get, "/ready")
+        except OSError:
+            return False  # it serves a moment later, or has ended: `_wait` looks
+
+    async def _wait(self, probe: Callable[[], Awaitable[bool]], what: str) -> None:
+        end = asyncio.get_running_loop().time() + _START_S
+        while not await probe():
+            if not self.child.runs:
+                raise DemoError(f"the proxy ended instead of having to {what}:\n{self.child.log_end()}")
+            if asyncio.get_running_loop().time() > end:
+                raise DemoError(f"the proxy did not {what} in {_START_S:.0f} s:\n{self.child.log_end()}")
+            await asyncio.sleep(_POLL_S)

@@ -1,0 +1,83 @@
+"""Timeouts by route and by header: Envoy's rules for "x-envoy-upstream-rq-timeout-ms" and its siblings."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
+from meshproxy.route.retry_policy import RetryPolicy
+from meshproxy.route.route import ROUTE_CLUSTER, Route, VirtualHost
+from tests.http.harness import Harness
+
+
+def route(timeout_ms: int = 15_000, per_try_ms: int = 0, per_try_idle_ms: int = 0) -> Route:
+    made = Route("r", VirtualHost("v"), ROUTE_CLUSTER)
+    made.timeout_ms = timeout_ms
+    if per_try_ms or per_try_idle_ms:
+        made.retry = RetryPolicy()
+        made.retry.per_try_timeout_ms = per_try_ms
+        made.retry.per_try_idle_timeout_ms = per_try_idle_ms
+    return made
+
+
+def timeouts(on: Route, *, respect_expected: bool = False, **fields: str) -> tuple[RequestTimeouts, HeaderMap]:
+    """The timeouts of a request with `x-envoy-<field>` headers, and what of the headers is left."""
+    headers = HeaderMap(
+        [(f"x-envoy-{name.replace('_', '-')}".encode(), value.encode()) for name, value in fields.items()]
+    )
+    config = Harness().config()
+    config.respect_expected_rq_timeout = respect_expected
+    return request_timeouts(config, on, headers), headers
+
+
+def test_the_route_says() -> None:
+    made, _ = timeouts(route(3_000, 1_000, 500))
+    assert (made.response_ms, made.per_try_ms, made.per_try_idle_ms) == (3_000.0, 1_000.0, 500.0)
+    assert made.expected_ms == 1_000
+    assert not made.alternative_response
+
+
+def test_without_a_per_try_timeout_the_upstream_is_told_the_whole_time() -> None:
+    assert timeouts(route(3_000))[0].expected_ms == 3_000
+    assert timeouts(route(0))[0].expected_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("whole", "per_try", "expected"), [(100, 100, 0.0), (100, 200, 0.0), (100, 99, 99.0), (0, 200, 200.0)]
+)
+def test_a_try_cannot_take_longer_than_the_whole(whole: int, per_try: int, expected: float) -> None:
+    assert timeouts(route(whole, per_try))[0].per_try_ms == expected
+
+
+def test_headers_override_and_are_taken_out() -> None:
+    made, left = timeouts(
+        route(3_000, 1_000),
+        upstream_rq_timeout_ms="900",
+        upstream_rq_per_try_timeout_ms="300",
+        upstream_rq_timeout_alt_response="x",
+    )
+    assert (made.response_ms, made.per_try_ms, made.expected_ms) == (900.0, 300.0, 300)
+    assert made.alternative_response
+    assert left.fields == []
+
+
+def test_a_header_may_lift_the_timeout() -> None:
+    assert timeouts(route(3_000), upstream_rq_timeout_ms="0")[0].response_ms == 0.0
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "1.5", "9" * 30])
+def test_what_is_no_number_changes_nothing(value: str) -> None:
+    made, left = timeouts(route(3_000), upstream_rq_timeout_ms=value)
+    assert made.response_ms == 3_000.0
+    assert left.fields == []
+
+
+def test_what_another_proxy_expects_counts_only_where_it_is_respected() -> None:
+    assert timeouts(route(3_000), expected_rq_timeout_ms="700")[0].response_ms == 3_000.0
+    assert timeouts(route(3_000), respect_expected=True, expected_rq_timeout_ms="700")[0].response_ms == 700.0
+
+
+def test_requests_without_headers_share_one_object() -> None:
+    on = route()
+    assert timeouts(on)[0] is timeouts(on)[0]
