@@ -121,9 +121,9 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=5.0,
         metavar="S",
-        help="after SIGTERM, serve new connections for so long, since endpoints lag behind (default 5)",
+        help="after SIGTERM, serve new connections for so long: endpoints lag behind (default 5)",
     )
-    add("-l", "--log-level", default="info", metavar="LEVEL", help="trace, debug, info, warning, error, critical or off")
+    add("-l", "--log-level", default="info", metavar="LEVEL", help="trace, debug, info, warning, error, critical, off")
     add("--component-log-level", default="", metavar="NAME:LEVEL,…", help="levels of single components")
     add("--file-flush-interval-msec", type=int, default=1000, metavar="MS", help="how often access logs are written")
     add("--admin-address-path", default="", metavar="FILE", help="write the admin's address there")
@@ -136,16 +136,18 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0 or value > 1024:
-        raise argparse.ArgumentTypeError("must be between 0 and 1024")
-    return value or len(os.sched_getaffinity(0))
+    if not text.isascii() or not text.isdigit() or int(text) > 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1024")
+    return int(text) or len(os.sched_getaffinity(0))
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0.0 <= value < 1e9:
-        raise argparse.ArgumentTypeError("must not be negative")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return value
 
 

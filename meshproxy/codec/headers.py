@@ -72,6 +72,7 @@ KNOWN: Final[dict[bytes, int]] = {
     b"x-envoy-upstream-rq-per-try-timeout-ms": ENVOY | ENVOY_TIMEOUT,
     b"x-envoy-upstream-rq-timeout-alt-response": ENVOY | ENVOY_TIMEOUT,
     b"x-envoy-expected-rq-timeout-ms": ENVOY | ENVOY_TIMEOUT,
+    b"x-envoy-upstream-stream-duration-ms": ENVOY | ENVOY_TIMEOUT,
     b"grpc-timeout": GRPC | ENVOY_TIMEOUT,
 }
 _LEARNT_LIMIT: Final = 4096  # names a peer may add to the table of spellings, in all: memory stays bounded

@@ -39,7 +39,9 @@ class Registry(Generic[T]):
         held = self._by_type_url.get(f"type.googleapis.com/{message.DESCRIPTOR.full_name}")
         if held is None:
             known = ", ".join(sorted(url.rpartition("/")[2] for url in self._by_type_url))
-            context.errors.add(path, f"{message.DESCRIPTOR.full_name} is not supported as a {self.category} (supported: {known})")
+            context.errors.add(
+                path, f"{message.DESCRIPTOR.full_name} is not supported as a {self.category} (supported: {known})"
+            )
             return None
         return message, held[1]
 

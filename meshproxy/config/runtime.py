@@ -25,6 +25,7 @@ MILLION: Final = 1_000_000
 # FractionalPercent.DenominatorType by its number
 _DENOMINATORS: Final = (HUNDRED, TEN_THOUSAND, MILLION)
 _DENOMINATOR_NAMES: Final = {"HUNDRED": HUNDRED, "TEN_THOUSAND": TEN_THOUSAND, "MILLION": MILLION}
+_NAMES: Final = {whole: name for name, whole in _DENOMINATOR_NAMES.items()}
 
 # A runtime value as it was given: JSON's scalars, and a FractionalPercent as a dict.
 Value: TypeAlias = Any
@@ -332,4 +333,7 @@ def _text(value: Value) -> str:
         return value
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return json.dumps(value, separators=(",", ":"))
+    fraction = _fraction(value)
+    if fraction is not None:
+        return json.dumps({"numerator": fraction[0], "denominator": _NAMES[fraction[1]]}, separators=(",", ":"))
+    return json.dumps(value)

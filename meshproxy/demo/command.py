@@ -1,6 +1,6 @@
 """`meshproxy demo`: a canary release in three acts, with real processes and real clients; every claim is checked.
 
-Exit code 0 when all of it is so, 1 when something is not or cannot be shown, 130 when a signal stops it.
+Exit code 0 when all of it is so, 1 when something is not or cannot be shown, 130 when a signal stops it before the end.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def _show(screen: Screen, options: argparse.Namespace) -> int:
     example = read_example(options.config_path)
     act_s = _ACT_S if options.seconds is None else options.seconds
     with tempfile.TemporaryDirectory(prefix="meshproxy-demo-") as name, Processes(Path(name)) as processes:
-        story = Story(screen, example, act_s)
+        story = Story(screen, example, options.config_path or "examples/canary/envoy.yaml", act_s)
         await story.set_the_stage(processes, Path(name))
         await story.play()
         holds = await story.sum_up()

@@ -26,19 +26,21 @@ class DemoError(Exception):
 
 
 class Child:
-    """A child process in a process group of its own (Ctrl-C reaches us alone), writing to a log file.
+    """A child process in a process group of its own (Ctrl-C reaches us alone); its standard error goes to a log file.
 
-    With `talks`, its standard output is ours to read instead, and its standard input is open for as long as we live.
+    Its standard output goes to a file as well. With `talks` it is ours to read instead, and its standard input stays
+    open for as long as we live.
     """
 
-    def __init__(self, argv: Sequence[str], log: Path, talks: bool) -> None:
-        self.log = log
-        with log.open("ab") as output:
+    def __init__(self, argv: Sequence[str], path: Path, talks: bool) -> None:
+        self.log = path.with_suffix(".log")
+        self.output = path.with_suffix(".out")
+        with self.log.open("ab") as log, self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talks else output,
-                stderr=output,
+                stderr=log,
                 process_group=0,
             )
 
@@ -79,8 +81,8 @@ class Processes:
         self._children: list[Child] = []
 
     def start(self, name: str, module: str, *arguments: str, talks: bool = False) -> Child:
-        """Run a Python module with our interpreter; what it writes goes to `<name>.log`."""
-        child = Child([sys.executable, "-m", module, *arguments], self._directory / f"{name}.log", talks)
+        """Run a Python module with our interpreter; what it writes goes to `<name>.log` and `<name>.out`."""
+        child = Child([sys.executable, "-m", module, *arguments], self._directory / name, talks)
         self._children.append(child)
         return child
 

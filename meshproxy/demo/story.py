@@ -46,9 +46,10 @@ _TICKS_PER_LOOK: Final = 5  # at the proxy's statistics
 class Story:
     """Call the methods in the order in which they stand here. All raise DemoError when the show cannot go on."""
 
-    def __init__(self, screen: Screen, example: str, act_s: float) -> None:
+    def __init__(self, screen: Screen, example: str, source: str, act_s: float) -> None:
         self._screen = screen
         self._example = example
+        self._source = source
         self._act_s = act_s
         self._ledger = Ledger()
 
@@ -71,7 +72,7 @@ class Story:
         say()
         say(f"  proxy   http://127.0.0.1:{self._proxy.port}   process {self._proxy.child.pid}")
         say(f"          meshproxy run -c {self._proxy.config}", DIM)
-        say("          which is examples/canary/envoy.yaml on free ports", DIM)
+        say(f"          which is {self._source} on free ports", DIM)
         for version in ("v1", "v2"):
             ran = [instance for name, instance in self._instances.items() if name.startswith(version)]
             say(f"  {version}      " + ", ".join(f"{one.name} on {one.port} (process {one.child.pid})" for one in ran))
@@ -147,7 +148,7 @@ class Story:
         ejected = stats.get("cluster.shop-v2.outlier_detection.ejections_active", 0)
         requests = stats.get(f"http.{STAT_PREFIX}.downstream_rq_total", 0)
         delayed = stats.get(f"http.{STAT_PREFIX}.fault.delays_injected", 0)
-        return f"{requests:,} requests so far, {retries} retried, {delayed} delayed on purpose, {ejected} hosts ejected"
+        return f"{requests:,} requests so far; retried {retries}; delayed on purpose {delayed}; hosts ejected {ejected}"
 
     async def sum_up(self) -> bool:
         """Print each claim with whether it holds; returns whether all do."""
@@ -193,7 +194,10 @@ class Story:
         ]
 
     async def stay(self) -> None:
-        """Leave everything running, say what to try, and wait for a signal; raises DemoError when the proxy ends."""
+        """Leave everything running, say what to try, and return when a signal comes.
+
+        Raises DemoError when the proxy ends.
+        """
         url = f"http://127.0.0.1:{self._proxy.port}/"
         say = self._screen.say
         say("Still running; Ctrl-C ends it. Try:", BOLD)
@@ -201,7 +205,12 @@ class Story:
         say(f"  curl -A iPhone {url}               # iOS: v1 or v2, {MORE_PERCENT} % each")
         say(f"  curl -H 'x-chaos: slow' {url}      # one in five waits 0.2 s")
         say(f"  curl http://{self._proxy.admin}/clusters   # also /stats, /stats/prometheus, /listeners, /config_dump")
+        say(f"  tail -f {self._proxy.child.output}   # the access log")
         say(f"  $EDITOR {shlex.quote(str(self._proxy.config))}   # save, and it is in force")
-        while self._proxy.child.runs:
-            await asyncio.sleep(_TICK_S)
+        try:
+            while self._proxy.child.runs:
+                await asyncio.sleep(_TICK_S)
+        except asyncio.CancelledError:
+            say("\nstopped")
+            return
         raise DemoError(f"the proxy ended:\n{self._proxy.child.log_end()}")

@@ -59,6 +59,9 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     )
     config.internal_addresses = internal
     _set_identity(config, message)
+    if message.add_user_agent.value:
+        config.user_agent = context.service_cluster.encode()
+        config.service_node = context.service_node.encode()
     _set_paths(config, message)
     _set_limits(config, message)
     config.suppress_envoy_headers = router.suppress_envoy_headers

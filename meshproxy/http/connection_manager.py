@@ -69,7 +69,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         if config.max_connection_duration_ms > 0.0:
             self._duration_timer = _DurationTimer(self)
             self.timers.arm(self._duration_timer, config.max_connection_duration_ms)
-        if config.request_headers_timeout_ms > 0.0:
+        if config.request_headers_timeout_ms > 0.0 or config.request_timeout_ms > 0.0:
             self._headers_timer = _HeadersTimer(self)
 
     def random(self) -> int:
@@ -96,16 +96,19 @@ class ConnectionManager(ServerConnectionCallbacks):
     def on_protocol_error(self, error: ProtocolError) -> None:
         """The peer sent what is no HTTP: it is answered (a response that has begun is cut), and the connection closed."""
         stats = self.config.stats
-        stats.downstream_cx_protocol_error += 1
+        stats.downstream_cx_protocol_error += error.status != 408
         if error.status == 431:
             stats.downstream_rq_too_large += 1
         stream = self._streams[-1]
-        stream.info.response_flags |= flags.DOWNSTREAM_PROTOCOL_ERROR
         stream.info.protocol = self.protocol()
-        if stream.response_started:
+        if error.status == 408:
+            stream.send_local_reply(408, error.reason.encode(), error.details)
+        elif stream.response_started:
+            stream.info.response_flags |= flags.DOWNSTREAM_PROTOCOL_ERROR
             stream.reset(error.details)
         else:
-            stream.send_local_reply(error.status, reason_phrase(error.status), error.details)
+            flag = flags.DOWNSTREAM_PROTOCOL_ERROR
+            stream.send_local_reply(error.status, reason_phrase(error.status), error.details, flag)
 
     def on_stream_complete(self) -> None:
         """The response is in the output; `on_stream_done` follows from the stream itself."""
@@ -127,7 +130,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         self.config.stats.downstream_cx_rx_bytes_total += len(data)
         codec = self.codec
         if self._headers_timer is not None and not self._streams and not self._headers_timer.armed:
-            self.timers.arm(self._headers_timer, self.config.request_headers_timeout_ms)
+            self.timers.arm(self._headers_timer, self._head_timeout_ms())
         wanted = codec.reading_wanted
         codec.receive_data(data)
         if wanted and not codec.reading_wanted:
@@ -249,10 +252,20 @@ class ConnectionManager(ServerConnectionCallbacks):
         if not self._streams:
             self._close()
 
+    def _head_timeout_ms(self) -> float:
+        """From the first byte of a request on: for its head, and for all of it."""
+        head, whole = self.config.request_headers_timeout_ms, self.config.request_timeout_ms
+        return min(head, whole) if head > 0.0 and whole > 0.0 else max(head, whole)
+
     def on_headers_timeout(self) -> None:
-        self.config.stats.downstream_rq_header_timeout += 1
+        config = self.config
         self._draining = True
-        self.codec.fail(ProtocolError(408, "request_header_timeout"))
+        if config.request_headers_timeout_ms == self._head_timeout_ms():
+            config.stats.downstream_rq_header_timeout += 1
+            self.codec.fail(ProtocolError(408, "request_header_timeout", "request header timeout"))
+        else:
+            config.stats.downstream_rq_timeout += 1
+            self.codec.fail(ProtocolError(408, "request_overall_timeout", "request timeout"))
 
 
 class _Handler(ActiveConnection):

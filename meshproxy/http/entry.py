@@ -11,25 +11,38 @@ from meshproxy.observe.stream_info import StreamInfo
 
 
 class RejectedRequest:
-    """Why a request is answered before the filters: `stat` is a dynamic counter's name, `location` a redirect's target."""
+    """Why a request is answered before the filters.
 
-    def __init__(self, status: int, details: str, stat: str = "", location: bytes = b"") -> None:
+    `stat` is a dynamic counter's name, `location` a redirect's target. `malformed`: it is answered as the codec answers what
+    is no HTTP. What is answered 400 is the connection's last request.
+    """
+
+    def __init__(
+        self, status: int, details: str, stat: str = "", location: bytes = b"", malformed: bool = False
+    ) -> None:
         self.status = status
         self.details = details
         self.stat = stat
         self.location = location
+        self.malformed = malformed
 
 
 _MISSING_HOST: Final = RejectedRequest(400, "missing_host_header")
 _MISSING_PATH: Final = RejectedRequest(404, "missing_path_rejected")
 _ABSOLUTE_PATH: Final = RejectedRequest(404, "absolute_path_rejected", "downstream_rq_non_relative_path")
+_UNDERSCORE: Final = RejectedRequest(400, "http1.unexpected_underscore", malformed=True)
+_REJECT_UNDERSCORES: Final = 1
 _BAD_PATH: Final = RejectedRequest(400, "path_normalization_failed", "downstream_rq_failed_path_normalization")
 
 
 def check_and_normalize(config: ConnectionManagerConfig, headers: HeaderMap, info: StreamInfo) -> RejectedRequest | None:
     """Check and normalise `:authority` and `:path` in place; the reason when the request cannot go on."""
-    if not headers.get(b":authority"):
+    if headers.get(b":authority") is None:
         return _MISSING_HOST
+    if config.headers_with_underscores_action:
+        rejected = _check_underscores(config.headers_with_underscores_action, headers)
+        if rejected is not None:
+            return rejected
     path = headers.get(b":path")
     if path is None or not path:
         return None if headers.get(b":method") == b"CONNECT" else _MISSING_PATH
@@ -42,14 +55,26 @@ def check_and_normalize(config: ConnectionManagerConfig, headers: HeaderMap, inf
     return None
 
 
+def _check_underscores(action: int, headers: HeaderMap) -> RejectedRequest | None:
+    """HttpProtocolOptions.HeadersWithUnderscoresAction: 1 refuses the request, 2 drops the headers."""
+    named = [name for name, _ in headers.fields if b"_" in name]
+    if not named:
+        return None
+    if action == _REJECT_UNDERSCORES:
+        return _UNDERSCORE
+    headers.remove_names(frozenset(named))
+    return None
+
+
 def _normalize_path(config: ConnectionManagerConfig, headers: HeaderMap, path: bytes) -> RejectedRequest | None:
     original = path
     action = config.escaped_slashes_action
     redirect = False
     if action >= paths.REJECT_REQUEST and paths.has_escaped_slashes(path):
-        if action == paths.REJECT_REQUEST:
-            return _BAD_PATH
         path = paths.unescape_slashes(path)
+        if action == paths.REJECT_REQUEST:
+            headers.set(b":path", path)
+            return _BAD_PATH
         redirect = action == paths.UNESCAPE_AND_REDIRECT
     if config.normalize_path:
         normal = paths.normalize(path)

@@ -52,7 +52,6 @@ def upstream_reset_reply(reason: int, transport_failure: str, retried: bool) -> 
     text = (
         "upstream connect error or disconnect/reset before headers. "
         f"{'retried and the latest ' if retried else ''}reset reason: {words}"
-        f"{f', transport failure reason: {transport_failure}' if transport_failure else ''}"
     )
     status = 502 if reason == RESET_PROTOCOL_ERROR else 503
     return LocalReply(
@@ -66,6 +65,8 @@ def upstream_reset_reply(reason: int, transport_failure: str, retried: bool) -> 
 def reset_details(basic: str, reason: int, transport_failure: str) -> str:
     """Response-code details of an upstream reset, e.g. `upstream_reset_before_response_started{connection_termination}`."""
     words = _RESETS[reason][0]
+    if reason == RESET_PROTOCOL_ERROR:
+        transport_failure = ""  # what the codec found is for the log, not for whoever asks
     inner = f"{words}|{transport_failure}" if transport_failure else words
     return f"{basic}{{{inner}}}".replace(" ", "_")
 

@@ -76,6 +76,7 @@ class ConnectionManagerConfig:
         self.internal_addresses = InternalAddresses(False, ())
         self.local_address: bytes = b"127.0.0.1"  # this node's, which stands for a loopback peer in x-forwarded-for
         self.user_agent: bytes = b""  # add_user_agent: the service cluster's name
+        self.service_node: bytes = b""  # with it: this node's id
         self.scheme_to_overwrite: bytes = b""
         self.match_upstream_scheme: bool = False
         # request ids

@@ -13,14 +13,13 @@ from typing import Final
 
 from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
+from meshproxy.http.entry import RejectedRequest
 from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.net.address import Address
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
 
 # Never passed on (RFC 9110 section 7.6.1; `transfer-encoding` is the codec's own).
-_HOP_BY_HOP: Final = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"http2-settings", b"transfer-encoding")
-)
+_HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"transfer-encoding"))
 # x-envoy-… that only an internal caller may set.
 _INTERNAL_ONLY: Final = frozenset(
     (
@@ -57,13 +56,15 @@ _NOT_NOMINATED: Final = frozenset(
 _NEVER_NOMINATED: Final = frozenset((b"host", b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
 
 
-def remove_hop_by_hop(headers: HeaderMap) -> bool:
-    """Drop what belongs to this connection only, and what `Connection` names; False: a forbidden name is nominated."""
+def remove_hop_by_hop(headers: HeaderMap) -> RejectedRequest | None:
+    """Drop what belongs to this connection only, and what `Connection` names; the reason when it names what it may not."""
     known = headers.known
     if known & h.CONNECTION:
         value = headers.joined(b"connection")
-        if value is not None and not _remove_nominated(headers, value):
-            return False
+        if value is not None:
+            rejected = _remove_nominated(headers, value)
+            if rejected is not None:
+                return rejected
     if known & (h.CONNECTION | h.UPGRADE | h.TRANSFER_ENCODING):
         headers.remove_names(_HOP_BY_HOP)
     if known & h.TE:
@@ -73,18 +74,33 @@ def remove_hop_by_hop(headers: HeaderMap) -> bool:
                 headers.set(b"te", b"trailers")
             else:
                 headers.remove(b"te")
-    return True
+    return None
 
 
-def _remove_nominated(headers: HeaderMap, connection: bytes) -> bool:
+_NO_HOST: Final = RejectedRequest(400, "missing_host_header")
+_BAD_NOMINATION: Final = RejectedRequest(400, "http1.connection_header_rejected", malformed=True)
+
+
+def asks_upgrade(headers: HeaderMap) -> bool:
+    """Whether a request wants another protocol on its connection, h2c aside (which is ignored, as Envoy does)."""
+    upgrade = headers.get(b"upgrade")
+    connection = headers.joined(b"connection")
+    if upgrade is None or connection is None or upgrade.lower() == b"h2c":
+        return False
+    return b"upgrade" in [token.strip() for token in connection.lower().split(b",")]
+
+
+def _remove_nominated(headers: HeaderMap, connection: bytes) -> RejectedRequest | None:
     for token in connection.lower().split(b","):
         name = token.strip()
         if not name or name in _NOT_NOMINATED:
             continue
+        if name == b"host":
+            return _NO_HOST
         if name in _NEVER_NOMINATED or name.startswith(b":"):
-            return False
+            return _BAD_NOMINATION
         headers.remove(name)
-    return True
+    return None
 
 
 def mutate_request_headers(
@@ -111,6 +127,8 @@ def mutate_request_headers(
     if config.user_agent:
         headers.set(b"x-envoy-downstream-service-cluster", config.user_agent)
         headers.set_default(b"user-agent", config.user_agent)
+        if config.service_node:
+            headers.set(b"x-envoy-downstream-service-node", config.service_node)
     if config.via:
         _append(headers, b"via", config.via, b", ")
     if headers.known & h.CLIENT_CERT:
@@ -203,7 +221,7 @@ _IDS: Final = _Ids()
 def _request_id(config: ConnectionManagerConfig, headers: HeaderMap, info: StreamInfo, edge: bool) -> None:
     """Make x-request-id for every edge request and wherever there is none."""
     present = headers.get(b"x-request-id") if headers.known & h.REQUEST_ID else None
-    if config.generate_request_id and (present is None or (edge and not config.preserve_external_request_id)):
+    if config.generate_request_id and (not present or (edge and not config.preserve_external_request_id)):
         new = _IDS.new()
         if present is None:
             headers.add(b"x-request-id", new)

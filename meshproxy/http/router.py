@@ -18,7 +18,6 @@ from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
 from meshproxy.http.upstream_request import UpstreamRequest
 from meshproxy.net.timers import Timer
 from meshproxy.observe import response_flags as flags
-from meshproxy.observe.stream_info import UpstreamInfo
 from meshproxy.route.route import ROUTE_CLUSTER, ROUTE_DIRECT_RESPONSE, ROUTE_REDIRECT, Route
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host, LbContext
@@ -54,6 +53,7 @@ class Router:
         self._timeout: _ResponseTimeout | None = None
         self._backoff: _Backoff | None = None
         self._reconnected: bool = False
+        self._try_timed_out: bool = False
         self._read_disabled: int = 0
 
     # -- the request
@@ -71,19 +71,20 @@ class Router:
         if route.kind != ROUTE_CLUSTER:
             self._answer_directly(route, headers)
             return
-        cluster = stream.manager.clusters.get(route.resolve_cluster(headers))
+        cluster = stream.cluster
         if cluster is None:
             stats.no_cluster += 1
             self._reply(route.cluster_not_found_status, b"", "cluster_not_found", flags.NO_CLUSTER_FOUND)
             return
         self.cluster = cluster
         info = stream.info
-        info.upstream = upstream_info = UpstreamInfo()
-        upstream_info.cluster_name = cluster.name
-        upstream_info.cluster_observability_name = cluster.observability_name
+        if info.upstream is not None:
+            info.upstream.attempts = 1
+        if headers.known & h.ENVOY:
+            headers.remove(b"x-envoy-upstream-alt-stat-name")
         if headers.known & h.ENVOY_RETRY or route.retry is not None:
             self.retry = retry_state_for(route, cluster, headers, stream)
-        self.timeouts = request_timeouts(self.config, route, headers)
+        self.timeouts = request_timeouts(self.config, route, cluster, headers)
         if route.has_request_mutations:
             route.finalize_request(headers, info, not self.config.suppress_envoy_headers)
         if route.virtual_host.include_request_attempt_count:
@@ -186,6 +187,8 @@ class Router:
         headers = self.headers
         if self.attempts > 1 and route.virtual_host.include_request_attempt_count:
             headers.set(b"x-envoy-attempt-count", b"%d" % self.attempts)
+        if self.attempts > 1 and route.virtual_host.include_is_timeout_retry_header:
+            headers.set(b"x-envoy-is-timeout-retry", b"true" if self._try_timed_out else b"false")
         if self.timeouts.expected_ms and not self.config.suppress_envoy_headers:
             headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % self.timeouts.expected_ms)
         if route.auto_host_rewrite and host.hostname:
@@ -220,7 +223,8 @@ class Router:
     # -- what an attempt reports
 
     def on_upstream_informational(self, headers: HeaderMap) -> None:
-        if headers.get(b":status") != b"100" or self.config.proxy_100_continue:
+        """Of interim responses only 100 goes down, and only where the configuration says so (Envoy's rule)."""
+        if self.config.proxy_100_continue and headers.get(b":status") == b"100":
             self.stream.send_informational(headers)
 
     def on_upstream_headers(self, upstream: UpstreamRequest, headers: HeaderMap, end: bool) -> None:
@@ -247,14 +251,21 @@ class Router:
         self._body = []
         upstream.on_final()
         cluster.on_response_headers(status, host, stream.info.internal)
-        if not self.config.suppress_envoy_headers:
-            began = stream.info.request_end or stream.info.start
-            headers.add(b"x-envoy-upstream-service-time", b"%d" % int((monotonic() - began) * 1000.0))
+        info = stream.info
+        info.response_headers = headers
+        info.response_code = status
+        info.response_code_details = "via_upstream"
+        if not self.config.suppress_envoy_headers and info.request_end > 0.0:
+            service_time = b"%d" % int((monotonic() - info.request_end) * 1000.0)
+            if headers.known & h.ENVOY:
+                headers.set(b"x-envoy-upstream-service-time", service_time)
+            else:
+                headers.fields.append((b"x-envoy-upstream-service-time", service_time))
+                headers.known |= h.ENVOY
         if route.virtual_host.include_attempt_count_in_response:
             headers.set(b"x-envoy-attempt-count", b"%d" % self.attempts)
         if route.has_response_mutations:
-            route.finalize_response(headers, stream.info)
-        stream.info.response_code_details = "via_upstream"
+            route.finalize_response(headers, info)
         if end:
             self._on_response_complete(upstream)
         stream.send_response_headers(headers, end)
@@ -288,6 +299,7 @@ class Router:
         assert cluster is not None
         stream = self.stream
         self.upstream = None
+        self._try_timed_out = False
         info = stream.info
         if info.upstream is not None and transport_failure:
             info.upstream.transport_failure_reason = transport_failure
@@ -332,13 +344,14 @@ class Router:
         upstream.host.stats.rq_timeout += 1
         upstream.host.outlier.put_timeout()
         self.upstream = None
+        self._try_timed_out = True
         upstream.abort()
         info = self.stream.info
         if self.response_started:
             info.response_flags |= flags.UPSTREAM_REQUEST_TIMEOUT
             self.done = True
             self._disarm()
-            self.stream.reset("upstream_per_try_timeout")
+            self.stream.reset("upstream_per_try_idle_timeout" if idle else "upstream_per_try_timeout")
             return
         if self.retry is not None:
             decision = self.retry.on_reset(RESET_LOCAL, True)
@@ -350,6 +363,25 @@ class Router:
             elif decision == RETRY_LIMIT:
                 info.response_flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
         self._reply_timeout(cluster, upstream.host, "upstream_per_try_idle_timeout" if idle else "upstream_per_try_timeout")
+
+    def on_max_duration(self, upstream: UpstreamRequest) -> None:
+        """An attempt lived as long as its cluster, or x-envoy-upstream-stream-duration-ms, lets it."""
+        cluster = self.cluster
+        assert cluster is not None
+        cluster.stats.upstream_rq_max_duration_reached += 1
+        self.upstream = None
+        upstream.abort()
+        self.stream.info.response_flags |= flags.UPSTREAM_MAX_STREAM_DURATION_REACHED
+        if self.response_started:
+            self.done = True
+            self._disarm()
+            self.stream.reset("upstream_max_stream_duration_reached")
+            return
+        if self.retry is not None and self.retry.on_reset(RESET_LOCAL, True) == RETRY and self._can_replay():
+            self._retry_later(self.retry.backoff_ms)
+            return
+        self._charge(cluster, 408, upstream.host)
+        self._reply(408, b"upstream max stream duration reached", "upstream_max_stream_duration_reached", 0)
 
     def on_response_timeout(self) -> None:
         """The overall timeout of the route."""
@@ -422,8 +454,10 @@ class Router:
             self.retry.on_done(False)
         extra: HeaderMap | None = None
         route = self.route
-        if route is not None and route.has_response_mutations:
+        if route is not None:
             extra = HeaderMap()
+            if self.attempts and route.virtual_host.include_attempt_count_in_response:
+                extra.add(b"x-envoy-attempt-count", b"%d" % self.attempts)
             self._add_route_headers(route, extra)
         self.stream.send_local_reply(status, body, details, flag, extra)
 
@@ -456,7 +490,7 @@ class Router:
             self._backoff = None
 
 
-_NO_TIMEOUTS: Final = RequestTimeouts(0.0, 0.0, 0.0, 0, False)
+_NO_TIMEOUTS: Final = RequestTimeouts(0.0, 0.0, 0.0, 0.0, 0, False)
 
 
 class _ResponseTimeout(Timer):

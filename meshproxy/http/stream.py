@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.headers import HeaderMap
+from meshproxy.codec.headers import CONNECTION, EXPECT, UPGRADE, HeaderMap
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_LOCAL
 from meshproxy.http import request_headers as rules
@@ -19,8 +19,9 @@ from meshproxy.http.router import Router
 from meshproxy.net.timers import Timer
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.log import RateLimitedLog
-from meshproxy.observe.stream_info import StreamInfo
-from meshproxy.route.route import DISABLED, ENABLED, Route
+from meshproxy.observe.stream_info import StreamInfo, UpstreamInfo
+from meshproxy.route.route import DISABLED, ENABLED, ROUTE_CLUSTER, Route
+from meshproxy.upstream.cluster import Cluster
 
 if TYPE_CHECKING:
     from meshproxy.http.connection_manager import ConnectionManager
@@ -47,6 +48,7 @@ class Stream(StreamDecoder):
         self.request_headers: HeaderMap = _NO_HEADERS
         self.response_headers: HeaderMap | None = None
         self.route: Route | None = None
+        self.cluster: Cluster | None = None  # the route's, as it was when the route was picked
         self.random: int = manager.random()
         self.router: Router | None = None
         self.request_complete: bool = False  # the downstream has sent all
@@ -89,9 +91,11 @@ class Stream(StreamDecoder):
             self._on_request_complete()
         else:
             self._touch()
+        if headers.known & _UNUSUAL and not self._handle_unusual(headers):
+            return
         rejected = check_and_normalize(config, headers, info)
-        if rejected is None and not rules.remove_hop_by_hop(headers):
-            rejected = RejectedRequest(400, "http1.connection_header_rejected")
+        if rejected is None:
+            rejected = rules.remove_hop_by_hop(headers)
         if rejected is not None:
             self._reject(rejected)
             return
@@ -114,6 +118,23 @@ class Stream(StreamDecoder):
             self._request_path.push(HEADERS, headers, end)
         else:
             self.route_part(HEADERS, headers, end)
+
+    def _handle_unusual(self, headers: HeaderMap) -> bool:
+        """Expect, Upgrade and Proxy-Connection; False when the request is answered."""
+        if headers.known & EXPECT and not self.config.proxy_100_continue:
+            expect = headers.get(b"expect")
+            if expect is not None and expect.lower() == b"100-continue":
+                self.encoder.send_informational(HeaderMap([(b":status", b"100")]))
+                headers.remove(b"expect")
+        if headers.known & UPGRADE and rules.asks_upgrade(headers):
+            self.manager.drain_close()
+            self.send_local_reply(403, b"", "upgrade_failed")
+            return False
+        if headers.known & CONNECTION:
+            proxy_connection = headers.get(b"proxy-connection")
+            if proxy_connection is not None and proxy_connection.lower() == b"close":
+                self.manager.drain_close()
+        return True
 
     def on_data(self, data: bytes, end: bool) -> None:
         self.info.bytes_received += len(data)
@@ -196,7 +217,16 @@ class Stream(StreamDecoder):
             self.info.route_name = route.name
             self.info.virtual_host_name = route.virtual_host.name
             self.info.route_metadata = route.metadata
+            if route.kind == ROUTE_CLUSTER:
+                self._take_cluster(route)
         return route
+
+    def _take_cluster(self, route: Route) -> None:
+        cluster = self.cluster = self.manager.clusters.get(route.resolve_cluster(self.request_headers))
+        if cluster is not None:
+            upstream = self.info.upstream = UpstreamInfo()
+            upstream.cluster_name = cluster.name
+            upstream.cluster_observability_name = cluster.observability_name
 
     def current_route(self) -> Route | None:
         """The route: picked before the filters run, and again after a filter cleared it."""
@@ -400,7 +430,7 @@ class Stream(StreamDecoder):
             504 if self.request_complete else 408,
             b"downstream duration timeout",
             "max_duration_timeout",
-            flags.DURATION_TIMEOUT,
+            0,
         )
 
     def _time_out(self, status: int, body: bytes, details: str, flag: int) -> None:
@@ -420,8 +450,15 @@ class Stream(StreamDecoder):
             extra = HeaderMap([(b"location", rejected.location)])
             self.send_local_reply(rejected.status, b"", rejected.details, 0, extra)
             return
-        self.config.stats.count(rejected.stat) if rejected.stat else None
-        self.send_local_reply(rejected.status, b"", rejected.details)
+        if rejected.stat:
+            self.config.stats.count(rejected.stat)
+        if rejected.status == 400:
+            self.manager.drain_close()
+        if rejected.malformed:
+            self.info.request_headers = None  # to the log it is no request, as with what the codec refuses
+            self.send_local_reply(400, b"Bad Request", rejected.details, flags.DOWNSTREAM_PROTOCOL_ERROR)
+        else:
+            self.send_local_reply(rejected.status, b"", rejected.details)
 
     def _finish(self) -> None:
         """Exactly once, at the end of every stream: timers, the upstream request, filters, stats, the log."""
@@ -458,6 +495,7 @@ class Stream(StreamDecoder):
 
 
 _NO_HEADERS: Final = HeaderMap()
+_UNUSUAL: Final = EXPECT | UPGRADE | CONNECTION
 
 
 class _StreamTimer(Timer):

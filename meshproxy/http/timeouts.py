@@ -8,53 +8,66 @@ from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.route.route import Route
+from meshproxy.upstream.cluster import Cluster
 
 
 class RequestTimeouts:
     """In ms; 0 is none. `expected_ms` is told to the upstream in x-envoy-expected-rq-timeout-ms."""
 
     def __init__(
-        self, response_ms: float, per_try_ms: float, per_try_idle_ms: float, expected_ms: int, alternative_response: bool
+        self,
+        response_ms: float,
+        per_try_ms: float,
+        per_try_idle_ms: float,
+        max_duration_ms: float,
+        expected_ms: int,
+        alternative_response: bool,
     ) -> None:
         self.response_ms = response_ms
         self.per_try_ms = per_try_ms
         self.per_try_idle_ms = per_try_idle_ms
+        self.max_duration_ms = max_duration_ms  # of one attempt, from its connection on
         self.expected_ms = expected_ms
         self.alternative_response = alternative_response
 
 
-_HEADERS: Final = (
-    b"x-envoy-upstream-rq-timeout-ms",
-    b"x-envoy-upstream-rq-per-try-timeout-ms",
-    b"x-envoy-upstream-rq-timeout-alt-response",
-)
+_RESPONSE: Final = b"x-envoy-upstream-rq-timeout-ms"
+_PER_TRY: Final = b"x-envoy-upstream-rq-per-try-timeout-ms"
+_ALTERNATIVE: Final = b"x-envoy-upstream-rq-timeout-alt-response"
+_DURATION: Final = b"x-envoy-upstream-stream-duration-ms"
+_HEADERS: Final = frozenset((_RESPONSE, _PER_TRY, _ALTERNATIVE, _DURATION))
 
 
-def request_timeouts(config: ConnectionManagerConfig, route: Route, headers: HeaderMap) -> RequestTimeouts:
+def request_timeouts(
+    config: ConnectionManagerConfig, route: Route, cluster: Cluster, headers: HeaderMap
+) -> RequestTimeouts:
     """The timeouts of one request. The route's own are made once; headers cost a new object, and are taken out."""
+    max_duration_ms = cluster.config.max_stream_duration_ms
     if not headers.known & h.ENVOY_TIMEOUT:
         shared = route.shared_timeouts
-        if shared is None:
-            shared = route.shared_timeouts = _build(float(route.timeout_ms), _per_try(route), _per_try_idle(route), False)
-        assert isinstance(shared, RequestTimeouts)
-        return shared
+        if isinstance(shared, RequestTimeouts) and shared.max_duration_ms == max_duration_ms:
+            return shared
+        made = _build(float(route.timeout_ms), _per_try(route), _per_try_idle(route), max_duration_ms, False)
+        route.shared_timeouts = made
+        return made
     response_ms = float(route.timeout_ms)
-    per_try_ms = _per_try(route)
     if config.respect_expected_rq_timeout:
         response_ms = _number(headers.get(b"x-envoy-expected-rq-timeout-ms"), response_ms)
-    response_ms = _number(headers.get(_HEADERS[0]), response_ms)
-    per_try_ms = _number(headers.get(_HEADERS[1]), per_try_ms)
-    alternative = headers.get(_HEADERS[2]) is not None
-    for name in _HEADERS:
-        headers.remove(name)
-    return _build(response_ms, per_try_ms, _per_try_idle(route), alternative)
+    response_ms = _number(headers.get(_RESPONSE), response_ms)
+    per_try_ms = _number(headers.get(_PER_TRY), _per_try(route))
+    max_duration_ms = _number(headers.get(_DURATION), max_duration_ms)
+    alternative = headers.get(_ALTERNATIVE) is not None
+    headers.remove_names(_HEADERS)
+    return _build(response_ms, per_try_ms, _per_try_idle(route), max_duration_ms, alternative)
 
 
-def _build(response_ms: float, per_try_ms: float, per_try_idle_ms: float, alternative: bool) -> RequestTimeouts:
-    if per_try_ms >= response_ms > 0.0:
+def _build(
+    response_ms: float, per_try_ms: float, per_try_idle_ms: float, max_duration_ms: float, alternative: bool
+) -> RequestTimeouts:
+    if per_try_ms >= response_ms and response_ms > 0.0:
         per_try_ms = 0.0
     expected = per_try_ms if per_try_ms > 0.0 else response_ms
-    return RequestTimeouts(response_ms, per_try_ms, per_try_idle_ms, int(expected), alternative)
+    return RequestTimeouts(response_ms, per_try_ms, per_try_idle_ms, max_duration_ms, int(expected), alternative)
 
 
 def _per_try(route: Route) -> float:

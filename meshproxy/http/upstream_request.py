@@ -49,6 +49,7 @@ class UpstreamRequest(StreamDecoder):
         self._timeouts: RequestTimeouts | None = None
         self._per_try: _PerTryTimeout | None = None
         self._idle: _PerTryTimeout | None = None
+        self._max_duration: _MaxDuration | None = None
 
     # -- from the router
 
@@ -126,6 +127,8 @@ class UpstreamRequest(StreamDecoder):
             self._per_try.disarm()
         if self._idle is not None:
             self._idle.disarm()
+        if self._max_duration is not None:
+            self._max_duration.disarm()
         self._release_downstream()
 
     # -- from the pool
@@ -153,6 +156,9 @@ class UpstreamRequest(StreamDecoder):
         if timeouts is not None and timeouts.per_try_idle_ms > 0.0:
             self._idle = _PerTryTimeout(self, True)
             self._touch()
+        if timeouts is not None and timeouts.max_duration_ms > 0.0:
+            self._max_duration = _MaxDuration(self)
+            stream.manager.timers.arm(self._max_duration, timeouts.max_duration_ms)
         queue, trailers, end = self._queue, self._trailers, self._end
         encoder.send_headers(headers, end and not queue and trailers is None)
         if queue:
@@ -264,3 +270,12 @@ class _PerTryTimeout(Timer):
 
     def on_timer(self) -> None:
         self._request.on_per_try_timeout(self._idle)
+
+
+class _MaxDuration(Timer):
+    def __init__(self, request: UpstreamRequest) -> None:
+        super().__init__()
+        self._request = request
+
+    def on_timer(self) -> None:
+        self._request.router.on_max_duration(self._request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 
@@ -29,6 +30,17 @@ def socket_name(address: Address) -> Any:
     if address.path:
         return "\0" + address.path[1:] if address.path.startswith("@") else address.path
     return (address.ip, address.port)
+
+
+def is_ip(text: str) -> bool:
+    """Whether `text` is an IP address (else the C library would look it up as a name)."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, text)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
 
 
 def address_of(name: Any) -> Address:

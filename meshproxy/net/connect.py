@@ -37,14 +37,17 @@ class ConnectAttempt(Timer):
         self._task: asyncio.Task[Any] | None = None
         self.connection: Connection | None = None
 
-    def start(self, address: Address, timeout_ms: float, options: tuple[SocketOption, ...], bind: Address | None) -> None:
+    def start(
+        self, address: Address, timeout_ms: float, options: tuple[SocketOption, ...], bind: Address | None
+    ) -> None:
         self._dispatcher.timers.arm(self, timeout_ms)
         self._task = self._dispatcher.spawn(self._connect(address, options, bind), f"connect {address.text}")
 
     def cancel(self) -> None:
-        """Give up; the handler hears nothing."""
+        """Give up; the handler hears nothing. No-op when it is connected: then it is the connection's to end."""
         self._finish()
-        if self._task is not None:
+        connection = self.connection
+        if self._task is not None and (connection is None or not connection.connected):
             self._task.cancel()
 
     def on_timer(self) -> None:

@@ -1,8 +1,8 @@
 """One connected socket, either side: bytes in as they come, bytes out once a turn, watermarks, and one end.
 
-A `Connection` is the asyncio protocol that uvloop calls; a `ConnectionHandler` is what speaks on it (an HTTP codec with its
-manager, a raw relay …). The handler keeps its output until the turn ends and is then asked for it: so a small head and its
-body, or many frames, leave in one write.
+A `Connection` is the asyncio protocol that uvloop calls; a `ConnectionHandler` is what speaks on it (an HTTP codec with
+its manager, a raw relay …). The handler keeps its output until the turn ends and is then asked for it: so a small head
+and its body, or many frames, leave in one write.
 """
 
 from __future__ import annotations
@@ -197,9 +197,9 @@ class Connection(Flushable):
     def close(self, linger_ms: float = 0.0) -> None:
         """Send what is pending, then close.
 
-        With `linger_ms` our side is shut first and the rest of what the peer sends is read and thrown away for so long: else
-        the kernel answers it with a reset, which can destroy our last answer at the peer (RFC 9112 section 9.6). The time
-        begins anew as long as the peer takes what is still to be sent (as Envoy's delayed_close_timeout does).
+        With `linger_ms` our side is shut first and the rest of what the peer sends is read and thrown away for so long:
+        else the kernel answers it with a reset, which can destroy our last answer at the peer (RFC 9112 section 9.6).
+        The time begins anew as long as the peer takes what is still to be sent (as Envoy's delayed_close_timeout does).
         """
         if self.state != OPEN:
             return
@@ -221,6 +221,11 @@ class Connection(Flushable):
 
     def get_extra_info(self, name: str) -> Any:
         return None if self._transport is None else self._transport.get_extra_info(name)
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a socket."""
+        return self._transport is not None
 
     @property
     def write_buffer_bytes(self) -> int:

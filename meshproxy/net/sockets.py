@@ -18,7 +18,12 @@ DEFAULT_BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
 
 
 def bind_listener(
-    address: Address, *, reuse_port: bool, options: tuple[SocketOption, ...] = (), mode: int = 0, ipv4_compat: bool = False
+    address: Address,
+    *,
+    reuse_port: bool,
+    options: tuple[SocketOption, ...] = (),
+    mode: int = 0,
+    ipv4_compat: bool = False,
 ) -> socket.socket:
     """A bound socket, not yet listening. Raises OSError."""
     if address.path:
@@ -77,7 +82,8 @@ def refuse_new_connections(sock: socket.socket) -> bool:
         )
     )
     buffer = ctypes.create_string_buffer(program)
-    with contextlib.suppress(OSError):
+    try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 5, ctypes.addressof(buffer)))
-        return True
-    return False
+    except OSError:
+        return False
+    return len(buffer) > 0  # named after the call: compiled, a local is freed after its last use

@@ -1,7 +1,8 @@
 """Timers by the million: a wheel of intrusive lists, one event-loop timer for all of them.
 
 Every request arms and disarms several timeouts that almost never fire, so arming and disarming must cost nothing but
-a few attribute writes: no heap, no closure, no `call_later`. Timers are coarse: one fires up to `TICK_MS` late, never early.
+a few attribute writes: no heap, no closure, no `call_later`. Timers are coarse: one fires up to `TICK_MS` late, never
+early.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ _SLOTS: Final = 4096  # one turn of the wheel is 16 s; a longer timer goes round
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Timer:
-    """One timeout. Subclass it (or use `CallTimer`) and override `on_timer`; an armed timer may be armed anew or disarmed."""
+    """One timeout: subclass it (or use `CallTimer`) and override `on_timer`.
+
+    An armed timer may be armed anew or disarmed.
+    """
 
     def __init__(self) -> None:
         self.deadline: int = 0  # in ticks; 0: not armed
@@ -66,7 +70,8 @@ class _Head(Timer):
 class TimerWheel:
     """All timers of one event loop.
 
-    `now_ms` is in milliseconds of the monotonic clock. A test drives a wheel without a loop: `loop=None`, and `advance(now_ms)`.
+    `now_ms` is in milliseconds of the monotonic clock. A test drives a wheel without a loop: `loop=None`, and
+    `advance(now_ms)`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -115,7 +120,10 @@ class TimerWheel:
         self.advance(int(monotonic() * 1000.0))
 
     def advance(self, now_ms: int) -> None:
-        """Fire all that is due at `now_ms`. A timer that raises does not stop the others: the loop's handler hears of it."""
+        """Fire all that is due at `now_ms`.
+
+        A timer that raises does not stop the others: the loop's exception handler hears of it.
+        """
         tick = now_ms // TICK_MS
         self._advancing = True  # what is armed meanwhile is found when all have fired
         if tick - self._tick > _SLOTS:

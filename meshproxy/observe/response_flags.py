@@ -70,14 +70,18 @@ NAMES: Final[tuple[tuple[str, str], ...]] = (
 )
 
 
+# Envoy tells flags in the order in which they were set: that no retry is left is known before what ended the last try.
+_TOLD: Final = (15, *(bit for bit in range(len(NAMES)) if bit != 15))
+
+
 def short_names(flags: int) -> str:
     """`UF,URX`, or `-` when there are none."""
     if flags == 0:
         return "-"
-    return ",".join(names[0] for bit, names in enumerate(NAMES) if flags >> bit & 1)
+    return ",".join(NAMES[bit][0] for bit in _TOLD if flags >> bit & 1)
 
 
 def long_names(flags: int) -> str:
     if flags == 0:
         return "-"
-    return ",".join(names[1] for bit, names in enumerate(NAMES) if flags >> bit & 1)
+    return ",".join(NAMES[bit][1] for bit in _TOLD if flags >> bit & 1)

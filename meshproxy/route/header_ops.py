@@ -148,9 +148,7 @@ def build_header_operation(message: Any, path: str, errors: ConfigErrors) -> Hea
             errors.add(path, "both append and append_action are set")
             return None
         action = APPEND_IF_EXISTS_OR_ADD if message.append.value else OVERWRITE_IF_EXISTS_OR_ADD
-    text: str = message.header.value
-    if message.header.raw_value:
-        text = message.header.raw_value.decode("latin-1")
+    text: str = message.header.value  # `raw_value` is for external processors; Envoy does not look at it here either
     return make_operation(name, text, action, message.keep_empty_value, child(path, "header.value"), errors)
 
 

@@ -13,8 +13,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 
 from meshproxy.config.errors import ConfigErrors
-from meshproxy.observe.log import active_levels, parse_level, set_level
+from meshproxy.net.address import is_ip
 from meshproxy.observe.export import StatsExporter
+from meshproxy.observe.log import active_levels, parse_level, set_level
 from meshproxy.server.admin.backend import (
     DRAINING,
     INITIALIZING,
@@ -93,7 +94,7 @@ class SupervisorBackend(AdminBackend):
             [_entry(cluster.name, cluster, updated) for cluster in static.clusters],
             [_entry(listener.name, listener, updated) for listener in static.listeners],
             [_entry(routes.name, routes, updated) for routes in _static_routes(static.listeners)],
-            [_entry(cluster.name, cluster.load_assignment, 0.0) for cluster in static.clusters] if include_eds else None,
+            [_entry(each.name, each.load_assignment, 0.0) for each in static.clusters] if include_eds else None,
             refused,
             because,
         )
@@ -142,18 +143,34 @@ async def start_admin(supervisor: Supervisor, errors: ConfigErrors) -> AdminServ
         return None
     server = AdminServer(supervisor.dispatcher, AdminHandlers(SupervisorBackend(supervisor)).handle)
     address = to_address(admin.address)
+    if not address.path and not is_ip(address.ip):
+        errors.add("admin.address.socket_address.address", f"malformed IP address: {address.ip!r}")
+        return None
+    path = supervisor.options.admin_address_path
     try:
         await server.start(address)
-        if supervisor.options.admin_address_path:
-            Path(supervisor.options.admin_address_path).write_text(server.address.text)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        errors.add("admin.address", f"cannot serve {address.text}: {reason}")
+        errors.add("admin.address", f"cannot serve {address.text}: {_reason(error)}")
+    try:
+        if path and not errors:
+            _write_whole(path, server.address.text)
+    except OSError as error:
+        errors.add("", f"--admin-address-path: cannot write {path}: {_reason(error)}")
+    if errors:
         await server.close()
         return None
     return server
 
 
+def _write_whole(path: str, text: str) -> None:
+    """Who waits for the file finds all of it."""
+    temporary = f"{path}.{os.getpid()}"
+    Path(temporary).write_text(text)
+    os.replace(temporary, path)
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _entry(name: str, message: Any, updated: float) -> ConfigEntry:

@@ -28,8 +28,8 @@ def read_bootstrap(options: Options, errors: ConfigErrors) -> Any | None:
         return None
     _merge_flags(bootstrap, options)
     validate_message(bootstrap, "", errors)
-    for field in check_fields(bootstrap, "", errors):
-        errors.warn(field.path, field.note)
+    for path, note in check_fields(bootstrap, "", errors):
+        errors.warn(path, note)
     return None if errors else bootstrap
 
 

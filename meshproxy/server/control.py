@@ -1,6 +1,7 @@
 """The socket between supervisor and worker: numbered calls and answers, with file descriptors where a call brings some.
 
-A frame is its length (4 bytes, big endian) and a marshalled tuple. Both ends are the same program, so nothing is negotiated.
+A frame is its length (4 bytes, big endian) and a marshalled tuple. Both ends are the same program, so nothing is
+negotiated.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ class ActiveListener:
     def update(self, config: ListenerConfig) -> bool:
         """Go on with a new configuration on the same sockets.
 
-        A chain that is the same but for its routes stays, with its connections; else it drains, and new connections get the
-        new one. True when it drains.
+        A chain that is the same but for its routes stays, with its connections; else it drains, and new connections
+        get the new one. True when it drains.
         """
         new = _only_chain(config)
         old = self.chain

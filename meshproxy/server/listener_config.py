@@ -8,7 +8,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.http.build import build_access_logs
 from meshproxy.http.network_filter import NETWORK_FILTERS, NetworkFilter
-from meshproxy.net.address import Address
+from meshproxy.net.address import Address, is_ip
 from meshproxy.net.connect import SocketOption
 
 _DEFAULT_BUFFER_LIMIT: Final = 1024 * 1024
@@ -74,7 +74,7 @@ def socket_config(message: Any) -> SocketConfig:
     config = SocketConfig()
     address = message.address
     pipe = address.WhichOneof("address") == "pipe"
-    config.reuse_port = not pipe and (message.enable_reuse_port.value if message.HasField("enable_reuse_port") else True)
+    config.reuse_port = not pipe and (message.enable_reuse_port.value or not message.HasField("enable_reuse_port"))
     config.mode = address.pipe.mode if pipe else 0
     config.ipv4_compat = address.socket_address.ipv4_compat
     config.options = tuple(
@@ -92,16 +92,21 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     name = message.name or (addresses[0].text if addresses else "")
     listener = ListenerConfig(name, addresses, context)
     listener.stat_prefix = f"listener.{_stat_name(message.stat_prefix or addresses[0].text)}."
+    _check_address(message.address, child(path, "address"), context)
+    for index, extra in enumerate(message.additional_addresses):
+        _check_address(extra.address, child(item(path, "additional_addresses", index), "address"), context)
     for index, chain in enumerate(message.filter_chains):
         built = _build_chain(chain, item(path, "filter_chains", index), context)
         if built is not None:
             listener.chains.append(built)
     if message.HasField("default_filter_chain"):
-        listener.default_chain = _build_chain(message.default_filter_chain, child(path, "default_filter_chain"), context)
+        where = child(path, "default_filter_chain")
+        listener.default_chain = _build_chain(message.default_filter_chain, where, context)
     if not message.filter_chains and not message.HasField("default_filter_chain"):
         context.errors.add(child(path, "filter_chains"), "at least one filter chain is required")
     if len(message.filter_chains) > 1:
-        context.errors.add(item(path, "filter_chains", 1), "only one filter chain without filter_chain_match is supported")
+        where = item(path, "filter_chains", 1)
+        context.errors.add(where, "only one filter chain without filter_chain_match is supported")
     if message.HasField("per_connection_buffer_limit_bytes"):
         listener.buffer_limit_bytes = message.per_connection_buffer_limit_bytes.value
     build_access_logs(message.access_log, child(path, "access_log"), context)
@@ -109,6 +114,12 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     listener.socket = socket_config(message)
     listener.ignore_global_limit = message.ignore_global_conn_limit
     return listener if len(context.errors) == before else None
+
+
+def _check_address(message: Any, path: str, context: BuildContext) -> None:
+    address = to_address(message)
+    if not address.path and not is_ip(address.ip):
+        context.errors.add(f"{path}.socket_address.address", f"malformed IP address: {address.ip!r}")
 
 
 def _stat_name(text: str) -> str:

@@ -66,6 +66,10 @@ class _Bound:
             sock.close()
         self.sockets = []
 
+    def bound_key(self) -> tuple[object, ...]:
+        """The key with what port 0 became: somebody may write the port out."""
+        return (tuple(self.bound_addresses()), *self.key[1:])
+
     def bound_addresses(self) -> list[Address]:
         """Where it listens: what port 0 became; where it listened, when it has stopped."""
         return [address_of(sock.getsockname()) for sock in self.sockets[0]] if self.sockets else list(self.addresses)
@@ -117,12 +121,12 @@ class ListeningSockets:
         self._planned_modes[name] = config.mode
 
     def _running(self, name: str, addresses: tuple[Address, ...], key: tuple[object, ...]) -> _Bound | None:
-        """Sockets that can be gone on with: the listener's own, or those of one that had its addresses under another name."""
+        """Sockets to go on with: the listener's own, or those of one that had its addresses under another name."""
         own = self._bound.get(name)
         candidates = [] if own is None else [own]
         if any(address.port or address.path for address in addresses):
             candidates += self._bound.values()
-        return next((bound for bound in candidates if bound.key == key), None)
+        return next((bound for bound in candidates if key in (bound.key, bound.bound_key())), None)
 
     def _bind(self, bound: _Bound, config: SocketConfig) -> None:
         share = not config.reuse_port
@@ -160,6 +164,13 @@ class ListeningSockets:
             if self._bound.get(name) is not bound and bound.sockets
         }
 
+    def refuse_removed(self) -> bool:
+        """Let those get no new connections that the plan drops. False when there are none."""
+        removed = _without(self._bound, self._planned)
+        for bound in removed:
+            bound.refuse_new()
+        return any(bound.sockets for bound in removed)
+
     def accept_plan(self) -> None:
         """The workers have taken over: close what is not listened on any more."""
         old, self._bound = self._bound, self._planned
@@ -189,6 +200,7 @@ class ListeningSockets:
 
     def close(self) -> None:
         """Close all."""
+        self.abandon()
         self.stop()
         self._bound = {}
 

@@ -23,7 +23,8 @@ T = TypeVar("T")
 class Resource(Generic[T]):
     """A named resource: its serialised message, and what was built of it (None: the same as before).
 
-    `references` are the clusters that it names, with the path below the resource's own: they must exist after every change.
+    `references` are the clusters that it names, with the path below the resource's own: they must exist after every
+    change.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ def build_resources(
     static = bootstrap.static_resources
 
     def context() -> BuildContext:
-        return BuildContext(errors, runtime, stats)
+        made = BuildContext(errors, runtime, stats)
+        made.service_cluster, made.service_node = bootstrap.node.cluster, bootstrap.node.id
+        return made
 
     path = "static_resources"
     resources.clusters = _build_each(

@@ -29,6 +29,7 @@ class WorkerService:
         self._verbs: dict[str, Callable[..., Plain]] = {
             "prepare": self._prepare,
             "commit": self._commit,
+            "listen": self._listen,
             "abandon": worker.abandon,
             "snapshot": self._snapshot,
             "reset_counters": worker.stats.reset_counters,
@@ -63,6 +64,11 @@ class WorkerService:
         errors = ConfigErrors()
         self.worker.prepare(bootstrap, errors)
         return [(error.path, error.reason) for error in errors.items]
+
+    async def _listen(self) -> None:
+        """For a worker that replaces another: accept only now, with all the rest in place."""
+        sockets, self.sockets = self.sockets, {}
+        await self.worker.listen(sockets)
 
     async def _snapshot(self) -> Plain:
         """In slices, since requests wait meanwhile."""

@@ -43,7 +43,7 @@ class ListenerManagerStats(StatsScope):
         "listener_create_failure",
         "listener_in_place_updated",
     )
-    GAUGES: ClassVar[tuple[str, ...]] = (
+    LEVELS: ClassVar[tuple[str, ...]] = (
         "total_listeners_active",
         "total_listeners_warming",
         "total_listeners_draining",

@@ -41,6 +41,7 @@ _POLL_S: Final = 0.1
 _IDLE_MS: Final = 1000.0  # a connection idle for so long may be closed while the process ends
 _ACCEPT_QUEUE_S: Final = 0.25  # for what waits in accept queues when the listeners close
 _KEEP_COUNTERS_S: Final = 5.0  # a killed worker's counters are at most so old
+_MANAGERS: Final = ("listener_manager.", "cluster_manager.", "runtime.")
 _RESTART_S: Final = 1.0  # between two starts of the same worker
 
 
@@ -152,13 +153,15 @@ class Supervisor:
         """All workers take `bootstrap`, or none does and `errors` say why."""
         serialised = bootstrap.SerializeToString()
         settings = build_stats_settings(bootstrap.stats_config, "stats_config", errors.items)
-        self.sockets.plan(bootstrap, errors)
+        await self._prepare(serialised, errors)
         if not errors:
-            await self._prepare(serialised, errors)
+            self.sockets.plan(bootstrap, errors)
         if errors:
             self.sockets.abandon()
             await self.each("abandon")
             return
+        if self.sockets.refuse_removed():
+            await asyncio.sleep(_ACCEPT_QUEUE_S)
         await self._commit()
         self.sockets.accept_plan()
         self.runtime.replace_layers(build_layers(bootstrap.layered_runtime, "layered_runtime", errors))
@@ -167,10 +170,13 @@ class Supervisor:
         self.updated = time.time()
 
     async def _prepare(self, serialised: bytes, errors: ConfigErrors) -> None:
-        """Have every worker build the configuration: all find the same errors, but for a file that changes meanwhile."""
+        """Have every worker build the configuration.
+
+        All find the same errors, unless a file that it names changes meanwhile.
+        """
         try:
             answers = await self.each("prepare", serialised)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a bug in a build must not cost what runs
             _log.exception("a configuration could not be built")
             errors.add("", f"internal error: {type(error).__name__}: {error}")
             return
@@ -259,7 +265,9 @@ class Supervisor:
             return  # `_start` fails
         self.server_stats.worker_restarts += 1
         if worker.last_snapshot is not None:
-            self._kept_counters.add(load_snapshot(worker.last_snapshot).without_gauges())
+            kept = load_snapshot(worker.last_snapshot).without_gauges()
+            drop_managers(kept)
+            self._kept_counters.add(kept)
         _log.error("worker %d (pid %d) is gone; starting another", worker.index, worker.process.pid)
         self.dispatcher.spawn(self._replace(worker), f"replace worker {worker.index}")
 
@@ -284,13 +292,14 @@ class Supervisor:
         errors = await worker.call("prepare", self.bootstrap.SerializeToString())
         if errors:
             raise WorkerFailed(f"worker {worker.index} cannot take the running configuration: {errors}")
-        await worker.give_sockets(self.sockets.all_sockets(worker.index))
         await worker.call("commit")
         await worker.call("modify_runtime", self._runtime_overrides())
         if self._ending.is_set():
             await worker.call("start_drain")
         elif not self.healthy:
             await worker.call("fail_health_checks", True)
+        await worker.give_sockets(self.sockets.all_sockets(worker.index))
+        await worker.call("listen")
         await worker.call("started")
 
     async def _look_after_workers(self) -> None:
@@ -315,9 +324,11 @@ class Supervisor:
 
     async def collect_stats(self) -> Snapshot:
         """The stats of the whole process tree, of workers that died too."""
-        answers = await self._snapshots()
+        workers = [load_snapshot(answer) for answer in await self._snapshots()]
         self.refresh_stats()
-        return merge([self.stats.snapshot(), self._kept_counters, *(load_snapshot(answer) for answer in answers)])
+        for snapshot in workers[1:]:
+            drop_managers(snapshot)
+        return merge([self.stats.snapshot(), self._kept_counters, *workers])
 
     async def reset_counters(self) -> None:
         """POST /reset_counters."""
@@ -336,7 +347,8 @@ class Supervisor:
 
     def _runtime_overrides(self) -> dict[str, str]:
         """What an operator set in the admin layer, for a worker that comes later."""
-        return {key: str(value) for layer in self.runtime.layers if layer.is_admin for key, value in layer.values.items()}
+        layers = [layer for layer in self.runtime.layers if layer.is_admin]
+        return {key: str(value) for layer in layers for key, value in layer.values.items()}
 
     def refresh_stats(self) -> None:
         """Bring those of the server's own stats up to date that nothing counts along the way."""
@@ -418,6 +430,11 @@ class Supervisor:
         await asyncio.sleep(_ACCEPT_QUEUE_S if self.options.drain_time_s else 0.0)
         await self.each("stop_accepting", inbound_only)
         self.sockets.stop(inbound_only)
+
+
+def drop_managers(snapshot: Snapshot) -> None:
+    """Take out what the managers count: it happens in every worker alike, and is told once."""
+    snapshot.counters = {name: count for name, count in snapshot.counters.items() if not name.startswith(_MANAGERS)}
 
 
 def describe(errors: ConfigErrors) -> str:

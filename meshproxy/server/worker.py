@@ -21,7 +21,10 @@ _INBOUND: Final = 1  # core.v3.TrafficDirection
 
 
 class Worker:
-    """Everything that a request meets. `prepare` builds a configuration beside the running one, `commit` swaps it in."""
+    """Everything that a request meets.
+
+    `prepare` builds a configuration beside the running one, `commit` swaps it in.
+    """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
@@ -63,7 +66,7 @@ class Worker:
         old = self._resources
         self._resources = resources
         self.runtime.replace_layers(resources.layers)
-        for name, cluster in resources.clusters.items():
+        for cluster in resources.clusters.values():
             if cluster.built is not None:
                 self.clusters.add_or_update(cluster.built)
         await self.clusters.warmed()
@@ -76,6 +79,11 @@ class Worker:
             for name in old.clusters.keys() - resources.clusters.keys():
                 self.clusters.remove(name)
         self._count_listeners()
+
+    async def listen(self, sockets: dict[str, list[socket.socket]]) -> None:
+        """Accept on these, by listener."""
+        for name, given in sockets.items():
+            await self.listeners[name].start(given)
 
     async def _set_listener(self, name: str, config: Any, sockets: list[socket.socket] | None) -> None:
         stats = self.manager_stats

@@ -4,15 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.differential.pair import Pair, start_pair
+from tests.differential.pair import SUBJECT_IS_ENVOY, Pair, start_pair
 from tests.differential.topic import Topic
 from tests.support.proxy import find_envoy
+
+
+def runnable(topic: Topic) -> Topic:
+    """What the subject can be configured with."""
+    return topic if SUBJECT_IS_ENVOY else topic.accepted()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every case of the topic is a test."""
     if "case" in metafunc.fixturenames:
-        cases = metafunc.module.TOPIC.cases
+        cases = runnable(metafunc.module.TOPIC).cases
         metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 
@@ -24,5 +29,5 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     topic = request.module.TOPIC
     assert isinstance(topic, Topic)
     assert len({case.name for case in topic.cases}) == len(topic.cases), "case names must be unique"
-    with start_pair(topic) as both:
+    with start_pair(runnable(topic)) as both:
         yield both

@@ -1,10 +1,10 @@
 """docs/envoy-differences.md and the cases that declare differences name the same keys."""
 
-import importlib
 import re
 from pathlib import Path
 
 from tests.differential.cases import Case
+from tests.differential.topic import all_topics
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "envoy-differences.md"
@@ -12,8 +12,7 @@ DOCUMENT = HERE.parents[1] / "docs" / "envoy-differences.md"
 
 def declared_cases() -> list[Case]:
     """Every case with a deliberate difference."""
-    modules = [importlib.import_module(f"tests.differential.{path.stem}") for path in sorted(HERE.glob("test_*.py"))]
-    return [case for module in modules if hasattr(module, "TOPIC") for case in module.TOPIC.cases if case.differs]
+    return [case for topic in all_topics().values() for case in topic.cases if case.differs]
 
 
 def documented_keys() -> list[str]:

@@ -1,6 +1,6 @@
 """The HTTP filters: header_mutation, cors, fault and router, and their overrides on routes, virtual hosts and clusters."""
 
-from tests.differential.cases import Case, get, post, request
+from tests.differential.cases import Case, get, not_yet, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 from tests.support.upstream import OK, STALL, reply
@@ -457,24 +457,32 @@ FAULT = [
 STRICT = "strict_check_headers: [x-envoy-upstream-rq-timeout-ms, x-envoy-max-retries, x-envoy-retry-on]"
 ROUTERS = [
     Case("router_suppress", get("/"), route=ROUTE, listener="router_suppress"),
-    Case(
-        "router_strict_good",
-        get("/", ("x-envoy-upstream-rq-timeout-ms", "1000")),
-        route=ROUTE,
-        listener="router_strict",
-    ),
-    Case(
-        "router_strict_bad_timeout",
-        get("/", ("x-envoy-upstream-rq-timeout-ms", "soon")),
-        route=ROUTE,
-        listener="router_strict",
-    ),
-    Case("router_strict_bad_retries", get("/", ("x-envoy-max-retries", "many")), route=ROUTE, listener="router_strict"),
-    Case(
-        "router_strict_bad_retry_on",
-        get("/", ("x-envoy-retry-on", "5xx,nonsense")),
-        route=ROUTE,
-        listener="router_strict",
+    *not_yet(
+        "strict_check_headers: is not supported yet",
+        Case(
+            "router_strict_good",
+            get("/", ("x-envoy-upstream-rq-timeout-ms", "1000")),
+            route=ROUTE,
+            listener="router_strict",
+        ),
+        Case(
+            "router_strict_bad_timeout",
+            get("/", ("x-envoy-upstream-rq-timeout-ms", "soon")),
+            route=ROUTE,
+            listener="router_strict",
+        ),
+        Case(
+            "router_strict_bad_retries",
+            get("/", ("x-envoy-max-retries", "many")),
+            route=ROUTE,
+            listener="router_strict",
+        ),
+        Case(
+            "router_strict_bad_retry_on",
+            get("/", ("x-envoy-retry-on", "5xx,nonsense")),
+            route=ROUTE,
+            listener="router_strict",
+        ),
     ),
     Case("router_upstream_log", get("/"), (OK,), route=ROUTE, listener="router_log"),
     Case(

@@ -59,9 +59,11 @@ def refused_response(
     )
 
 
-def response(name: str, text: bytes, then: str = "keep", req: bytes = HEAD + b"\r\n") -> Case:
+def response(
+    name: str, text: bytes, then: str = "keep", req: bytes = HEAD + b"\r\n", differs: Differs | None = None
+) -> Case:
     """A case about what the upstream sends."""
-    return Case(f"response_{name}", req, (raw(text, then=then),))
+    return Case(f"response_{name}", req, (raw(text, then=then),), differs=differs)
 
 
 START_LINES = [
@@ -94,15 +96,47 @@ START_LINES = [
     refused("trailing_space_after_version", "request-line-whitespace", b"GET / HTTP/1.1 \r\nhost: all.test\r\n\r\n"),
     Case("space_in_target", b"GET /a b HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("no_target", b"GET HTTP/1.1\r\nhost: all.test\r\n\r\n"),
-    Case("no_version", b"GET /\r\nhost: all.test\r\n\r\n"),
-    Case("version_0_9", b"GET / HTTP/0.9\r\nhost: all.test\r\n\r\n"),
-    Case("version_1_2", b"GET / HTTP/1.2\r\nhost: all.test\r\n\r\n"),
-    Case("version_2_0", b"GET / HTTP/2.0\r\nhost: all.test\r\n\r\n"),
+    Case(
+        "no_version",
+        b"GET /\r\nhost: all.test\r\n\r\n",
+        differs=Differs("http-version", Expect((400,), "closed"), Expect((426,), "closed")),
+    ),
+    Case(
+        "version_0_9",
+        b"GET / HTTP/0.9\r\nhost: all.test\r\n\r\n",
+        differs=Differs("http-version", Expect((400,), "closed"), Expect((426,), "closed")),
+    ),
+    Case(
+        "version_1_2",
+        b"GET / HTTP/1.2\r\nhost: all.test\r\n\r\n",
+        differs=Differs("http-version", Expect((400,), "closed"), Expect((426,), "closed")),
+    ),
+    Case(
+        "version_2_0",
+        b"GET / HTTP/2.0\r\nhost: all.test\r\n\r\n",
+        differs=Differs("http-version", Expect((400,), "closed"), Expect((426,), "closed")),
+    ),
     Case("version_lower_case", b"GET / http/1.1\r\nhost: all.test\r\n\r\n"),
     Case("version_garbage", b"GET / HTTQ/1.1\r\nhost: all.test\r\n\r\n"),
     Case("version_two_digits", b"GET / HTTP/1.10\r\nhost: all.test\r\n\r\n"),
-    Case("fragment_in_target", b"GET /a#b HTTP/1.1\r\nhost: all.test\r\n\r\n"),
-    Case("fragment_after_query", b"GET /a?q=1#b HTTP/1.1\r\nhost: all.test\r\n\r\n"),
+    Case(
+        "fragment_in_target",
+        b"GET /a#b HTTP/1.1\r\nhost: all.test\r\n\r\n",
+        differs=Differs(
+            "refused-in-codec",
+            Expect((400,), "closed", (), ("body: 'Bad Request'",)),
+            Expect((400,), "closed", (), ("content-length: 0",)),
+        ),
+    ),
+    Case(
+        "fragment_after_query",
+        b"GET /a?q=1#b HTTP/1.1\r\nhost: all.test\r\n\r\n",
+        differs=Differs(
+            "refused-in-codec",
+            Expect((400,), "closed", (), ("body: 'Bad Request'",)),
+            Expect((400,), "closed", (), ("content-length: 0",)),
+        ),
+    ),
     Case("target_not_origin_form", b"GET a HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("target_star_get", b"GET * HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("target_star_options", b"OPTIONS * HTTP/1.1\r\nhost: all.test\r\n\r\n"),
@@ -116,12 +150,28 @@ START_LINES = [
     Case("target_bad_percent", b"GET /a%zz HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("absolute_form", b"GET http://all.test/a?b HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("absolute_form_other_host", b"GET http://all.test/a HTTP/1.1\r\nhost: other.test\r\n\r\n"),
-    Case("absolute_form_no_host", b"GET http://all.test/a HTTP/1.1\r\n\r\n"),
+    Case(
+        "absolute_form_no_host",
+        b"GET http://all.test/a HTTP/1.1\r\n\r\n",
+        differs=Differs(
+            "no-host-absolute-form", Expect((400,), "closed"), Expect((200,), "kept", ("GET /a HTTP/1.1",))
+        ),
+    ),
     Case("absolute_form_no_path", b"GET http://all.test HTTP/1.1\r\nhost: all.test\r\n\r\n"),
-    Case("absolute_form_query_no_path", b"GET http://all.test?q HTTP/1.1\r\nhost: all.test\r\n\r\n"),
+    Case(
+        "absolute_form_query_no_path",
+        b"GET http://all.test?q HTTP/1.1\r\nhost: all.test\r\n\r\n",
+        differs=Differs(
+            "absolute-form-empty-path", Expect((200,), "kept", ("GET /?q HTTP/1.1",)), Expect((404,), "kept")
+        ),
+    ),
     Case("absolute_form_port", b"GET http://all.test:80/a HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("absolute_form_https", b"GET https://all.test/a HTTP/1.1\r\nhost: all.test\r\n\r\n"),
-    Case("absolute_form_userinfo", b"GET http://u:p@all.test/a HTTP/1.1\r\nhost: all.test\r\n\r\n"),
+    Case(
+        "absolute_form_userinfo",
+        b"GET http://u:p@all.test/a HTTP/1.1\r\nhost: all.test\r\n\r\n",
+        differs=Differs("userinfo", Expect((400,), "closed"), Expect((200,), "kept", ("GET /a HTTP/1.1",))),
+    ),
     Case("absolute_form_upper_scheme", b"GET HTTP://all.test/a HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("absolute_form_ftp", b"GET ftp://all.test/a HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("absolute_form_empty_host", b"GET http:///a HTTP/1.1\r\nhost: all.test\r\n\r\n"),
@@ -131,7 +181,15 @@ START_LINES = [
 ]
 
 HOSTS = [
-    Case("no_host", b"GET / HTTP/1.1\r\n\r\n"),
+    Case(
+        "no_host",
+        b"GET / HTTP/1.1\r\n\r\n",
+        differs=Differs(
+            "refused-in-codec",
+            Expect((400,), "closed", (), ("body: 'Bad Request'",)),
+            Expect((400,), "closed", (), ("content-length: 0",)),
+        ),
+    ),
     refused(
         "two_hosts",
         "two-hosts",
@@ -147,7 +205,11 @@ HOSTS = [
     Case("empty_host", b"GET / HTTP/1.1\r\nhost:\r\n\r\n"),
     Case("host_with_space", b"GET / HTTP/1.1\r\nhost: a b\r\n\r\n"),
     Case("host_with_slash", b"GET / HTTP/1.1\r\nhost: a/b\r\n\r\n"),
-    Case("host_with_userinfo", b"GET / HTTP/1.1\r\nhost: u@all.test\r\n\r\n"),
+    Case(
+        "host_with_userinfo",
+        b"GET / HTTP/1.1\r\nhost: u@all.test\r\n\r\n",
+        differs=Differs("userinfo", Expect((400,), "closed"), Expect((404,), "kept")),
+    ),
     Case("host_with_bad_port", b"GET / HTTP/1.1\r\nhost: all.test:port\r\n\r\n"),
     Case("host_with_comma", b"GET / HTTP/1.1\r\nhost: all.test, other.test\r\n\r\n"),
     Case("host_upper_case", b"GET / HTTP/1.1\r\nHOST: ALL.Test\r\n\r\n"),
@@ -248,28 +310,52 @@ TRANSFER_CODINGS = [
         "chunked_with_length_zero",
         POST + b"content-length: 0\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(b"hello"),
     ),
-    Case("chunked_twice", POST + b"transfer-encoding: chunked, chunked\r\n\r\n" + chunked(b"hello")),
+    Case(
+        "chunked_twice",
+        POST + b"transfer-encoding: chunked, chunked\r\n\r\n" + chunked(b"hello"),
+        differs=Differs("transfer-coding-status", Expect((400,), "closed"), Expect((501,), "closed")),
+    ),
     Case(
         "chunked_twice_in_lines",
         POST + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(b"a"),
+        differs=Differs("transfer-coding-status", Expect((400,), "closed"), Expect((501,), "closed")),
     ),
     Case("coding_gzip_chunked", POST + b"transfer-encoding: gzip, chunked\r\n\r\n" + chunked(b"hello")),
-    Case("coding_chunked_gzip", POST + b"transfer-encoding: chunked, gzip\r\n\r\n" + chunked(b"hello")),
+    Case(
+        "coding_chunked_gzip",
+        POST + b"transfer-encoding: chunked, gzip\r\n\r\n" + chunked(b"hello"),
+        differs=Differs("transfer-coding-status", Expect((400,), "closed"), Expect((501,), "closed")),
+    ),
     Case("coding_gzip", POST + b"transfer-encoding: gzip\r\n\r\n" + chunked(b"hello")),
     Case("coding_identity", POST + b"transfer-encoding: identity\r\n\r\n"),
-    Case("coding_identity_with_length", POST + b"transfer-encoding: identity\r\ncontent-length: 2\r\n\r\nhi"),
+    Case(
+        "coding_identity_with_length",
+        POST + b"transfer-encoding: identity\r\ncontent-length: 2\r\n\r\nhi",
+        differs=Differs("transfer-coding-status", Expect((501,), "closed"), Expect((400,), "closed")),
+    ),
     Case("coding_unknown", POST + b"transfer-encoding: frob\r\n\r\n"),
-    Case("coding_empty", POST + b"transfer-encoding:\r\n\r\n" + chunked(b"hello")),
+    Case(
+        "coding_empty",
+        POST + b"transfer-encoding:\r\n\r\n" + chunked(b"hello"),
+        differs=Differs("transfer-coding-status", Expect((400,), "closed"), Expect((501,), "closed")),
+    ),
     Case("coding_xchunked", POST + b"transfer-encoding: xchunked\r\n\r\n" + chunked(b"hello")),
     Case("coding_chunked_parameter", POST + b"transfer-encoding: chunked;q=1\r\n\r\n" + chunked(b"hello")),
     Case("coding_quoted", POST + b'transfer-encoding: "chunked"\r\n\r\n' + chunked(b"hello")),
     Case("coding_vertical_tab", POST + b"transfer-encoding: \x0bchunked\r\n\r\n" + chunked(b"hello")),
     Case("coding_space_before_colon", POST + b"transfer-encoding : chunked\r\n\r\n" + chunked(b"hello")),
-    Case("coding_trailing_comma", POST + b"transfer-encoding: chunked,\r\n\r\n" + chunked(b"hello")),
+    Case(
+        "coding_trailing_comma",
+        POST + b"transfer-encoding: chunked,\r\n\r\n" + chunked(b"hello"),
+        differs=Differs("transfer-coding-status", Expect((400,), "closed"), Expect((501,), "closed")),
+    ),
     Case(
         "chunked_on_http_1_0",
         b"POST / HTTP/1.0\r\nhost: all.test\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(b"a"),
         listener="http_1_0",
+        differs=Differs(
+            "chunked-on-http-1-0", Expect((400,), "closed"), Expect((200,), "closed", ("POST / HTTP/1.1",))
+        ),
     ),
 ]
 
@@ -280,7 +366,11 @@ CHUNKS = [
     Case("chunk_extension_quoted", CHUNKED + b'5;a="b c"\r\nhello\r\n0\r\n\r\n'),
     Case("chunk_extension_space", CHUNKED + b"5 ;a=b\r\nhello\r\n0\r\n\r\n"),
     bad_chunk("chunk_extension_bare_lf", b"5;a\nhello\r\n0\r\n\r\n"),
-    Case("chunk_size_trailing_space", CHUNKED + b"5 \r\nhello\r\n0\r\n\r\n"),
+    Case(
+        "chunk_size_trailing_space",
+        CHUNKED + b"5 \r\nhello\r\n0\r\n\r\n",
+        differs=Differs("chunk-size-space", Expect((400,), "closed", None), ENVOY_POST),
+    ),
     bad_chunk("chunk_size_leading_space", b" 5\r\nhello\r\n0\r\n\r\n"),
     bad_chunk("chunk_size_empty", b"\r\nhello\r\n0\r\n\r\n"),
     bad_chunk("chunk_size_letters", b"xyz\r\nhello\r\n0\r\n\r\n"),
@@ -329,13 +419,28 @@ CHUNKS = [
         "trailers_content_length",
         CHUNKED_T + chunked(b"hello", trailers=[("content-length", "9")]),
         listener="trailers",
+        differs=Differs(
+            "trailer-fields", ENVOY_POST, Expect((200,), "kept", ("POST / HTTP/1.1",), ("trailer content-length: 9",))
+        ),
     ),
     Case(
         "trailers_transfer_encoding",
         CHUNKED_T + chunked(b"hello", trailers=[("transfer-encoding", "gzip")]),
         listener="trailers",
+        differs=Differs(
+            "trailer-fields",
+            ENVOY_POST,
+            Expect((200,), "kept", ("POST / HTTP/1.1",), ("trailer transfer-encoding: gzip",)),
+        ),
     ),
-    Case("trailers_host", CHUNKED_T + chunked(b"hello", trailers=[("host", "evil.test")]), listener="trailers"),
+    Case(
+        "trailers_host",
+        CHUNKED_T + chunked(b"hello", trailers=[("host", "evil.test")]),
+        listener="trailers",
+        differs=Differs(
+            "trailer-fields", ENVOY_POST, Expect((200,), "kept", ("POST / HTTP/1.1",), ("trailer host: evil.test",))
+        ),
+    ),
     Case(
         "response_trailers_dropped",
         HEAD + b"\r\n",
@@ -503,8 +608,16 @@ RESPONSES = [
         "close",
         probe=False,
     ),
-    response("version_2_0", b"HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nhi"),
-    response("version_1_2", b"HTTP/1.2 200 OK\r\ncontent-length: 2\r\n\r\nhi"),
+    response(
+        "version_2_0",
+        b"HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nhi",
+        differs=Differs("http-version", Expect((502,), "kept", ("GET / HTTP/1.1",)), ENVOY_GET),
+    ),
+    response(
+        "version_1_2",
+        b"HTTP/1.2 200 OK\r\ncontent-length: 2\r\n\r\nhi",
+        differs=Differs("http-version", Expect((502,), "kept", ("GET / HTTP/1.1",)), ENVOY_GET),
+    ),
     response("garbage", b"\x00\x01\x02garbage\r\n\r\n", "stall"),
     response("not_http", b"SSH-2.0-OpenSSH_9.0\r\n", "stall"),
     response("empty_close", b"", "close", POST + b"content-length: 2\r\n\r\nhi"),
@@ -552,7 +665,13 @@ RESPONSES = [
     response(
         "hop_by_hop", OK_HEAD + b"keep-alive: timeout=5\r\nproxy-connection: keep-alive\r\ncontent-length: 2\r\n\r\nhi"
     ),
-    response("connection_names_header", OK_HEAD + b"connection: x-a\r\nx-a: 1\r\ncontent-length: 2\r\n\r\nhi"),
+    response(
+        "connection_names_header",
+        OK_HEAD + b"connection: x-a\r\nx-a: 1\r\ncontent-length: 2\r\n\r\nhi",
+        differs=Differs(
+            "response-connection-header", ENVOY_GET, Expect((200,), "kept", ("GET / HTTP/1.1",), ("x-a: 1",))
+        ),
+    ),
     response("upgrade_header", OK_HEAD + b"upgrade: h2c\r\ncontent-length: 2\r\n\r\nhi"),
     response("leading_crlf", b"\r\n" + OK_HEAD + b"content-length: 2\r\n\r\nhi"),
     Case("response_cut_in_length", HEAD + b"\r\n", (raw(OK_HEAD + b"content-length: 10\r\n\r\nhello", then="close"),)),
@@ -583,6 +702,7 @@ RESPONSES = [
         "response_bad_second_chunk",
         HEAD + b"\r\n",
         (Answer((OK_HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",), then="stall"),),
+        ignore=("body:",),
         log_bytes=False,
     ),
     Case(

@@ -1,6 +1,6 @@
 """Answers that the proxy makes itself: bodies, response flags and response code details."""
 
-from tests.differential.cases import AwaitUpstream, Case, Close, Receive, Reset, get, post, request
+from tests.differential.cases import AwaitUpstream, Case, Close, Receive, Reset, get, not_yet, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 from tests.support.upstream import CLOSE, RESET, STALL, Answer, reply
@@ -91,13 +91,16 @@ CASES = [
         vhost="per_request_buffer_limit_bytes: 1000",
         route=BUFFER,
     ),
-    Case("mapper_404", get("/", host="none.test"), listener="mapped"),
-    Case("mapper_503", get("/"), route=to("empty"), listener="mapped"),
-    Case("mapper_503_grpc", post("/", b"", GRPC), route=to("empty"), listener="mapped"),
-    Case("mapper_timeout", get("/"), (STALL,), route=to("a", "timeout: 0.1s"), listener="mapped"),
-    Case("mapper_not_for_upstream_answers", get("/"), (reply(404, b"theirs"),), route=to("a"), listener="mapped"),
-    Case("mapper_bad_request", b"GET / HTTP/1.1\r\nhost: a\r\nx y: z\r\n\r\n", listener="mapped"),
-    Case("mapper_json", get("/x?y"), route=to("empty"), listener="mapped_json"),
+    *not_yet(
+        "local_reply_config: mapping of local replies is not supported yet",
+        Case("mapper_404", get("/", host="none.test"), listener="mapped"),
+        Case("mapper_503", get("/"), route=to("empty"), listener="mapped"),
+        Case("mapper_503_grpc", post("/", b"", GRPC), route=to("empty"), listener="mapped"),
+        Case("mapper_timeout", get("/"), (STALL,), route=to("a", "timeout: 0.1s"), listener="mapped"),
+        Case("mapper_not_for_upstream_answers", get("/"), (reply(404, b"theirs"),), route=to("a"), listener="mapped"),
+        Case("mapper_bad_request", b"GET / HTTP/1.1\r\nhost: a\r\nx y: z\r\n\r\n", listener="mapped"),
+        Case("mapper_json", get("/x?y"), route=to("empty"), listener="mapped_json"),
+    ),
     Case("overload_keeps_connection", (get("/"), Receive(), get("/"), Receive()), route=to("empty")),
 ]
 

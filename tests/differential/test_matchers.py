@@ -1,6 +1,6 @@
 """Which virtual host, route and cluster a request gets."""
 
-from tests.differential.cases import Case, get, post, request
+from tests.differential.cases import Case, get, not_yet, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 
@@ -79,7 +79,10 @@ PATHS = [
         get("/", ("x-forwarded-proto", "https")),
     ),
     *match("host_header_name", "prefix: /, headers: [{ name: host, present_match: true }]", get("/")),
-    *match("connect", "connect_matcher: {}", request("CONNECT", "match.test:80"), get("/")),
+    *not_yet(
+        "connect_matcher: CONNECT requests are not supported yet",
+        *match("connect", "connect_matcher: {}", request("CONNECT", "match.test:80"), get("/")),
+    ),
     *match(
         "grpc",
         "prefix: /, grpc: {}",
@@ -217,12 +220,15 @@ HEADERS = [
         get("/", ("x-b", "1")),
     ),
     *match("header_name_case", "prefix: /, headers: [{ name: X-A, string_match: { exact: a } }]", get("/", A)),
-    *match(
-        "cookie",
-        "prefix: /, cookies: [{ name: k, string_match: { exact: v } }]",
-        get("/", ("cookie", "a=b; k=v")),
-        get("/", ("cookie", "k=w")),
-        get("/"),
+    *not_yet(
+        "match.cookies: unknown field of envoy.config.route.v3.RouteMatch",
+        *match(
+            "cookie",
+            "prefix: /, cookies: [{ name: k, string_match: { exact: v } }]",
+            get("/", ("cookie", "a=b; k=v")),
+            get("/", ("cookie", "k=w")),
+            get("/"),
+        ),
     ),
     *match(
         "user_agent",
@@ -462,7 +468,10 @@ route: { cluster: a }
 decorator: { operation: op }
 metadata: { filter_metadata: { x: { y: z } } }""",
     ),
-    Case("non_forwarding_action", get("/"), route="match: { prefix: / }\nnon_forwarding_action: {}"),
+    *not_yet(
+        "non_forwarding_action: is for gRPC servers without a proxy",
+        Case("non_forwarding_action", get("/"), route="match: { prefix: / }\nnon_forwarding_action: {}"),
+    ),
 ]
 
 TOPIC = Topic(

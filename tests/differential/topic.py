@@ -1,7 +1,9 @@
 """From a topic (listeners, clusters, cases) to the configuration that both proxies start from."""
 
+import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -41,6 +43,17 @@ class Topic:
     vhosts: str = ""
     bootstrap: str = ""
 
+    def accepted(self) -> "Topic":
+        """Without the cases that meshproxy refuses, and without listeners that only they use."""
+        used = {case.listener for case in self.cases if not case.refused}
+        refused = {case.listener for case in self.cases if case.refused} - used
+        listeners = {name: text for name, text in self.listeners.items() if name not in refused}
+        return replace(self, cases=[case for case in self.cases if not case.refused], listeners=listeners)
+
+    def only(self, case: Case) -> "Topic":
+        """A single case and its listener."""
+        return replace(self, cases=[case], listeners={case.listener: self.listeners[case.listener]})
+
     def bootstrap_yaml(self, ports: dict[str, int], log_path: str) -> str:
         """The bootstrap for one proxy: `ports` are its upstream's, `log_path` its access log."""
         names = {name: f"hosts: [{name}]" for name in SERVERS} | {"dead": "hosts: [dead]", "empty": "hosts: []"}
@@ -73,6 +86,14 @@ class Topic:
         }
         chain = {"filters": [{"name": "hcm", "typed_config": defaults | manager}]}
         return {"name": name, "address": address(0), **listener, "filter_chains": [chain]}
+
+
+def all_topics() -> dict[str, Topic]:
+    """Every topic of this folder by its name."""
+    files = sorted(Path(__file__).parent.glob("test_*.py"))
+    names = [path.stem for path in files if "\nTOPIC = " in path.read_text()]
+    modules = {name.removeprefix("test_"): importlib.import_module(f"tests.differential.{name}") for name in names}
+    return {name: module.TOPIC for name, module in modules.items()}
 
 
 def case_vhost(case: Case) -> Yaml:

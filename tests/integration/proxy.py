@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from tests.support.proxy import ProxyProcess, start_meshproxy
 
@@ -76,7 +76,10 @@ class Proxy:
         return value
 
     async def reload(self, config: str, *, in_place: bool = False) -> None:
-        """Write another configuration file and wait until the proxy runs by it; a SIGHUP saves the wait for the watch."""
+        """Write another configuration file and wait until the proxy runs by it.
+
+        A SIGHUP saves the wait for the watch.
+        """
         before = await self.stat("server.config_reload_success")
         self.write(config, in_place=in_place)
         self.signal(signal.SIGHUP)
@@ -133,5 +136,3 @@ def rss_kib(pid: int) -> int:
     with open(f"/proc/{pid}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
 
-
-Json = dict[str, Any]

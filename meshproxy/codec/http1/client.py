@@ -71,6 +71,7 @@ class Http1ClientConnection(Http1Connection):
 
     def __init__(self, callbacks: ClientConnectionCallbacks, settings: Http1Settings) -> None:
         super().__init__(settings, max_blank_lines=0)
+        self.head_prefix = b"HTTP/1."
         self._callbacks: Final = callbacks
         self._request: RequestEncoder | None = None
         self._closing: bool = False  # one of both sides said that it closes

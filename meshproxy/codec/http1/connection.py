@@ -38,6 +38,7 @@ class Http1Connection:
 
     def __init__(self, settings: Http1Settings, max_blank_lines: int) -> None:
         self.settings: Final = settings
+        self.head_prefix: bytes = b""  # what every head begins with
         self._max_blank_lines: Final = max_blank_lines
         self.decoder: StreamDecoder | None = None  # of the present stream
         self.encoder: StreamEncoder | None = None
@@ -172,6 +173,9 @@ class Http1Connection:
 
     def _check_partial_head(self, at: int) -> None:
         buffer = self._buffer
+        prefix = self.head_prefix
+        if prefix and not buffer.startswith(prefix[: len(buffer) - at], at):
+            raise ProtocolError(400, CODEC_ERROR, "not HTTP/1")
         # One more than was scanned: whether a CR is bare shows with the byte behind it.
         start = self._scanned - 1 if self._scanned - 1 > at else at
         check_bytes(buffer, at, start, len(buffer))

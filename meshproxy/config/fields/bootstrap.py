@@ -42,9 +42,13 @@ TABLES: Final[Tables] = {
         "listeners clusters", refused={"secrets": "TLS is not supported yet"}
     ),
     "envoy.config.bootstrap.v3.Admin": MessageTable(
-        "access_log address socket_options ignore_global_conn_limit allow_paths",
-        ignored={"profile_path": "there is no CPU profiler"},
-        refused={"access_log_path": "use access_log"},
+        "address allow_paths",
+        ignored={
+            "profile_path": "there is no CPU profiler",
+            "ignore_global_conn_limit": "the limit never holds for the admin",
+        },
+        later={"access_log": "requests to the admin are not logged"},
+        refused={"socket_options": "is not supported yet", "access_log_path": "use access_log"},
     ),
     "envoy.config.bootstrap.v3.ClusterManager": MessageTable(
         ignored={
@@ -64,13 +68,12 @@ TABLES: Final[Tables] = {
     ),
     "envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer": MessageTable(),
     "envoy.config.core.v3.Node": MessageTable(
-        "id cluster metadata locality user_agent_name user_agent_version user_agent_build_version extensions "
-        "client_features",
-        ignored={"dynamic_parameters listening_addresses": "says nothing without a control plane"},
+        "id cluster metadata locality",
+        ignored={
+            "user_agent_name user_agent_version user_agent_build_version extensions client_features "
+            "dynamic_parameters listening_addresses": "says nothing without a control plane"
+        },
     ),
-    "envoy.config.core.v3.BuildVersion": MessageTable("*"),
-    "envoy.config.core.v3.Extension": MessageTable("*"),
-    "envoy.type.v3.SemanticVersion": MessageTable("*"),
     "envoy.config.metrics.v3.StatsConfig": MessageTable(
         "stats_tags use_all_default_tags stats_matcher histogram_bucket_settings"
     ),

@@ -16,11 +16,12 @@ _LOCALITIES = "balancing by locality is not supported yet"
 _HTTP2 = "HTTP/2 to an upstream is not supported yet"
 _HEALTH = "active health checks are not supported yet"
 _SLOW_START = "slow start is not supported yet"
+_NO_LOCAL_CLUSTER = "takes effect in Envoy only where the bootstrap names a local cluster"
 _MEASURES_ONLY = "only tells more in stats"
 
 TABLES: Final[Tables] = {
     _CLUSTER + "Cluster": MessageTable(
-        "name alt_stat_name cluster_type connect_timeout per_connection_buffer_limit_bytes load_assignment "
+        "name alt_stat_name connect_timeout per_connection_buffer_limit_bytes load_assignment "
         "max_requests_per_connection circuit_breakers upstream_http_protocol_options common_http_protocol_options "
         "http_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate "
         "dns_lookup_family typed_dns_resolver_config dns_resolution_config outlier_detection "
@@ -29,7 +30,6 @@ TABLES: Final[Tables] = {
         only={
             "type": "STATIC STRICT_DNS",
             "lb_policy": "ROUND_ROBIN LEAST_REQUEST RANDOM LOAD_BALANCING_POLICY_CONFIG",
-            "respect_dns_ttl": "false",
             "protocol_selection": "USE_CONFIGURED_PROTOCOL",
             "connection_pool_per_downstream_connection": "false",
         },
@@ -37,10 +37,12 @@ TABLES: Final[Tables] = {
             "wait_for_warm_on_init": "a cluster waits for its first addresses in any case",
             "use_tcp_for_dns_lookups": "names are resolved by the operating system",
             "track_timeout_budgets track_cluster_stats": _MEASURES_ONLY,
+            "preconnect_policy": "connections are opened when they are needed",
             "cleanup_interval": "is for clusters that learn their hosts from connections",
             "close_connections_on_host_health_failure ignore_health_on_host_removal": "no host's health is checked",
             "lrs_report_endpoint_metrics": "loads are reported to nobody",
         },
+        later={"respect_dns_ttl": "names are resolved anew after dns_refresh_rate"},
         refused={
             "transport_socket_matches transport_socket_matcher": "TLS to an upstream is not supported yet",
             "eds_cluster_config": "endpoints from a control plane are not supported yet",
@@ -54,15 +56,9 @@ TABLES: Final[Tables] = {
             "original_dst_lb_config": "original destination clusters are not supported yet",
             "filters": "network filters on upstream connections are not supported",
             "upstream_config": "other upstreams than HTTP are not supported",
-            "preconnect_policy": "preconnecting is not supported yet",
+            "cluster_type": "cluster extensions are not supported yet",
         },
     ),
-    _CLUSTER + "Cluster.CustomClusterType": MessageTable("name typed_config"),
-    "envoy.extensions.clusters.dns.v3.DnsCluster": MessageTable(
-        "dns_refresh_rate dns_failure_refresh_rate dns_jitter typed_dns_resolver_config dns_lookup_family",
-        only={"respect_dns_ttl": "false", "all_addresses_in_single_endpoint": "false"},
-    ),
-    "envoy.extensions.clusters.dns.v3.DnsCluster.RefreshRate": MessageTable("base_interval max_interval"),
     _CLUSTER + "Cluster.RefreshRate": MessageTable("base_interval max_interval"),
     _CLUSTER + "Cluster.LeastRequestLbConfig": MessageTable(
         "choice_count active_request_bias", refused={"slow_start_config": _SLOW_START}
@@ -72,60 +68,55 @@ TABLES: Final[Tables] = {
         "healthy_panic_threshold zone_aware_lb_config close_connections_on_host_set_change",
         ignored={
             "update_merge_window": "changes of hosts are taken as they come",
-            "ignore_new_hosts_until_first_hc override_host_status": "no host's health is checked",
+            "ignore_new_hosts_until_first_hc": "no host's health is checked",
         },
-        refused={"locality_weighted_lb_config": _LOCALITIES, "consistent_hashing_lb_config": _HASHING},
+        refused={
+            "override_host_status": "is not supported yet",
+            "locality_weighted_lb_config": _LOCALITIES,
+            "consistent_hashing_lb_config": _HASHING,
+        },
     ),
     _CLUSTER + "Cluster.CommonLbConfig.ZoneAwareLbConfig": MessageTable(
         "fail_traffic_on_panic",
-        ignored={
-            "routing_enabled min_cluster_size": ("takes effect in Envoy only where the bootstrap names a local cluster")
-        },
+        ignored={"routing_enabled min_cluster_size": _NO_LOCAL_CLUSTER},
     ),
     _CLUSTER + "LoadBalancingPolicy": MessageTable("policies"),
     _CLUSTER + "LoadBalancingPolicy.Policy": MessageTable("typed_extension_config"),
-    _LB + "round_robin.v3.RoundRobin": MessageTable(
-        refused={"slow_start_config": _SLOW_START, "locality_lb_config": _LOCALITIES}
-    ),
+    _LB + "round_robin.v3.RoundRobin": MessageTable("locality_lb_config", refused={"slow_start_config": _SLOW_START}),
     _LB + "least_request.v3.LeastRequest": MessageTable(
-        "choice_count active_request_bias enable_full_scan selection_method",
-        refused={"slow_start_config": _SLOW_START, "locality_lb_config": _LOCALITIES},
+        "choice_count active_request_bias selection_method locality_lb_config",
+        only={"enable_full_scan": "false"},
+        refused={"slow_start_config": _SLOW_START},
     ),
-    _LB + "random.v3.Random": MessageTable(refused={"locality_lb_config": _LOCALITIES}),
-    _CLUSTER + "CircuitBreakers": MessageTable(
-        "thresholds", refused={"per_host_thresholds": "limits per host are not supported yet"}
+    _LB + "random.v3.Random": MessageTable("locality_lb_config"),
+    _LB + "common.v3.LocalityLbConfig": MessageTable(
+        ignored={"zone_aware_lb_config": _NO_LOCAL_CLUSTER}, refused={"locality_weighted_lb_config": _LOCALITIES}
     ),
+    _CLUSTER + "CircuitBreakers": MessageTable("thresholds per_host_thresholds"),
     _CLUSTER + "CircuitBreakers.Thresholds": MessageTable(
         "priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining",
-        ignored={"max_connection_pools": "a host has one pool"},
+        refused={"max_connection_pools": "is not supported yet"},
     ),
     _CLUSTER + "CircuitBreakers.Thresholds.RetryBudget": MessageTable("budget_percent min_retry_concurrency"),
     _CLUSTER + "OutlierDetection": MessageTable(
         "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx "
+        "enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor "
         "consecutive_gateway_failure enforcing_consecutive_gateway_failure split_external_local_origin_errors "
-        "consecutive_local_origin_failure enforcing_consecutive_local_origin_failure max_ejection_time "
-        "max_ejection_time_jitter always_eject_one_host",
-        only={
-            "enforcing_success_rate": "0",
-            "enforcing_local_origin_success_rate": "0",
-            "enforcing_failure_percentage": "0",
-            "enforcing_failure_percentage_local_origin": "0",
-        },
+        "consecutive_local_origin_failure enforcing_consecutive_local_origin_failure "
+        "enforcing_local_origin_success_rate failure_percentage_threshold enforcing_failure_percentage "
+        "enforcing_failure_percentage_local_origin failure_percentage_minimum_hosts failure_percentage_request_volume "
+        "max_ejection_time max_ejection_time_jitter always_eject_one_host",
         ignored={
-            "success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor": (
-                "ejection by success rate is not done"
-            ),
-            "failure_percentage_threshold failure_percentage_minimum_hosts failure_percentage_request_volume": (
-                "ejection by failure percentage is not done"
-            ),
             "successful_active_health_check_uneject_host": "no host's health is checked",
         },
         refused={"monitors": "outlier detection extensions are not supported"},
     ),
     _CLUSTER + "UpstreamConnectionOptions": MessageTable(
         "tcp_keepalive",
-        ignored={"set_local_interface_name_on_upstream_connections": _MEASURES_ONLY},
-        refused={"happy_eyeballs_config": "happy eyeballs are not supported yet"},
+        refused={
+            "set_local_interface_name_on_upstream_connections": "is not supported",
+            "happy_eyeballs_config": "happy eyeballs are not supported yet",
+        },
     ),
     _ENDPOINT + "ClusterLoadAssignment": MessageTable(
         "cluster_name endpoints policy", refused={"named_endpoints": "is not supported yet"}
@@ -156,10 +147,10 @@ TABLES: Final[Tables] = {
         ignored={"auto_sni auto_san_validation override_auto_sni_header": "there is no TLS to the upstream"}
     ),
     _UPSTREAM + "HttpProtocolOptions": MessageTable(
-        "common_http_protocol_options upstream_http_protocol_options explicit_http_config",
+        "common_http_protocol_options upstream_http_protocol_options explicit_http_config "
+        "use_downstream_protocol_config http_filters",
         refused={
-            "use_downstream_protocol_config auto_config": _HTTP2,
-            "http_filters": "filters of the upstream side are not supported",
+            "auto_config": "choosing the protocol by ALPN needs TLS, which is not supported yet",
             "header_validation_config outlier_detection request_mirror_policies hash_policy retry_policy": (
                 "is not supported yet"
             ),
@@ -169,4 +160,9 @@ TABLES: Final[Tables] = {
         "http_protocol_options",
         refused={"http2_protocol_options": _HTTP2, "http3_protocol_options": "HTTP/3 is not supported"},
     ),
+    _UPSTREAM + "HttpProtocolOptions.UseDownstreamHttpConfig": MessageTable(
+        "http_protocol_options",
+        ignored={"http2_protocol_options http3_protocol_options": "downstream is always HTTP/1, and so is upstream"},
+    ),
+    "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec": MessageTable(),
 }

@@ -43,9 +43,9 @@ TABLES: Final[Tables] = {
     "envoy.config.core.v3.RuntimeUInt32": MessageTable("default_value runtime_key"),
     "envoy.config.core.v3.RuntimeDouble": MessageTable("default_value runtime_key"),
     "envoy.config.core.v3.SubstitutionFormatString": MessageTable(
-        "text_format json_format text_format_source omit_empty_values content_type formatters json_format_options"
+        "text_format json_format text_format_source omit_empty_values content_type formatters",
+        ignored={"json_format_options": "properties are always sorted"},
     ),
-    "envoy.config.core.v3.JsonFormatOptions": MessageTable("sort_properties"),
     "envoy.type.v3.FractionalPercent": MessageTable("numerator denominator"),
     "envoy.type.v3.Percent": MessageTable("value"),
     "envoy.type.v3.Int64Range": MessageTable("start end"),

@@ -46,9 +46,11 @@ _UNSUPPORTED: Final = (
 TABLES: Final[Tables] = {
     **{name: MessageTable(refused_whole=NOT_SUPPORTED) for name in _UNSUPPORTED},
     _HTTP + "router.v3.Router": MessageTable(
-        "dynamic_stats upstream_log suppress_envoy_headers respect_expected_rq_timeout "
-        "suppress_grpc_request_failure_code_stats",
-        ignored={"start_child_span": "requests are not traced"},
+        "dynamic_stats upstream_log suppress_envoy_headers respect_expected_rq_timeout",
+        ignored={
+            "suppress_grpc_request_failure_code_stats": "gRPC statuses are not counted",
+            "start_child_span": "requests are not traced",
+        },
         refused={
             "strict_check_headers": "is not supported yet",
             "upstream_log_options": "is not supported yet",
@@ -69,7 +71,7 @@ TABLES: Final[Tables] = {
     "envoy.config.core.v3.KeyValue": MessageTable("key value"),
     _HTTP + "cors.v3.Cors": MessageTable(),
     _HTTP + "cors.v3.CorsPolicy": MessageTable("*"),
-    _HTTP + "fault.v3.HTTPFault": MessageTable("*"),
+    _HTTP + "fault.v3.HTTPFault": MessageTable("*", refused={"filter_metadata": NOT_SUPPORTED}),
     _HTTP + "fault.v3.FaultAbort": MessageTable("*"),
     _HTTP + "fault.v3.FaultAbort.HeaderAbort": MessageTable(),
     _FAULT + "FaultDelay": MessageTable("*"),

@@ -6,6 +6,7 @@ from typing import Final
 
 from meshproxy.config.fields.table import MessageTable, Tables
 
+_ALWAYS_CLOSED = "a connection is closed after a message that breaks the protocol (RFC 9112, 2.2 and 6.3)"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
 
 TABLES: Final[Tables] = {
@@ -17,8 +18,7 @@ TABLES: Final[Tables] = {
         "internal_address_config skip_xff_append via generate_request_id preserve_external_request_id "
         "always_set_request_id_in_response proxy_100_continue normalize_path merge_slashes "
         "path_with_escaped_slashes_action request_id_extension strip_matching_host_port strip_any_host_port "
-        "stream_error_on_invalid_http_message strip_trailing_host_dot append_x_forwarded_port "
-        "add_proxy_protocol_connection_state",
+        "strip_trailing_host_dot append_x_forwarded_port",
         only={
             "codec_type": "AUTO HTTP1",
             # Without TLS there is no client certificate: whatever a client sends as such is taken out.
@@ -29,6 +29,8 @@ TABLES: Final[Tables] = {
             "http2_protocol_options": "says nothing about HTTP/1 connections, and others are not accepted",
             "set_current_client_cert_details": "no client certificate is asked for",
             "stream_flush_timeout": "a stream ends by stream_idle_timeout",
+            "stream_error_on_invalid_http_message": _ALWAYS_CLOSED,
+            "add_proxy_protocol_connection_state": "no connection comes with the PROXY protocol",
             "http1_safe_max_connection_duration": "an HTTP/1 connection is always closed between requests",
         },
         later={"tracing": "requests are not traced"},
@@ -57,7 +59,7 @@ TABLES: Final[Tables] = {
     ),
     _HCM + "RequestIDExtension": MessageTable("typed_config"),
     "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig": MessageTable(
-        "pack_trace_reason", ignored={"use_request_id_for_trace_sampling": "requests are not traced"}
+        only={"pack_trace_reason": "true"}, ignored={"use_request_id_for_trace_sampling": "requests are not traced"}
     ),
     "envoy.config.core.v3.SchemeHeaderTransformation": MessageTable("scheme_to_overwrite match_upstream"),
     "envoy.config.core.v3.HttpProtocolOptions": MessageTable(
@@ -66,13 +68,14 @@ TABLES: Final[Tables] = {
     ),
     "envoy.config.core.v3.Http1ProtocolOptions": MessageTable(
         "allow_absolute_url accept_http_10 default_host_for_http_10 header_key_format enable_trailers "
-        "override_stream_error_on_invalid_http_message send_fully_qualified_url",
+        "allow_chunked_length",
         ignored={
+            "override_stream_error_on_invalid_http_message": _ALWAYS_CLOSED,
             "use_balsa_parser": "there is one parser",
             "ignore_http_11_upgrade": "upgrades are not accepted, and the header is dropped",
         },
         refused={
-            "allow_chunked_length": "a message with Transfer-Encoding and Content-Length is refused (RFC 9112, 6.3)",
+            "send_fully_qualified_url": "is not supported yet",
             "allow_custom_methods": "only registered methods are accepted",
         },
     ),

@@ -12,9 +12,16 @@ _NO_TLS = "transport sockets are not supported yet: a listener that should speak
 TABLES: Final[Tables] = {
     "envoy.config.listener.v3.Listener": MessageTable(
         "name address additional_addresses stat_prefix filter_chains default_filter_chain "
-        "per_connection_buffer_limit_bytes drain_type socket_options traffic_direction enable_reuse_port reuse_port "
-        "access_log tcp_backlog_size ignore_global_conn_limit",
-        only={"use_original_dst": "false", "transparent": "false", "freebind": "false", "bind_to_port": "true"},
+        "per_connection_buffer_limit_bytes socket_options traffic_direction enable_reuse_port reuse_port "
+        "tcp_backlog_size ignore_global_conn_limit",
+        later={"access_log": "connections are not logged, requests are"},
+        only={
+            "drain_type": "DEFAULT",
+            "use_original_dst": "false",
+            "transparent": "false",
+            "freebind": "false",
+            "bind_to_port": "true",
+        },
         ignored={
             "metadata": "is for readers",
             "listener_filters_timeout continue_on_listener_filters_timeout": "there are no listener filters",

@@ -44,7 +44,8 @@ class HttpNetworkFilter(NetworkFilter):
 
     def referenced_clusters(self) -> list[tuple[str, str]]:
         table = self.config.routes.table
-        return [] if table is None or not table.validate_clusters else list(table.referenced)
+        # "Not said" means yes: this table is static (RDS tables are not checked unless they say so, as with Envoy).
+        return [] if table is None or table.validate_clusters is False else list(table.referenced)
 
 
 def build_http(message: Any, path: str, context: BuildContext) -> NetworkFilter | None:

@@ -1,0 +1,146 @@
+"""The whole demonstration, with short acts: what it shows is so, and when it is not, it says so and fails."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from meshproxy.demo.example import read_example, with_canary_share
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = [sys.executable, "-m", "meshproxy", "demo", "--seconds", "1.5"]
+
+
+def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it with its output on a pipe."""
+    return subprocess.run(
+        [*DEMO, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def processes_in(output: str) -> list[int]:
+    """The ids of the processes that it says it started."""
+    return [int(pid) for pid in re.findall(r"process (\d+)", output)]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def read_until(pipe: int, end: str) -> str:
+    """What comes until the text `end` has come, or nothing more does."""
+    text = b""
+    while end.encode() not in text and (data := os.read(pipe, 65536)):
+        text += data
+    return text.decode()
+
+
+def get(url: str, user_agent: str) -> str:
+    request = urllib.request.Request(url, headers={"user-agent": user_agent})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
+def test_it_shows_three_acts_stays_when_asked_to_and_leaves_nothing_behind() -> None:
+    command = [*DEMO, "--keep"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as demo:
+        try:
+            assert demo.stdout is not None
+            output = read_until(demo.stdout.fileno(), "$EDITOR")
+            assert_all_is_shown(output)
+            url = output.split("proxy   ")[1].split()[0]
+            assert {get(f"{url}/x", "curl").split(",")[0] for _ in range(4)} == {"shop v1"}
+            assert {get(f"{url}/x", "iPhone").split(",")[0] for _ in range(64)} == {"shop v1", "shop v2"}
+        finally:
+            demo.send_signal(signal.SIGINT)
+            demo.wait(60)
+    assert demo.returncode == 0
+    assert [pid for pid in processes_in(output) if not is_gone(pid)] == []
+    assert not Path(output.split("meshproxy run -c ")[1].split()[0]).exists()
+
+
+def test_a_signal_stops_it_and_leaves_nothing_behind() -> None:
+    with subprocess.Popen(DEMO, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as demo:
+        assert demo.stdout is not None
+        output = read_until(demo.stdout.fileno(), "Act 1")
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(60) == 130
+    assert len(processes_in(output)) == 5
+    assert [pid for pid in processes_in(output) if not is_gone(pid)] == []
+
+
+def assert_all_is_shown(output: str) -> None:
+    """Every act, and a summary without an objection."""
+    for title in ("Act 1: 5 % of", "Act 2: now 50 %", "Act 3: v2-b is dead", "Summary"):
+        assert title in output
+    summary = output.split("Summary")[1]
+    assert "✘" not in summary, output
+    assert re.search(r"✔ 0 of [\d,]+ requests failed", summary)
+    assert len(processes_in(output)) == 5
+
+
+def test_on_a_terminal_it_draws_in_place_and_succeeds() -> None:
+    terminal, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "LINES": "50", "COLUMNS": "120"}
+    with subprocess.Popen(DEMO, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as demo:
+        os.close(theirs)
+        output = ""
+        while data := read_terminal(terminal):
+            output += data
+        assert demo.wait(60) == 0, output
+    os.close(terminal)
+    assert re.search(r"\x1b\[\d+F", output)
+    assert "✘" not in output
+
+
+def read_terminal(terminal: int) -> str:
+    """What comes next; "" when the last process has closed the terminal, which Linux reports as an error."""
+    try:
+        return os.read(terminal, 65536).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_it_fails_when_the_weight_is_wrong_and_nothing_is_tried_again(tmp_path: Path) -> None:
+    wrong = tmp_path / "envoy.yaml"
+    wrong.write_text(without_retries(with_canary_share(read_example(""), 40)))
+    done = run_demo("-c", str(wrong))
+    assert done.returncode == 1
+    refused = [line for line in done.stdout.split("Summary")[1].splitlines() if "✘" in line]
+    assert re.search(r"✘ [1-9][\d,]* of [\d,]+ requests failed", refused[0]), done.stdout
+    assert "✘ Act 1: " in refused[1]
+    assert "503" in done.stdout
+    assert [pid for pid in processes_in(done.stdout) if not is_gone(pid)] == []
+
+
+def without_retries(text: str) -> str:
+    """The example without its retry policy."""
+    changed, count = re.subn(r"( +)retry_policy:\n(?:\1 .*\n)+", "", text)
+    assert count == 1
+    return changed
+
+
+def test_a_file_that_it_cannot_show_is_one_plain_line(tmp_path: Path) -> None:
+    other = tmp_path / "envoy.yaml"
+    other.write_text("admin: {}\n")
+    for path in (other, tmp_path / "missing.yaml"):
+        done = run_demo("-c", str(path))
+        assert done.returncode == 1
+        assert done.stdout.startswith("meshproxy demo: ")
+        assert done.stdout.count("\n") == 1
