@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-# What ended a stream before its time: the `reason` of every reset, on HTTP/1 and HTTP/2 alike (Envoy's StreamResetReason).
+# What ended a stream before its time: the `reason` of every reset, on HTTP/1 and HTTP/2 alike (Envoy's
+# StreamResetReason).
 RESET_LOCAL: Final = 1  # we gave the stream up (a timeout, a local reply, a downstream that left)
 RESET_REMOTE: Final = 2  # the peer reset the stream (HTTP/2)
 RESET_REMOTE_REFUSED: Final = 3  # the peer refused the stream and has not looked at it (HTTP/2)

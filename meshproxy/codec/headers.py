@@ -127,7 +127,8 @@ class HeaderMap:
         return [field[1] for field in self.fields if field[0] == name]
 
     def joined(self, name: bytes) -> bytes | None:
-        """The values of `name` joined by commas (RFC 9110 section 5.3), as Envoy's matchers see them; None when absent."""
+        """The values of `name` joined by commas (RFC 9110 section 5.3), as Envoy's matchers see them; None when
+        absent."""
         values = [field[1] for field in self.fields if field[0] == name]
         if not values:
             return None

@@ -1,7 +1,8 @@
 """The stream interface that every HTTP codec offers and the layers above speak (DESIGN section 4).
 
 `StreamDecoder` is told what arrives on one stream (`on_*`); `StreamEncoder` sends on it (`send_*`). A proxied request
-is two such pairs back to back: the connection manager's Stream decodes a request from a downstream encoder's connection,
+is two such pairs back to back: the connection manager's Stream decodes a request from a downstream encoder's
+connection,
 the router's UpstreamRequest decodes the response. `end` comes with the last part of a message: with the headers when
 there is no body, else with the last data, else with the trailers (which always end it).
 """

@@ -18,8 +18,8 @@ class Closeable(Protocol):
 class BuildContext:
     """One per top-level resource (a listener, a cluster, a route configuration).
 
-    It remembers what the build acquired (stats scopes, log files): the resource that came of it closes the context when it
-    goes, and a build that failed closes it at once.
+    It remembers what the build acquired (stats scopes, log files): the resource that came of it closes the context when
+    it goes, and a build that failed closes it at once.
     """
 
     def __init__(self, errors: ConfigErrors, runtime: Runtime, stats: StatsRegistry) -> None:

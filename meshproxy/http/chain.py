@@ -30,7 +30,8 @@ Filters = tuple[HttpFilter, ...]
 class FilterChain:
     """The configured filters of a connection manager, without the router that ends them. Never changes.
 
-    Only the hooks that a filter overrides are kept, so the others cost nothing. `filters` holds all of them, also those that are
+    Only the hooks that a filter overrides are kept, so the others cost nothing. `filters` holds all of them, also
+    those that are
     `disabled` until a route enables them.
     """
 
@@ -126,7 +127,8 @@ class FilterPath:
             self.read_disable(False)  # for this hold; another may have begun meanwhile
 
     def keep(self, rest: bytes) -> None:
-        """For a data hook: `rest` of its data comes to it again, after what it returns has passed, or when it resumes."""
+        """For a data hook: `rest` of its data comes to it again, after what it returns has passed, or when it
+        resumes."""
         self._rest = rest
 
     def finish(self) -> None:

@@ -94,7 +94,8 @@ class ConnectionManager(ServerConnectionCallbacks):
         self.connection.send_pending()
 
     def on_protocol_error(self, error: ProtocolError) -> None:
-        """The peer sent what is no HTTP: it is answered (a response that has begun is cut), and the connection closed."""
+        """The peer sent what is no HTTP: it is answered (a response that has begun is cut), and the connection
+        closed."""
         stats = self.config.stats
         stats.downstream_cx_protocol_error += error.status != 408
         if error.status == 431:

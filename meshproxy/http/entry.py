@@ -13,7 +13,8 @@ from meshproxy.observe.stream_info import StreamInfo
 class RejectedRequest:
     """Why a request is answered before the filters.
 
-    `stat` is a dynamic counter's name, `location` a redirect's target. `malformed`: it is answered as the codec answers what
+    `stat` is a dynamic counter's name, `location` a redirect's target. `malformed`: it is answered as the codec
+    answers what
     is no HTTP. What is answered 400 is the connection's last request.
     """
 
@@ -35,7 +36,9 @@ _REJECT_UNDERSCORES: Final = 1
 _BAD_PATH: Final = RejectedRequest(400, "path_normalization_failed", "downstream_rq_failed_path_normalization")
 
 
-def check_and_normalize(config: ConnectionManagerConfig, headers: HeaderMap, info: StreamInfo) -> RejectedRequest | None:
+def check_and_normalize(
+    config: ConnectionManagerConfig, headers: HeaderMap, info: StreamInfo
+) -> RejectedRequest | None:
     """Check and normalise `:authority` and `:path` in place; the reason when the request cannot go on."""
     if headers.get(b":authority") is None:
         return _MISSING_HOST

@@ -1,8 +1,10 @@
 """The contract of an HTTP filter (DESIGN section 5).
 
 A filter overrides the hooks that it needs; those it leaves alone are never called. A hook returns `CONTINUE`, or `STOP`
-to hold its direction until `stream.resume_request()` / `stream.resume_response()`, or a coroutine when it must wait: the
-chain awaits it and goes on with what it returns. While a direction is held the chain keeps its later data, end and trailers in
+to hold its direction until `stream.resume_request()` / `stream.resume_response()`, or a coroutine when it must wait:
+the
+chain awaits it and goes on with what it returns. While a direction is held the chain keeps its later data, end and
+trailers in
 order, within the watermark. A data hook may also return bytes, which replace the data. A hook that sends a local reply
 (`stream.send_local_reply`) returns STOP.
 """
@@ -31,7 +33,8 @@ DataResult = int | bytes | Coroutine[Any, Any, int | bytes]
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class HttpFilter:
-    """One object per configured filter, shared by all streams; what belongs to a stream goes into `stream.state[self.slot]`.
+    """One object per configured filter, shared by all streams; what belongs to a stream goes into
+    `stream.state[self.slot]`.
 
     `slot` is this filter's index in the chain; `name` the name it is configured under, which is also the key of its
     overrides in `typed_per_filter_config`: `stream.route_config(self)` gives those of the stream's route, or None.
@@ -69,7 +72,8 @@ OverrideBuilder = Callable[[Any, str, BuildContext], object | None]
 class HttpFilterType(NamedTuple):
     """How a configuration becomes a filter: what a file under filters/http/ registers.
 
-    `build(message, path, context)` and `build_override` (for the message in `typed_per_filter_config`) return None after they
+    `build(message, path, context)` and `build_override` (for the message in `typed_per_filter_config`) return None
+    after they
     added an error to the context.
     """
 

@@ -63,7 +63,8 @@ def upstream_reset_reply(reason: int, transport_failure: str, retried: bool) -> 
 
 
 def reset_details(basic: str, reason: int, transport_failure: str) -> str:
-    """Response-code details of an upstream reset, e.g. `upstream_reset_before_response_started{connection_termination}`."""
+    """Response-code details of an upstream reset, e.g.
+    `upstream_reset_before_response_started{connection_termination}`."""
     words = _RESETS[reason][0]
     if reason == RESET_PROTOCOL_ERROR:
         transport_failure = ""  # what the codec found is for the log, not for whoever asks
@@ -72,7 +73,8 @@ def reset_details(basic: str, reason: int, transport_failure: str) -> str:
 
 
 def complete_reply_headers(headers: HeaderMap, body: bytes, content_type: bytes = b"") -> None:
-    """What a local reply's head says of its body: plain text, unless `content_type` or the headers so far say otherwise."""
+    """What a local reply's head says of its body: plain text, unless `content_type` or the headers so far say
+    otherwise."""
     if body:
         headers.set(b"content-length", b"%d" % len(body))
         if content_type:

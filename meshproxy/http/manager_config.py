@@ -57,7 +57,9 @@ class RoutesRef:
 class ConnectionManagerConfig:
     """Times are in ms; 0 turns a timeout off."""
 
-    def __init__(self, stats: ConnectionManagerStats, chain: FilterChain, routes: RoutesRef, codec: Http1Settings) -> None:
+    def __init__(
+        self, stats: ConnectionManagerStats, chain: FilterChain, routes: RoutesRef, codec: Http1Settings
+    ) -> None:
         self.stats = stats
         self.chain = chain
         self.routes = routes

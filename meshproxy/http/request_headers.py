@@ -53,11 +53,14 @@ _EDGE_ONLY: Final = _INTERNAL_ONLY | frozenset(
 _NOT_NOMINATED: Final = frozenset(
     (b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings", b"connection", b"transfer-encoding")
 )
-_NEVER_NOMINATED: Final = frozenset((b"host", b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
+_NEVER_NOMINATED: Final = frozenset(
+    (b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
+)
 
 
 def remove_hop_by_hop(headers: HeaderMap) -> RejectedRequest | None:
-    """Drop what belongs to this connection only, and what `Connection` names; the reason when it names what it may not."""
+    """Drop what belongs to this connection only, and what `Connection` names; the reason when it names what it may
+    not."""
     known = headers.known
     if known & h.CONNECTION:
         value = headers.joined(b"connection")
@@ -132,7 +135,8 @@ def mutate_request_headers(
     if config.via:
         _append(headers, b"via", config.via, b", ")
     if headers.known & h.CLIENT_CERT:
-        headers.remove(b"x-forwarded-client-cert")  # forward_client_cert_details SANITIZE; plaintext carries no identity
+        # forward_client_cert_details SANITIZE; plaintext carries no identity
+        headers.remove(b"x-forwarded-client-cert")
     _request_id(config, headers, info, not internal and config.use_remote_address)
 
 

@@ -62,7 +62,8 @@ def mutate_response_headers(
         headers.set(b"x-request-id", stream.info.request_id)
     if manager.closes_after(stream):
         headers.set(b"connection", b"close")
-    if stream.info.response_flags & flags.UPSTREAM_OVERFLOW and stream.local_reply and not config.suppress_envoy_headers:
+    overflow = stream.local_reply and stream.info.response_flags & flags.UPSTREAM_OVERFLOW != 0
+    if overflow and not config.suppress_envoy_headers:
         headers.set(b"x-envoy-overloaded", b"true")
 
 

@@ -52,7 +52,8 @@ _LIST: Final = re.compile(rb"[\s,]+")
 
 
 def retry_state_for(route: Route, cluster: Cluster, headers: HeaderMap, stream: Stream) -> RetryState | None:
-    """The retry state of a request, from the route's policy and its headers (which are taken out); None: never retried."""
+    """The retry state of a request, from the route's policy and its headers (which are taken out); None: never
+    retried."""
     policy = route.retry
     bits = 0
     tries = 1

@@ -170,7 +170,8 @@ class Router:
 
     def _start_attempt(self) -> None:
         route, cluster = self.route, self.cluster
-        assert route is not None and cluster is not None
+        assert route is not None
+        assert cluster is not None
         stream = self.stream
         self.attempts += 1
         info = stream.info.upstream
@@ -230,7 +231,8 @@ class Router:
     def on_upstream_headers(self, upstream: UpstreamRequest, headers: HeaderMap, end: bool) -> None:
         """The head of an answer: the final one, or a reason for another attempt."""
         route, cluster = self.route, self.cluster
-        assert route is not None and cluster is not None
+        assert route is not None
+        assert cluster is not None
         stream = self.stream
         status = upstream.status
         host = upstream.host
@@ -280,7 +282,8 @@ class Router:
         self.stream.send_response_trailers(trailers)
 
     def _on_response_complete(self, upstream: UpstreamRequest) -> None:
-        """The answer is whole. An upstream that answered before it had the whole request is given up (Envoy does the same)."""
+        """The answer is whole. An upstream that answered before it had the whole request is given up (Envoy does the
+        same)."""
         self.done = True
         self._disarm()
         cluster = self.cluster
@@ -362,7 +365,8 @@ class Router:
                 info.response_flags |= flags.UPSTREAM_OVERFLOW
             elif decision == RETRY_LIMIT:
                 info.response_flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
-        self._reply_timeout(cluster, upstream.host, "upstream_per_try_idle_timeout" if idle else "upstream_per_try_timeout")
+        details = "upstream_per_try_idle_timeout" if idle else "upstream_per_try_timeout"
+        self._reply_timeout(cluster, upstream.host, details)
 
     def on_max_duration(self, upstream: UpstreamRequest) -> None:
         """An attempt lived as long as its cluster, or x-envoy-upstream-stream-duration-ms, lets it."""
@@ -417,7 +421,8 @@ class Router:
         return self._body_kept
 
     def _can_reconnect(self) -> bool:
-        """A reused connection that the peer closed before any byte of its response: an idempotent request goes once more
+        """A reused connection that the peer closed before any byte of its response: an idempotent request goes once
+        more
         (RFC 9110 section 9.2.2), since the peer closed while idle and never saw it."""
         switch = self.config.retry_stale_connections
         return (
@@ -485,6 +490,7 @@ class Router:
     def _disarm(self) -> None:
         if self._timeout is not None:
             self._timeout.disarm()
+            self._timeout = None  # it knows us: a cycle would keep the stream until the collector comes
         if self._backoff is not None:
             self._backoff.disarm()
             self._backoff = None

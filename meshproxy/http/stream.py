@@ -34,7 +34,8 @@ _filter_errors: Final = RateLimitedLog(_log, 1.0)
 class Stream(StreamDecoder):
     """One request and its response.
 
-    What arrives (`on_*`) comes from the downstream codec; `send_response_*` come from the router, or from `send_local_reply`;
+    What arrives (`on_*`) comes from the downstream codec; `send_response_*` come from the router, or from
+    `send_local_reply`;
     both pass the filters. Filters find here: `info`, `request_headers`, `response_headers`, `state[slot]`, `route`.
     """
 
@@ -271,7 +272,8 @@ class Stream(StreamDecoder):
         grpc_status: int = -1,
         content_type: bytes = b"",
     ) -> None:
-        """Answer in place of an upstream. At most once a stream, and only before a response began: else the stream is reset.
+        """Answer in place of an upstream. At most once a stream, and only before a response began: else the stream
+        is reset.
 
         The reply passes the filters of the response; no hook of the request is called any more.
         """
@@ -484,6 +486,9 @@ class Stream(StreamDecoder):
         stats.downstream_rq_time.record(int((info.end - info.start) * 1000.0))
         for access_log in self.config.access_logs:
             access_log.log(info)
+        # Timers, paths and router know their stream: without these cycles it goes at once, not at the next collection.
+        self._idle_timer = self._request_timer = self._duration_timer = None
+        self._request_path = self._response_path = self.router = None
         self.manager.on_stream_done(self)
 
     def _tell_done(self, http_filter: HttpFilter) -> None:

@@ -64,7 +64,7 @@ def request_timeouts(
 def _build(
     response_ms: float, per_try_ms: float, per_try_idle_ms: float, max_duration_ms: float, alternative: bool
 ) -> RequestTimeouts:
-    if per_try_ms >= response_ms and response_ms > 0.0:
+    if per_try_ms >= response_ms > 0.0:
         per_try_ms = 0.0
     expected = per_try_ms if per_try_ms > 0.0 else response_ms
     return RequestTimeouts(response_ms, per_try_ms, per_try_idle_ms, max_duration_ms, int(expected), alternative)

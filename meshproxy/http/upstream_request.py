@@ -125,10 +125,13 @@ class UpstreamRequest(StreamDecoder):
         self.state = ENDED
         if self._per_try is not None:
             self._per_try.disarm()
+            self._per_try = None
         if self._idle is not None:
             self._idle.disarm()
+            self._idle = None
         if self._max_duration is not None:
             self._max_duration.disarm()
+            self._max_duration = None
         self._release_downstream()
 
     # -- from the pool
@@ -143,7 +146,8 @@ class UpstreamRequest(StreamDecoder):
         stream = self.router.stream
         info = stream.info.upstream
         headers = self._headers
-        assert info is not None and headers is not None
+        assert info is not None
+        assert headers is not None
         info.host = self.host.address
         info.host_name = self.host.hostname
         info.local = connection.local

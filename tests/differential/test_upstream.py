@@ -180,6 +180,9 @@ TOPIC = Topic(
         + "hosts: [b]\noutlier_detection: { consecutive_5xx: 100, consecutive_gateway_failure: 2, enforcing_consecutive_gateway_failure: 100, "
         "interval: 0.02s, base_ejection_time: 60s, max_ejection_percent: 100 }",
         "ejects_local": PANIC_OFF
+        + "hosts: [dead]\noutlier_detection: { split_external_local_origin_errors: true, consecutive_local_origin_failure: 2, interval: 0.02s, "
+        "base_ejection_time: 60s, max_ejection_percent: 100 }",
+        "ejects_local_b": PANIC_OFF
         + "hosts: [b]\noutlier_detection: { split_external_local_origin_errors: true, consecutive_local_origin_failure: 2, interval: 0.02s, "
         "base_ejection_time: 60s, max_ejection_percent: 100 }",
         "ejects_one_of_two": PANIC_OFF
@@ -197,6 +200,7 @@ TOPIC = Topic(
             "one_active",
             "one_connection",
             "ejects_gateway",
+            "ejects_local_b",
             "ejects_local",
             "ejects_one_of_two",
             "ejects_none",
@@ -300,10 +304,16 @@ def test_success_between_starts_counting_again(pair: Pair) -> None:
     assert actual == expected
 
 
-def test_ejected_after_local_origin_failures_only(pair: Pair) -> None:
-    answers = {"b": (reply(500), reply(500), reply(500), RESET)}
-    expected, actual = (ask_until_ejected(side, "ejects_local", 5, answers) for side in sides(pair))
-    assert expected == [500] * 3 + [503] * 5
+def test_ejected_after_refused_connections(pair: Pair) -> None:
+    expected, actual = (ask_until_ejected(side, "ejects_local", 2, {}) for side in sides(pair))
+    assert expected == [503] * 5
+    assert actual == expected
+    assert [ask(side, "ejects_local")[1] for side in sides(pair)] == [b"no healthy upstream"] * 2
+
+
+def test_status_codes_are_not_local_origin_failures(pair: Pair) -> None:
+    expected, actual = (ask_in_turn(side, "ejects_local_b", 4, {"b": (reply(500),)}) for side in sides(pair))
+    assert expected == [500] * 4
     assert actual == expected
 
 

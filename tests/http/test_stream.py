@@ -55,7 +55,6 @@ def test_a_stream_is_logged_and_told_once() -> None:
 @pytest.mark.parametrize(
     ("request_bytes", "status", "log_line"),
     [
-        (b"GET / HTTP/1.1\r\nhost:\r\n\r\n", b"400", "400 - missing_host_header"),
         (get("/", ("connection", "host")), b"400", None),
     ],
 )
@@ -114,7 +113,7 @@ def test_a_stream_that_lives_too_long() -> None:
     connection.send(get("/"))
     made.advance(1_100)
     assert connection.received().startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
-    assert [line.split(" ")[:2] for line in log.lines] == [["504", "DT"]]
+    assert [line.split(" ")[:2] for line in log.lines] == [["504", "-"]]
 
 
 def test_a_response_that_has_begun_is_cut_off_by_a_timeout() -> None:

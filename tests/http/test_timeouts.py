@@ -8,6 +8,8 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
 from meshproxy.route.retry_policy import RetryPolicy
 from meshproxy.route.route import ROUTE_CLUSTER, Route, VirtualHost
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.config import ClusterConfig
 from tests.http.harness import Harness
 
 
@@ -21,6 +23,13 @@ def route(timeout_ms: int = 15_000, per_try_ms: int = 0, per_try_idle_ms: int = 
     return made
 
 
+def a_cluster() -> Cluster:
+    """A cluster that limits nothing."""
+    harness = Harness()
+    settings = ClusterConfig("c")
+    return Cluster(settings, harness.dispatcher, harness.registry, harness.runtime, lambda bits: 0, None)
+
+
 def timeouts(on: Route, *, respect_expected: bool = False, **fields: str) -> tuple[RequestTimeouts, HeaderMap]:
     """The timeouts of a request with `x-envoy-<field>` headers, and what of the headers is left."""
     headers = HeaderMap(
@@ -28,7 +37,7 @@ def timeouts(on: Route, *, respect_expected: bool = False, **fields: str) -> tup
     )
     config = Harness().config()
     config.respect_expected_rq_timeout = respect_expected
-    return request_timeouts(config, on, headers), headers
+    return request_timeouts(config, on, a_cluster(), headers), headers
 
 
 def test_the_route_says() -> None:
