@@ -27,6 +27,7 @@ class BuildContext:
         self.runtime = runtime
         self.stats = stats
         self.stat_prefix: str = ""  # while HTTP filters are built: their connection manager's, `http.ingress.`
+        self.listener_stat_prefix: str = ""  # `listener.<address>.`, while a listener is built
         self.service_cluster: str = ""  # node.cluster and node.id of the bootstrap
         self.service_node: str = ""
         self._acquired: list[tuple[str, type[StatsScope]]] = []

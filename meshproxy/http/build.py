@@ -12,7 +12,7 @@ from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
 from meshproxy.http.manager_config import ConnectionManagerConfig, InternalAddresses, Network, RoutesRef
-from meshproxy.http.stats import ConnectionManagerStats
+from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
 from meshproxy.net.interfaces import local_address
 from meshproxy.route.build import build_route_configuration
 from meshproxy.route.duration import optional_ms
@@ -53,6 +53,7 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     chain, router = filters
     config = ConnectionManagerConfig(stats, chain, RoutesRef(table), codec)
     config.stat_prefix = message.stat_prefix
+    config.listener_stats = context.scope(context.listener_stat_prefix + prefix, ResponseStats)
     config.access_logs = tuple(logs)
     config.access_log_on_new_request = (
         message.flush_access_log_on_new_request or message.access_log_options.flush_access_log_on_new_request

@@ -9,7 +9,7 @@ from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.config.runtime import RuntimeBool
 from meshproxy.http.access_log import AccessLog
 from meshproxy.http.chain import FilterChain
-from meshproxy.http.stats import ConnectionManagerStats
+from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
 from meshproxy.net.address import Address
 from meshproxy.route.table import RouteTable
 
@@ -65,6 +65,7 @@ class ConnectionManagerConfig:
         self.routes = routes
         self.codec = codec
         self.stat_prefix: str = ""
+        self.listener_stats = ResponseStats()  # `listener.<address>.http.<stat prefix>.`
         self.access_logs: tuple[AccessLog, ...] = ()
         self.access_log_on_new_request: bool = False
         # identity and trust

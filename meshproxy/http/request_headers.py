@@ -51,7 +51,7 @@ _EDGE_ONLY: Final = _INTERNAL_ONLY | frozenset(
     )
 )
 _NOT_NOMINATED: Final = frozenset(
-    (b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings", b"connection", b"transfer-encoding")
+    (b"close", b"keep-alive", b"te", b"upgrade", b"connection", b"transfer-encoding")
 )
 _NEVER_NOMINATED: Final = frozenset(
     (b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
@@ -99,6 +99,7 @@ def _remove_nominated(headers: HeaderMap, connection: bytes) -> RejectedRequest 
         if not name or name in _NOT_NOMINATED:
             continue
         if name == b"host":
+            headers.remove(b":authority")
             return _NO_HOST
         if name in _NEVER_NOMINATED or name.startswith(b":"):
             return _BAD_NOMINATION
@@ -112,6 +113,7 @@ def mutate_request_headers(
     """All of Envoy's header manipulation on entry, in its order."""
     secure = connection.tls is not None
     single = _remote_address(config, connection, headers, info, secure)
+    _scheme(headers)
     internal = single and config.internal_addresses.contains(info.remote)
     info.internal = internal
     if headers.known & h.ENVOY:
@@ -138,6 +140,13 @@ def mutate_request_headers(
         # forward_client_cert_details SANITIZE; plaintext carries no identity
         headers.remove(b"x-forwarded-client-cert")
     _request_id(config, headers, info, not internal and config.use_remote_address)
+
+
+def _scheme(headers: HeaderMap) -> None:
+    """The scheme that the client used, as far as the proxies in front of us tell: routes and redirects go by it."""
+    forwarded = headers.get(b"x-forwarded-proto")
+    if forwarded == b"https" and headers.get(b":scheme") != b"https":
+        headers.set(b":scheme", b"https")
 
 
 def _remote_address(

@@ -82,9 +82,11 @@ class Router:
             info.upstream.attempts = 1
         if headers.known & h.ENVOY:
             headers.remove(b"x-envoy-upstream-alt-stat-name")
+        timeouts = self.timeouts = request_timeouts(self.config, route, cluster, headers)
+        if timeouts.expected_ms and not self.config.suppress_envoy_headers:
+            headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % timeouts.expected_ms)
         if headers.known & h.ENVOY_RETRY or route.retry is not None:
             self.retry = retry_state_for(route, cluster, headers, stream)
-        self.timeouts = request_timeouts(self.config, route, cluster, headers)
         if route.has_request_mutations:
             route.finalize_request(headers, info, not self.config.suppress_envoy_headers)
         if route.virtual_host.include_request_attempt_count:
@@ -190,8 +192,6 @@ class Router:
             headers.set(b"x-envoy-attempt-count", b"%d" % self.attempts)
         if self.attempts > 1 and route.virtual_host.include_is_timeout_retry_header:
             headers.set(b"x-envoy-is-timeout-retry", b"true" if self._try_timed_out else b"false")
-        if self.timeouts.expected_ms and not self.config.suppress_envoy_headers:
-            headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % self.timeouts.expected_ms)
         if route.auto_host_rewrite and host.hostname:
             route.set_upstream_host(headers, host.hostname.encode(), not self.config.suppress_envoy_headers)
         upstream = UpstreamRequest(self, cluster, host, route.priority)

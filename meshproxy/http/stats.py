@@ -7,7 +7,40 @@ from typing import ClassVar
 from meshproxy.observe.stats import Histogram, StatsScope
 
 
-class ConnectionManagerStats(StatsScope):
+class ResponseStats(StatsScope):
+    """Responses by class; Envoy counts them per listener as well."""
+
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        "downstream_rq_completed",
+        *("downstream_rq_1xx", "downstream_rq_2xx", "downstream_rq_3xx", "downstream_rq_4xx", "downstream_rq_5xx"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downstream_rq_completed: int = 0
+        self.downstream_rq_1xx: int = 0
+        self.downstream_rq_2xx: int = 0
+        self.downstream_rq_3xx: int = 0
+        self.downstream_rq_4xx: int = 0
+        self.downstream_rq_5xx: int = 0
+
+    def count_response(self, status: int) -> None:
+        """Count a finished response by its class."""
+        self.downstream_rq_completed += 1
+        if status < 200:
+            if status >= 100:
+                self.downstream_rq_1xx += 1
+        elif status < 300:
+            self.downstream_rq_2xx += 1
+        elif status < 400:
+            self.downstream_rq_3xx += 1
+        elif status < 500:
+            self.downstream_rq_4xx += 1
+        elif status < 600:
+            self.downstream_rq_5xx += 1
+
+
+class ConnectionManagerStats(ResponseStats):
     """One per stat prefix; connection managers with the same prefix share it."""
 
     COUNTERS: ClassVar[tuple[str, ...]] = (
@@ -90,12 +123,6 @@ class ConnectionManagerStats(StatsScope):
         self.downstream_rq_tx_reset: int = 0
         self.downstream_rq_non_relative_path: int = 0
         self.downstream_rq_too_large: int = 0
-        self.downstream_rq_completed: int = 0
-        self.downstream_rq_1xx: int = 0
-        self.downstream_rq_2xx: int = 0
-        self.downstream_rq_3xx: int = 0
-        self.downstream_rq_4xx: int = 0
-        self.downstream_rq_5xx: int = 0
         self.downstream_rq_failed_path_normalization: int = 0
         self.downstream_rq_idle_timeout: int = 0
         self.downstream_rq_max_duration_reached: int = 0
@@ -112,18 +139,3 @@ class ConnectionManagerStats(StatsScope):
         self.rq_direct_response: int = 0
         self.rq_redirect: int = 0
         self.rq_reset_after_downstream_response_started: int = 0
-
-    def count_response(self, status: int) -> None:
-        """Count a finished response by its class."""
-        self.downstream_rq_completed += 1
-        if status < 200:
-            if status >= 100:
-                self.downstream_rq_1xx += 1
-        elif status < 300:
-            self.downstream_rq_2xx += 1
-        elif status < 400:
-            self.downstream_rq_3xx += 1
-        elif status < 500:
-            self.downstream_rq_4xx += 1
-        elif status < 600:
-            self.downstream_rq_5xx += 1

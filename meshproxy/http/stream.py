@@ -92,8 +92,10 @@ class Stream(StreamDecoder):
             self._on_request_complete()
         else:
             self._touch()
-        if headers.known & _UNUSUAL and not self._handle_unusual(headers):
-            return
+        upgrade = False
+        if headers.known & _UNUSUAL:
+            self._handle_unusual(headers)
+            upgrade = headers.known & UPGRADE != 0 and rules.asks_upgrade(headers)
         rejected = check_and_normalize(config, headers, info)
         if rejected is None:
             rejected = rules.remove_hop_by_hop(headers)
@@ -104,6 +106,10 @@ class Stream(StreamDecoder):
         if config.max_stream_duration_ms > 0.0:
             self.arm_max_duration(config.max_stream_duration_ms)
         route = self._match_route()
+        if upgrade:  # to a protocol that no route allows
+            self.manager.drain_close()
+            self.send_local_reply(403, b"", "upgrade_failed")
+            return
         chain = config.chain.for_route(route)
         self.chain = chain
         if chain.size:
@@ -120,22 +126,17 @@ class Stream(StreamDecoder):
         else:
             self.route_part(HEADERS, headers, end)
 
-    def _handle_unusual(self, headers: HeaderMap) -> bool:
-        """Expect, Upgrade and Proxy-Connection; False when the request is answered."""
+    def _handle_unusual(self, headers: HeaderMap) -> None:
+        """Expect and Proxy-Connection."""
         if headers.known & EXPECT and not self.config.proxy_100_continue:
             expect = headers.get(b"expect")
             if expect is not None and expect.lower() == b"100-continue":
                 self.encoder.send_informational(HeaderMap([(b":status", b"100")]))
                 headers.remove(b"expect")
-        if headers.known & UPGRADE and rules.asks_upgrade(headers):
-            self.manager.drain_close()
-            self.send_local_reply(403, b"", "upgrade_failed")
-            return False
         if headers.known & CONNECTION:
             proxy_connection = headers.get(b"proxy-connection")
             if proxy_connection is not None and proxy_connection.lower() == b"close":
                 self.manager.drain_close()
-        return True
 
     def on_data(self, data: bytes, end: bool) -> None:
         self.info.bytes_received += len(data)
@@ -483,6 +484,7 @@ class Stream(StreamDecoder):
         stats.downstream_rq_active -= 1
         if info.response_code:
             stats.count_response(info.response_code)
+            self.config.listener_stats.count_response(info.response_code)
         stats.downstream_rq_time.record(int((info.end - info.start) * 1000.0))
         for access_log in self.config.access_logs:
             access_log.log(info)

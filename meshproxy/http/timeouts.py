@@ -58,7 +58,10 @@ def request_timeouts(
     max_duration_ms = _number(headers.get(_DURATION), max_duration_ms)
     alternative = headers.get(_ALTERNATIVE) is not None
     headers.remove_names(_HEADERS)
-    return _build(response_ms, per_try_ms, _per_try_idle(route), max_duration_ms, alternative)
+    made = _build(response_ms, per_try_ms, _per_try_idle(route), max_duration_ms, alternative)
+    if headers.get(b"x-envoy-hedge-on-per-try-timeout") == b"true":
+        made.expected_ms = int(response_ms)  # a try may outlive its timeout then
+    return made
 
 
 def _build(

@@ -123,6 +123,8 @@ class UpstreamRequest(StreamDecoder):
 
     def _stop(self) -> None:
         self.state = ENDED
+        for upstream_log in self.router.config.upstream_log:
+            upstream_log.log(self.router.stream.info)
         if self._per_try is not None:
             self._per_try.disarm()
             self._per_try = None

@@ -95,6 +95,7 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     _check_address(message.address, child(path, "address"), context)
     for index, extra in enumerate(message.additional_addresses):
         _check_address(extra.address, child(item(path, "additional_addresses", index), "address"), context)
+    context.listener_stat_prefix = listener.stat_prefix
     for index, chain in enumerate(message.filter_chains):
         built = _build_chain(chain, item(path, "filter_chains", index), context)
         if built is not None:

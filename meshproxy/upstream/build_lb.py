@@ -49,12 +49,9 @@ def build_lb(message: Any, path: str, context: BuildContext) -> LbConfig:
 def _build_common(config: LbConfig, common: Any, path: str, errors: ConfigErrors) -> None:
     if common.HasField("locality_weighted_lb_config"):
         errors.add(child(path, "locality_weighted_lb_config"), _NOT_YET)
-    zone_aware = child(path, "zone_aware_lb_config")
     if common.HasField("zone_aware_lb_config"):
         # Without a local cluster it decides nothing but this.
         config.fail_traffic_on_panic = common.zone_aware_lb_config.fail_traffic_on_panic
-        if common.zone_aware_lb_config.force_locality_direct_routing:
-            errors.add(child(zone_aware, "force_locality_direct_routing"), _NOT_YET)
     if common.HasField("consistent_hashing_lb_config"):
         errors.add(child(path, "consistent_hashing_lb_config"), _NOT_YET)
     if common.HasField("override_host_status"):

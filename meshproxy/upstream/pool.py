@@ -190,7 +190,7 @@ class ConnectionPool:
         host = self.host
         stats = self.stats
         if not self.breakers.requests.try_acquire():
-            stats.upstream_rq_pending_overflow += 1
+            stats.upstream_rq_active_overflow += 1
             callbacks.on_pool_failure(RESET_OVERFLOW, "", host)
             return
         connection = self._ready.pop()

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import yaml
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from google.protobuf import json_format
 
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.loader import load_bootstrap, load_value, scalar
 from tests.config.bootstraps import CLUSTER_PATH, GOOD, HCM_PATH, ROUTE_PATH, VHOST_PATH, good, hcm, spoil
+
+_IMPORTED = stream_pb2  # protobuf's own parser resolves only what is imported
 
 
 def load(value: Any, **options: Any) -> tuple[Any, list[tuple[str, str]]]:

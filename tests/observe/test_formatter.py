@@ -188,7 +188,7 @@ def test_details_lose_their_blanks_unless_asked() -> None:
 def test_flags_in_words() -> None:
     info = make_bare_stream()
     info.response_flags = response_flags.UPSTREAM_CONNECTION_FAILURE | response_flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
-    expected = b"UF,URX UpstreamConnectionFailure,UpstreamRetryLimitExceeded"
+    expected = b"URX,UF UpstreamRetryLimitExceeded,UpstreamConnectionFailure"
     assert parse_format("%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%").format(info) == expected
 
 

@@ -144,6 +144,9 @@ class Http1Connection:
             at = self._skip_blank_lines()
             if at == len(buffer):
                 return False
+        prefix = self.head_prefix
+        if prefix and not buffer.startswith(prefix, at) and not prefix.startswith(buffer[at:]):
+            raise ProtocolError(400, CODEC_ERROR, "not HTTP/1")
         start = self._scanned - 3
         end = buffer.find(_BLANK_LINE, start if start > at else at)
         if end < 0:
@@ -173,9 +176,6 @@ class Http1Connection:
 
     def _check_partial_head(self, at: int) -> None:
         buffer = self._buffer
-        prefix = self.head_prefix
-        if prefix and not buffer.startswith(prefix[: len(buffer) - at], at):
-            raise ProtocolError(400, CODEC_ERROR, "not HTTP/1")
         # One more than was scanned: whether a CR is bare shows with the byte behind it.
         start = self._scanned - 1 if self._scanned - 1 > at else at
         check_bytes(buffer, at, start, len(buffer))

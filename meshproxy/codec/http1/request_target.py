@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from meshproxy.codec.http1.details import CODEC_ERROR, FRAGMENT, INVALID_AUTHORITY, INVALID_SCHEME, INVALID_URL
+from meshproxy.codec.http1.details import (
+    CODEC_ERROR,
+    FRAGMENT,
+    INVALID_AUTHORITY,
+    INVALID_CHARACTERS,
+    INVALID_SCHEME,
+    INVALID_URL,
+)
 from meshproxy.errors import ProtocolError
 
 SLASH: Final = 0x2F
@@ -22,7 +29,7 @@ def check_target(target: bytes) -> None:
     if b"#" in target:
         raise ProtocolError(400, FRAGMENT, "a fragment in the request target")
     if target.translate(None, TARGET_BYTES):
-        raise ProtocolError(400, CODEC_ERROR, "invalid character in the request target")
+        raise ProtocolError(400, INVALID_CHARACTERS, "invalid character in the request target")
 
 
 def check_authority(authority: bytes) -> None:
