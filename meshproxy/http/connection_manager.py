@@ -6,6 +6,7 @@ import random
 from typing import Final
 
 from meshproxy.clock import monotonic
+from meshproxy.codec.http1.details import HEADERS_TOO_LARGE
 from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
 from meshproxy.codec.http1.start_lines import reason_phrase
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
@@ -98,7 +99,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         closed."""
         stats = self.config.stats
         stats.downstream_cx_protocol_error += error.status != 408
-        if error.status == 431:
+        if error.details == HEADERS_TOO_LARGE:
             stats.downstream_rq_too_large += 1
         stream = self._streams[-1]
         stream.info.protocol = self.protocol()

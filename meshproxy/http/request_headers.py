@@ -124,8 +124,6 @@ def mutate_request_headers(
     if internal:
         headers.add(b"x-envoy-internal", b"true")
     else:
-        if config.use_remote_address and info.remote.ip:
-            headers.set(b"x-envoy-external-address", info.remote.ip.encode())
         table = config.routes.table
         if table is not None and table.internal_only_headers:
             headers.remove_names(table.internal_only_headers)
@@ -134,6 +132,8 @@ def mutate_request_headers(
         headers.set_default(b"user-agent", config.user_agent)
         if config.service_node:
             headers.set(b"x-envoy-downstream-service-node", config.service_node)
+    if not internal and config.use_remote_address and info.remote.ip:
+        headers.set(b"x-envoy-external-address", info.remote.ip.encode())
     if config.via:
         _append(headers, b"via", config.via, b", ")
     if headers.known & h.CLIENT_CERT:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.manager_config import APPEND_IF_ABSENT, OVERWRITE, ConnectionManagerConfig
-from meshproxy.observe import response_flags as flags
 
 if TYPE_CHECKING:
     from meshproxy.http.connection_manager import ConnectionManager
@@ -58,13 +57,11 @@ def mutate_response_headers(
     if config.via:
         old = headers.joined(b"via")
         headers.set(b"via", config.via if old is None else old + b", " + config.via)
-    if config.always_set_request_id_in_response and stream.info.request_id:
+    forced = stream.info.internal and stream.request_headers.get(b"x-envoy-force-trace") is not None
+    if (config.always_set_request_id_in_response or forced) and stream.info.request_id:
         headers.set(b"x-request-id", stream.info.request_id)
     if manager.closes_after(stream):
         headers.set(b"connection", b"close")
-    overflow = stream.local_reply and stream.info.response_flags & flags.UPSTREAM_OVERFLOW != 0
-    if overflow and not config.suppress_envoy_headers:
-        headers.set(b"x-envoy-overloaded", b"true")
 
 
 def _remove_hop_by_hop(headers: HeaderMap) -> None:

@@ -124,8 +124,10 @@ class Router:
         stream = self.stream
         self.done = True
         if route.kind == ROUTE_REDIRECT:
-            stats.rq_redirect += 1
+            stats.rq_direct_response += 1
             status, location = route.redirect(headers, stream.info)
+            if route.redirect_action is not None and route.redirect_action.path_rewrite is not None:
+                headers.set(b":path", location[location.index(b"/", location.index(b"://") + 3) :])  # what Envoy logs
             extra = HeaderMap([(b"location", location)])
             self._add_route_headers(route, extra)
             stream.send_local_reply(status, b"", "direct_response", 0, extra)
@@ -461,6 +463,8 @@ class Router:
         route = self.route
         if route is not None:
             extra = HeaderMap()
+            if flag == flags.UPSTREAM_OVERFLOW and not self.config.suppress_envoy_headers:
+                extra.add(b"x-envoy-overloaded", b"true")
             if self.attempts and route.virtual_host.include_attempt_count_in_response:
                 extra.add(b"x-envoy-attempt-count", b"%d" % self.attempts)
             self._add_route_headers(route, extra)

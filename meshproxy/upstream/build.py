@@ -234,7 +234,7 @@ def _build_http1(common: Any, http1: Any, path: str, errors: ConfigErrors) -> Ht
         allow_chunked_length=http1.allow_chunked_length,
         proper_case=header_format == "proper_case_words",
         max_headers_count=int_or(common, "max_headers_count", 100),
-        max_headers_bytes=int_or(common, "max_response_headers_kb", 60) * 1024,
+        max_headers_bytes=int_or(common, "max_response_headers_kb", 80) * 1024,
     )
 
 

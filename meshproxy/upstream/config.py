@@ -81,7 +81,7 @@ class ClusterConfig:
         self.idle_timeout_ms: float = HOUR_MS  # 0.0: never
         self.max_connection_duration_ms: float = 0.0  # 0.0: no limit
         self.max_stream_duration_ms: float = 0.0
-        self.http1 = Http1Settings()
+        self.http1 = Http1Settings(max_headers_bytes=80 * 1024)
         self.socket_options: tuple[SocketOption, ...] = ()
         self.lb: LbConfig = LbConfig(RuntimeInt("", 50))
         self.dns: DnsConfig = DnsConfig()

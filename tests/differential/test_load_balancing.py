@@ -70,7 +70,6 @@ EXACT = {
     "least_request_one_host": "lb_policy: LEAST_REQUEST\n" + assignment(locality(endpoint("b"))),
     "random_one_host": "lb_policy: RANDOM\n" + assignment(locality(endpoint("c"))),
     "least_request_weighted": "lb_policy: LEAST_REQUEST\n" + assignment(WEIGHTED),
-    "same_address_twice": assignment(locality(endpoint("a"), endpoint("a"), endpoint("b"))),
 }
 SPREAD = {
     "least_request": "lb_policy: LEAST_REQUEST\n" + assignment(ABC),

@@ -1,6 +1,6 @@
 """Timeouts: what is answered when each of them passes. Times are small, and outcomes are compared, not times."""
 
-from tests.differential.cases import AwaitUpstream, Case, Receive, get, post, request
+from tests.differential.cases import AwaitUpstream, Case, Receive, get, not_yet, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 from tests.support.upstream import STALL, Answer, reply
@@ -135,31 +135,37 @@ ASKED = [
         listener="respect",
     ),
     stalls("asked_expected_timeout_respected_stalls", "", ("x-envoy-expected-rq-timeout-ms", "60"), listener="respect"),
-    Case(
-        "grpc_timeout_header",
-        post("/", b"", GRPC, ("grpc-timeout", "2S")),
-        route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
-    ),
-    Case(
-        "grpc_timeout_passes",
-        post("/", b"", GRPC, ("grpc-timeout", "60m")),
-        (STALL,),
-        route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
-    ),
-    Case(
-        "grpc_timeout_max",
-        post("/", b"", GRPC, ("grpc-timeout", "10S")),
-        (STALL,),
-        route=to("max_stream_duration: { grpc_timeout_header_max: 0.06s }"),
-    ),
-    Case(
-        "grpc_timeout_offset",
-        post("/", b"", GRPC, ("grpc-timeout", "5060m")),
-        (STALL,),
-        route=to("max_stream_duration: { grpc_timeout_header_max: 10s, grpc_timeout_header_offset: 5s }"),
-    ),
-    Case(
-        "grpc_timeout_old", post("/", b"", GRPC, ("grpc-timeout", "60m")), (STALL,), route=to("max_grpc_timeout: 10s")
+    *not_yet(
+        "grpc-timeout is not supported yet",
+        Case(
+            "grpc_timeout_header",
+            post("/", b"", GRPC, ("grpc-timeout", "2S")),
+            route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
+        ),
+        Case(
+            "grpc_timeout_passes",
+            post("/", b"", GRPC, ("grpc-timeout", "60m")),
+            (STALL,),
+            route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
+        ),
+        Case(
+            "grpc_timeout_max",
+            post("/", b"", GRPC, ("grpc-timeout", "10S")),
+            (STALL,),
+            route=to("max_stream_duration: { grpc_timeout_header_max: 0.06s }"),
+        ),
+        Case(
+            "grpc_timeout_offset",
+            post("/", b"", GRPC, ("grpc-timeout", "5060m")),
+            (STALL,),
+            route=to("max_stream_duration: { grpc_timeout_header_max: 10s, grpc_timeout_header_offset: 5s }"),
+        ),
+        Case(
+            "grpc_timeout_old",
+            post("/", b"", GRPC, ("grpc-timeout", "60m")),
+            (STALL,),
+            route=to("max_grpc_timeout: 10s"),
+        ),
     ),
 ]
 

@@ -29,7 +29,8 @@ def check_target(target: bytes) -> None:
     if b"#" in target:
         raise ProtocolError(400, FRAGMENT, "a fragment in the request target")
     if target.translate(None, TARGET_BYTES):
-        raise ProtocolError(400, INVALID_CHARACTERS, "invalid character in the request target")
+        control = any(byte < 0x20 or byte == 0x7F for byte in target)
+        raise ProtocolError(400, INVALID_CHARACTERS if control else CODEC_ERROR, "invalid character in the target")
 
 
 def check_authority(authority: bytes) -> None:

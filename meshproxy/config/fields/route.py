@@ -10,6 +10,7 @@ _ROUTE = "envoy.config.route.v3."
 _PLUGINS = "cluster specifier plugins are not supported"
 _MIRRORING = "mirroring is not supported yet"
 _RATE_LIMITS = "rate limits are not supported yet"
+_GRPC_TIMEOUT = "grpc-timeout is not supported yet"
 _CONNECT = "CONNECT requests are not supported yet"
 _RETRY_EXTENSIONS = "retry policy extensions are not supported"
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
@@ -34,6 +35,7 @@ TABLES: Final[Tables] = {
             "rate_limits": _RATE_LIMITS,
             "cors": "use typed_per_filter_config",
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
+            "max_grpc_timeout grpc_timeout_offset": _GRPC_TIMEOUT,
             "request_mirror_policies": _MIRRORING,
         },
     ),
@@ -62,7 +64,7 @@ TABLES: Final[Tables] = {
         "cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match prefix_rewrite "
         "regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header "
         "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout flush_timeout retry_policy "
-        "priority max_grpc_timeout grpc_timeout_offset upgrade_configs hedge_policy max_stream_duration",
+        "priority upgrade_configs hedge_policy max_stream_duration",
         ignored={"early_data_policy": "there is no early data without TLS"},
         refused={
             "cluster_specifier_plugin inline_cluster_specifier_plugin": _PLUGINS,
@@ -78,7 +80,7 @@ TABLES: Final[Tables] = {
     ),
     _ROUTE + "RouteAction.UpgradeConfig": MessageTable("upgrade_type enabled", refused={"connect_config": _CONNECT}),
     _ROUTE + "RouteAction.MaxStreamDuration": MessageTable(
-        "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset"
+        "max_stream_duration", refused={"grpc_timeout_header_max grpc_timeout_header_offset": _GRPC_TIMEOUT}
     ),
     _ROUTE + "HedgePolicy": MessageTable(
         "hedge_on_per_try_timeout",
