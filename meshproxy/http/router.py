@@ -326,8 +326,6 @@ class Router:
         if self.retry is not None:
             decision = self.retry.on_reset(reason, upstream.started)
             if decision == RETRY and self._can_replay():
-                if reason != RESET_OVERFLOW:
-                    cluster.count_retried_response(503, upstream.host)
                 self._retry_later(self.retry.backoff_ms)
                 return
             if decision == NO_OVERFLOW:

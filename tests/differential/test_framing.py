@@ -140,9 +140,33 @@ START_LINES = [
     Case("target_not_origin_form", b"GET a HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("target_star_get", b"GET * HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("target_star_options", b"OPTIONS * HTTP/1.1\r\nhost: all.test\r\n\r\n"),
-    Case("target_nul", b"GET /a\x00b HTTP/1.1\r\nhost: all.test\r\n\r\n"),
-    Case("target_control", b"GET /a\x01b HTTP/1.1\r\nhost: all.test\r\n\r\n"),
-    Case("target_delete", b"GET /a\x7fb HTTP/1.1\r\nhost: all.test\r\n\r\n"),
+    Case(
+        "target_nul",
+        b"GET /a\x00b HTTP/1.1\r\nhost: all.test\r\n\r\n",
+        differs=Differs(
+            "refused-in-codec",
+            Expect((400,), "closed", contains=("details=http1.codec_error",)),
+            Expect((400,), "closed", contains=("details=http1.invalid_characters",)),
+        ),
+    ),
+    Case(
+        "target_control",
+        b"GET /a\x01b HTTP/1.1\r\nhost: all.test\r\n\r\n",
+        differs=Differs(
+            "refused-in-codec",
+            Expect((400,), "closed", contains=("details=http1.codec_error",)),
+            Expect((400,), "closed", contains=("details=http1.invalid_characters",)),
+        ),
+    ),
+    Case(
+        "target_delete",
+        b"GET /a\x7fb HTTP/1.1\r\nhost: all.test\r\n\r\n",
+        differs=Differs(
+            "refused-in-codec",
+            Expect((400,), "closed", contains=("details=http1.codec_error",)),
+            Expect((400,), "closed", contains=("details=http1.invalid_characters",)),
+        ),
+    ),
     Case("target_high_bit", b"GET /a\xffb HTTP/1.1\r\nhost: all.test\r\n\r\n"),
     Case("target_utf8", "GET /ä HTTP/1.1\r\nhost: all.test\r\n\r\n".encode()),
     Case("target_odd_characters", b'GET /a<>"{}|\\^`[]?<>"{}|\\^`[] HTTP/1.1\r\nhost: all.test\r\n\r\n'),
@@ -488,7 +512,11 @@ CONNECTIONS = [
     Case(
         "half_close_mid_head",
         (HEAD, HalfClose(), Receive()),
-        differs=Differs("head-cut-short", Expect((), "closed", None), Expect((), "closed", None)),
+        differs=Differs(
+            "head-cut-short",
+            Expect((), "closed", None),
+            Expect((), "closed", None, ("details=downstream_remote_disconnect",)),
+        ),
     ),
     Case("http_1_0_refused", b"GET / HTTP/1.0\r\nhost: all.test\r\n\r\n"),
     Case("http_1_0_accepted", b"GET / HTTP/1.0\r\nhost: all.test\r\n\r\n", listener="http_1_0"),
@@ -690,7 +718,11 @@ RESPONSES = [
         (raw(OK_HEAD + b"content-length: 10\r\n\r\nhello", then="reset"),),
         log_bytes=False,
         ignore=("body:", "end:"),
-        differs=Differs("upstream-reset", Expect((200,), "closed", None), Expect((200,), "closed", None)),
+        differs=Differs(
+            "upstream-reset",
+            Expect((200,), "closed", None, ("flags=UC",)),
+            Expect((200,), "closed", None, ("flags=UPE",)),
+        ),
     ),
     Case(
         "response_cut_in_chunk",

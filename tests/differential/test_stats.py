@@ -113,6 +113,18 @@ NOT_YET = {
 """Statistics of parts that are not there yet, by part."""
 
 
+COUNTED_OTHERWISE = re.compile(
+    # Envoy also counts streams that end because it closes their connection; we those that the downstream ended.
+    r"downstream_rq_rx_reset"
+    # Envoy leaves it at 0 for a response that the upstream cuts short; we count it.
+    r"|rq_reset_after_downstream_response_started"
+    # Follows from the row `upstream-reset` of docs/envoy-differences.md.
+    r"|upstream_cx_protocol_error"
+    # Envoy tells of a breaker when its state changes; ours is read when somebody looks, and a limit of 0 is always open.
+    r"|circuit_breakers\.default\.rq_open"
+)
+
+
 def shown(side: Side, scope: str) -> dict[str, int]:
     """Statistics of a scope, the listener's port taken out of its name."""
     found = {}
@@ -170,6 +182,6 @@ def test_values(after_traffic: Pair, scope: str) -> None:
     differing = {
         name: (value, actual[name])
         for name, value in sorted(expected.items())
-        if name in actual and actual[name] != value
+        if name in actual and actual[name] != value and not COUNTED_OTHERWISE.search(name)
     }
     assert not differing, f"(Envoy, subject): {differing}"

@@ -38,7 +38,7 @@ def test_defaults_are_envoys() -> None:
     assert config.outlier is None
     assert [limits.max_retries for limits in config.thresholds] == [3, 3]
     assert config.thresholds[0].max_connections == 1024
-    assert config.http1.max_headers_bytes == 60 * 1024
+    assert config.http1.max_headers_bytes == 80 * 1024
 
 
 def test_http_options() -> None:

@@ -35,7 +35,6 @@ TABLES: Final[Tables] = {
             "rate_limits": _RATE_LIMITS,
             "cors": "use typed_per_filter_config",
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
-            "max_grpc_timeout grpc_timeout_offset": _GRPC_TIMEOUT,
             "request_mirror_policies": _MIRRORING,
         },
     ),
@@ -71,6 +70,7 @@ TABLES: Final[Tables] = {
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
             "request_mirror_policies": _MIRRORING,
             "rate_limits include_vh_rate_limits": _RATE_LIMITS,
+            "max_grpc_timeout grpc_timeout_offset": _GRPC_TIMEOUT,
             "hash_policy": "hash policies are not supported yet",
             "cors": "use typed_per_filter_config",
             "internal_redirect_policy internal_redirect_action max_internal_redirects": (
