@@ -50,7 +50,7 @@ bench: venv  ## CPU per request, rate and latency next to Envoy and nginx, recor
 
 lint: venv  ## ruff and mypy --strict
 	@$(BIN)/ruff check .
-	$(BIN)/mypy --strict meshproxy tests tools
+	$(BIN)/mypy --strict meshproxy tests tools bench
 
 docs: venv  ## write docs/configuration.md anew
 	@$(BIN)/python -m meshproxy.config.docs
