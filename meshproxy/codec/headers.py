@@ -181,7 +181,10 @@ class HeaderMap:
 
     def remove_names(self, names: frozenset[bytes]) -> None:
         """Drop every field whose name is in `names`."""
-        self.fields = [field for field in self.fields if field[0] not in names]
+        fields = self.fields
+        for i in range(len(fields) - 1, -1, -1):
+            if fields[i][0] in names:
+                del fields[i]
 
     def extend(self, fields: Iterable[Field]) -> None:
         for name, value in fields:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
+from binascii import hexlify
 from typing import Final
 
 from meshproxy.codec import headers as h
@@ -222,9 +223,9 @@ class _Ids:
         self._bits = random.Random(os.urandom(32)).getrandbits
 
     def new(self) -> bytes:
-        x = b"%032x" % self._bits(128)
+        x = hexlify(self._bits(128).to_bytes(16, "big"))
         # RFC 9562 section 5.4: version 4, variant 10
-        return b"%b-%b-4%b-%b%b-%b" % (x[:8], x[8:12], x[13:16], _VARIANT[x[16]], x[17:20], x[20:])
+        return b"".join((x[:8], b"-", x[8:12], b"-4", x[13:16], b"-", _VARIANT[x[16]], x[17:20], b"-", x[20:]))
 
 
 _VARIANT: Final = {c: b"89ab"[int(chr(c), 16) & 3 : (int(chr(c), 16) & 3) + 1] for c in b"0123456789abcdef"}

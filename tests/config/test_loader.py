@@ -8,15 +8,27 @@ from typing import Any
 import pytest
 import yaml
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
-from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from google.protobuf import json_format
 
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.loader import load_bootstrap, load_value, scalar
+from meshproxy.config.messages import find_message, type_name
 from tests.config.bootstraps import CLUSTER_PATH, GOOD, HCM_PATH, ROUTE_PATH, VHOST_PATH, good, hcm, spoil
 
-_IMPORTED = stream_pb2  # protobuf's own parser resolves only what is imported
+def import_types(value: Any) -> None:
+    """Protobuf's own parser resolves only messages whose module is imported."""
+    if isinstance(value, dict):
+        if "@type" in value:
+            find_message(type_name(value["@type"]))
+        for each in value.values():
+            import_types(each)
+    elif isinstance(value, list):
+        for each in value:
+            import_types(each)
+
+
+import_types(good())
 
 
 def load(value: Any, **options: Any) -> tuple[Any, list[tuple[str, str]]]:

@@ -101,7 +101,8 @@ async def test_connections_of_a_changed_chain_drain_and_the_others_stay(v1: Echo
         assert load.failures == [] == other.failures
         told = [answer for answer in load.since(in_force) if b"x-rule" not in answer.headers]
         assert all(answer.closes for answer in told)
-        assert 1 <= sum(answer.closes for answer in load.answers) <= 6  # each kept connection at most once
+        assert any(answer.closes for answer in load.answers)
+        assert not any(answer.closes and b"x-rule" in answer.headers for answer in load.answers)  # the new chain stays
         assert any(b"x-rule" in answer.headers for answer in load.since(in_force))
         assert not any(answer.closes for answer in other.answers)
         assert other.closed_unasked == 0

@@ -29,7 +29,7 @@ from meshproxy.codec.http1.fields import FIELD_LINES
 from meshproxy.codec.http1.framing import body_length, connection_tokens, content_length, keeps_alive
 from meshproxy.codec.http1.server import content_length_to_send
 from meshproxy.codec.http1.settings import Http1Settings
-from meshproxy.codec.http1.start_lines import BODILESS_METHODS, parse_status_line
+from meshproxy.codec.http1.start_lines import BODILESS_METHODS, METHOD_FIELDS, parse_status_line
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_PROTOCOL_ERROR, RESET_TERMINATION, ProtocolError
 
@@ -272,9 +272,11 @@ class RequestEncoder(MessageEncoder):
         self.wants_upgrade = headers.known & UPGRADE != 0 and b"upgrade" in headers
         if self.is_connect:
             target = authority
-        if b" " in target:
+        if target.find(b" ") >= 0:  # `in` on bytes raises and swallows a TypeError first
             target = one_line(target).replace(b" ", b"%20")
-        return method.replace(b" ", b""), target or b"/"
+        if method not in METHOD_FIELDS:
+            method = method.replace(b" ", b"")
+        return method, target or b"/"
 
     def _frame(self, method: bytes, headers: HeaderMap, end: bool) -> bytes:
         """Set the framing and return the line that the head needs for it; DONE when the length cannot be right."""

@@ -71,12 +71,14 @@ def encode_head(start_line: bytes, headers: HeaderMap, extra: bytes, proper: boo
         parts.append(b": ")
         parts.append(value)
         parts.append(b"\r\n")
-    lines = len(parts) // 4
+    lines = len(parts) // 4 + 2
     parts.append(extra)
     parts.append(b"\r\n")
     head = b"".join(parts)
-    lines += 2 + extra.count(b"\n")
-    if head.count(b"\n") != lines or head.count(b"\r") != lines:
+    if extra:
+        lines += extra.count(b"\n")
+    # Each line brings one CR and one LF; a field that has any of its own makes the sum larger.
+    if len(head) - len(head.translate(None, b"\r\n")) != 2 * lines:
         return _encode_unclean_head(start_line, headers, extra, proper)
     return head
 
