@@ -16,6 +16,7 @@ from meshproxy.config.loader import load_bootstrap, load_value, scalar
 from meshproxy.config.messages import find_message, type_name
 from tests.config.bootstraps import CLUSTER_PATH, GOOD, HCM_PATH, ROUTE_PATH, VHOST_PATH, good, hcm, spoil
 
+
 def import_types(value: Any) -> None:
     """Protobuf's own parser resolves only messages whose module is imported."""
     if isinstance(value, dict):
