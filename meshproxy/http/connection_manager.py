@@ -15,7 +15,7 @@ from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
 from meshproxy.http.stream import Stream
 from meshproxy.net.connection import Connection
-from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.dispatcher import Dispatcher, Flushable
 from meshproxy.net.timers import Timer, TimerWheel
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stream_info import ConnectionInfo
@@ -50,6 +50,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         self._requests: int = 0
         self._draining: bool = False
         self._closed: bool = False
+        self._spoke: bool = False  # the peer has sent something, which is HTTP/1
         self._began: float = monotonic()
         self._last_active: float = self._began
         self._idle_timer: _IdleTimer | None = None
@@ -61,8 +62,6 @@ class ConnectionManager(ServerConnectionCallbacks):
         stats = self.config.stats
         stats.downstream_cx_total += 1
         stats.downstream_cx_active += 1
-        stats.downstream_cx_http1_total += 1
-        stats.downstream_cx_http1_active += 1
         config = self.config
         if config.idle_timeout_ms > 0.0:
             self._idle_timer = _IdleTimer(self)
@@ -103,6 +102,9 @@ class ConnectionManager(ServerConnectionCallbacks):
             stats.downstream_rq_too_large += 1
         stream = self._streams[-1]
         stream.info.protocol = self.protocol()
+        self.connection_info.response_flags |= flags.DOWNSTREAM_PROTOCOL_ERROR
+        if stream.info.request_headers is None:
+            self._requests -= 1  # it is none
         if error.status == 408:
             stream.send_local_reply(408, error.reason.encode(), error.details)
         elif stream.response_started:
@@ -130,6 +132,8 @@ class ConnectionManager(ServerConnectionCallbacks):
 
     def on_data(self, data: bytes) -> None:
         self.config.stats.downstream_cx_rx_bytes_total += len(data)
+        if not self._spoke:
+            self._on_first_data()
         codec = self.codec
         if self._headers_timer is not None and not self._streams and not self._headers_timer.armed:
             self.timers.arm(self._headers_timer, self._head_timeout_ms())
@@ -137,6 +141,11 @@ class ConnectionManager(ServerConnectionCallbacks):
         codec.receive_data(data)
         if wanted and not codec.reading_wanted:
             self.connection.read_disable(True)
+
+    def _on_first_data(self) -> None:
+        self._spoke = True
+        self.config.stats.downstream_cx_http1_total += 1
+        self.config.stats.downstream_cx_http1_active += 1
 
     def on_eof(self) -> None:
         """HTTP has no half close: the peer that shuts its side has left (Envoy's rule)."""
@@ -173,11 +182,23 @@ class ConnectionManager(ServerConnectionCallbacks):
         if self._draining or self.codec.should_close or not stream.response_complete:
             self._close()
         else:
+            self._read_next()
+
+    def _read_next(self) -> None:
+        """A pipelined request waits for the end of the turn: by then the upstream connection of the one before it is
+        free again."""
+        if self.codec.buffered_bytes:
+            self.dispatcher.mark_dirty(_NextRequest(self))
+        else:
+            self.codec.read_next()
+
+    def read_next(self) -> None:
+        if not self._closed:
             self.codec.read_next()
 
     def closes_after(self, stream: Stream) -> bool:
         """Whether the response of this stream is the connection's last: then it says `connection: close`."""
-        if self.owner.draining and not self._draining:
+        if self.owner.draining and not self._draining and self.owner.closes_now():
             self.config.stats.downstream_cx_drain_close += 1
             self._draining = True
         return self._draining
@@ -227,11 +248,12 @@ class ConnectionManager(ServerConnectionCallbacks):
     def _done(self) -> None:
         stats = self.config.stats
         stats.downstream_cx_active -= 1
-        stats.downstream_cx_http1_active -= 1
+        stats.downstream_cx_http1_active -= self._spoke
         stats.downstream_cx_length_ms.record(int((monotonic() - self._began) * 1000.0))
         for timer in (self._idle_timer, self._duration_timer, self._headers_timer):
             if timer is not None:
                 timer.disarm()
+        self.connection_info.protocol = self.codec.protocol if self._requests else 0
         self.owner.on_connection_done(self.handler)
 
     # -- timeouts
@@ -268,6 +290,16 @@ class ConnectionManager(ServerConnectionCallbacks):
         else:
             config.stats.downstream_rq_timeout += 1
             self.codec.fail(ProtocolError(408, "request_overall_timeout", "request timeout"))
+
+
+class _NextRequest(Flushable):
+    """The end of the turn, as a manager with a pipelined request waits for it."""
+
+    def __init__(self, manager: ConnectionManager) -> None:
+        self._manager = manager
+
+    def flush(self) -> None:
+        self._manager.read_next()
 
 
 class _Handler(ActiveConnection):

@@ -12,13 +12,14 @@ from meshproxy.clock import monotonic
 from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW
-from meshproxy.http.local_reply import reset_details, reset_flag, upstream_reset_reply
+from meshproxy.http.local_reply import is_grpc, reset_details, reset_flag, upstream_reset_reply
+from meshproxy.http.request_counts import RequestCounts, request_counts
 from meshproxy.http.retry import NO_OVERFLOW, RETRY, RETRY_LIMIT, RetryState, retry_state_for
 from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
 from meshproxy.http.upstream_request import UpstreamRequest
 from meshproxy.net.timers import Timer
 from meshproxy.observe import response_flags as flags
-from meshproxy.route.route import ROUTE_CLUSTER, ROUTE_DIRECT_RESPONSE, ROUTE_REDIRECT, Route
+from meshproxy.route.route import ROUTE_CLUSTER, ROUTE_REDIRECT, Route
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host, LbContext
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED
@@ -41,6 +42,7 @@ class Router:
         self.upstream: UpstreamRequest | None = None
         self.timeouts: RequestTimeouts = _NO_TIMEOUTS
         self.retry: RetryState | None = None
+        self.counts: RequestCounts | None = None  # None: only the cluster counts this request
         self.attempts: int = 0
         self.request_end: bool = False
         self.response_started: bool = False
@@ -85,10 +87,16 @@ class Router:
         timeouts = self.timeouts = request_timeouts(self.config, route, cluster, headers)
         if timeouts.expected_ms and not self.config.suppress_envoy_headers:
             headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % timeouts.expected_ms)
+        if route.has_stats or not self.config.dynamic_stats:
+            self.counts = request_counts(route, cluster, self.config.dynamic_stats, headers, info)
         if headers.known & h.ENVOY_RETRY or route.retry is not None:
             self.retry = retry_state_for(route, cluster, headers, stream)
+            if self.retry is not None:
+                self.retry.counts = self.counts
         if route.has_request_mutations:
             route.finalize_request(headers, info, not self.config.suppress_envoy_headers)
+        if self.config.match_upstream_scheme:
+            headers.set(b":scheme", b"http")  # no cluster has TLS
         if route.virtual_host.include_request_attempt_count:
             headers.set(b"x-envoy-attempt-count", b"1")
         self._start_attempt()
@@ -119,7 +127,7 @@ class Router:
         self._on_request_complete()
 
     def _answer_directly(self, route: Route, headers: HeaderMap) -> None:
-        """A redirect, a direct response, or a route that forwards nothing."""
+        """A redirect or a direct response."""
         stats = self.config.stats
         stream = self.stream
         self.done = True
@@ -131,7 +139,7 @@ class Router:
             extra = HeaderMap([(b"location", location)])
             self._add_route_headers(route, extra)
             stream.send_local_reply(status, b"", "direct_response", 0, extra)
-        elif route.kind == ROUTE_DIRECT_RESPONSE:
+        else:
             stats.rq_direct_response += 1
             extra = HeaderMap()
             target = route.direct_location(headers, stream.info)
@@ -140,8 +148,6 @@ class Router:
             self._add_route_headers(route, extra)
             status, body = route.direct_response(stream.info)
             stream.send_local_reply(status, body, "direct_response", 0, extra, content_type=route.direct_content_type)
-        else:
-            stream.send_local_reply(404, b"", "route_not_found", flags.NO_ROUTE_FOUND)
 
     def _add_route_headers(self, route: Route, headers: HeaderMap) -> None:
         if route.has_response_mutations:
@@ -254,7 +260,10 @@ class Router:
         self.response_started = True
         self._body = []
         upstream.on_final()
-        cluster.on_response_headers(status, host, stream.info.internal)
+        if self.counts is None:
+            cluster.on_response_headers(status, host, stream.info.internal)
+        else:
+            self.counts.on_response_headers(status, host, stream.info.internal)
         info = stream.info
         info.response_headers = headers
         info.response_code = status
@@ -292,7 +301,11 @@ class Router:
         assert cluster is not None
         info = self.stream.info
         began = info.request_end or info.start
-        cluster.on_response_complete(upstream.host, int((monotonic() - began) * 1000.0), info.internal)
+        duration_ms = int((monotonic() - began) * 1000.0)
+        if self.counts is None:
+            cluster.on_response_complete(upstream.host, duration_ms, info.internal)
+        else:
+            self.counts.on_response_complete(upstream.host, duration_ms, info.internal)
         if self.retry is not None:
             self.retry.on_done(self.response_started)
         self.upstream = None
@@ -313,7 +326,8 @@ class Router:
         if self.response_started:
             self.done = True
             self._disarm()
-            self.config.stats.rq_reset_after_downstream_response_started += 1
+            if is_grpc(stream.request_headers):  # Envoy's rule: only there the response's head is no success yet
+                self.config.stats.rq_reset_after_downstream_response_started += 1
             info.response_flags |= reset_flag(reason)
             details = reset_details("upstream_reset_after_response_started", reason, transport_failure)
             stream.reset(details)
@@ -393,6 +407,8 @@ class Router:
         assert cluster is not None
         upstream, self.upstream = self.upstream, None
         cluster.stats.upstream_rq_timeout += 1
+        if self.counts is not None:
+            self.counts.on_timeout()
         host: Host | None = None
         if upstream is not None:
             host = upstream.host
@@ -450,7 +466,10 @@ class Router:
 
     def _charge(self, cluster: Cluster, status: int, host: Host | None) -> None:
         """A status that the proxy answers for the upstream counts as one of the cluster's."""
-        cluster.count_local_response(status, host, self.stream.info.internal)
+        if self.counts is None:
+            cluster.count_local_response(status, host, self.stream.info.internal)
+        else:
+            self.counts.count_local_response(status, host, self.stream.info.internal)
 
     def _reply(self, status: int, body: bytes, details: str, flag: int) -> None:
         self.done = True

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.headers import CONNECTION, EXPECT, UPGRADE, HeaderMap
+from meshproxy.codec.headers import CONNECTION, EXPECT, UPGRADE, HeaderMap, status_code
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_LOCAL
 from meshproxy.http import request_headers as rules
@@ -62,6 +62,7 @@ class Stream(StreamDecoder):
         self._request_path: RequestPath | None = None
         self._response_path: ResponsePath | None = None
         self._idle_timer: _StreamIdleTimer | None = None
+        self._last_active: float = self.info.start
         self._request_timer: _RequestTimer | None = None
         self._duration_timer: _StreamDurationTimer | None = None
         config = manager.config
@@ -320,6 +321,7 @@ class Stream(StreamDecoder):
         if self.done:
             return
         self.config.stats.downstream_rq_tx_reset += 1
+        self.config.stats.downstream_rq_rx_reset += 1  # Envoy's rule: every stream that ends before both its halves
         self.info.response_code_details = details.replace(" ", "_")
         self.encoder.reset(RESET_LOCAL)
         self._finish()
@@ -335,8 +337,7 @@ class Stream(StreamDecoder):
         info = self.info
         self.response_headers = headers
         info.response_headers = headers
-        status = headers.get(b":status")
-        info.response_code = 0 if status is None else int(status)  # filters may ask for it, and change it
+        info.response_code = status_code(headers)  # filters may ask for it, and change it
         if self.chain.has_response_hooks and self._entered_chain:
             path = self._response_path = ResponsePath(self)
             path.push(HEADERS, headers, end)
@@ -366,8 +367,7 @@ class Stream(StreamDecoder):
             headers: HeaderMap = part
             self.response_started = True
             info.response_start = monotonic()
-            status = headers.get(b":status")
-            info.response_code = int(status) if status is not None else 0
+            info.response_code = status_code(headers)
             if not self.request_complete:
                 # Nobody reads the rest of the request: the connection cannot serve another (RFC 9112 section 9.3).
                 self.config.stats.downstream_rq_response_before_rq_complete += 1
@@ -382,6 +382,8 @@ class Stream(StreamDecoder):
             self.encoder.send_trailers(part)
         if end:
             self.response_complete = True
+            if not self.request_complete:
+                self.config.stats.downstream_rq_rx_reset += 1
             self._finish()
         else:
             self._touch()
@@ -393,10 +395,8 @@ class Stream(StreamDecoder):
     # -- timeouts
 
     def _touch(self) -> None:
-        """Something moved: the idle timeout starts anew."""
-        timer = self._idle_timer
-        if timer is not None:
-            self.manager.timers.arm(timer, timer.timeout_ms)
+        """Something moved: the idle timeout starts anew. Its timer looks when it fires."""
+        self._last_active = monotonic()
 
     def _arm_idle(self, timeout_ms: float) -> None:
         self._idle_timer = _StreamIdleTimer(self, timeout_ms)
@@ -417,7 +417,11 @@ class Stream(StreamDecoder):
             self._duration_timer = _StreamDurationTimer(self)
             self.manager.timers.arm(self._duration_timer, timeout_ms)
 
-    def on_idle_timeout(self) -> None:
+    def on_idle_timer(self, timer: _StreamIdleTimer) -> None:
+        left_ms = timer.timeout_ms - (monotonic() - self._last_active) * 1000.0
+        if left_ms > 0.0:
+            self.manager.timers.arm(timer, left_ms)
+            return
         self.config.stats.downstream_rq_idle_timeout += 1
         self._time_out(
             504 if self.request_complete else 408, b"stream timeout", "stream_idle_timeout", flags.STREAM_IDLE_TIMEOUT
@@ -466,9 +470,12 @@ class Stream(StreamDecoder):
     def _finish(self) -> None:
         """Exactly once, at the end of every stream: timers, the upstream request, filters, stats, the log."""
         self.done = True
-        for timer in (self._idle_timer, self._request_timer, self._duration_timer):
-            if timer is not None:
-                timer.disarm()
+        if self._idle_timer is not None:
+            self._idle_timer.disarm()
+        if self._request_timer is not None:
+            self._request_timer.disarm()
+        if self._duration_timer is not None:
+            self._duration_timer.disarm()
         if self._request_path is not None:
             self._request_path.finish()
         if self._response_path is not None:
@@ -517,7 +524,7 @@ class _StreamIdleTimer(_StreamTimer):
         self.timeout_ms = timeout_ms
 
     def on_timer(self) -> None:
-        self.stream.on_idle_timeout()
+        self.stream.on_idle_timer(self)
 
 
 class _RequestTimer(_StreamTimer):

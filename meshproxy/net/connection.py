@@ -97,7 +97,7 @@ class Connection(Flushable):
         self.local = address_of(local)
         if self.buffer_limit_bytes > 0:
             transport.set_write_buffer_limits(self.buffer_limit_bytes, self.buffer_limit_bytes // 2)
-        self.dispatcher.in_turn = True
+        self.dispatcher.begin_turn()
         try:
             self.handler.on_connected(self)
         except Exception as error:  # noqa: BLE001  a bug in one connection must not end the process
@@ -109,7 +109,7 @@ class Connection(Flushable):
             return
         self.bytes_received += len(data)
         dispatcher = self.dispatcher
-        dispatcher.in_turn = True
+        dispatcher.begin_turn()
         try:
             self.handler.on_data(data)
         except Exception as error:  # noqa: BLE001
@@ -120,7 +120,7 @@ class Connection(Flushable):
         if self.state == LINGERING:
             return False  # the peer is done too: close
         if self.state == OPEN:
-            self.dispatcher.in_turn = True
+            self.dispatcher.begin_turn()
             try:
                 self.handler.on_eof()
             except Exception as error:  # noqa: BLE001
@@ -133,7 +133,7 @@ class Connection(Flushable):
         if self._linger_timer is not None:
             self._linger_timer.disarm()
             self._linger_timer = None
-        self.dispatcher.in_turn = True
+        self.dispatcher.begin_turn()
         self._tell_closed(_error_text(error))
         self.dispatcher.end_turn()
 
@@ -143,7 +143,7 @@ class Connection(Flushable):
 
     def resume_writing(self) -> None:
         if self.state == OPEN:
-            self.dispatcher.in_turn = True
+            self.dispatcher.begin_turn()
             try:
                 self.handler.on_below_write_watermark()
             except Exception as error:  # noqa: BLE001

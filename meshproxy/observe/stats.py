@@ -32,6 +32,10 @@ class StatsScope:
     LEVELS: ClassVar[tuple[str, ...]] = ()
     HISTOGRAMS: ClassVar[tuple[str, ...]] = ()
     ALIASES: ClassVar[dict[str, str]] = {}
+    # Envoy's `usedonly` shows a gauge once it has been set, if only to 0: these are set when they are made,
+    SET_AT_START: ClassVar[tuple[str, ...]] = ()
+    # and all GAUGES are once one of these counters counts.
+    SET_WITH: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         self.dynamic: dict[str, int] = {}
@@ -115,11 +119,18 @@ def _read_scope(prefix: str, scope: StatsScope, into: Snapshot) -> None:
     for name, count in scope.dynamic.items():
         full = prefix + name
         counters[full] = counters.get(full, 0) + count
+    at_start = scope.SET_AT_START
+    all_set = any(getattr(scope, name) for name in scope.SET_WITH)
     for name in scope.GAUGES:
         full = prefix + aliases.get(name, name)
         into.gauges[full] = into.gauges.get(full, 0) + int(getattr(scope, name))
+        if all_set or name in at_start:
+            into.set_gauges.add(full)
     for name in scope.LEVELS:
-        into.levels[prefix + aliases.get(name, name)] = int(getattr(scope, name))
+        full = prefix + aliases.get(name, name)
+        into.levels[full] = int(getattr(scope, name))
+        if name in at_start:
+            into.set_gauges.add(full)
     for name in scope.HISTOGRAMS:
         histogram = getattr(scope, name)
         assert isinstance(histogram, Histogram)

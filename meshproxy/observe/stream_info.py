@@ -27,6 +27,28 @@ class ConnectionInfo:
         self.listener_direction: int = 0  # core.v3.TrafficDirection
         self.transport_failure_reason: str = ""
         self.tls: Any = None  # facts of the TLS session; None on plaintext
+        self.protocol: int = 0  # what was spoken on it, known at its end; 0: nothing
+        self.response_flags: int = 0  # of the connection itself, not of a stream
+
+
+class WireBytes:
+    """What one side of a stream had on the wire. Header bytes are those of field lines, without start and blank line.
+
+    Of received field lines Envoy counts the name, the colon, the value and CRLF; of sent ones all there is.
+    """
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        self.sent: int = 0
+        self.headers_received: int = 0
+        self.headers_sent: int = 0
+
+    def add(self, now: WireBytes, before: WireBytes) -> None:
+        """Add what came between two readings of a connection."""
+        self.received += now.received - before.received
+        self.sent += now.sent - before.sent
+        self.headers_received += now.headers_received - before.headers_received
+        self.headers_sent += now.headers_sent - before.headers_sent
 
 
 class UpstreamInfo:
@@ -50,10 +72,7 @@ class UpstreamInfo:
         self.first_byte_received: float = 0.0
         self.last_byte_received: float = 0.0
         self.pool_ready: float = 0.0
-        self.bytes_sent: int = 0  # on the wire, of the newest attempt
-        self.bytes_received: int = 0
-        self.header_bytes_sent: int = 0
-        self.header_bytes_received: int = 0
+        self.wire: WireBytes | None = None  # of all attempts; only where an access log asks for it
 
 
 class StreamInfo:
@@ -76,8 +95,8 @@ class StreamInfo:
         self.response_flags: int = 0
         self.bytes_received: int = 0  # of the request's body
         self.bytes_sent: int = 0  # of the response's body
-        self.header_bytes_received: int = 0
-        self.header_bytes_sent: int = 0
+        self.wire: WireBytes | None = None  # where an access log asks for it, from its first record on
+        self.log_type: str = "NotSet"  # the access log record that is being written: data.accesslog.v3.AccessLogType
         self.remote: Address = connection.remote  # the trusted downstream address (x-forwarded-for)
         self.internal: bool = False  # an internal request by Envoy's trust rules
         self.health_check: bool = False  # asked by a health checker, as the health_check filter found

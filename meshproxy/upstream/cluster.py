@@ -45,9 +45,10 @@ class Cluster(EjectionListener):
         self._acquire_breaker_stats()
         self.hosts: list[Host] = []
         self._priorities = PrioritySet(config.lb, self.stats, random_bits)
-        self._inherited: dict[str, HostStats] = {}
+        self._inherited: dict[str, list[HostStats]] = {}  # by address, the first at the end
         if previous is not None:
-            self._inherited = {host.address.text: host.stats for host in previous.hosts}
+            for address, same in _by_address(previous.hosts).items():
+                self._inherited[address] = [host.stats for host in same]
         self.detector: OutlierDetector | None = None
         if config.outlier is not None:
             stats = registry.acquire(self._prefix + "outlier_detection.", OutlierStats)
@@ -140,46 +141,49 @@ class Cluster(EjectionListener):
     # -- hosts
 
     def set_endpoints(self, endpoints: list[EndpointConfig]) -> bool:
-        """Take these endpoints as hosts (of several with one address, the first); False when nothing changed.
+        """Take these endpoints as hosts; False when nothing changed. Endpoints that share an address are a host each.
 
         A host whose address stays keeps its identity: its connections, numbers and ejections. One that goes keeps the
         streams that it has.
         """
-        known = {host.address.text: host for host in self.hosts}
-        hosts: dict[str, Host] = {}
+        known = _by_address(self.hosts)
+        staying = [_take(known, endpoint, True) for endpoint in endpoints]
+        hosts: list[Host] = []
+        moved: set[int] = set()  # priorities that a host joined or left
         changed = False
-        for endpoint in endpoints:
-            key = endpoint.address.text
-            if key in hosts:
-                continue
-            host = known.get(key)
+        for index, endpoint in enumerate(endpoints):
+            host = staying[index] or _take(known, endpoint, False)
             if host is None:
                 host = self._new_host(endpoint)
+                moved.add(endpoint.priority)
+            elif host.priority != endpoint.priority:
+                moved.update((host.priority, endpoint.priority))
             changed = _apply(endpoint, host) or changed
-            hosts[key] = host
-        removed = [host for host in self.hosts if host.address.text not in hosts]
-        moved = bool(removed) or len(hosts) != len(known)
+            hosts.append(host)
+        removed = [host for left in known.values() for host in left]
+        moved.update([host.priority for host in removed])
         if not changed and not moved and self.hosts:
             return False
-        self._take_hosts(list(hosts.values()), removed, moved)
+        self._take_hosts(hosts, removed, len(moved))
         return True
 
     def _new_host(self, endpoint: EndpointConfig) -> Host:
         host = Host(endpoint.address, endpoint.hostname, endpoint.priority, endpoint.locality)
         inherited = self._inherited.get(endpoint.address.text)
-        if inherited is not None:
-            host.stats = inherited
+        if inherited:
+            host.stats = inherited.pop()
         return host
 
-    def _take_hosts(self, hosts: list[Host], removed: list[Host], moved: bool) -> None:
+    def _take_hosts(self, hosts: list[Host], removed: list[Host], changes: int) -> None:
+        """`changes` is in how many priorities hosts came or went."""
         self.hosts = hosts
         if self.detector is not None:
             self.detector.set_hosts(hosts)
         self._priorities.update(hosts)
         for host in removed:
             self._drain(host)
-        if moved:
-            self.stats.membership_change += 1
+        if changes:
+            self.stats.membership_change += changes
             if self.config.lb.close_connections_on_host_set_change:
                 for host in hosts:
                     self._drain(host)
@@ -206,6 +210,24 @@ class Cluster(EjectionListener):
         else:
             host.health_flags &= ~FAILED_OUTLIER_CHECK
         self._priorities.update(self.hosts)
+
+
+def _by_address(hosts: list[Host]) -> dict[str, list[Host]]:
+    """Hosts by their address, which several may have; the first of them stands at the end."""
+    found: dict[str, list[Host]] = {}
+    for host in reversed(hosts):
+        found.setdefault(host.address.text, []).append(host)
+    return found
+
+
+def _take(known: dict[str, list[Host]], endpoint: EndpointConfig, same_priority: bool) -> Host | None:
+    """Take out the first host that has the endpoint's address (and its priority), if there is one left."""
+    hosts = known.get(endpoint.address.text)
+    if hosts:
+        for index in range(len(hosts) - 1, -1, -1):
+            if not same_priority or hosts[index].priority == endpoint.priority:
+                return hosts.pop(index)
+    return None
 
 
 def _apply(endpoint: EndpointConfig, host: Host) -> bool:

@@ -44,8 +44,11 @@ _UNLIMITED: Final = 1 << 60
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class PoolCallbacks:
-    """Told, once, what became of a request for a connection; perhaps before `new_stream` returns."""
+class PooledStream(StreamDecoder):
+    """Who asks for a connection, and decodes the response that comes on it.
+
+    Told, once, what became of its asking; perhaps before `new_stream` returns.
+    """
 
     def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
         """The stream is open: send on `encoder`."""
@@ -59,13 +62,12 @@ class PoolCallbacks:
 class PendingStream:
     """A request that waits for a connection."""
 
-    def __init__(self, pool: ConnectionPool, decoder: StreamDecoder, callbacks: PoolCallbacks) -> None:
+    def __init__(self, pool: ConnectionPool, stream: PooledStream) -> None:
         self._pool = pool
-        self.decoder = decoder
-        self.callbacks = callbacks
+        self.stream = stream
 
     def cancel(self) -> None:
-        """Wait no longer; the callbacks hear nothing. No-op once they have been told."""
+        """Wait no longer; the stream hears nothing. No-op once it has been told."""
         self._pool.cancel_pending(self)
 
 
@@ -86,23 +88,20 @@ class ConnectionPool:
         self._connecting: int = 0
         self._pending: dict[PendingStream, None] = {}  # in order of their arrival
 
-    def new_stream(self, decoder: StreamDecoder, callbacks: PoolCallbacks) -> PendingStream | None:
-        """Open a stream whose response goes to `decoder`.
-
-        Returns None when the callbacks have been told already, else what can be cancelled.
-        """
+    def new_stream(self, stream: PooledStream) -> PendingStream | None:
+        """Open a stream; None when it has been told already, else what can be cancelled."""
         if self._ready:
-            self._attach(decoder, callbacks)
+            self._attach(stream)
             return None
         stats = self.stats
         if not self.breakers.pending.try_acquire():
             stats.upstream_rq_pending_overflow += 1
-            callbacks.on_pool_failure(RESET_OVERFLOW, "", self.host)
+            stream.on_pool_failure(RESET_OVERFLOW, "", self.host)
             return None
         stats.upstream_rq_pending_total += 1
         stats.upstream_rq_pending_active += 1
         self.host.stats.rq_pending_active += 1
-        pending = PendingStream(self, decoder, callbacks)
+        pending = PendingStream(self, stream)
         self._pending[pending] = None
         self._create_connections()
         return pending
@@ -144,7 +143,7 @@ class ConnectionPool:
         while self._ready and self._pending:
             pending = next(iter(self._pending))
             self._remove_pending(pending)
-            self._attach(pending.decoder, pending.callbacks)
+            self._attach(pending.stream)
 
     def _fail_pending(self, reason: int, details: str) -> None:
         """Tell all that wait, so that they may try another host. Those that come meanwhile are not meant."""
@@ -153,7 +152,7 @@ class ConnectionPool:
             if pending in self._pending:  # a callback may cancel others
                 self._remove_pending(pending)
                 self.stats.upstream_rq_pending_failure_eject += 1
-                pending.callbacks.on_pool_failure(reason, details, self.host)
+                pending.stream.on_pool_failure(reason, details, self.host)
 
     # -- connections
 
@@ -185,13 +184,13 @@ class ConnectionPool:
         per_host = breakers.max_connections_per_host
         return breakers.connections.can_acquire() and (per_host == 0 or self.host.stats.cx_active < per_host)
 
-    def _attach(self, decoder: StreamDecoder, callbacks: PoolCallbacks) -> None:
+    def _attach(self, stream: PooledStream) -> None:
         """Open a stream on the idle connection that was used last."""
         host = self.host
         stats = self.stats
         if not self.breakers.requests.try_acquire():
             stats.upstream_rq_active_overflow += 1
-            callbacks.on_pool_failure(RESET_OVERFLOW, "", host)
+            stream.on_pool_failure(RESET_OVERFLOW, "", host)
             return
         connection = self._ready.pop()
         host_stats = host.stats
@@ -201,8 +200,8 @@ class ConnectionPool:
         stats.upstream_rq_active += 1
         if host.outlier.split:
             host.outlier.put_local_origin(LOCAL_ORIGIN_CONNECT_SUCCESS)
-        encoder = connection.begin(decoder)
-        callbacks.on_pool_ready(encoder, connection, host)
+        encoder = connection.begin(stream)
+        stream.on_pool_ready(encoder, connection, host)
 
     def _close_idle(self) -> None:
         for connection in self._ready.copy():
@@ -366,7 +365,10 @@ class UpstreamConnection(ConnectHandler):
         pool = self.pool
         pool.on_stream_done()
         if not reusable or self._remaining == 0 or self._expired or pool.draining:
-            self._closed(True, False)
+            codec = self._codec
+            if codec.has_surplus:
+                self._stats.upstream_cx_protocol_error += 1
+            self._closed(not codec.peer_closed, False)
             self._close_socket()
             return
         self.state = READY
@@ -555,6 +557,7 @@ class UpstreamConnection(ConnectHandler):
         stats.upstream_cx_length_ms.record(int((monotonic() - self._opened_at) * 1000.0))
         if self.requests:
             stats.upstream_rq_per_cx.record(self.requests)
+        stats.upstream_cx_close_notify += self._codec.peer_closes
         stats.upstream_cx_destroy += 1
         if local:
             stats.upstream_cx_destroy_local += 1

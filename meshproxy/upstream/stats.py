@@ -118,6 +118,14 @@ class ClusterStats(StatsScope):
         "version",
         "warming_state",
     )
+    SET_WITH = ("upstream_cx_total",)
+    SET_AT_START = (
+        "membership_degraded",
+        "membership_excluded",
+        "membership_healthy",
+        "membership_total",
+        "warming_state",
+    )
     HISTOGRAMS = (
         "upstream_cx_connect_ms",
         "upstream_cx_length_ms",
@@ -339,6 +347,7 @@ class ClusterManagerStats(StatsScope):
         "update_out_of_merge_window",
     )
     LEVELS = ("active_clusters", "warming_clusters")
+    SET_AT_START = ("active_clusters", "warming_clusters")
 
     def __init__(self) -> None:
         super().__init__()

@@ -75,6 +75,7 @@ class Http1ClientConnection(Http1Connection):
         self._callbacks: Final = callbacks
         self._request: RequestEncoder | None = None
         self._closing: bool = False  # one of both sides said that it closes
+        self.peer_closes: bool = False  # the head of a response said that it is the last
         self._response_begun: bool = False  # a byte of it came
 
     def new_stream(self, decoder: StreamDecoder) -> StreamEncoder:
@@ -127,7 +128,7 @@ class Http1ClientConnection(Http1Connection):
         if request.framing == NOT_STARTED:
             raise ProtocolError(502, CODEC_ERROR, "a response before its request")
         if (headers.known & CONNECTION or http_10) and not keeps_alive(headers, http_10):
-            self._closing = True
+            self._closing = self.peer_closes = True
         end = self._frame(headers, status, http_10, request)
         if end:
             self.state = WAITING
@@ -173,6 +174,16 @@ class Http1ClientConnection(Http1Connection):
         self._forget_stream()
         self.state = HEAD if reusable else DEAD
         self._callbacks.on_stream_complete(reusable)
+
+    @property
+    def has_surplus(self) -> bool:
+        """Whether bytes stand behind a response that was not the last: nobody asked for them."""
+        return not self._closing and self._at < len(self._buffer)
+
+    @property
+    def peer_closed(self) -> bool:
+        """Whether the peer has ended the connection."""
+        return self._eof
 
     def on_sent(self) -> None:
         """The request is complete: its response ends the stream."""

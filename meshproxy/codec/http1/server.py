@@ -106,6 +106,7 @@ class Http1ServerConnection(Http1Connection):
         self.should_close: bool = False  # no further request will be read
         self.close_after_response: bool = False  # set it before the response's headers: they say `connection: close`
         self._may_upgrade: bool = False
+        self._authority: bytes = b""  # the last that passed its check
 
     # -- requests
 
@@ -146,8 +147,10 @@ class Http1ServerConnection(Http1Connection):
         """Fill in the pseudo-headers; Host moves to the front as `:authority`."""
         if FIELD_LINES.hosts == 1:
             authority = fields.pop(FIELD_LINES.host_at)[1]
-            if authority.translate(None, AUTHORITY_BYTES):
-                check_authority(authority)
+            if authority != self._authority:
+                if authority.translate(None, AUTHORITY_BYTES):
+                    check_authority(authority)
+                self._authority = authority
         elif FIELD_LINES.hosts:
             raise ProtocolError(400, CODEC_ERROR, "more than one Host")
         else:
