@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from meshproxy.filters.http import cors, fault, header_mutation, router
+from meshproxy.filters.listener import http_inspector, original_dst, proxy_protocol, tls_inspector
 from meshproxy.filters.network import http_connection_manager
 
 HTTP_FILTER_MODULES: Final = (cors, fault, header_mutation, router)
 NETWORK_FILTER_MODULES: Final = (http_connection_manager,)
+LISTENER_FILTER_MODULES: Final = (http_inspector, original_dst, proxy_protocol, tls_inspector)

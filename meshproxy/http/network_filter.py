@@ -53,6 +53,44 @@ class ActiveConnection(ConnectionHandler):
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
+class RawConnection(ActiveConnection):
+    """A connection of bytes that nobody here understands.
+
+    Nobody knows where it could end without a loss: in a drain it goes on until its peers end it, or the drain time is
+    over.
+    """
+
+    def __init__(self, owner: ConnectionOwner, connection: Connection) -> None:
+        self.owner = owner
+        self.connection = connection
+        self._out: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        """To the downstream, at the end of the turn."""
+        self._out.append(data)
+        self.connection.send_pending()
+
+    def data_to_send(self) -> list[bytes]:
+        out, self._out = self._out, []
+        return out
+
+    def on_close(self, error: str) -> None:
+        self.owner.on_connection_done(self)
+
+    def start_drain(self) -> None:
+        """It goes on."""
+
+    def close_idle(self, idle_ms: float) -> None:
+        """It goes on."""
+
+    def abort(self) -> None:
+        self.connection.abort()
+
+    def active_requests(self) -> int:
+        return 1
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class NetworkFilter:
     """A built terminal filter: frozen, but for its route table.
 
@@ -76,10 +114,6 @@ class NetworkFilter:
     def adopt(self, newer: NetworkFilter) -> None:
         """Take over from `newer`, whose fingerprint is the same, what may be swapped."""
         raise NotImplementedError
-
-    def referenced_clusters(self) -> list[tuple[str, str]]:
-        """(cluster, path of the field that names it) of every cluster that must exist."""
-        return []
 
 
 NetworkFilterBuilder = Callable[[Any, str, BuildContext], NetworkFilter | None]

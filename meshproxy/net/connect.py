@@ -14,6 +14,7 @@ from meshproxy.net.address import Address, socket_name
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import Timer
+from meshproxy.net.transport_socket import TransportSocket
 
 SocketOption = tuple[int, int, int | bytes]  # level, name, value
 
@@ -28,7 +29,7 @@ class ConnectHandler(ConnectionHandler):
 
 
 class ConnectAttempt(Timer):
-    """An attempt under way; it is its own timeout."""
+    """An attempt under way; it is its own timeout, the transport socket's handshake included."""
 
     def __init__(self, dispatcher: Dispatcher, handler: ConnectHandler) -> None:
         super().__init__()
@@ -45,9 +46,14 @@ class ConnectAttempt(Timer):
 
     def cancel(self) -> None:
         """Give up; the handler hears nothing. No-op when it is connected: then it is the connection's to end."""
-        self._finish()
+        if self._finish() is not None:
+            self._stop()
+
+    def _stop(self) -> None:
         connection = self.connection
-        if self._task is not None and (connection is None or not connection.connected):
+        if connection is not None and connection.connected:
+            connection.abort()
+        elif self._task is not None and not self._task.done():
             self._task.cancel()
 
     def on_timer(self) -> None:
@@ -58,10 +64,26 @@ class ConnectAttempt(Timer):
         handler, self._handler = self._handler, None
         return handler
 
-    def _fail(self, reason: int, details: str) -> None:
+    def on_connected(self, connection: Connection) -> None:
+        """Within a turn: the handler takes over."""
         handler = self._finish()
-        if self._task is not None and not self._task.done() and reason == RESET_CONNECT_TIMEOUT:
-            self._task.cancel()
+        if handler is None:
+            connection.abort()
+            return
+        connection.set_handler(handler)
+        handler.on_connected(connection)
+
+    def on_closed(self, error: str) -> None:
+        """Within a turn: the socket was connected, and its transport socket will not be."""
+        handler = self._finish()
+        if handler is not None:
+            handler.on_connect_failure(RESET_CONNECT_FAILURE, error)
+
+    def _fail(self, reason: int, details: str) -> None:
+        """Outside of turns."""
+        handler = self._finish()
+        if reason == RESET_CONNECT_TIMEOUT:
+            self._stop()
         if handler is not None:
             self._dispatcher.begin_turn()
             try:
@@ -95,7 +117,6 @@ class ConnectAttempt(Timer):
 
     async def _take_over(self, sock: socket.socket, family: int) -> None:
         """Give the socket to the loop; `on_connected` is called by it, before this goes on."""
-        self.disarm()
         connection = self.connection
         assert connection is not None
         loop = self._dispatcher.loop
@@ -104,7 +125,22 @@ class ConnectAttempt(Timer):
             await loop.create_unix_connection(factory, sock=sock)
         else:
             await loop.create_connection(factory, sock=sock)
-        self._handler = None
+
+
+class _Connecting(ConnectionHandler):
+    """Stands for the handler until the connection is established."""
+
+    def __init__(self, attempt: ConnectAttempt) -> None:
+        self._attempt = attempt
+
+    def on_connected(self, connection: Connection) -> None:
+        self._attempt.on_connected(connection)
+
+    def on_data(self, data: bytes) -> None:
+        """There is none before the connection is established."""
+
+    def on_close(self, error: str) -> None:
+        self._attempt.on_closed(error)
 
 
 def connect(
@@ -115,10 +151,12 @@ def connect(
     buffer_limit_bytes: int,
     options: tuple[SocketOption, ...] = (),
     bind: Address | None = None,
+    transport_socket: TransportSocket | None = None,
 ) -> ConnectAttempt:
     """Open a connection to `address` for `handler`. It hears of the outcome in a later turn, unless it cancels."""
     attempt = ConnectAttempt(dispatcher, handler)
-    attempt.connection = Connection(dispatcher, handler, buffer_limit_bytes)
+    connection = attempt.connection = Connection(dispatcher, _Connecting(attempt), buffer_limit_bytes)
+    connection.transport_socket = transport_socket
     attempt.start(address, timeout_ms, options, bind)
     return attempt
 

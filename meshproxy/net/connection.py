@@ -14,7 +14,8 @@ from mypy_extensions import mypyc_attr
 
 from meshproxy.net.address import Address, address_of
 from meshproxy.net.dispatcher import Dispatcher, Flushable
-from meshproxy.net.timers import Timer
+from meshproxy.net.timers import CallTimer
+from meshproxy.net.transport_socket import TransportSocket
 
 _log = logging.getLogger("meshproxy.connection")
 
@@ -29,7 +30,8 @@ class ConnectionHandler:
     """What speaks on a connection."""
 
     def on_connected(self, connection: Connection) -> None:
-        """The socket is connected (accepted, or connect succeeded)."""
+        """Bytes can go both ways: the socket is connected (accepted, or connect succeeded), and so is its transport
+        socket, where it has one."""
 
     def on_data(self, data: bytes) -> None:
         raise NotImplementedError
@@ -51,15 +53,6 @@ class ConnectionHandler:
         """Less than half the limit waits now."""
 
 
-class _LingerTimer(Timer):
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self.connection = connection
-
-    def on_timer(self) -> None:
-        self.connection.on_linger_timer()
-
-
 class Connection(Flushable):
     """A connected socket."""
 
@@ -71,6 +64,7 @@ class Connection(Flushable):
         self.state: int = OPEN
         self.bytes_received: int = 0
         self.bytes_sent: int = 0
+        self.transport_socket: TransportSocket | None = None
         self.remote: Address = _NOWHERE
         self.local: Address = _NOWHERE
         self._transport: Any = None
@@ -78,9 +72,12 @@ class Connection(Flushable):
         self._dirty: bool = False
         self._read_disabled: int = 0
         self._linger_ms: float = 0.0
-        self._linger_timer: _LingerTimer | None = None
+        self._linger_timer: CallTimer | None = None
         self._unsent_bytes: int = 0  # while lingering, when the timer was last set
         self._closed_told: bool = False
+        self._eof_told: bool = False
+        self._ends_output: bool = False  # our side is shut once its output is written; we go on reading
+        self._failure: str = ""  # of the transport socket
 
     def as_protocol(self) -> Connection:
         """The protocol factory of this one connection."""
@@ -99,7 +96,10 @@ class Connection(Flushable):
             transport.set_write_buffer_limits(self.buffer_limit_bytes, self.buffer_limit_bytes // 2)
         self.dispatcher.begin_turn()
         try:
-            self.handler.on_connected(self)
+            if self.transport_socket is None:
+                self.handler.on_connected(self)
+            else:
+                self._start_transport_socket(self.transport_socket)
         except Exception as error:  # noqa: BLE001  a bug in one connection must not end the process
             self._on_bug(error)
         self.dispatcher.end_turn()
@@ -111,7 +111,10 @@ class Connection(Flushable):
         dispatcher = self.dispatcher
         dispatcher.begin_turn()
         try:
-            self.handler.on_data(data)
+            if self.transport_socket is None:
+                self.handler.on_data(data)
+            else:
+                self._receive(self.transport_socket, data)
         except Exception as error:  # noqa: BLE001
             self._on_bug(error)
         dispatcher.end_turn()
@@ -122,7 +125,9 @@ class Connection(Flushable):
         if self.state == OPEN:
             self.dispatcher.begin_turn()
             try:
-                self.handler.on_eof()
+                if self.transport_socket is not None:
+                    self.transport_socket.receive_eof()
+                self._tell_eof()
             except Exception as error:  # noqa: BLE001
                 self._on_bug(error)
             self.dispatcher.end_turn()
@@ -134,7 +139,7 @@ class Connection(Flushable):
             self._linger_timer.disarm()
             self._linger_timer = None
         self.dispatcher.begin_turn()
-        self._tell_closed(_error_text(error))
+        self._tell_closed(self._failure or _error_text(error))
         self.dispatcher.end_turn()
 
     def pause_writing(self) -> None:
@@ -163,7 +168,10 @@ class Connection(Flushable):
         if self._transport is None or self.state > CLOSING:
             return
         try:
-            data = self.handler.data_to_send()
+            if self.transport_socket is None:
+                data = self.handler.data_to_send()
+            else:
+                data = self._output_of(self.transport_socket)
         except Exception as error:  # noqa: BLE001
             self._on_bug(error)
             return
@@ -177,6 +185,8 @@ class Connection(Flushable):
                 self._write(part)
         if self.state == CLOSING:
             self._shut()
+        elif self._ends_output and not self._transport.is_closing():
+            self._transport.write_eof()
 
     def read_disable(self, disable: bool) -> None:
         """Stop reading the socket, or go on: counted, as several may ask.
@@ -207,6 +217,12 @@ class Connection(Flushable):
         self._linger_ms = linger_ms
         self.send_pending()
 
+    def end_output(self) -> None:
+        """Send what is pending, then shut our side; the peer's stays open."""
+        if not self._ends_output:
+            self._ends_output = True
+            self.send_pending()
+
     def abort(self) -> None:
         """Close at once; what is pending is lost."""
         if self.state == CLOSED:
@@ -223,6 +239,11 @@ class Connection(Flushable):
         return None if self._transport is None else self._transport.get_extra_info(name)
 
     @property
+    def established(self) -> bool:
+        """Whether plain bytes can go both ways."""
+        return self.transport_socket is None or self.transport_socket.established
+
+    @property
     def connected(self) -> bool:
         """Whether it has a socket."""
         return self._transport is not None
@@ -231,7 +252,84 @@ class Connection(Flushable):
     def write_buffer_bytes(self) -> int:
         return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
 
+    # -- the transport socket
+
+    def start_transport_socket(self, transport_socket: TransportSocket) -> None:
+        """Put it before the handler of an open connection, which hears `on_connected` when it is established."""
+        self.transport_socket = transport_socket
+        self._start_transport_socket(transport_socket)
+
+    def _start_transport_socket(self, transport_socket: TransportSocket) -> None:
+        transport_socket.start()
+        self._after(transport_socket, False)
+
+    def receive(self, data: bytes) -> None:
+        """Within a turn: take bytes of the socket that somebody else has read (listener filters)."""
+        if self.state != OPEN:
+            return
+        if self.transport_socket is None:
+            self.handler.on_data(data)
+        else:
+            self._receive(self.transport_socket, data)
+
+    def _receive(self, transport_socket: TransportSocket, data: bytes) -> None:
+        established = transport_socket.established
+        if not established and transport_socket.costly_handshake:
+            self.read_disable(True)  # nothing more until it is this part's turn: memory stays bounded
+            self.dispatcher.handshakes.add(self, data)
+            return
+        self._take_in(transport_socket, data)
+
+    def take_in(self, data: bytes) -> None:
+        """Within a turn: a part of a handshake, whose turn has come."""
+        transport_socket = self.transport_socket
+        if self.state != OPEN or transport_socket is None:
+            return
+        self.read_disable(False)
+        try:
+            self._take_in(transport_socket, data)
+        except Exception as error:  # noqa: BLE001
+            self._on_bug(error)
+
+    def _take_in(self, transport_socket: TransportSocket, data: bytes) -> None:
+        established = transport_socket.established
+        pieces = transport_socket.receive(data)
+        self._after(transport_socket, established)
+        for piece in pieces:
+            if self.state != OPEN:
+                return
+            self.handler.on_data(piece)
+        if transport_socket.at_end and self.state == OPEN:
+            self._tell_eof()
+
+    def _after(self, transport_socket: TransportSocket, was_established: bool) -> None:
+        """Something came in, or it began: what it wants to say goes out, and the handler hears what is new."""
+        self.send_pending()
+        if transport_socket.failure:
+            self._failure = transport_socket.failure
+            self.close()
+        elif transport_socket.established and not was_established:
+            self.handler.on_connected(self)
+
+    def _output_of(self, transport_socket: TransportSocket) -> bytes | list[bytes]:
+        if transport_socket.established and not transport_socket.failure:
+            data = self.handler.data_to_send()
+            if isinstance(data, bytes):
+                if data:
+                    transport_socket.send(data)
+            else:
+                for part in data:
+                    transport_socket.send(part)
+            if self.state == CLOSING or self._ends_output:
+                transport_socket.shut()
+        return transport_socket.take_output()
+
     # -- the end
+
+    def _tell_eof(self) -> None:
+        if not self._eof_told:
+            self._eof_told = True
+            self.handler.on_eof()
 
     def _shut(self) -> None:
         transport = self._transport
@@ -245,7 +343,7 @@ class Connection(Flushable):
             transport.resume_reading()
         if not transport.is_closing():
             transport.write_eof()
-        self._linger_timer = _LingerTimer(self)
+        self._linger_timer = CallTimer(self.on_linger_timer)
         self._unsent_bytes = self.write_buffer_bytes
         self.dispatcher.timers.arm(self._linger_timer, self._linger_ms)
 

@@ -15,6 +15,7 @@ from typing import Any
 from mypy_extensions import mypyc_attr
 
 from meshproxy.clock import begin_turn, end_turn
+from meshproxy.net.handshakes import HandshakeQueue
 from meshproxy.net.timers import TimerWheel
 
 __all__ = ["Dispatcher", "Flushable", "Task"]
@@ -41,6 +42,7 @@ class Dispatcher:
         self._flush_scheduled: bool = False
         self._tasks: set[Task[Any]] = set()
         self._next_connection_id: int = 0
+        self.handshakes = HandshakeQueue(self)
 
     def next_connection_id(self) -> int:
         self._next_connection_id += 1

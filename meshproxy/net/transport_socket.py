@@ -20,6 +20,7 @@ class TransportSocket:
         self.established: bool = False  # the handshake is done: plain bytes can go both ways
         self.failure: str = ""  # why the connection is of no more use, in Envoy's words
         self.at_end: bool = False  # the peer has said that it sends no more (close_notify)
+        self.costly_handshake: bool = False  # it takes so much CPU that handshakes queue up (a TLS server's)
         self.facts: Any = None  # what is known of the session, see tls.facts; None before it is established
 
     def start(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.regex import compile_regex
-from meshproxy.route.string_matcher import RegexMatcher, StringMatcher, build_string_matcher, literal_matcher
+from meshproxy.config.string_matcher import RegexMatcher, StringMatcher, build_string_matcher, literal_matcher
 
 _INTEGER: Final = re.compile(rb"[ \t\r\n\v\f]*([+-]?)0*([0-9]{1,19})[ \t\r\n\v\f]*")
 _INT64_MAX: Final = (1 << 63) - 1

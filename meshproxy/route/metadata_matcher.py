@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
 from meshproxy.observe.stream_info import StreamInfo
-from meshproxy.route.string_matcher import StringMatcher, build_string_matcher
 
 
 class ValueMatcher:

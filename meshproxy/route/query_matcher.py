@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshproxy.config.errors import ConfigErrors, child, item
-from meshproxy.route.string_matcher import StringMatcher, build_string_matcher
+from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
 
 
 def parse_query(path: bytes) -> dict[bytes, bytes]:

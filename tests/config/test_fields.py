@@ -70,7 +70,7 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
          "true is not supported yet (supported: false)"),
         ("listener", "bind_to_port", False, "static_resources.listeners[0].bind_to_port", "false is not supported yet"),
         ("chain", "filter_chain_match", {"server_names": ["a"]},
-         "static_resources.listeners[0].filter_chains[0].filter_chain_match.server_names", "matching"),
+         "static_resources.listeners[0].filter_chains[0].filter_chain_match", "matching"),
         ("chain", "transport_socket", {"name": "tls", "typed_config": {"@type": TLS + "DownstreamTlsContext"}},
          "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config", "must not speak plain text"),
         ("chain", "transport_socket", {"name": "envoy.transport_sockets.tls"},

@@ -18,6 +18,7 @@ from meshproxy.config.fields import (
     http_connection_manager,
     listener,
     route,
+    tls,
 )
 from meshproxy.config.fields.table import NOT_SUPPORTED, FieldEntry, MessageTable, Tables, Verdict
 from meshproxy.config.messages import enum_name, is_map, map_entry
@@ -29,6 +30,7 @@ NotYet = tuple[str, str]
 TABLES: Final[Tables] = {
     **bootstrap.TABLES,
     **common.TABLES,
+    **tls.TABLES,
     **listener.TABLES,
     **http_connection_manager.TABLES,
     **access_log.TABLES,

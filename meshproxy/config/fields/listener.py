@@ -7,6 +7,8 @@ from typing import Final
 from meshproxy.config.fields.table import MessageTable, Tables
 
 _ONE_CHAIN = "filter chain matching is not supported yet"
+_LISTENER = "envoy.extensions.filters.listener."
+_PREDICATE = "envoy.config.listener.v3.ListenerFilterChainMatchPredicate"
 _NO_TLS = "transport sockets are not supported yet: a listener that should speak TLS must not speak plain text"
 
 TABLES: Final[Tables] = {
@@ -31,7 +33,7 @@ TABLES: Final[Tables] = {
         refused={
             "deprecated_v1": "use bind_to_port",
             "listener_filters": "listener filters are not supported yet",
-            "filter_chain_matcher": _ONE_CHAIN,
+            "filter_chain_matcher": "chains are picked by filter_chain_match: matcher trees are not supported",
             "fcds_config": "filter chain discovery is not supported",
             "udp_listener_config": "UDP is not supported",
             "api_listener": "API listeners are for Envoy Mobile",
@@ -43,20 +45,38 @@ TABLES: Final[Tables] = {
         "address", refused={"socket_options": "an additional address has the listener's socket options"}
     ),
     "envoy.config.listener.v3.FilterChain": MessageTable(
-        "filter_chain_match filters transport_socket name",
+        "filters transport_socket name",
         only={"use_proxy_proto": "false"},
+        refused={"filter_chain_match": _ONE_CHAIN},
         ignored={
             "metadata": "is for readers",
             "transport_socket_connect_timeout": "a plain connection has no handshake",
         },
     ),
     "envoy.config.listener.v3.FilterChainMatch": MessageTable(
-        ignored={"address_suffix suffix_len": "Envoy ignores it too"},
-        refused={
-            "destination_port prefix_ranges direct_source_prefix_ranges source_type source_prefix_ranges source_ports "
-            "server_names transport_protocol application_protocols": _ONE_CHAIN
-        },
+        "destination_port prefix_ranges direct_source_prefix_ranges source_type source_prefix_ranges source_ports "
+        "server_names transport_protocol application_protocols",
+        refused={"address_suffix suffix_len": "is not implemented, in Envoy neither"},
     ),
+    "envoy.config.listener.v3.ListenerFilter": MessageTable(
+        "name typed_config filter_disabled",
+        refused={"config_discovery": "extension discovery is not supported yet"},
+        required="typed_config",
+    ),
+    _PREDICATE: MessageTable("*"),
+    f"{_PREDICATE}.MatchSet": MessageTable("rules"),
+    "envoy.type.v3.Int32Range": MessageTable("start end"),
+    f"{_LISTENER}tls_inspector.v3.TlsInspector": MessageTable(
+        "enable_ja3_fingerprinting enable_ja4_fingerprinting close_connection_on_client_hello_parsing_errors "
+        "max_client_hello_size",
+        ignored={"initial_read_buffer_size": "bytes are read once, as they come, and not peeked at"},
+    ),
+    f"{_LISTENER}http_inspector.v3.HttpInspector": MessageTable(),
+    f"{_LISTENER}original_dst.v3.OriginalDst": MessageTable(),
+    f"{_LISTENER}proxy_protocol.v3.ProxyProtocol": MessageTable("*"),
+    f"{_LISTENER}proxy_protocol.v3.ProxyProtocol.Rule": MessageTable("tlv_type on_tlv_present"),
+    f"{_LISTENER}proxy_protocol.v3.ProxyProtocol.KeyValuePair": MessageTable("metadata_namespace key"),
+    "envoy.config.core.v3.ProxyProtocolPassThroughTLVs": MessageTable("match_type tlv_type"),
     "envoy.config.listener.v3.Filter": MessageTable(
         "name typed_config", refused={"config_discovery": "extension discovery is not supported yet"}
     ),

@@ -16,11 +16,11 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import item
 from meshproxy.config.runtime import Fraction
+from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
 from meshproxy.http.filter import CONTINUE, STOP, HttpFilter, HttpFilterType, Result, register_http_filter
 from meshproxy.http.stream import Stream
 from meshproxy.observe.stats import StatsScope
 from meshproxy.route.route import ROUTE_CLUSTER, Route
-from meshproxy.route.string_matcher import StringMatcher, build_string_matcher
 
 _ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 _ALLOW_CREDENTIALS: Final = b"access-control-allow-credentials"

@@ -16,6 +16,7 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.inline_headers import INLINE_REQUEST_HEADERS, INLINE_RESPONSE_HEADERS, append_field
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
 from meshproxy.http.filter import CONTINUE, HttpFilter, HttpFilterType, Result, register_http_filter
 from meshproxy.http.stream import Stream
 from meshproxy.observe.formatter import FormatError, Formatter, parse_format
@@ -27,7 +28,6 @@ from meshproxy.route.header_ops import (
     HeaderOperation,
     build_header_operation,
 )
-from meshproxy.route.string_matcher import StringMatcher, build_string_matcher
 
 # What a list of Mutations changes.
 REQUEST: Final = 0

@@ -1,0 +1,479 @@
+"""The network filter that passes connections on as they are: `envoy.filters.network.tcp_proxy`.
+
+A connection is joined to one connection upstream; what one side sends goes to the other, and so does the end of what
+it sends (half close). The rules, stats and flags are those of Envoy's filter, but for one: while the upstream connects,
+the downstream is read up to its buffer limit, so that one that leaves meanwhile is noticed.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar, Final
+
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+
+from meshproxy.clock import monotonic
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import child, item
+from meshproxy.config.values import int_or, milliseconds_or
+from meshproxy.errors import RESET_CONNECT_TIMEOUT, RESET_OVERFLOW
+from meshproxy.http.build import build_access_logs
+from meshproxy.http.network_filter import (
+    NETWORK_FILTERS,
+    ActiveConnection,
+    ConnectionOwner,
+    NetworkFilter,
+    RawConnection,
+)
+from meshproxy.net.connection import Connection
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.timers import CallTimer
+from meshproxy.observe import response_flags as flags
+from meshproxy.observe.access_log import AccessLog
+from meshproxy.observe.stats import StatsScope
+from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo, UpstreamInfo
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.manager import ClusterManager
+from meshproxy.upstream.tcp import TcpUpstream, TcpUpstreamCallbacks
+
+_HOUR_MS: Final = 3_600_000
+
+CONNECTING: Final = 0
+OPEN: Final = 1
+DONE: Final = 2
+
+
+class TcpProxyStats(StatsScope):
+    """Under `tcp.<stat_prefix>.`."""
+
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        "downstream_cx_total",
+        "downstream_cx_no_route",
+        "downstream_cx_tx_bytes_total",
+        "downstream_cx_rx_bytes_total",
+        "downstream_flow_control_paused_reading_total",
+        "downstream_flow_control_resumed_reading_total",
+        "early_data_received_count_total",
+        "idle_timeout",
+        "max_downstream_connection_duration",
+        "upstream_flush_total",
+    )
+    GAUGES: ClassVar[tuple[str, ...]] = (
+        "downstream_cx_tx_bytes_buffered",
+        "downstream_cx_rx_bytes_buffered",
+        "upstream_flush_active",
+    )
+    SET_WITH: ClassVar[tuple[str, ...]] = ("downstream_cx_total",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downstream_cx_total: int = 0
+        self.downstream_cx_no_route: int = 0
+        self.downstream_cx_tx_bytes_total: int = 0
+        self.downstream_cx_rx_bytes_total: int = 0
+        self.downstream_flow_control_paused_reading_total: int = 0
+        self.downstream_flow_control_resumed_reading_total: int = 0
+        self.early_data_received_count_total: int = 0
+        self.idle_timeout: int = 0
+        self.max_downstream_connection_duration: int = 0
+        self.upstream_flush_total: int = 0
+        self.downstream_cx_tx_bytes_buffered: int = 0
+        self.downstream_cx_rx_bytes_buffered: int = 0
+        self.upstream_flush_active: int = 0
+
+
+class TcpProxyConfig:
+    """What configuration decides. Times are in ms; 0 is none."""
+
+    def __init__(self, stats: TcpProxyStats) -> None:
+        self.stats = stats
+        self.clusters: list[tuple[str, int, str]] = []  # name, weight, path of the field that names it
+        self.total_weight: int = 0
+        self.max_connect_attempts: int = 1
+        self.idle_timeout_ms: float = _HOUR_MS
+        self.max_duration_ms: float = 0.0
+        self.jitter_percent: float = 0.0
+        self.access_logs: tuple[AccessLog, ...] = ()
+        self.log_on_connected: bool = False
+        self.log_interval_ms: float = 0.0
+
+    def pick_cluster(self) -> str:
+        """The cluster of one connection."""
+        if len(self.clusters) == 1:
+            return self.clusters[0][0]
+        point = random.randrange(self.total_weight)
+        for name, weight, _ in self.clusters:
+            point -= weight
+            if point < 0:
+                return name
+        return ""
+
+
+class TcpProxyFilter(NetworkFilter):
+    """Makes a `ProxiedConnection` of every connection."""
+
+    def __init__(self, config: TcpProxyConfig, fingerprint: bytes) -> None:
+        self.config = config
+        self.fingerprint = fingerprint
+
+    def accept(
+        self,
+        dispatcher: Dispatcher,
+        clusters: ClusterManager,
+        owner: ConnectionOwner,
+        connection: Connection,
+        info: ConnectionInfo,
+    ) -> ActiveConnection:
+        proxied = ProxiedConnection(self.config, dispatcher, clusters, owner, connection, info)
+        connection.set_handler(proxied)
+        proxied.start()
+        return proxied
+
+    def adopt(self, newer: NetworkFilter) -> None:
+        """Nothing of it changes under open connections."""
+
+    def referenced_clusters(self) -> list[tuple[str, str]]:
+        return [(name, path) for name, _, path in self.config.clusters]
+
+
+class ProxiedConnection(RawConnection):
+    """One downstream connection, and the upstream one that it is joined to."""
+
+    def __init__(
+        self,
+        config: TcpProxyConfig,
+        dispatcher: Dispatcher,
+        clusters: ClusterManager,
+        owner: ConnectionOwner,
+        connection: Connection,
+        info: ConnectionInfo,
+    ) -> None:
+        self.config = config
+        self.dispatcher = dispatcher
+        self.clusters = clusters
+        super().__init__(owner, connection)
+        self.info = StreamInfo(info, monotonic())
+        self.info.protocol = 0
+        self.state: int = CONNECTING
+        self._upstream: TcpUpstream | None = None
+        self._events = _UpstreamEvents(self)
+        self._cluster: Cluster | None = None
+        self._attempts: int = 0
+        self._early: list[bytes] = []  # what came before the upstream was connected
+        self._early_bytes: int = 0
+        self._reading_paused: bool = False
+        self._downstream_ended: bool = False
+        self._upstream_ended: bool = False
+        self._last_active: float = self.info.start
+        self._idle_timer: CallTimer | None = None
+        self._duration_timer: CallTimer | None = None
+        self._log_timer: CallTimer | None = None
+
+    def start(self) -> None:
+        config = self.config
+        config.stats.downstream_cx_total += 1
+        timers = self.dispatcher.timers
+        if config.idle_timeout_ms > 0.0:
+            self._idle_timer = CallTimer(self.on_idle_timer)
+            timers.arm(self._idle_timer, config.idle_timeout_ms)
+        if config.max_duration_ms > 0.0:
+            self._duration_timer = CallTimer(self.on_max_duration)
+            timers.arm(
+                self._duration_timer, config.max_duration_ms * (1.0 + random.random() * config.jitter_percent / 100.0)
+            )
+        if config.log_interval_ms > 0.0:
+            self._log_timer = CallTimer(self.on_log_timer)
+            timers.arm(self._log_timer, config.log_interval_ms)
+        self._connect()
+
+    # -- the upstream
+
+    def _connect(self) -> None:
+        info = self.info
+        name = self.config.pick_cluster()
+        cluster = self._cluster = self.clusters.get(name)
+        if cluster is None:
+            self.config.stats.downstream_cx_no_route += 1
+            self._give_up(flags.NO_CLUSTER_FOUND, "cluster_not_found")
+            return
+        upstream_info = info.upstream = UpstreamInfo()
+        upstream_info.cluster_name = cluster.name
+        upstream_info.cluster_observability_name = cluster.observability_name
+        self._attempt(cluster)
+
+    def _attempt(self, cluster: Cluster) -> None:
+        self._attempts += 1
+        host = cluster.choose_host(None)
+        if host is None:
+            cluster.stats.upstream_cx_none_healthy += 1
+            self._give_up(flags.NO_HEALTHY_UPSTREAM, "no_healthy_upstream")
+            return
+        upstream_info = self.info.upstream
+        assert upstream_info is not None
+        upstream_info.host = host.address
+        upstream_info.host_name = host.hostname
+        upstream_info.attempts = self._attempts
+        self._upstream = TcpUpstream(self.dispatcher, cluster, host, self._events)
+        self._upstream.open()
+
+    def on_upstream_connected(self) -> None:
+        upstream, config = self._upstream, self.config
+        assert upstream is not None
+        assert upstream.connection is not None
+        self.state = OPEN
+        self._touch()
+        upstream_info = self.info.upstream
+        if upstream_info is not None:
+            upstream_info.local = upstream.connection.local
+            upstream_info.connection_id = upstream.connection.id
+            upstream_info.pool_ready = monotonic()
+        if config.log_on_connected:
+            self._log("TcpUpstreamConnected")
+        early, self._early = self._early, []
+        for data in early:
+            upstream.send(data)
+        if self._reading_paused:
+            self._pause_reading(False)
+        if self._downstream_ended:
+            upstream.end_output()
+
+    def on_upstream_failed(self, reason: int, details: str) -> None:
+        cluster = self._cluster
+        assert cluster is not None
+        self._upstream = None
+        info = self.info
+        if info.upstream is not None and details:
+            info.upstream.transport_failure_reason = details
+        if reason == RESET_OVERFLOW:
+            self._give_up(flags.UPSTREAM_OVERFLOW, "overflow")
+            return
+        if self._attempts < self.config.max_connect_attempts:
+            self._attempt(cluster)
+            return
+        cluster.stats.upstream_cx_connect_attempts_exceeded += 1
+        words = "upstream_connection_timeout" if reason == RESET_CONNECT_TIMEOUT else "upstream_connection_failure"
+        self._give_up(flags.UPSTREAM_CONNECTION_FAILURE, words)
+
+    def _give_up(self, flag: int, details: str) -> None:
+        self.info.response_flags |= flag
+        self.info.response_code_details = details
+        self._finish()
+        self.connection.close()
+
+    def on_upstream_data(self, data: bytes) -> None:
+        info = self.info
+        info.bytes_sent += len(data)
+        self._touch()
+        self.config.stats.downstream_cx_tx_bytes_total += len(data)
+        self.send(data)
+
+    def on_upstream_eof(self) -> None:
+        self._upstream_ended = True
+        if self._downstream_ended:
+            self._end()
+        else:
+            self.connection.end_output()
+
+    def on_upstream_closed(self, error: str) -> None:
+        if self.state == DONE:
+            return
+        self._upstream = None
+        self._finish()
+        if error:
+            self.info.response_flags |= flags.UPSTREAM_CONNECTION_TERMINATION
+            self.connection.abort()
+        else:
+            self.connection.close()
+
+    def on_upstream_above_watermark(self) -> None:
+        self._pause_reading(True)
+
+    def on_upstream_below_watermark(self) -> None:
+        self._pause_reading(False)
+
+    # -- the downstream
+
+    def on_data(self, data: bytes) -> None:
+        info = self.info
+        info.bytes_received += len(data)
+        self._touch()
+        self.config.stats.downstream_cx_rx_bytes_total += len(data)
+        upstream = self._upstream
+        if self.state == OPEN and upstream is not None:
+            upstream.send(data)
+        elif self.state == CONNECTING:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        if not self._early:
+            self.config.stats.early_data_received_count_total += 1
+        self._early.append(data)
+        self._early_bytes += len(data)
+        if self._early_bytes > self.connection.buffer_limit_bytes and not self._reading_paused:
+            self._pause_reading(True)
+
+    def on_eof(self) -> None:
+        self._downstream_ended = True
+        if self._upstream_ended:
+            self._end()
+        elif self.state == OPEN and self._upstream is not None:
+            self._upstream.end_output()
+
+    def on_close(self, error: str) -> None:
+        upstream, self._upstream = self._upstream, None
+        if self.state != DONE:
+            if error:
+                self.info.response_flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
+            self._finish()
+        if upstream is not None:
+            if error:
+                upstream.abort()
+            else:
+                upstream.close()
+        super().on_close(error)
+
+    def on_above_write_watermark(self) -> None:
+        if self._upstream is not None:
+            self._upstream.read_disable(True)
+
+    def on_below_write_watermark(self) -> None:
+        if self._upstream is not None:
+            self._upstream.read_disable(False)
+
+    def _pause_reading(self, pause: bool) -> None:
+        stats = self.config.stats
+        self._reading_paused = pause
+        if pause:
+            stats.downstream_flow_control_paused_reading_total += 1
+        else:
+            stats.downstream_flow_control_resumed_reading_total += 1
+        self.connection.read_disable(pause)
+
+    # -- timeouts
+
+    def _touch(self) -> None:
+        self._last_active = monotonic()
+
+    def on_idle_timer(self) -> None:
+        timer = self._idle_timer
+        limit_ms = self.config.idle_timeout_ms
+        left_ms = limit_ms - (monotonic() - self._last_active) * 1000.0
+        if timer is not None and left_ms > 0.0:
+            self.dispatcher.timers.arm(timer, left_ms)
+            return
+        self.config.stats.idle_timeout += 1
+        self.info.response_flags |= flags.STREAM_IDLE_TIMEOUT
+        self.info.response_code_details = "idle_timeout"
+        self._end()
+
+    def on_max_duration(self) -> None:
+        self.config.stats.max_downstream_connection_duration += 1
+        self.info.response_flags |= flags.DURATION_TIMEOUT
+        self.info.response_code_details = "max_duration_timeout"
+        self._end()
+
+    def on_log_timer(self) -> None:
+        timer = self._log_timer
+        self._log("TcpPeriodic")
+        if timer is not None:
+            self.dispatcher.timers.arm(timer, self.config.log_interval_ms)
+
+    # -- the end
+
+    def _end(self) -> None:
+        """Both sides are closed when what is pending has been sent."""
+        upstream, self._upstream = self._upstream, None
+        self._finish()
+        if upstream is not None:
+            upstream.close()
+        self.connection.close()
+
+    def _finish(self) -> None:
+        """Exactly once."""
+        if self.state == DONE:
+            return
+        self.state = DONE
+        self._early = []
+        for timer in (self._idle_timer, self._duration_timer, self._log_timer):
+            if timer is not None:
+                timer.disarm()
+        self.info.end = monotonic()
+        self._log("TcpConnectionEnd")
+
+    def _log(self, kind: str) -> None:
+        self.info.access_log_type = kind
+        for access_log in self.config.access_logs:
+            access_log.log(self.info)
+
+    # -- from the listener
+
+    def abort(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        self._finish()
+        if upstream is not None:
+            upstream.abort()
+        super().abort()
+
+
+class _UpstreamEvents(TcpUpstreamCallbacks):
+    """What the upstream connection tells (a native class has one base)."""
+
+    def __init__(self, proxied: ProxiedConnection) -> None:
+        self._proxied = proxied
+
+    def on_upstream_connected(self) -> None:
+        self._proxied.on_upstream_connected()
+
+    def on_upstream_failed(self, reason: int, details: str) -> None:
+        self._proxied.on_upstream_failed(reason, details)
+
+    def on_upstream_data(self, data: bytes) -> None:
+        self._proxied.on_upstream_data(data)
+
+    def on_upstream_eof(self) -> None:
+        self._proxied.on_upstream_eof()
+
+    def on_upstream_closed(self, error: str) -> None:
+        self._proxied.on_upstream_closed(error)
+
+    def on_upstream_above_watermark(self) -> None:
+        self._proxied.on_upstream_above_watermark()
+
+    def on_upstream_below_watermark(self) -> None:
+        self._proxied.on_upstream_below_watermark()
+
+
+# -- from the configuration
+
+
+def build_tcp_proxy(message: Any, path: str, context: BuildContext) -> NetworkFilter | None:
+    """All errors go to the context, with their paths; None when there were any."""
+    before = len(context.errors)
+    config = TcpProxyConfig(context.scope(f"tcp.{message.stat_prefix}.", TcpProxyStats))
+    _set_clusters(config, message, path, context)
+    config.max_connect_attempts = int_or(message, "max_connect_attempts", 1)
+    config.idle_timeout_ms = milliseconds_or(message, "idle_timeout", _HOUR_MS)
+    config.max_duration_ms = milliseconds_or(message, "max_downstream_connection_duration", 0)
+    config.jitter_percent = message.max_downstream_connection_duration_jitter_percentage.value
+    config.access_logs = tuple(build_access_logs(message.access_log, child(path, "access_log"), context))
+    options = message.access_log_options
+    config.log_on_connected = message.flush_access_log_on_connected or options.flush_access_log_on_connected
+    source = options if options.HasField("access_log_flush_interval") else message
+    config.log_interval_ms = milliseconds_or(source, "access_log_flush_interval", 0)
+    if len(context.errors) != before:
+        return None
+    return TcpProxyFilter(config, bytes(message.SerializeToString(deterministic=True)))
+
+
+def _set_clusters(config: TcpProxyConfig, message: Any, path: str, context: BuildContext) -> None:
+    if message.WhichOneof("cluster_specifier") == "cluster":
+        config.clusters = [(message.cluster, 1, child(path, "cluster"))]
+    for index, weighted in enumerate(message.weighted_clusters.clusters):
+        where = child(item(child(path, "weighted_clusters"), "clusters", index), "name")
+        config.clusters.append((weighted.name, weighted.weight, where))
+    config.total_weight = sum(weight for _, weight, _ in config.clusters)
+    if not config.clusters:
+        context.errors.add(path, "one of cluster, weighted_clusters is required")
+
+
+NETWORK_FILTERS.register(TcpProxy, build_tcp_proxy)

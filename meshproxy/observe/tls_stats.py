@@ -1,0 +1,78 @@
+"""Envoy's `ssl.` stats of a listener or a cluster."""
+
+from __future__ import annotations
+
+from meshproxy.observe.stats import StatsScope
+from meshproxy.tls.engine import TlsEvents
+from meshproxy.tls.facts import TlsFacts
+from meshproxy.tls.verify import NO_CERTIFICATE, VERIFY_ERROR, VERIFY_HASH, VERIFY_SAN
+
+
+class TlsStats(StatsScope):
+    """Stands under `listener.<address>.ssl.` or `cluster.<name>.ssl.`; ciphers, curves, signature algorithms and
+    versions count under their names."""
+
+    COUNTERS = (
+        "connection_error",
+        "fail_verify_cert_hash",
+        "fail_verify_error",
+        "fail_verify_no_cert",
+        "fail_verify_san",
+        "handshake",
+        "no_certificate",
+        "ocsp_staple_failed",
+        "ocsp_staple_omitted",
+        "ocsp_staple_requests",
+        "ocsp_staple_responses",
+        "session_reused",
+        "was_key_usage_invalid",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection_error: int = 0
+        self.fail_verify_cert_hash: int = 0
+        self.fail_verify_error: int = 0
+        self.fail_verify_no_cert: int = 0
+        self.fail_verify_san: int = 0
+        self.handshake: int = 0
+        self.no_certificate: int = 0
+        self.ocsp_staple_failed: int = 0
+        self.ocsp_staple_omitted: int = 0
+        self.ocsp_staple_requests: int = 0
+        self.ocsp_staple_responses: int = 0
+        self.session_reused: int = 0
+        self.was_key_usage_invalid: int = 0
+
+
+class TlsCounter(TlsEvents):
+    """Counts what becomes of connections into `stats`."""
+
+    def __init__(self, stats: TlsStats) -> None:
+        self.stats = stats
+
+    def on_handshake(self, facts: TlsFacts) -> None:
+        stats = self.stats
+        stats.handshake += 1
+        if facts.resumed:
+            stats.session_reused += 1
+        if not facts.peer_certificate_presented:
+            stats.no_certificate += 1
+        stats.count(f"ciphers.{facts.cipher}")
+        stats.count(f"versions.{facts.version}")
+        for kind, name in (("curves", facts.group), ("sigalgs", facts.peer_signature_algorithm)):
+            if name:
+                stats.count(f"{kind}.{name}")
+
+    def on_failure(self, failure: int) -> None:
+        stats = self.stats
+        if failure == VERIFY_ERROR:
+            stats.fail_verify_error += 1
+        elif failure == VERIFY_SAN:
+            stats.fail_verify_san += 1
+        elif failure == VERIFY_HASH:
+            stats.fail_verify_cert_hash += 1
+        elif failure == NO_CERTIFICATE:
+            stats.fail_verify_no_cert += 1
+        else:
+            stats.connection_error += 1

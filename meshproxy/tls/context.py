@@ -1,0 +1,381 @@
+"""TLS contexts: built once from frozen options, then only asked for new connections.
+
+There is one `ssl.SSLContext` for each certificate. All that is loaded goes through a memfd: keys never touch a file.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from meshproxy.errors import MeshProxyError
+from meshproxy.tls import openssl
+from meshproxy.tls.ciphers import PRIORITIZE_CHACHA, CipherError, to_openssl
+from meshproxy.tls.inspector import ClientHello
+from meshproxy.tls.options import CertificateOptions, TlsOptions, ValidationOptions
+from meshproxy.tls.selection import CURVES, Selector
+from meshproxy.tls.verify import Judge
+from meshproxy.tls.x509 import Certificate, DerError, certificates_of_pem
+
+Problem = tuple[str, str]  # path of a field below the context, and what is wrong with it
+
+_MIN_RSA_BITS: Final = 2048
+_LEGACY: Final = frozenset({ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1})
+# Before TLS 1.3 its order is configured; this is BoringSSL's as a client where AES is in hardware.
+_CLIENT_TLS13_CIPHERS: Final = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+_TICKET_KEY_BYTES: Final = 80
+_PARAMETERS: Final = "common_tls_context.tls_params"
+
+
+class TlsConfigError(MeshProxyError):
+    """A context that cannot be built; `problems` names all that is wrong."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(f"{field}: {reason}" for field, reason in problems))
+        self.problems = problems
+
+
+class Identity:
+    """A certificate of ours, and the context that presents it."""
+
+    def __init__(self, ssl_context: ssl.SSLContext, chain: list[Certificate]) -> None:
+        self.ssl_context = ssl_context
+        self.chain = chain
+        self.certificate: Certificate | None = chain[0] if chain else None
+
+
+class CertificateInfo:
+    """One certificate of a context, for /certs."""
+
+    def __init__(self, source: str, certificate: Certificate) -> None:
+        self.source = source
+        self.certificate = certificate
+
+
+class TlsContext:
+    """One side of TLS for a filter chain or a cluster. Raises TlsConfigError."""
+
+    def __init__(self, options: TlsOptions) -> None:
+        self.options = options
+        self.is_server: bool = options.is_server
+        self.ca_certificates: list[CertificateInfo] = []
+        self.certificates: list[CertificateInfo] = []
+        self.judge: Judge | None = None
+        self._staples: list[openssl.Staple] = []
+        self._sessions: list[tuple[str, ssl.SSLSession, bool]] = []  # the newest first
+        problems: list[Problem] = []
+        self._check(problems)
+        self._build_judge(problems)
+        self.identities: list[Identity] = []
+        if not problems:
+            wanted: tuple[CertificateOptions | None, ...] = options.certificates or (None,)
+            for certificate in wanted:
+                self._add_identity(certificate, problems)
+        if problems:
+            raise TlsConfigError(problems)
+        self.selector: Selector | None = self._build_selector()
+
+    # -- connections
+
+    def select(self, hello: ClientHello | None) -> Identity:
+        """What a server presents to this client; `hello` is None for one that cannot be read."""
+        if self.selector is None or hello is None:
+            return self.identities[0]
+        return self.identities[self.selector.select(hello)]
+
+    def take_session(self, key: str) -> ssl.SSLSession | None:
+        """The latest session under `key`, for a client to resume. One of TLS 1.3 is used once (RFC 8446 appendix
+        C.4)."""
+        for index, (held, session, single_use) in enumerate(self._sessions):
+            if held == key:
+                if single_use:
+                    del self._sessions[index]
+                return session
+        return None
+
+    def keep_session(self, key: str, session: ssl.SSLSession, *, single_use: bool) -> None:
+        """Offer it to later connections; the oldest gives way beyond `max_session_keys`."""
+        self._sessions.insert(0, (key, session, single_use))
+        del self._sessions[self.options.max_sessions :]
+
+    # -- building
+
+    def _check(self, problems: list[Problem]) -> None:
+        options = self.options
+        if options.min_version > options.max_version:
+            problems.append((f"{_PARAMETERS}.tls_minimum_protocol_version", "greater than the maximum"))
+        if options.is_server and not options.certificates:
+            problems.append(("common_tls_context", "No TLS certificates found for server context"))
+        if not options.is_server and len(options.certificates) > 1:
+            reason = "Multiple TLS certificates are not supported for client contexts"
+            problems.append(("common_tls_context.tls_certificates", reason))
+        if len(b"".join(bytes([len(each)]) + each.encode() for each in options.application_protocols)) > 65535:
+            problems.append(("common_tls_context.alpn_protocols", "longer than 65535 bytes"))
+        if not openssl.AVAILABLE:
+            problems.extend((field, "is not possible with this build of Python") for field in _unavailable(options))
+
+    def _build_judge(self, problems: list[Problem]) -> None:
+        validation = self.options.validation
+        if validation is None:
+            return
+        if validation.trusted_ca:
+            try:
+                found = certificates_of_pem(validation.trusted_ca)
+            except DerError:
+                found = []
+            if not found:
+                field = f"{validation.field}.trusted_ca"
+                problems.append((field, f"Failed to load trusted CA certificates from {validation.source}"))
+            self.ca_certificates = [CertificateInfo(validation.source, each) for each in found[:1]]
+        has_ca = bool(validation.trusted_ca) or validation.system_roots
+        if not openssl.AVAILABLE:
+            return
+        self.judge = Judge(
+            verifies_chain=has_ca,
+            accepts_untrusted=validation.accept_untrusted,
+            ignores_times=validation.ignore_times,
+            san_matchers=validation.san_matchers,
+            hashes=validation.hashes,
+            public_key_hashes=validation.public_key_hashes,
+            rsa_must_sign=self.options.enforce_rsa_key_usage,
+        )
+
+    def _add_identity(self, certificate: CertificateOptions | None, problems: list[Problem]) -> None:
+        options = self.options
+        context = _new_ssl_context(options, problems)
+        chain: list[Certificate] = []
+        if certificate is not None:
+            chain = _load_certificate(context, certificate, problems)
+            if chain:
+                self.certificates.append(CertificateInfo(certificate.source, chain[0]))
+        self._set_validation(context, problems)
+        if options.is_server:
+            _set_server_sessions(context, options, problems)
+        self.identities.append(Identity(context, chain))
+
+    def _set_validation(self, context: ssl.SSLContext, problems: list[Problem]) -> None:
+        options, validation = self.options, self.options.validation
+        if validation is not None:
+            _load_authorities(context, validation, options.is_server, problems)
+            context.verify_mode = ssl.CERT_OPTIONAL if options.is_server else ssl.CERT_REQUIRED
+        if options.is_server and options.require_client_certificate:
+            context.verify_mode = ssl.CERT_REQUIRED
+        if context.verify_mode == ssl.CERT_NONE or not openssl.AVAILABLE:
+            return
+        if self.judge is None:  # a certificate is demanded, and anything that is one is good
+            self.judge = Judge(
+                verifies_chain=False,
+                accepts_untrusted=False,
+                ignores_times=False,
+                san_matchers=(),
+                hashes=frozenset(),
+                public_key_hashes=frozenset(),
+                rsa_must_sign=options.enforce_rsa_key_usage,
+            )
+        openssl.set_verifier(context, self.judge)
+
+    def _build_selector(self) -> Selector | None:
+        options = self.options
+        if not options.is_server or len(self.identities) < 2:
+            return None
+        leaves = [identity.certificate for identity in self.identities if identity.certificate is not None]
+        tls13 = options.max_version == ssl.TLSVersion.TLSv1_3
+        return Selector(leaves, full_scan=options.full_scan_on_sni_mismatch, tls13=tls13)
+
+
+def _unavailable(options: TlsOptions) -> list[str]:
+    """The fields that only ctypes can honour, and that are set."""
+    validation = options.validation
+    found: list[str] = []
+    if validation is not None:
+        asked = {
+            "match_typed_subject_alt_names": bool(validation.san_matchers),
+            "verify_certificate_hash": bool(validation.hashes),
+            "verify_certificate_spki": bool(validation.public_key_hashes),
+            "trust_chain_verification": validation.accept_untrusted,
+            "allow_expired_certificate": validation.ignore_times,
+            "max_verify_depth": validation.max_verify_depth is not None,
+            "trusted_ca": options.is_server,  # without a session id context of its own it could be bypassed
+        }
+        found = [f"{validation.field}.{name}" for name, is_set in asked.items() if is_set]
+    if options.curves != TlsOptions(is_server=options.is_server).curves:
+        found.append(f"{_PARAMETERS}.ecdh_curves")
+    if options.signature_algorithms:
+        found.append(f"{_PARAMETERS}.signature_algorithms")
+    if options.ticket_keys:
+        found.append("session_ticket_keys")
+    if options.require_client_certificate:
+        found.append("require_client_certificate")
+    if options.expects_server_name:
+        found.append("auto_sni_san_validation")
+    return found
+
+
+def _new_ssl_context(options: TlsOptions, problems: list[Problem]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if options.is_server else ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.options |= ssl.OP_NO_COMPRESSION
+    if not options.allow_renegotiation:
+        context.options |= ssl.OP_NO_RENEGOTIATION
+    if options.prefer_client_ciphers:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    elif options.is_server:
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    _set_parameters(context, options, problems)
+    if options.application_protocols:
+        context.set_alpn_protocols(list(options.application_protocols))
+    if options.keylog_path:
+        try:
+            context.keylog_filename = options.keylog_path
+        except OSError as error:
+            problems.append(("common_tls_context.key_log.path", f"cannot be written: {error.strerror}"))
+    return context
+
+
+def _set_parameters(context: ssl.SSLContext, options: TlsOptions, problems: list[Problem]) -> None:
+    """Versions, ciphers, curves and signature algorithms."""
+    # OpenSSL's security level 1 refuses what TLS 1.0 and 1.1 sign with, SHA-1.
+    level = 0 if options.min_version in _LEGACY else 1
+    try:
+        names, prioritize_chacha = to_openssl(options.ciphers)
+        context.set_ciphers(f"{names}:@SECLEVEL={level}")
+        if prioritize_chacha and options.is_server:
+            context.options |= PRIORITIZE_CHACHA
+    except (CipherError, ssl.SSLError) as error:
+        problems.append((f"{_PARAMETERS}.cipher_suites", f"Failed to initialize cipher suites: {error}"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # who configures TLS 1.0 knows
+        context.minimum_version = options.min_version
+        context.maximum_version = options.max_version
+    if not openssl.AVAILABLE:
+        return
+    if not options.is_server:
+        openssl.set_tls13_ciphers(context, _CLIENT_TLS13_CIPHERS)
+    try:
+        openssl.set_curves(context, ":".join(options.curves))
+    except ssl.SSLError:
+        problems.append((f"{_PARAMETERS}.ecdh_curves", f"Failed to initialize ECDH curves {':'.join(options.curves)}"))
+    if options.signature_algorithms:
+        names = ":".join(options.signature_algorithms)
+        try:
+            openssl.set_signature_algorithms(context, names)
+        except ssl.SSLError:
+            field = f"{_PARAMETERS}.signature_algorithms"
+            problems.append((field, f"Failed to initialize TLS signature algorithms {names}"))
+
+
+def _load_certificate(
+    context: ssl.SSLContext, certificate: CertificateOptions, problems: list[Problem]
+) -> list[Certificate]:
+    """Chain and key into the context; the chain, or nothing where it is no good."""
+    chain_field = f"{certificate.field}.certificate_chain"
+    failed = f"Failed to load certificate chain from {certificate.source}"
+    try:
+        chain = certificates_of_pem(certificate.chain)
+        weakness = _weakness(chain[0]) if chain else "no certificate"
+    except (DerError, ValueError):
+        chain, weakness = [], "malformed"
+    if weakness:
+        problems.append((chain_field, f"{failed}, {weakness}"))
+        return []
+    password = certificate.password or b""
+    try:
+        with memory_file(certificate.chain) as chain_path, memory_file(certificate.key) as key_path:
+            context.load_cert_chain(chain_path, key_path, lambda: password)
+    except (ssl.SSLError, ValueError) as error:
+        cause = getattr(error, "reason", None) or str(error)
+        reason = f"Failed to load private key from {certificate.source}, Cause: {cause}"
+        problems.append((f"{certificate.field}.private_key", reason))
+        return []
+    return chain
+
+
+def _weakness(certificate: Certificate) -> str:
+    """What Envoy refuses in a certificate of its own."""
+    if certificate.key_type == "RSA":
+        weak = certificate.rsa_bits < _MIN_RSA_BITS
+        return "only RSA certificates with 2048-bit or larger keys are supported" if weak else ""
+    if certificate.key_type == "ECDSA":
+        known = certificate.ec_curve in CURVES
+        return "" if known else "only P-256, P-384 or P-521 ECDSA certificates are supported"
+    return "only RSA and ECDSA certificates are supported"
+
+
+def _load_authorities(
+    context: ssl.SSLContext, validation: ValidationOptions, is_server: bool, problems: list[Problem]
+) -> None:
+    """Trusted certificates and revocation lists."""
+    if validation.trusted_ca:
+        with memory_file(validation.trusted_ca) as path:
+            try:
+                context.load_verify_locations(cafile=path)
+                if is_server and openssl.AVAILABLE:
+                    openssl.set_client_ca_list(context, path)
+            except ssl.SSLError:
+                field = f"{validation.field}.trusted_ca"
+                problems.append((field, f"Failed to load trusted CA certificates from {validation.source}"))
+    if validation.system_roots:
+        context.set_default_verify_paths()
+    # an intermediate certificate may be what is trusted
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
+    if validation.crl:
+        _load_crl(context, validation, problems)
+    if validation.max_verify_depth is not None and openssl.AVAILABLE:
+        openssl.set_verify_depth(context, validation.max_verify_depth)
+
+
+def _load_crl(context: ssl.SSLContext, validation: ValidationOptions, problems: list[Problem]) -> None:
+    before = context.cert_store_stats()["crl"]
+    with memory_file(validation.crl) as path:
+        try:
+            context.load_verify_locations(cafile=path)
+        except ssl.SSLError:
+            before = -1
+    if before < 0 or context.cert_store_stats()["crl"] == before:
+        problems.append((f"{validation.field}.crl", "Failed to load CRL"))
+    leaf_only = validation.only_leaf_crl
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF if leaf_only else ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+def _set_server_sessions(context: ssl.SSLContext, options: TlsOptions, problems: list[Problem]) -> None:
+    if not options.tickets:
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0  # TLS 1.3 resumes by tickets only, in BoringSSL
+    if not openssl.AVAILABLE:
+        return
+    openssl.accept_server_names(context)
+    if options.session_id_context:
+        openssl.set_session_id_context(context, options.session_id_context)
+    openssl.set_session_timeout(context, options.session_timeout_s)
+    if not options.session_cache:
+        openssl.disable_session_cache(context)
+    _set_ticket_keys(context, options.ticket_keys, problems)
+
+
+def _set_ticket_keys(context: ssl.SSLContext, keys: tuple[bytes, ...], problems: list[Problem]) -> None:
+    wrong = [(index, len(key)) for index, key in enumerate(keys) if len(key) != _TICKET_KEY_BYTES]
+    for index, size in wrong:
+        field = f"session_ticket_keys.keys[{index}]"
+        problems.append((field, f"incorrect TLS session ticket key length; {size} bytes instead of 80"))
+    if len(keys) > 1 and not openssl.SEVERAL_TICKET_KEYS:
+        problems.append(("session_ticket_keys.keys[1]", "more than one key is not possible with this build of Python"))
+    elif keys and not wrong:
+        openssl.set_ticket_keys(context, keys)
+
+
+@contextmanager
+def memory_file(data: bytes) -> Iterator[str]:
+    """A path under which `data` can be read for as long as this lasts, and that is in no file system."""
+    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        written = 0
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

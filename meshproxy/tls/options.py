@@ -1,0 +1,87 @@
+"""What a TLS context is made of: frozen, free of protobuf, every byte of it loaded."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+from meshproxy.tls.verify import SanMatcher
+
+MUST_NOT_STAPLE: Final = 0  # LENIENT_STAPLING: an outdated response is left out
+STRICT_STAPLING: Final = 1  # a certificate with an outdated response is not used
+MUST_STAPLE: Final = 2  # nor is one without a response
+
+DEFAULT_CIPHERS: Final = (
+    "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]",
+    "[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+)
+DEFAULT_CURVES: Final = ("X25519", "P-256")
+DEFAULT_SESSION_TIMEOUT_S: Final = 7200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateOptions:
+    """One `TlsCertificate`. `field` is its path below the context; `source` is what /certs calls it."""
+
+    field: str
+    chain: bytes
+    key: bytes
+    password: bytes | None = None
+    ocsp_staple: bytes = b""
+    source: str = "<inline>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationOptions:
+    """A `CertificateValidationContext`; `field` is its path below the context."""
+
+    field: str
+    trusted_ca: bytes = b""
+    source: str = "<inline>"
+    system_roots: bool = False
+    crl: bytes = b""
+    only_leaf_crl: bool = False
+    san_matchers: tuple[SanMatcher, ...] = ()
+    hashes: frozenset[bytes] = frozenset()
+    public_key_hashes: frozenset[bytes] = frozenset()
+    ignore_times: bool = False
+    accept_untrusted: bool = False
+    max_verify_depth: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """A `DownstreamTlsContext` (`is_server`) or an `UpstreamTlsContext`."""
+
+    is_server: bool
+    min_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+    max_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+    ciphers: tuple[str, ...] = DEFAULT_CIPHERS
+    curves: tuple[str, ...] = DEFAULT_CURVES
+    signature_algorithms: tuple[str, ...] = ()
+    application_protocols: tuple[str, ...] = ()
+    certificates: tuple[CertificateOptions, ...] = ()
+    validation: ValidationOptions | None = None
+    keylog_path: str = ""
+
+    # of a server
+    require_client_certificate: bool = False
+    full_scan_on_sni_mismatch: bool = False
+    prefer_client_ciphers: bool = False
+    ticket_keys: tuple[bytes, ...] = ()
+    tickets: bool = True
+    session_cache: bool = True
+    session_timeout_s: int = DEFAULT_SESSION_TIMEOUT_S
+    session_id_context: bytes = b""  # tells apart where sessions may be resumed; at most 32 bytes
+    staple_policy: int = MUST_NOT_STAPLE
+
+    # of a client
+    server_name: str = ""
+    auto_host_sni: bool = False  # the name of the upstream host, which comes with each connection
+    expects_server_name: bool = False  # auto_sni_san_validation
+    allow_renegotiation: bool = False
+    max_sessions: int = 1
+    enforce_rsa_key_usage: bool = False
