@@ -31,6 +31,7 @@ HOT = (
     "meshproxy/observe/stats.py",
     "meshproxy/observe/histogram.py",
     "meshproxy/observe/stream_info.py",
+    "meshproxy/observe/wire.py",
     "meshproxy/route/**/*.py",
     "meshproxy/upstream/**/*.py",
     "meshproxy/filters/http/*.py",

@@ -34,7 +34,6 @@ _IGNORED: Final = {
     "--max-stats": "N",
     "--disable-extensions": "NAMES",
     "--local-address-ip-version": "v4|v6",
-    "--drain-strategy": "gradual|immediate",
 }
 _IGNORED_SWITCHES: Final = (
     "--disable-hot-restart",
@@ -117,6 +116,13 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=_count, default=1, metavar="N", help="worker processes (default 1)")
     add("--drain-time-s", type=_seconds, default=20.0, metavar="S", help="how long a drain may take (default 20)")
     add(
+        "--drain-strategy",
+        choices=("gradual", "immediate"),
+        default="gradual",
+        help="what a reload replaces or /drain_listeners?graceful drains closes its connections by and by over the "
+        "drain time, or each with its next response (default gradual)",
+    )
+    add(
         "--shutdown-delay-s",
         type=_seconds,
         default=5.0,
@@ -155,5 +161,3 @@ def _serve(arguments: argparse.Namespace) -> int:
     from meshproxy.server.main import run
 
     return run(arguments, validate=arguments.command == "validate" or arguments.mode == "validate")
-
-

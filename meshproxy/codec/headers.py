@@ -75,6 +75,7 @@ KNOWN: Final[dict[bytes, int]] = {
     b"x-envoy-upstream-stream-duration-ms": ENVOY | ENVOY_TIMEOUT,
     b"grpc-timeout": GRPC | ENVOY_TIMEOUT,
 }
+_ZERO: Final = 0x30
 _LEARNT_LIMIT: Final = 4096  # names a peer may add to the table of spellings, in all: memory stays bounded
 
 # Spelling on the wire -> (lower-case name, bits). Names seen before cost one look-up and share one bytes object.
@@ -206,3 +207,13 @@ class HeaderMap:
 
     def __repr__(self) -> str:
         return f"HeaderMap({self.fields!r})"
+
+
+def status_code(headers: HeaderMap) -> int:
+    """The `:status` as a number; 0 without one, and for what is none (a filter's mistake)."""
+    status = headers.get(b":status")
+    code = 0
+    if status is not None:
+        for digit in status:
+            code = code * 10 + digit - _ZERO
+    return code if 0 < code < 1000 else 0

@@ -42,6 +42,7 @@ class RuntimeStats(StatsScope):
         "override_dir_not_exists",
     )
     GAUGES = ("admin_overrides_active", "deprecated_feature_seen_since_process_start", "num_keys", "num_layers")
+    SET_AT_START = ("num_keys", "num_layers")
 
     def __init__(self) -> None:
         super().__init__()

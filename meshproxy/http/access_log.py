@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import substitution_format_string_pb2
+from envoy.data.accesslog.v3 import accesslog_pb2 as data_accesslog_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
 from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from google.protobuf import json_format
@@ -24,11 +25,11 @@ from meshproxy.observe.access_log import (
     Comparison,
     DurationFilter,
     FileAccessLog,
-    FixedFilter,
     GrpcStatusFilter,
     HeaderFilter,
     LineFormat,
     LogFilter,
+    LogTypeFilter,
     NotHealthCheckFilter,
     ResponseFlagFilter,
     RuntimeFilter,
@@ -91,7 +92,7 @@ def _build_stderr(message: Any, log_filter: LogFilter | None, path: str, context
 def _stream_format(message: Any, path: str, context: BuildContext) -> LineFormat | None:
     if message.HasField("log_format"):
         return build_line_format(message.log_format, child(path, "log_format"), context)
-    return parse_format(DEFAULT_FORMAT, b"-")
+    return parse_format(DEFAULT_FORMAT, b"-", for_log=True)
 
 
 def _file_log(
@@ -133,7 +134,7 @@ def build_line_format(
 
 def _text(text: str, path: str, context: BuildContext, unset: bytes) -> LineFormat | None:
     try:
-        return parse_format(text, unset)
+        return parse_format(text, unset, for_log=True)
     except FormatError as error:
         context.errors.add(path, str(error))
         return None
@@ -161,7 +162,7 @@ def _text_source(source: Any, path: str, context: BuildContext, unset: bytes) ->
 
 def _json(struct: Any, path: str, context: BuildContext, *, omit_empty: bool) -> LineFormat | None:
     try:
-        return JsonFormatter(json_format.MessageToDict(struct), omit_empty=omit_empty)
+        return JsonFormatter(json_format.MessageToDict(struct), omit_empty=omit_empty, for_log=True)
     except FormatError as error:
         context.errors.add(path, str(error))
         return None
@@ -240,10 +241,8 @@ def _grpc_status(message: Any, path: str, context: BuildContext) -> LogFilter | 
 
 
 def _log_type(message: Any, path: str, context: BuildContext) -> LogFilter | None:
-    """Of Envoy's types there is only DownstreamEnd here, so the answer is always the same."""
-    from envoy.data.accesslog.v3 import accesslog_pb2 as data
-
-    return FixedFilter((data.AccessLogType.Value("DownstreamEnd") in message.types) != message.exclude)
+    types = frozenset(data_accesslog_pb2.AccessLogType.Name(number) for number in message.types)
+    return LogTypeFilter(types, exclude=message.exclude)
 
 
 _FILTERS: Final[dict[str, Callable[[Any, str, BuildContext], LogFilter | None]]] = {

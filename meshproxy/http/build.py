@@ -8,6 +8,7 @@ from typing import Any, Final
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
+from meshproxy.config.values import milliseconds_or
 from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
@@ -15,7 +16,6 @@ from meshproxy.http.manager_config import ConnectionManagerConfig, InternalAddre
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
 from meshproxy.net.interfaces import local_address
 from meshproxy.route.build import build_route_configuration
-from meshproxy.route.duration import optional_ms
 from meshproxy.route.table import RouteTable
 
 _DEFAULT_HEADERS_KB: Final = 60
@@ -69,6 +69,7 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     config.respect_expected_rq_timeout = router.respect_expected_rq_timeout
     config.dynamic_stats = router.dynamic_stats
     config.upstream_log = router.upstream_log
+    config.measures = any(log.measures for log in (*config.access_logs, *config.upstream_log))
     config.retry_stale_connections = context.runtime.switch("meshproxy.retry_stale_connections", True)
     return config
 
@@ -192,7 +193,9 @@ def _set_identity(config: ConnectionManagerConfig, message: Any) -> None:
     config.always_set_request_id_in_response = message.always_set_request_id_in_response
     config.proxy_100_continue = message.proxy_100_continue
     config.scheme_to_overwrite = message.scheme_header_transformation.scheme_to_overwrite.encode()
-    config.match_upstream_scheme = message.scheme_header_transformation.match_upstream
+    config.match_upstream_scheme = (
+        message.scheme_header_transformation.match_upstream and not config.scheme_to_overwrite
+    )
 
 
 def _set_paths(config: ConnectionManagerConfig, message: Any) -> None:
@@ -219,9 +222,9 @@ def _set_limits(config: ConnectionManagerConfig, message: Any) -> None:
     config.request_timeout_ms = _ms(message, "request_timeout", 0)
     config.request_headers_timeout_ms = _ms(message, "request_headers_timeout", 0)
     config.drain_timeout_ms = _ms(message, "drain_timeout", 5_000)
+    config.safe_max_connection_duration = message.http1_safe_max_connection_duration
     config.delayed_close_timeout_ms = _ms(message, "delayed_close_timeout", 1_000)
 
 
 def _ms(message: Any, field: str, default: int) -> float:
-    value = optional_ms(message, field)
-    return float(default if value is None else value)
+    return float(milliseconds_or(message, field, default))

@@ -68,6 +68,7 @@ class ConnectionManagerConfig:
         self.listener_stats = ResponseStats()  # `listener.<address>.http.<stat prefix>.`
         self.access_logs: tuple[AccessLog, ...] = ()
         self.access_log_on_new_request: bool = False
+        self.measures: bool = False  # a log tells of bytes on the wire
         # identity and trust
         self.server_name: bytes = b"envoy"
         self.server_header_transformation: int = OVERWRITE
@@ -86,12 +87,10 @@ class ConnectionManagerConfig:
         self.generate_request_id: bool = True
         self.preserve_external_request_id: bool = False
         self.always_set_request_id_in_response: bool = False
-        self.pack_trace_reason: bool = True
         # the path and the host
         self.normalize_path: bool = False
         self.merge_slashes: bool = False
         self.escaped_slashes_action: int = 1
-        self.normalize_redirect: bool = False
         self.strip_matching_host_port: bool = False
         self.strip_any_host_port: bool = False
         self.strip_trailing_host_dot: bool = False
@@ -106,9 +105,9 @@ class ConnectionManagerConfig:
         self.request_timeout_ms: float = 0.0
         self.request_headers_timeout_ms: float = 0.0
         self.drain_timeout_ms: float = 5_000.0
+        self.safe_max_connection_duration: bool = False  # an idle connection waits for its last answer however long
         self.delayed_close_timeout_ms: float = 1_000.0
         self.proxy_100_continue: bool = False
-        self.add_proxy_protocol_connection_state: bool = False
         self.headers_with_underscores_action: int = 0  # 0 allow, 1 reject the request, 2 drop the header
         # the router filter's own options
         self.suppress_envoy_headers: bool = False

@@ -17,10 +17,16 @@ from meshproxy.upstream.manager import ClusterManager
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class ConnectionOwner:
-    """The filter chain that a connection belongs to: told of the connection's end, and asked whether it drains."""
+    """The filter chain that a connection belongs to: told of the connection's end, and asked whether it drains.
+
+    While it is `draining`, every response asks `closes_now` whether it is to be the connection's last.
+    """
 
     def __init__(self) -> None:
         self.draining: bool = False
+
+    def closes_now(self) -> bool:
+        return True
 
     def on_connection_done(self, connection: ActiveConnection) -> None:
         raise NotImplementedError

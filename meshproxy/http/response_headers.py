@@ -19,6 +19,9 @@ _HOP_BY_HOP: Final = frozenset(
 )
 
 
+_PLAIN: Final = (b"keep-alive", b"close")  # Connection, as nearly all send it: it names no other field
+
+
 class _Date:
     """The `date` header's value, made once a second."""
 
@@ -67,7 +70,7 @@ def mutate_response_headers(
 def _remove_hop_by_hop(headers: HeaderMap) -> None:
     nominated = headers.joined(b"connection")
     headers.remove_names(_HOP_BY_HOP)
-    if nominated is not None:
+    if nominated is not None and nominated not in _PLAIN:
         for token in nominated.lower().split(b","):
             name = token.strip()
             if name and name not in (b"close", b"content-length", b"date", b"server"):

@@ -14,6 +14,7 @@ from meshproxy.errors import (
     RESET_OVERFLOW,
     RESET_REMOTE_REFUSED,
 )
+from meshproxy.http.request_counts import RequestCounts
 from meshproxy.route import retry_policy as on
 from meshproxy.route.retry_policy import RetryPolicy
 from meshproxy.route.route import Route
@@ -119,6 +120,7 @@ class RetryState:
         self.header_names = header_names
         self.priority = priority
         self.stream = stream
+        self.counts: RequestCounts | None = None
         self.backoff_ms: float = 0.0
         self.lb_context: LbContext | None = None
         self._retried: int = 0
@@ -195,21 +197,29 @@ class RetryState:
         return bool(bits & on.RETRY_CONNECT_FAILURE) and reason in (RESET_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT)
 
     def _decide(self, wanted: bool, headers: HeaderMap | None) -> int:
-        stats = self.cluster.stats
+        stats, counts = self.cluster.stats, self.counts
         if self._holds_retry and not wanted:
             stats.upstream_rq_retry_success += 1
+            if counts is not None:
+                counts.on_retry_success()
         self.on_done(False)
         if not wanted:
             return NO
         if self.remaining == 0:
             stats.upstream_rq_retry_limit_exceeded += 1
+            if counts is not None:
+                counts.on_retry_limit_exceeded()
             return RETRY_LIMIT
         self.remaining -= 1
         if not self.cluster.breakers(self.priority).retries.try_acquire():
             stats.upstream_rq_retry_overflow += 1
+            if counts is not None:
+                counts.on_retry_overflow()
             return NO_OVERFLOW
         self._holds_retry = True
         stats.upstream_rq_retry += 1
+        if counts is not None:
+            counts.on_retry()
         self.backoff_ms = self._backoff(headers)
         return RETRY
 

@@ -91,6 +91,7 @@ class ConnectionManagerStats(ResponseStats):
         "rq_reset_after_downstream_response_started",
     )
     GAUGES: ClassVar[tuple[str, ...]] = ("downstream_cx_active", "downstream_cx_http1_active", "downstream_rq_active")
+    SET_WITH: ClassVar[tuple[str, ...]] = ("downstream_cx_total",)
     HISTOGRAMS: ClassVar[tuple[str, ...]] = ("downstream_cx_length_ms", "downstream_rq_time")
 
     def __init__(self) -> None:

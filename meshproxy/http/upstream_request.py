@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.headers import HeaderMap
-from meshproxy.codec.stream import StreamDecoder, StreamEncoder
+from meshproxy.codec.headers import HeaderMap, status_code
+from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL
 from meshproxy.http.timeouts import RequestTimeouts
-from meshproxy.net.timers import Timer
+from meshproxy.net.timers import CallTimer
+from meshproxy.observe.wire import WireBytes
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host
-from meshproxy.upstream.pool import PendingStream, PoolCallbacks, UpstreamConnection
+from meshproxy.upstream.pool import PendingStream, PooledStream, UpstreamConnection
 
 if TYPE_CHECKING:
     from meshproxy.http.router import Router
@@ -23,7 +24,7 @@ SENDING: Final = 1  # on a connection
 ENDED: Final = 2  # nothing of it reaches the router any more
 
 
-class UpstreamRequest(StreamDecoder):
+class UpstreamRequest(PooledStream):
     """Decodes the response for the router; before there is a connection it keeps what the router sends."""
 
     def __init__(self, router: Router, cluster: Cluster, host: Host, priority: int) -> None:
@@ -41,15 +42,16 @@ class UpstreamRequest(StreamDecoder):
         self._end: bool = False
         self._encoder: StreamEncoder | None = None
         self._connection: UpstreamConnection | None = None
+        self._wire: WireBytes | None = None  # what the connection had had when the attempt began, if it is measured
         self._pending: PendingStream | None = None
         self._queue: list[bytes] = []
         self._trailers: HeaderMap | None = None
         self._read_disabled: int = 0
         self._downstream_paused: int = 0
         self._timeouts: RequestTimeouts | None = None
-        self._per_try: _PerTryTimeout | None = None
-        self._idle: _PerTryTimeout | None = None
-        self._max_duration: _MaxDuration | None = None
+        self._per_try: CallTimer | None = None
+        self._idle: CallTimer | None = None
+        self._max_duration: CallTimer | None = None
 
     # -- from the router
 
@@ -58,10 +60,10 @@ class UpstreamRequest(StreamDecoder):
         self._end = end
         self._timeouts = timeouts
         if timeouts.per_try_ms > 0.0:
-            self._per_try = _PerTryTimeout(self, False)
+            self._per_try = CallTimer(self.on_per_try_timeout)
             self.router.stream.manager.timers.arm(self._per_try, timeouts.per_try_ms)
         pool = self.host.pool(self.cluster, self.priority)
-        self._pending = pool.new_stream(self, _Callbacks(self))
+        self._pending = pool.new_stream(self)
 
     def send_data(self, data: bytes, end: bool) -> None:
         self._end = end
@@ -71,7 +73,7 @@ class UpstreamRequest(StreamDecoder):
                 self._queue.append(data)
         else:
             encoder.send_data(data, end)
-            self._on_sent(len(data), end)
+            self._on_sent(end)
 
     def send_trailers(self, trailers: HeaderMap) -> None:
         self._end = True
@@ -79,7 +81,7 @@ class UpstreamRequest(StreamDecoder):
             self._trailers = trailers
         else:
             self._encoder.send_trailers(trailers)
-            self._on_sent(0, True)
+            self._on_sent(True)
 
     def read_disable(self, disable: bool) -> None:
         if self._encoder is not None:
@@ -123,8 +125,10 @@ class UpstreamRequest(StreamDecoder):
 
     def _stop(self) -> None:
         self.state = ENDED
-        for upstream_log in self.router.config.upstream_log:
-            upstream_log.log(self.router.stream.info)
+        if self._wire is not None:
+            self._measure(self._wire)
+        if self.router.config.upstream_log:
+            self._write_log()
         if self._per_try is not None:
             self._per_try.disarm()
             self._per_try = None
@@ -136,9 +140,29 @@ class UpstreamRequest(StreamDecoder):
             self._max_duration = None
         self._release_downstream()
 
+    def _measure(self, before: WireBytes) -> None:
+        """Add what this attempt had on the wire to what those before it had."""
+        info = self.router.stream.info.upstream
+        connection = self._connection
+        if info is None or connection is None:
+            return
+        if info.wire is None:
+            info.wire = WireBytes()
+        info.wire.add(connection.wire_bytes(), before)
+
+    def _write_log(self) -> None:
+        info = self.router.stream.info
+        info.log_type = "UpstreamEnd"
+        for upstream_log in self.router.config.upstream_log:
+            upstream_log.log(info)
+        info.log_type = "NotSet"
+
     # -- from the pool
 
-    def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection) -> None:
+    def on_pool_failure(self, reason: int, details: str, host: Host) -> None:
+        self.on_reset(reason, details)
+
+    def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
         self._pending = None
         self._encoder = encoder
         self._connection = connection
@@ -152,18 +176,23 @@ class UpstreamRequest(StreamDecoder):
         assert headers is not None
         info.host = self.host.address
         info.host_name = self.host.hostname
+        info.host_metadata = self.host.metadata
         info.local = connection.local
         info.connection_id = connection.id
         info.protocol = 11
         info.first_byte_sent = info.pool_ready = monotonic()
+        if self.router.counts is not None:
+            self.router.counts.on_attempt()
+        if self.router.config.measures:
+            self._wire = connection.wire_bytes()
         for _ in range(self._read_disabled):
             encoder.read_disable(True)
         timeouts = self._timeouts
         if timeouts is not None and timeouts.per_try_idle_ms > 0.0:
-            self._idle = _PerTryTimeout(self, True)
+            self._idle = CallTimer(self.on_per_try_idle_timeout)
             self._touch()
         if timeouts is not None and timeouts.max_duration_ms > 0.0:
-            self._max_duration = _MaxDuration(self)
+            self._max_duration = CallTimer(self.on_max_duration)
             stream.manager.timers.arm(self._max_duration, timeouts.max_duration_ms)
         queue, trailers, end = self._queue, self._trailers, self._end
         encoder.send_headers(headers, end and not queue and trailers is None)
@@ -171,17 +200,16 @@ class UpstreamRequest(StreamDecoder):
             self._queue = []
             body = b"".join(queue)
             encoder.send_data(body, end and trailers is None)
-            self._on_sent(len(body), False)
+            self._on_sent(False)
         if trailers is not None:
             encoder.send_trailers(trailers)
         if end:
-            self._on_sent(0, True)
+            self._on_sent(True)
 
-    def _on_sent(self, size: int, end: bool) -> None:
-        info = self.router.stream.info.upstream
-        if info is not None:
-            info.bytes_sent += size
-            if end:
+    def _on_sent(self, end: bool) -> None:
+        if end:
+            info = self.router.stream.info.upstream
+            if info is not None:
                 info.last_byte_sent = monotonic()
         self._touch()
 
@@ -189,12 +217,11 @@ class UpstreamRequest(StreamDecoder):
 
     def on_informational(self, headers: HeaderMap) -> None:
         self._touch()
-        self.router.on_upstream_informational(headers)
+        self.router.on_upstream_informational(self, headers)
 
     def on_headers(self, headers: HeaderMap, end: bool) -> None:
         self.headers_received = True
-        status = headers.get(b":status")
-        self.status = 0 if status is None else int(status)
+        self.status = status_code(headers)
         info = self.router.stream.info.upstream
         if info is not None:
             info.first_byte_received = monotonic()
@@ -206,10 +233,9 @@ class UpstreamRequest(StreamDecoder):
     def on_data(self, data: bytes, end: bool) -> None:
         if self.state == ENDED:
             return
-        info = self.router.stream.info.upstream
-        if info is not None:
-            info.bytes_received += len(data)
-            if end:
+        if end:
+            info = self.router.stream.info.upstream
+            if info is not None:
                 info.last_byte_received = monotonic()
         self._touch()
         self.router.on_upstream_data(self, data, end)
@@ -251,37 +277,11 @@ class UpstreamRequest(StreamDecoder):
         if idle is not None and timeouts is not None and self.state == SENDING:
             self.router.stream.manager.timers.arm(idle, timeouts.per_try_idle_ms)
 
-    def on_per_try_timeout(self, idle: bool) -> None:
-        self.router.on_per_try_timeout(self, idle)
+    def on_per_try_timeout(self) -> None:
+        self.router.on_per_try_timeout(self, False)
 
+    def on_per_try_idle_timeout(self) -> None:
+        self.router.on_per_try_timeout(self, True)
 
-class _Callbacks(PoolCallbacks):
-    """What the pool tells an attempt."""
-
-    def __init__(self, request: UpstreamRequest) -> None:
-        self._request = request
-
-    def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
-        self._request.on_pool_ready(encoder, connection)
-
-    def on_pool_failure(self, reason: int, details: str, host: Host) -> None:
-        self._request.on_reset(reason, details)
-
-
-class _PerTryTimeout(Timer):
-    def __init__(self, request: UpstreamRequest, idle: bool) -> None:
-        super().__init__()
-        self._request = request
-        self._idle = idle
-
-    def on_timer(self) -> None:
-        self._request.on_per_try_timeout(self._idle)
-
-
-class _MaxDuration(Timer):
-    def __init__(self, request: UpstreamRequest) -> None:
-        super().__init__()
-        self._request = request
-
-    def on_timer(self) -> None:
-        self._request.router.on_max_duration(self._request)
+    def on_max_duration(self) -> None:
+        self.router.on_max_duration(self)

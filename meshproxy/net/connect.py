@@ -63,7 +63,7 @@ class ConnectAttempt(Timer):
         if self._task is not None and not self._task.done() and reason == RESET_CONNECT_TIMEOUT:
             self._task.cancel()
         if handler is not None:
-            self._dispatcher.in_turn = True
+            self._dispatcher.begin_turn()
             try:
                 handler.on_connect_failure(reason, details)
             finally:

@@ -14,7 +14,7 @@ from mypy_extensions import mypyc_attr
 
 from meshproxy.net.address import Address, address_of
 from meshproxy.net.dispatcher import Dispatcher, Flushable
-from meshproxy.net.timers import Timer
+from meshproxy.net.timers import CallTimer
 
 _log = logging.getLogger("meshproxy.connection")
 
@@ -51,15 +51,6 @@ class ConnectionHandler:
         """Less than half the limit waits now."""
 
 
-class _LingerTimer(Timer):
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self.connection = connection
-
-    def on_timer(self) -> None:
-        self.connection.on_linger_timer()
-
-
 class Connection(Flushable):
     """A connected socket."""
 
@@ -78,7 +69,7 @@ class Connection(Flushable):
         self._dirty: bool = False
         self._read_disabled: int = 0
         self._linger_ms: float = 0.0
-        self._linger_timer: _LingerTimer | None = None
+        self._linger_timer: CallTimer | None = None
         self._unsent_bytes: int = 0  # while lingering, when the timer was last set
         self._closed_told: bool = False
 
@@ -97,7 +88,7 @@ class Connection(Flushable):
         self.local = address_of(local)
         if self.buffer_limit_bytes > 0:
             transport.set_write_buffer_limits(self.buffer_limit_bytes, self.buffer_limit_bytes // 2)
-        self.dispatcher.in_turn = True
+        self.dispatcher.begin_turn()
         try:
             self.handler.on_connected(self)
         except Exception as error:  # noqa: BLE001  a bug in one connection must not end the process
@@ -109,7 +100,7 @@ class Connection(Flushable):
             return
         self.bytes_received += len(data)
         dispatcher = self.dispatcher
-        dispatcher.in_turn = True
+        dispatcher.begin_turn()
         try:
             self.handler.on_data(data)
         except Exception as error:  # noqa: BLE001
@@ -120,7 +111,7 @@ class Connection(Flushable):
         if self.state == LINGERING:
             return False  # the peer is done too: close
         if self.state == OPEN:
-            self.dispatcher.in_turn = True
+            self.dispatcher.begin_turn()
             try:
                 self.handler.on_eof()
             except Exception as error:  # noqa: BLE001
@@ -133,7 +124,7 @@ class Connection(Flushable):
         if self._linger_timer is not None:
             self._linger_timer.disarm()
             self._linger_timer = None
-        self.dispatcher.in_turn = True
+        self.dispatcher.begin_turn()
         self._tell_closed(_error_text(error))
         self.dispatcher.end_turn()
 
@@ -143,7 +134,7 @@ class Connection(Flushable):
 
     def resume_writing(self) -> None:
         if self.state == OPEN:
-            self.dispatcher.in_turn = True
+            self.dispatcher.begin_turn()
             try:
                 self.handler.on_below_write_watermark()
             except Exception as error:  # noqa: BLE001
@@ -245,7 +236,7 @@ class Connection(Flushable):
             transport.resume_reading()
         if not transport.is_closing():
             transport.write_eof()
-        self._linger_timer = _LingerTimer(self)
+        self._linger_timer = CallTimer(self.on_linger_timer)
         self._unsent_bytes = self.write_buffer_bytes
         self.dispatcher.timers.arm(self._linger_timer, self._linger_ms)
 

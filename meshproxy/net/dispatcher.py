@@ -14,6 +14,7 @@ from typing import Any
 
 from mypy_extensions import mypyc_attr
 
+from meshproxy.clock import begin_turn, end_turn
 from meshproxy.net.timers import TimerWheel
 
 __all__ = ["Dispatcher", "Flushable", "Task"]
@@ -54,17 +55,23 @@ class Dispatcher:
 
     def _flush_soon(self) -> None:
         self._flush_scheduled = False
+        self.begin_turn()
         self.end_turn()
+
+    def begin_turn(self) -> None:
+        """Something happened: until `end_turn` time stands still, and output is gathered."""
+        self.in_turn = True
+        begin_turn()
 
     def end_turn(self) -> None:
         """Flush all that was marked; what is marked meanwhile is flushed too."""
-        self.in_turn = True
         while self._dirty:
             dirty = self._dirty
             self._dirty = []
             for what in dirty:
                 what.flush()
         self.in_turn = False
+        end_turn()
 
     def post(self, callback: Callable[[], object]) -> None:
         """Call back in the next turn."""
@@ -114,7 +121,7 @@ class TaskDone:
 
     def on_done(self, task: Task[Any]) -> None:
         self._dispatcher.forget(task)
-        self._dispatcher.in_turn = True
+        self._dispatcher.begin_turn()
         try:
             self._on_done(task)
         finally:

@@ -12,7 +12,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from meshproxy.clock import monotonic
+from meshproxy.clock import begin_turn, end_turn, monotonic
 
 TICK_MS: Final = 4
 _SLOTS: Final = 4096  # one turn of the wheel is 16 s; a longer timer goes round more than once
@@ -117,7 +117,9 @@ class TimerWheel:
 
     def _on_wake(self) -> None:
         self._handle = None
+        begin_turn()
         self.advance(int(monotonic() * 1000.0))
+        end_turn()
 
     def advance(self, now_ms: int) -> None:
         """Fire all that is due at `now_ms`.

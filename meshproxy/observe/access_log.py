@@ -14,7 +14,10 @@ from meshproxy.observe.stream_info import StreamInfo
 
 
 class LineFormat(Protocol):
-    """A compiled format of text or JSON."""
+    """A compiled format of text or JSON; `measures`: it tells of bytes on the wire."""
+
+    @property
+    def measures(self) -> bool: ...
 
     def format(self, info: StreamInfo) -> bytes: ...
 
@@ -152,18 +155,24 @@ class GrpcStatusFilter(LogFilter):
         return ((2 if status is None else status) in self._statuses) != self._exclude
 
 
-class FixedFilter(LogFilter):
-    """An answer that the configuration already gives."""
+class LogTypeFilter(LogFilter):
+    """By the kind of record: `DownstreamEnd`, `DownstreamStart`, `UpstreamEnd` …"""
 
-    def __init__(self, answer: bool) -> None:
-        self._answer = answer
+    def __init__(self, types: frozenset[str], *, exclude: bool) -> None:
+        self._types = types
+        self._exclude = exclude
 
     def matches(self, info: StreamInfo) -> bool:
-        return self._answer
+        return (info.log_type in self._types) != self._exclude
 
 
 class AccessLog:
-    """Base of access logs: `log` is called once for each stream, at its end."""
+    """Base of access logs: `log` is called for each record, whose kind is `info.log_type`; as a rule at a stream's end.
+
+    `measures`: the records tell of bytes on the wire, which are counted only then.
+    """
+
+    measures: bool = False
 
     def log(self, info: StreamInfo) -> None:
         raise NotImplementedError
@@ -184,6 +193,7 @@ class FileAccessLog(AccessLog):
         self._release = weakref.finalize(self, files.release, file)
         self._release.atexit = False
         self._line = line
+        self.measures = line.measures
         self._filter = log_filter
 
     def log(self, info: StreamInfo) -> None:

@@ -237,7 +237,7 @@ class StatsExporter:
     # ---- which stats
 
     def _shown(self, name: str, value: int, query: StatsQuery) -> bool:
-        if query.used_only and value == 0:
+        if query.used_only and value == 0 and name not in self._snapshot.set_gauges:
             return False
         if query.filter is not None and not query.filter(name):
             return False

@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from meshproxy.observe.operators import Constant, FormatError, Reader, Value, build_reader, to_bytes, to_json
+from meshproxy.observe.operators import (
+    WIRE_OPERATORS,
+    Constant,
+    FormatError,
+    Reader,
+    Value,
+    build_reader,
+    to_bytes,
+    to_json,
+)
 from meshproxy.observe.stream_info import StreamInfo
 
 _COMMAND: Final = re.compile(r"%([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]+))?%")
@@ -22,9 +31,13 @@ DEFAULT_FORMAT: Final = (
 
 
 class Formatter:
-    """A compiled format. `constant` is its value when it does not depend on the stream, else None."""
+    """A compiled format. `constant` is its value when it does not depend on the stream, else None.
 
-    def __init__(self, readers: tuple[Reader, ...], template: bytes, unset: bytes) -> None:
+    `measures` says that it tells of bytes on the wire.
+    """
+
+    def __init__(self, readers: tuple[Reader, ...], template: bytes, unset: bytes, measures: bool) -> None:
+        self.measures = measures
         self._readers = readers
         self._template = template  # for `%`: literals with a `%b` at each operator
         self._unset = unset
@@ -59,14 +72,17 @@ class Formatter:
         return self.format(info)
 
 
-def parse_format(text: str, unset: bytes = b"") -> Formatter:
+def parse_format(text: str, unset: bytes = b"", *, for_log: bool = False) -> Formatter:
     """Compile a format. `unset` stands for operators without a value: nothing in headers, `-` in access logs.
+
+    Only `for_log` may it tell of bytes on the wire.
 
     Raises FormatError for what Envoy refuses, and for an operator that is not supported, by its name.
     """
     readers: list[Reader] = []
     template = ""
     position = 0
+    measures = False
     while position < len(text):
         percent = text.find("%", position)
         if percent < 0:
@@ -81,6 +97,10 @@ def parse_format(text: str, unset: bytes = b"") -> Formatter:
         if match is None:
             raise FormatError(f"Incorrect configuration: {text}. Couldn't find valid command at position {percent}")
         reader = build_reader(match[1], match[2], int(match[3]) if match[3] else None)
+        if match[1] in WIRE_OPERATORS:
+            if not for_log:
+                raise FormatError(f"{match[1]} is known only in access logs")
+            measures = True
         position = match.end()
         owner = getattr(reader, "__self__", None)
         if isinstance(owner, Constant):
@@ -88,7 +108,7 @@ def parse_format(text: str, unset: bytes = b"") -> Formatter:
         else:
             readers.append(reader)
             template += "%b"
-    return Formatter(tuple(readers), template.encode("utf-8", "surrogateescape"), unset)
+    return Formatter(tuple(readers), template.encode("utf-8", "surrogateescape"), unset, measures)
 
 
 class JsonFormatter:
@@ -98,8 +118,10 @@ class JsonFormatter:
     values, and objects that hold nothing else, are left out.
     """
 
-    def __init__(self, tree: dict[str, Any], *, omit_empty: bool = False) -> None:
+    def __init__(self, tree: dict[str, Any], *, omit_empty: bool = False, for_log: bool = False) -> None:
         self._omit_empty = omit_empty
+        self._for_log = for_log
+        self.measures: bool = False
         self._tree = self._compile(tree)
 
     def _compile(self, node: Any) -> Any:
@@ -109,7 +131,8 @@ class JsonFormatter:
             return [self._compile(item) for item in node]
         if not isinstance(node, str):
             return node
-        formatter = parse_format(node, b"" if self._omit_empty else b"-")
+        formatter = parse_format(node, b"" if self._omit_empty else b"-", for_log=self._for_log)
+        self.measures = self.measures or formatter.measures
         return formatter if formatter.constant is None else formatter.constant
 
     def format(self, info: StreamInfo) -> bytes:

@@ -38,6 +38,7 @@ class FilesystemStats(StatsScope):
         "reopen_failed",
     )
     GAUGES = ("write_total_buffered",)
+    SET_WITH = ("write_buffered",)
 
     def __init__(self) -> None:
         super().__init__()

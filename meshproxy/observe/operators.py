@@ -23,6 +23,7 @@ from meshproxy.net.address import Address
 from meshproxy.observe import response_flags
 from meshproxy.observe.start_time import DEFAULT_LOCAL, DEFAULT_UTC, TimeFormat
 from meshproxy.observe.stream_info import PROTOCOL_NAMES, StreamInfo, UpstreamInfo
+from meshproxy.observe.wire import WireBytes
 
 Value = Any  # bytes | str | int | float | bool | dict | list | None
 Reader = Callable[[StreamInfo], Value]
@@ -320,11 +321,16 @@ class MetadataReader:
         return value
 
 
+def _cluster_metadata(info: StreamInfo) -> dict[str, Any] | None:
+    upstream = info.upstream
+    return None if upstream is None or upstream.cluster is None else upstream.cluster.metadata
+
+
 _METADATA: Final[dict[str, Callable[[StreamInfo], dict[str, Any] | None]]] = {
     "DYNAMIC": lambda info: info.dynamic_metadata,
-    "CLUSTER": lambda info: info.cluster_metadata,
-    "ROUTE": lambda info: info.route_metadata,
-    "VIRTUAL_HOST": lambda info: info.virtual_host_metadata,
+    "CLUSTER": _cluster_metadata,
+    "ROUTE": lambda info: None if info.route is None else info.route.metadata,
+    "VIRTUAL_HOST": lambda info: None if info.route is None else info.route.virtual_host_metadata,
     "UPSTREAM_HOST": lambda info: info.upstream.host_metadata if info.upstream is not None else None,
 }
 _LEGACY_PATH: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -492,6 +498,17 @@ def _upstream(read: Callable[[UpstreamInfo], Value], otherwise: Value = None) ->
     return lambda info: otherwise if info.upstream is None else read(info.upstream)
 
 
+_NO_BYTES: Final = WireBytes()
+
+
+def _downstream_wire(info: StreamInfo) -> WireBytes:
+    return info.wire or _NO_BYTES
+
+
+def _upstream_wire(info: StreamInfo) -> WireBytes:
+    return _NO_BYTES if info.upstream is None else info.upstream.wire or _NO_BYTES
+
+
 def _nothing(info: StreamInfo) -> Value:
     return None
 
@@ -507,10 +524,10 @@ _PLAIN: Final[dict[str, Reader]] = {
     "REQUEST_HEADERS_BYTES": lambda info: _size(info.request_headers),
     "RESPONSE_HEADERS_BYTES": lambda info: _size(info.response_headers),
     "RESPONSE_TRAILERS_BYTES": lambda info: _size(info.response_trailers),
-    "DOWNSTREAM_WIRE_BYTES_RECEIVED": lambda info: info.header_bytes_received + info.bytes_received,
-    "DOWNSTREAM_WIRE_BYTES_SENT": lambda info: info.header_bytes_sent + info.bytes_sent,
-    "DOWNSTREAM_HEADER_BYTES_RECEIVED": lambda info: info.header_bytes_received,
-    "DOWNSTREAM_HEADER_BYTES_SENT": lambda info: info.header_bytes_sent,
+    "DOWNSTREAM_WIRE_BYTES_RECEIVED": lambda info: _downstream_wire(info).received,
+    "DOWNSTREAM_WIRE_BYTES_SENT": lambda info: _downstream_wire(info).sent,
+    "DOWNSTREAM_HEADER_BYTES_RECEIVED": lambda info: _downstream_wire(info).fields_received,
+    "DOWNSTREAM_HEADER_BYTES_SENT": lambda info: _downstream_wire(info).fields_sent,
     "DURATION": _duration,
     "REQUEST_DURATION": lambda info: _milliseconds(info.start, info.request_end),
     "RESPONSE_DURATION": _response_duration,
@@ -521,22 +538,22 @@ _PLAIN: Final[dict[str, Reader]] = {
     "UPSTREAM_HOST": AddressReader(_upstream_host).text,
     "UPSTREAM_HOST_NAME": _upstream_host_name,
     "UPSTREAM_HOST_NAME_WITHOUT_PORT": _upstream_host_name_without_port,
-    "UPSTREAM_CLUSTER": _upstream(lambda up: up.cluster_observability_name or up.cluster_name or None),
-    "UPSTREAM_CLUSTER_RAW": _upstream(lambda up: up.cluster_name or None),
+    "UPSTREAM_CLUSTER": _upstream(lambda up: None if up.cluster is None else up.cluster.observability_name),
+    "UPSTREAM_CLUSTER_RAW": _upstream(lambda up: None if up.cluster is None else up.cluster.name),
     "UPSTREAM_REQUEST_ATTEMPT_COUNT": _upstream(lambda up: up.attempts, 0),
     "UPSTREAM_TRANSPORT_FAILURE_REASON": _upstream(lambda up: up.transport_failure_reason.replace(" ", "_") or None),
     "UPSTREAM_PROTOCOL": _upstream(lambda up: PROTOCOL_NAMES.get(up.protocol)),
     "UPSTREAM_CONNECTION_ID": _upstream(lambda up: up.connection_id, 0),
-    "UPSTREAM_WIRE_BYTES_SENT": _upstream(lambda up: up.bytes_sent, 0),
-    "UPSTREAM_WIRE_BYTES_RECEIVED": _upstream(lambda up: up.bytes_received, 0),
-    "UPSTREAM_HEADER_BYTES_SENT": _upstream(lambda up: up.header_bytes_sent, 0),
-    "UPSTREAM_HEADER_BYTES_RECEIVED": _upstream(lambda up: up.header_bytes_received, 0),
+    "UPSTREAM_WIRE_BYTES_SENT": lambda info: _upstream_wire(info).sent,
+    "UPSTREAM_WIRE_BYTES_RECEIVED": lambda info: _upstream_wire(info).received,
+    "UPSTREAM_HEADER_BYTES_SENT": lambda info: _upstream_wire(info).fields_sent,
+    "UPSTREAM_HEADER_BYTES_RECEIVED": lambda info: _upstream_wire(info).fields_received,
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON": lambda info: (
         info.connection.transport_failure_reason.replace(" ", "_") or None
     ),
     "CONNECTION_ID": lambda info: info.connection.connection_id,
     "REQUESTED_SERVER_NAME": lambda info: info.connection.requested_server_name or None,
-    "ROUTE_NAME": lambda info: info.route_name or None,
+    "ROUTE_NAME": lambda info: None if info.route is None else info.route.name or None,
     "VIRTUAL_CLUSTER_NAME": lambda info: info.virtual_cluster_name or None,
     "FILTER_CHAIN_NAME": lambda info: info.connection.filter_chain_name or None,
     "LISTENER_NAME": lambda info: info.connection.listener_name or None,
@@ -544,13 +561,16 @@ _PLAIN: Final[dict[str, Reader]] = {
     "UNIQUE_ID": _unique_id,
     "GRPC_STATUS_NUMBER": grpc_status,
     "LOCAL_REPLY_BODY": lambda info: info.local_reply_body,
-    "ACCESS_LOG_TYPE": lambda info: "DownstreamEnd",
+    "ACCESS_LOG_TYPE": lambda info: info.log_type,
     # No tracer, no JA3/JA4 yet: what Envoy prints without them.
     "TRACE_ID": _nothing,
     "SPAN_ID": _nothing,
     "TLS_JA3_FINGERPRINT": _nothing,
     "TLS_JA4_FINGERPRINT": _nothing,
 }
+
+# Bytes on the wire: they are known when a record is written, and counted only for access logs that ask for them.
+WIRE_OPERATORS: Final = frozenset(name for name in _PLAIN if "_WIRE_BYTES_" in name or "_HEADER_BYTES_" in name)
 
 # Operators with arguments; the flags say whether an argument is required and a length allowed.
 REQUIRED: Final = 1

@@ -8,21 +8,25 @@ from typing import TypeAlias
 # bucket index → count (only those that are not 0), number of values, their sum
 HistogramValue: TypeAlias = tuple[dict[int, int], int, int]
 # what `Snapshot.dump` gives: built of what `marshal` and JSON can carry
-Dump: TypeAlias = tuple[dict[str, int], dict[str, int], dict[str, int], dict[str, HistogramValue]]
+Dump: TypeAlias = tuple[dict[str, int], dict[str, int], dict[str, int], dict[str, HistogramValue], set[str]]
 
 
 class Snapshot:
-    """Counters, gauges, levels (gauges that every worker has alike) and histograms, by name."""
+    """Counters, gauges, levels (gauges that every worker has alike) and histograms, by name.
+
+    `set_gauges` are the gauges and levels that have been set, if only to 0.
+    """
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = {}
         self.gauges: dict[str, int] = {}
         self.levels: dict[str, int] = {}
         self.histograms: dict[str, HistogramValue] = {}
+        self.set_gauges: set[str] = set()
 
     def dump(self) -> Dump:
         """Plain data, for the way between processes."""
-        return (self.counters, self.gauges, self.levels, self.histograms)
+        return (self.counters, self.gauges, self.levels, self.histograms, self.set_gauges)
 
     def add(self, other: Snapshot) -> None:
         """Add what another process counted: counters, gauges and histograms are sums, levels are the largest."""
@@ -33,6 +37,7 @@ class Snapshot:
             levels[name] = max(levels.get(name, value), value)
         for name, histogram in other.histograms.items():
             self.add_histogram(name, histogram)
+        self.set_gauges |= other.set_gauges
 
     def add_histogram(self, name: str, value: HistogramValue) -> None:
         self.histograms[name] = _add_histograms(self.histograms.get(name), value)
@@ -48,7 +53,7 @@ class Snapshot:
 def load_snapshot(data: Dump) -> Snapshot:
     """The snapshot of a `dump`."""
     snapshot = Snapshot()
-    snapshot.counters, snapshot.gauges, snapshot.levels, snapshot.histograms = data
+    snapshot.counters, snapshot.gauges, snapshot.levels, snapshot.histograms, snapshot.set_gauges = data
     return snapshot
 
 

@@ -32,6 +32,10 @@ class StatsScope:
     LEVELS: ClassVar[tuple[str, ...]] = ()
     HISTOGRAMS: ClassVar[tuple[str, ...]] = ()
     ALIASES: ClassVar[dict[str, str]] = {}
+    # Envoy's `usedonly` shows a gauge once it has been set, if only to 0: these are set when they are made,
+    SET_AT_START: ClassVar[tuple[str, ...]] = ()
+    # and all GAUGES are once one of these counters counts.
+    SET_WITH: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         self.dynamic: dict[str, int] = {}
@@ -43,6 +47,11 @@ class StatsScope:
         """Add one to a dynamic counter."""
         dynamic = self.dynamic
         dynamic[name] = dynamic.get(name, 0) + 1
+
+
+def response_names(status: int) -> list[str]:
+    """Under which names a response counts besides `completed`: its class and its code, or as unknown."""
+    return [f"{status // 100}xx", str(status)] if status < 600 else ["unknown"]
 
 
 class StatsRegistry:
@@ -115,11 +124,18 @@ def _read_scope(prefix: str, scope: StatsScope, into: Snapshot) -> None:
     for name, count in scope.dynamic.items():
         full = prefix + name
         counters[full] = counters.get(full, 0) + count
+    at_start = scope.SET_AT_START
+    all_set = any(getattr(scope, name) for name in scope.SET_WITH)
     for name in scope.GAUGES:
         full = prefix + aliases.get(name, name)
         into.gauges[full] = into.gauges.get(full, 0) + int(getattr(scope, name))
+        if all_set or name in at_start:
+            into.set_gauges.add(full)
     for name in scope.LEVELS:
-        into.levels[prefix + aliases.get(name, name)] = int(getattr(scope, name))
+        full = prefix + aliases.get(name, name)
+        into.levels[full] = int(getattr(scope, name))
+        if name in at_start:
+            into.set_gauges.add(full)
     for name in scope.HISTOGRAMS:
         histogram = getattr(scope, name)
         assert isinstance(histogram, Histogram)
@@ -127,4 +143,4 @@ def _read_scope(prefix: str, scope: StatsScope, into: Snapshot) -> None:
         into.add_histogram(prefix + aliases.get(name, name), (counts, histogram.total, histogram.sum))
 
 
-__all__ = ["Histogram", "StatsRegistry", "StatsScope"]
+__all__ = ["Histogram", "StatsRegistry", "StatsScope", "response_names"]

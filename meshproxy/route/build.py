@@ -18,7 +18,6 @@ from meshproxy.route.build_action import (
     build_forwarding,
     build_redirect,
     metadata_dict,
-    refuse,
 )
 from meshproxy.route.build_match import build_conditions, build_path_matcher
 from meshproxy.route.header_matcher import HeaderMatcher, build_header_matchers
@@ -31,13 +30,12 @@ from meshproxy.route.route import (
     ENABLED,
     ROUTE_CLUSTER,
     ROUTE_DIRECT_RESPONSE,
-    ROUTE_NON_FORWARDING,
     ROUTE_REDIRECT,
-    Decorator,
     Route,
     VirtualCluster,
     VirtualHost,
 )
+from meshproxy.route.stats import RequestStats
 from meshproxy.route.string_matcher import RegexMatcher
 from meshproxy.route.table import HostRoutes, RouteTable
 from meshproxy.route.weighted import WeightedRoutes
@@ -49,18 +47,6 @@ _KINDS: Final = {
     "route": ROUTE_CLUSTER,
     "redirect": ROUTE_REDIRECT,
     "direct_response": ROUTE_DIRECT_RESPONSE,
-    "non_forwarding_action": ROUTE_NON_FORWARDING,
-}
-_REFUSED_IN_TABLE: Final = {
-    "vhds": "virtual host discovery is not supported yet",
-    "cluster_specifier_plugins": "cluster specifier plugins are not supported",
-    "request_mirror_policies": "mirroring is not supported yet",
-}
-_REFUSED_IN_HOST: Final = {
-    "matcher": "matcher trees are not supported",
-    "rate_limits": "rate limits are not supported yet",
-    "retry_policy_typed_config": "retry policy extensions are not supported",
-    "request_mirror_policies": "mirroring is not supported yet",
 }
 
 OverrideBuilder = Callable[[Any, str, BuildContext], object | None]
@@ -166,7 +152,6 @@ class _TableBuilder:
 
     def build(self) -> RouteTable:
         message, table = self.message, self.table
-        refuse(message, _REFUSED_IN_TABLE, self.path, self.errors)
         table.ignore_port_in_host_matching = message.ignore_port_in_host_matching
         table.ignore_path_parameters = message.ignore_path_parameters_in_path_matching
         if message.vhost_header:
@@ -177,7 +162,6 @@ class _TableBuilder:
             table.max_direct_response_body_size_bytes = message.max_direct_response_body_size_bytes.value
         if message.HasField("validate_clusters"):
             table.validate_clusters = message.validate_clusters.value
-        table.metadata = metadata_dict(message.metadata)
         for i in range(len(message.virtual_hosts)):
             self.add_virtual_host(message.virtual_hosts[i], item(self.path, "virtual_hosts", i))
         self.close()
@@ -224,20 +208,29 @@ class _TableBuilder:
         return True
 
     def build_virtual_host(self, message: Any, path: str) -> HostRoutes:
-        refuse(message, _REFUSED_IN_HOST, path, self.errors)
         host = VirtualHost(message.name)
-        host.domains = list(message.domains)
         host.require_tls = message.require_tls
         host.include_request_attempt_count = message.include_request_attempt_count
         host.include_attempt_count_in_response = message.include_attempt_count_in_response
         host.include_is_timeout_retry_header = message.include_is_timeout_retry_header
         host.metadata = metadata_dict(message.metadata)
-        for i in range(len(message.virtual_clusters)):
-            cluster, at = message.virtual_clusters[i], item(path, "virtual_clusters", i)
-            headers = build_header_matchers(cluster.headers, at, "headers", self.errors)
-            host.virtual_clusters.append(VirtualCluster(cluster.name, headers))
+        self.add_virtual_clusters(host, message.virtual_clusters, path)
         matches = _HostBuilder(self, message, path, host).build()
         return HostRoutes(host, matches, make_steps(matches), assign_subjects(matches), gather_paths(matches))
+
+    def add_virtual_clusters(self, host: VirtualHost, messages: Any, path: str) -> None:
+        """Those that are configured, and `other` for the requests that none of them holds for."""
+        for i in range(len(messages)):
+            headers = build_header_matchers(
+                messages[i].headers, item(path, "virtual_clusters", i), "headers", self.errors
+            )
+            host.virtual_clusters.append(self.virtual_cluster(host, messages[i].name, headers))
+        if host.virtual_clusters:
+            host.virtual_clusters.append(self.virtual_cluster(host, "other", []))
+
+    def virtual_cluster(self, host: VirtualHost, name: str, headers: list[HeaderMatcher]) -> VirtualCluster:
+        stats = self.context.scope(f"vhost.{host.name}.vcluster.{name}.", RequestStats)
+        return VirtualCluster(name, headers, stats)
 
 
 def _by_length(entry: tuple[int, dict[bytes, HostRoutes]]) -> int:
@@ -356,21 +349,18 @@ class _HostBuilder:
         route = Route(message.name, self.host, _KINDS[kind])
         route.path = path
         route.metadata = metadata_dict(message.metadata)
-        route.stat_prefix = message.stat_prefix
-        if message.HasField("decorator"):
-            decorator = message.decorator
-            propagate = decorator.propagate.value if decorator.HasField("propagate") else True
-            route.decorator = Decorator(decorator.operation, propagate)
+        if message.stat_prefix:
+            prefix = f"vhost.{self.host.name}.route.{message.stat_prefix}."
+            route.stats = self.context.scope(prefix, RequestStats)
         route.request_body_buffer_limit = body_buffer_limit(message)
         if route.request_body_buffer_limit is None:
             route.request_body_buffer_limit = body_buffer_limit(self.message)
-        route.cors = self.cors
         at = child(path, kind)
         if kind == "route":
             route.retry = self.retry
-            build_forwarding(route, message.route, matcher, self.message, at, self.context)
-            if message.route.HasField("cors"):
-                route.cors = build_legacy_cors(message.route, at, self.context, self.owner.overrides)
+            build_forwarding(route, message.route, matcher, at, self.context)
+            own = build_legacy_cors(message.route, at, self.context, self.owner.overrides)
+            route.cors = [policy for policy in (own, self.cors) if policy is not None]
         elif kind == "redirect":
             route.redirect_action = build_redirect(message.redirect, matcher, at, self.errors)
         elif kind == "direct_response":
@@ -393,8 +383,6 @@ class _HostBuilder:
             self.errors.add(path, "a cluster specifier is required")
 
     def build_weighted(self, route: Route, message: Any, levels: list[Level], path: str) -> WeightedRoutes | None:
-        if message.HasField("use_hash_policy") and message.use_hash_policy.value:
-            self.errors.add(child(path, "use_hash_policy"), "hash policies are not supported yet")
         routes = [
             self.build_weight(route, message.clusters[i], levels, item(path, "clusters", i))
             for i in range(len(message.clusters))
@@ -424,8 +412,6 @@ class _HostBuilder:
             self.owner.table.referenced.append((message.name, child(path, "name")))
         route.weight = message.weight.value
         route.weighted_host_rewrite = message.host_rewrite_literal.encode()
-        if message.HasField("metadata_match"):
-            route.metadata_match = base.metadata_match | metadata_dict(message.metadata_match)
         own = Level(message, path, self.context, self.owner.overrides)
         self.seal(route, levels, own)
         return route

@@ -8,11 +8,11 @@ from google.protobuf import json_format
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.datasource import load_data_source
-from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.errors import ConfigErrors, child
 from meshproxy.config.regex import build_substitution
 from meshproxy.config.typed_struct import unpack_any
+from meshproxy.config.values import milliseconds, milliseconds_or
 from meshproxy.observe.formatter import FormatError, Formatter, JsonFormatter, parse_format
-from meshproxy.route.duration import optional_ms
 from meshproxy.route.path_matcher import PathMatcher, PathTemplateMatcher
 from meshproxy.route.path_template import TemplateError, compile_rewrite
 from meshproxy.route.redirect import Redirect
@@ -30,76 +30,36 @@ from meshproxy.route.rewrite import (
     TemplatePathRewrite,
     WholePathRewrite,
 )
-from meshproxy.route.route import DEFAULT_TIMEOUT_MS, HedgePolicy, Route
+from meshproxy.route.route import DEFAULT_TIMEOUT_MS, Route
 
 _URI_TEMPLATE_REWRITE: Final = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
 
-_REFUSED: Final = {
-    "retry_policy_typed_config": "retry policy extensions are not supported",
-    "request_mirror_policies": "mirroring is not supported yet",
-    "rate_limits": "rate limits are not supported yet",
-    "hash_policy": "hash policies are not supported yet",
-    "internal_redirect_policy": "internal redirects are not supported yet",
-    "internal_redirect_action": "internal redirects are not supported yet",
-    "cluster_specifier_plugin": "cluster specifier plugins are not supported",
-    "inline_cluster_specifier_plugin": "cluster specifier plugins are not supported",
-}
 _NOT_FOUND_STATUS: Final = (503, 404, 500)  # ClusterNotFoundResponseCode by its numbers
 _REDIRECT_STATUS: Final = (301, 302, 303, 307, 308)  # RedirectResponseCode by its numbers
 
 
-def refuse(message: Any, refused: dict[str, str], path: str, errors: ConfigErrors) -> None:
-    """An error for every field of `refused` that is set."""
-    for field, _ in message.ListFields():
-        if field.name in refused:
-            errors.add(child(path, field.name), refused[field.name])
-
-
 def build_forwarding(
-    route: Route, message: Any, matcher: PathMatcher, virtual_host: Any, path: str, context: BuildContext
+    route: Route, message: Any, matcher: PathMatcher, path: str, context: BuildContext
 ) -> None:
     """Fill in what a RouteAction says, except which cluster."""
     errors = context.errors
-    refuse(message, _REFUSED, path, errors)
     route.cluster_not_found_status = _NOT_FOUND_STATUS[message.cluster_not_found_response_code]
     route.priority = message.priority
-    if message.HasField("metadata_match"):
-        route.metadata_match = metadata_dict(message.metadata_match)
     _build_timeouts(route, message)
-    _build_upgrades(route, message, path, errors)
     route.append_x_forwarded_host = message.append_x_forwarded_host
     route.host_rewrite = _build_host_rewrite(route, message, path, errors)
     route.path_rewrite = _build_path_rewrite(message, matcher, path, errors)
     if message.HasField("retry_policy"):
         route.retry = build_retry_policy(message.retry_policy, child(path, "retry_policy"), errors)
-    hedge = message if message.HasField("hedge_policy") else virtual_host
-    if hedge.HasField("hedge_policy"):
-        route.hedge = HedgePolicy(hedge.hedge_policy.hedge_on_per_try_timeout)
 
 
 def _build_timeouts(route: Route, message: Any) -> None:
-    timeout_ms = optional_ms(message, "timeout")
-    route.timeout_ms = DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms
-    route.idle_timeout_ms = optional_ms(message, "idle_timeout")
-    route.flush_timeout_ms = optional_ms(message, "flush_timeout")
-    route.max_grpc_timeout_ms = optional_ms(message, "max_grpc_timeout")
-    route.grpc_timeout_offset_ms = optional_ms(message, "grpc_timeout_offset") or 0
-    if message.HasField("max_stream_duration"):
-        duration = message.max_stream_duration
-        route.max_stream_duration_ms = optional_ms(duration, "max_stream_duration")
-        route.grpc_timeout_header_max_ms = optional_ms(duration, "grpc_timeout_header_max")
-        route.grpc_timeout_header_offset_ms = optional_ms(duration, "grpc_timeout_header_offset") or 0
-
-
-def _build_upgrades(route: Route, message: Any, path: str, errors: ConfigErrors) -> None:
-    for i in range(len(message.upgrade_configs)):
-        upgrade, at = message.upgrade_configs[i], item(path, "upgrade_configs", i)
-        kind: bytes = upgrade.upgrade_type.lower().encode()
-        if kind in route.upgrades:
-            errors.add(child(at, "upgrade_type"), f"Duplicate upgrade {upgrade.upgrade_type}")
-        if upgrade.HasField("connect_config"):
-            errors.add(child(at, "connect_config"), "CONNECT requests are not supported yet")
-        route.upgrades[kind] = upgrade.enabled.value if upgrade.HasField("enabled") else True
+    route.timeout_ms = milliseconds_or(message, "timeout", DEFAULT_TIMEOUT_MS)
+    if message.HasField("idle_timeout"):
+        route.idle_timeout_ms = milliseconds(message.idle_timeout)
+    duration = message.max_stream_duration
+    if duration.HasField("max_stream_duration"):
+        route.max_stream_duration_ms = milliseconds(duration.max_stream_duration)
 
 
 def _build_host_rewrite(route: Route, message: Any, path: str, errors: ConfigErrors) -> HostRewrite | None:

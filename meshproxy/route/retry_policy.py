@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.errors import ConfigErrors, child, item
-from meshproxy.route.duration import optional_ms
+from meshproxy.config.values import milliseconds, milliseconds_or
 from meshproxy.route.header_matcher import HeaderMatcher, build_header_matchers
 
 # Bits of retry_on. The gRPC ones judge `grpc-status`.
@@ -129,8 +129,8 @@ def build_retry_policy(message: Any, path: str, errors: ConfigErrors) -> RetryPo
     policy.retry_on = parse_retry_on(message.retry_on) | parse_retry_grpc_on(message.retry_on)
     if message.HasField("num_retries"):
         policy.num_retries = message.num_retries.value
-    policy.per_try_timeout_ms = optional_ms(message, "per_try_timeout") or 0
-    policy.per_try_idle_timeout_ms = optional_ms(message, "per_try_idle_timeout") or 0
+    policy.per_try_timeout_ms = milliseconds(message.per_try_timeout)
+    policy.per_try_idle_timeout_ms = milliseconds(message.per_try_idle_timeout)
     policy.retriable_status_codes = frozenset(message.retriable_status_codes)
     policy.retriable_headers = build_header_matchers(message.retriable_headers, path, "retriable_headers", errors)
     policy.retriable_request_headers = build_header_matchers(
@@ -149,8 +149,8 @@ def build_retry_policy(message: Any, path: str, errors: ConfigErrors) -> RetryPo
 def _build_back_off(policy: RetryPolicy, message: Any, path: str, errors: ConfigErrors) -> None:
     if message.HasField("retry_back_off"):
         back_off = message.retry_back_off
-        base_ms = max(optional_ms(back_off, "base_interval") or 0, 1)
-        max_ms = optional_ms(back_off, "max_interval")
+        base_ms = max(milliseconds(back_off.base_interval), 1)
+        max_ms = milliseconds(back_off.max_interval) if back_off.HasField("max_interval") else None
         if max_ms is not None and max_ms < base_ms:
             reason = "must be greater than or equal to the base_interval"
             errors.add(child(path, "retry_back_off.max_interval"), reason)
@@ -162,8 +162,7 @@ def _build_back_off(policy: RetryPolicy, message: Any, path: str, errors: Config
             ResetHeader(header.name.lower().encode(), header.format == RESET_UNIX_TIMESTAMP)
             for header in limited.reset_headers
         ]
-        max_ms = optional_ms(limited, "max_interval")
-        policy.reset_max_ms = _DEFAULT_RATE_LIMITED_MAX_MS if max_ms is None else max_ms
+        policy.reset_max_ms = milliseconds_or(limited, "max_interval", _DEFAULT_RATE_LIMITED_MAX_MS)
 
 
 def _build_host_predicates(policy: RetryPolicy, message: Any, path: str, errors: ConfigErrors) -> None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.observe.formatter import Formatter, JsonFormatter
-from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.observe.stream_info import Metadata, RouteInfo, StreamInfo
 from meshproxy.route.header_matcher import HeaderMatcher, matches_all
 from meshproxy.route.header_ops import HeaderOperations
 from meshproxy.route.redirect import Redirect, tls_location
 from meshproxy.route.retry_policy import RetryPolicy
 from meshproxy.route.rewrite import HostRewrite, PathRewrite, set_authority
+from meshproxy.route.stats import RequestStats
 
 # What a route does (Route.kind).
 ROUTE_CLUSTER: Final = 0
 ROUTE_REDIRECT: Final = 1
 ROUTE_DIRECT_RESPONSE: Final = 2
-ROUTE_NON_FORWARDING: Final = 3
 
 # core.v3.RoutingPriority: which of a cluster's circuit breaker thresholds count.
 PRIORITY_DEFAULT: Final = 0
@@ -48,9 +48,10 @@ ENABLED: Final = FilterSwitch("ENABLED")  # an empty `config`: a filter that is 
 class VirtualCluster:
     """A name for statistics, given to the requests that its conditions hold for."""
 
-    def __init__(self, name: str, headers: list[HeaderMatcher]) -> None:
+    def __init__(self, name: str, headers: list[HeaderMatcher], stats: RequestStats) -> None:
         self.name = name
         self.headers = headers
+        self.stats = stats
 
 
 class VirtualHost:
@@ -58,37 +59,19 @@ class VirtualHost:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.domains: list[str] = []
         self.require_tls: int = TLS_NONE
-        self.virtual_clusters: list[VirtualCluster] = []
+        self.virtual_clusters: list[VirtualCluster] = []  # the last is `other`, which always holds; or there is none
         self.include_request_attempt_count: bool = False  # x-envoy-attempt-count upstream
         self.include_attempt_count_in_response: bool = False
         self.include_is_timeout_retry_header: bool = False  # x-envoy-is-timeout-retry
-        self.metadata: dict[str, Any] = {}
+        self.metadata: Metadata = {}
 
-    def virtual_cluster(self, headers: HeaderMap) -> str:
-        """The name of the first virtual cluster that holds, `other` when none of them does, "" when there are none."""
-        if not self.virtual_clusters:
-            return ""
+    def virtual_cluster(self, headers: HeaderMap) -> VirtualCluster | None:
+        """The first virtual cluster that holds; None when there are none."""
         for cluster in self.virtual_clusters:
             if matches_all(cluster.headers, headers):
-                return cluster.name
-        return "other"
-
-
-class HedgePolicy:
-    """Hedging as far as Envoy does it: another attempt when a try times out, the first good answer wins."""
-
-    def __init__(self, hedge_on_per_try_timeout: bool) -> None:
-        self.hedge_on_per_try_timeout = hedge_on_per_try_timeout
-
-
-class Decorator:
-    """The operation name of the route's spans; `propagate` sends it on in x-envoy-decorator-operation."""
-
-    def __init__(self, operation: str, propagate: bool) -> None:
-        self.operation = operation
-        self.propagate = propagate
+                return cluster
+        return None
 
 
 class Route:
@@ -103,14 +86,15 @@ class Route:
         self.virtual_host = virtual_host
         self.kind = kind
         self.path: str = ""  # of the route in the configuration, for messages
-        self.metadata: dict[str, Any] = {}
-        self.stat_prefix: str = ""
-        self.decorator: Decorator | None = None
+        self.metadata: Metadata = {}
+        self.info = RouteInfo(name, None, None)
+        self.stats: RequestStats | None = None  # `stat_prefix`
+        self.has_stats: bool = False  # of its own, or of its virtual host's virtual clusters
         # Overrides of the filters by their names in the chain: the most specific one, and all of them, global first.
         self.filter_configs: dict[str, object] = {}
         self.all_filter_configs: dict[str, list[object]] = {}
-        # The deprecated `cors` of the route, else of its virtual host, built as the cors filter's override.
-        self.cors: object | None = None
+        # The deprecated `cors` of the route and of its virtual host, in this order, built as the cors filter's overrides.
+        self.cors: list[object] = []
         self.request_body_buffer_limit: int | None = None
 
         # ROUTE_CLUSTER
@@ -120,17 +104,9 @@ class Route:
         self.weight: int = 0
         self.timeout_ms: int = DEFAULT_TIMEOUT_MS
         self.idle_timeout_ms: int | None = None
-        self.flush_timeout_ms: int | None = None
         self.max_stream_duration_ms: int | None = None
-        self.grpc_timeout_header_max_ms: int | None = None
-        self.grpc_timeout_header_offset_ms: int = 0
-        self.max_grpc_timeout_ms: int | None = None  # deprecated: a bound on grpc-timeout as the route's timeout
-        self.grpc_timeout_offset_ms: int = 0
         self.retry: RetryPolicy | None = None
-        self.hedge: HedgePolicy | None = None
         self.priority: int = PRIORITY_DEFAULT
-        self.metadata_match: dict[str, Any] = {}
-        self.upgrades: dict[bytes, bool] = {}  # upgrade type in lower case -> enabled here
         self.auto_host_rewrite: bool = False  # the upstream host's name, known once the host is picked
         self.append_x_forwarded_host: bool = False
         self.host_rewrite: HostRewrite | None = None
@@ -160,24 +136,15 @@ class Route:
         new = Route(self.name, self.virtual_host, self.kind)
         new.path = self.path
         new.metadata = self.metadata
-        new.stat_prefix = self.stat_prefix
-        new.decorator = self.decorator
+        new.stats = self.stats
         new.cors = self.cors
         new.request_body_buffer_limit = self.request_body_buffer_limit
         new.cluster_not_found_status = self.cluster_not_found_status
         new.timeout_ms = self.timeout_ms
         new.idle_timeout_ms = self.idle_timeout_ms
-        new.flush_timeout_ms = self.flush_timeout_ms
         new.max_stream_duration_ms = self.max_stream_duration_ms
-        new.grpc_timeout_header_max_ms = self.grpc_timeout_header_max_ms
-        new.grpc_timeout_header_offset_ms = self.grpc_timeout_header_offset_ms
-        new.max_grpc_timeout_ms = self.max_grpc_timeout_ms
-        new.grpc_timeout_offset_ms = self.grpc_timeout_offset_ms
         new.retry = self.retry
-        new.hedge = self.hedge
         new.priority = self.priority
-        new.metadata_match = self.metadata_match
-        new.upgrades = self.upgrades
         new.auto_host_rewrite = self.auto_host_rewrite
         new.append_x_forwarded_host = self.append_x_forwarded_host
         new.host_rewrite = self.host_rewrite
@@ -186,6 +153,8 @@ class Route:
 
     def seal(self) -> None:
         """Settle what can be asked in one attribute; the last step of a build."""
+        self.info = RouteInfo(self.name, self.metadata, self.virtual_host.metadata)
+        self.has_stats = self.stats is not None or bool(self.virtual_host.virtual_clusters)
         self.has_response_mutations = bool(self.response_operations)
         self.toggles_filters = any(isinstance(config, FilterSwitch) for config in self.filter_configs.values())
         self.has_request_mutations = (

@@ -12,8 +12,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 
+from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors
-from meshproxy.net.address import is_ip
 from meshproxy.observe.export import StatsExporter
 from meshproxy.observe.log import active_levels, parse_level, set_level
 from meshproxy.server.admin.backend import (
@@ -30,8 +30,8 @@ from meshproxy.server.admin.backend import (
 from meshproxy.server.admin.config_sections import ConfigEntry, static_sections
 from meshproxy.server.admin.handlers import AdminHandlers
 from meshproxy.server.admin.server import AdminServer
+from meshproxy.server.admin_config import build_admin
 from meshproxy.server.cluster_status import merge_clusters
-from meshproxy.server.listener_config import to_address
 from meshproxy.version import __version__
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class SupervisorBackend(AdminBackend):
             "service_node": options.service_node,
             "service_zone": options.service_zone,
             "drain_time": f"{options.drain_time_s:g}s",
+            "drain_strategy": options.drain_strategy.capitalize(),
             "allow_unknown_static_fields": options.allow_unknown_static_fields,
         }
         uptime = time.monotonic() - supervisor.started
@@ -141,14 +142,16 @@ async def start_admin(supervisor: Supervisor, errors: ConfigErrors) -> AdminServ
     admin = supervisor.bootstrap.admin
     if not admin.HasField("address"):
         return None
-    server = AdminServer(supervisor.dispatcher, AdminHandlers(SupervisorBackend(supervisor)).handle)
-    address = to_address(admin.address)
-    if not address.path and not is_ip(address.ip):
-        errors.add("admin.address.socket_address.address", f"malformed IP address: {address.ip!r}")
+    context = BuildContext(errors, supervisor.runtime, supervisor.stats)
+    config = build_admin(admin, "admin", context)
+    if config is None:
         return None
+    handlers = AdminHandlers(SupervisorBackend(supervisor), config.allow)
+    server = AdminServer(supervisor.dispatcher, handlers.handle, access_logs=config.access_logs)
     path = supervisor.options.admin_address_path
+    address = config.address
     try:
-        await server.start(address)
+        await server.start(address, config.socket_options, config.mode)
     except OSError as error:
         errors.add("admin.address", f"cannot serve {address.text}: {_reason(error)}")
     try:

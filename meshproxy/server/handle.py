@@ -46,8 +46,8 @@ class WorkerHandle:
 class LocalWorker(WorkerHandle):
     """The worker in this process."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self.worker = Worker(dispatcher)
+    def __init__(self, dispatcher: Dispatcher, options: Options) -> None:
+        self.worker = Worker(dispatcher, options.drain_over_s)
         self._service = WorkerService(self.worker)
 
     async def call(self, verb: str, *arguments: Any) -> Any:
@@ -80,6 +80,7 @@ class RemoteWorker(WorkerHandle):
                     *("--control-fd", str(theirs.fileno()), "--index", str(index)),
                     *("--log-level", options.log_level, "--component-log-level", options.component_log_level),
                     *("--file-flush-interval-msec", str(options.file_flush_interval_msec)),
+                    *("--drain-over-s", str(options.drain_over_s)),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from typing import Any
 
@@ -12,7 +13,7 @@ from meshproxy.config.runtime import RuntimeInt
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.observe.stream_info import ConnectionInfo
+from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
 from meshproxy.server.listener_config import FilterChainConfig, ListenerConfig
 from meshproxy.server.stats import ListenerStats
 from meshproxy.upstream.manager import ClusterManager
@@ -28,6 +29,17 @@ class ConnectionCount:
         self.limit = limit
 
 
+class Accepted:
+    """A downstream connection from its beginning to its end."""
+
+    __slots__ = ("began", "connection", "info")
+
+    def __init__(self, connection: Connection, info: ConnectionInfo) -> None:
+        self.connection = connection
+        self.info = info
+        self.began = monotonic()
+
+
 class ActiveFilterChain(ConnectionOwner):
     """A filter chain and its connections. `context` holds what the chain was built with: stats, access logs."""
 
@@ -36,25 +48,40 @@ class ActiveFilterChain(ConnectionOwner):
         self.listener = listener
         self.config = config
         self.context = context
-        self.connections: set[ActiveConnection] = set()
-        self._drain_began: float = 0.0
+        self.access_logs = listener.config.access_logs
+        self.connections: dict[ActiveConnection, Accepted] = {}
+        self._drain_began: float = 0.0  # monotonic seconds; 0.0: it does not drain
+        self._drain_over_s: float = 0.0
+        self._failing: bool = False  # an operator lets health checks fail
 
     def on_connection_done(self, connection: ActiveConnection) -> None:
-        self.connections.discard(connection)
-        self.listener.on_connection_done(self)
+        self.listener.on_connection_done(self, self.connections.pop(connection))
 
-    def start_drain(self) -> None:
-        """Every connection ends with the next answer that it begins: it asks `draining` then.
+    def start_drain(self, over_s: float = 0.0) -> None:
+        """Every connection ends with an answer that it begins from now on: it asks `closes_now` then.
 
+        `over_s` above 0: of the answers at a moment, that share ends its connection which has passed of these seconds.
         One whose answer is on its way already may be used once more, since its client was not told.
         """
-        if not self.draining:
+        if self._drain_began == 0.0:
             self._drain_began = monotonic()
+            self._drain_over_s = over_s
+        self._drain_over_s = min(self._drain_over_s, over_s)
         self.draining = True
+
+    def fail_health_checks(self, fail: bool) -> None:
+        """While they fail, every answer ends its connection; those that were told to end still do afterwards."""
+        self._failing = fail
+        self.draining = fail or self._drain_began != 0.0
+
+    def closes_now(self) -> bool:
+        if self._failing or self._drain_over_s <= 0.0:
+            return True
+        return monotonic() - self._drain_began >= self._drain_over_s * random.random()
 
     def drain_ms(self) -> float:
         """For how long it has been draining."""
-        return (monotonic() - self._drain_began) * 1000.0 if self.draining else 0.0
+        return (monotonic() - self._drain_began) * 1000.0 if self._drain_began else 0.0
 
     def close_idle(self, idle_ms: float) -> None:
         for connection in list(self.connections):
@@ -108,11 +135,11 @@ class ActiveListener:
     def accepting(self) -> bool:
         return bool(self._servers)
 
-    def update(self, config: ListenerConfig) -> bool:
+    def update(self, config: ListenerConfig, drain_over_s: float) -> bool:
         """Go on with a new configuration on the same sockets.
 
-        A chain that is the same but for its routes stays, with its connections; else it drains, and new connections
-        get the new one. True when it drains.
+        A chain that is the same but for its routes stays, with its connections; else it drains (`drain_over_s` as in
+        `ActiveFilterChain.start_drain`), and new connections get the new one. True when it drains.
         """
         new = _only_chain(config)
         old = self.chain
@@ -122,25 +149,22 @@ class ActiveListener:
             old.config.terminal.adopt(new.terminal)
             old.context.close()
             old.context = config.context
+            old.access_logs = config.access_logs
             return False
         self.chain = ActiveFilterChain(self, new, config.context)
-        self._drain_chain(old)
+        self._drain_chain(old, drain_over_s)
         return True
 
-    def _drain_chain(self, chain: ActiveFilterChain) -> None:
-        chain.start_drain()
+    def _drain_chain(self, chain: ActiveFilterChain, drain_over_s: float) -> None:
+        chain.start_drain(drain_over_s)
         if chain.connections:
             self.draining_chains.append(chain)
         else:
             chain.context.close()
 
-    def start_drain(self) -> None:
-        """Connections end with their next answer; new ones are still accepted, and end with their first."""
-        self.chain.start_drain()
-
-    def stop_drain(self) -> None:
-        """New answers do not end connections any more; those that were told to end still do."""
-        self.chain.draining = False
+    def start_drain(self, over_s: float = 0.0) -> None:
+        """Connections end with their next answer, or by and by; new ones are still accepted, and drain as well."""
+        self.chain.start_drain(over_s)
 
     def chains(self) -> list[ActiveFilterChain]:
         return [self.chain, *self.draining_chains]
@@ -151,7 +175,7 @@ class ActiveListener:
     # -- connections
 
     def _new_connection(self) -> Connection:
-        return Connection(self.dispatcher, _Accepted(self), self.config.buffer_limit_bytes)
+        return Connection(self.dispatcher, _Unclaimed(self), self.config.buffer_limit_bytes)
 
     def accept(self, connection: Connection) -> None:
         stats = self.stats
@@ -173,12 +197,18 @@ class ActiveListener:
         info.filter_chain_name = chain.config.name
         info.listener_direction = self.config.direction
         active = chain.config.terminal.accept(self.dispatcher, self.clusters, chain, connection, info)
-        chain.connections.add(active)
+        chain.connections[active] = Accepted(connection, info)
 
-    def on_connection_done(self, chain: ActiveFilterChain) -> None:
+    def on_connection_done(self, chain: ActiveFilterChain, accepted: Accepted) -> None:
+        now = monotonic()
         self._count.active -= 1
         self.stats.downstream_cx_active -= 1
         self.stats.downstream_cx_destroy += 1
+        self.stats.downstream_cx_length_ms.record(int((now - accepted.began) * 1000.0))
+        if chain.access_logs:
+            record = _record(accepted, now)
+            for log in chain.access_logs:
+                log.log(record)
         if chain.draining and not chain.connections and chain in self.draining_chains:
             self.draining_chains.remove(chain)
             chain.context.close()
@@ -190,7 +220,19 @@ def _only_chain(config: ListenerConfig) -> FilterChainConfig:
     return chain
 
 
-class _Accepted(ConnectionHandler):
+def _record(accepted: Accepted, end: float) -> StreamInfo:
+    """The connection as an access log of the listener sees it: all of its bytes, and nothing of its streams."""
+    info = accepted.info
+    record = StreamInfo(info, accepted.began)
+    record.end = end
+    record.protocol = info.protocol
+    record.response_flags = info.response_flags
+    record.bytes_received = accepted.connection.bytes_received
+    record.bytes_sent = accepted.connection.bytes_sent
+    return record
+
+
+class _Unclaimed(ConnectionHandler):
     """A connection that no filter chain has yet."""
 
     def __init__(self, listener: ActiveListener) -> None:

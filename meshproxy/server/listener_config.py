@@ -10,6 +10,7 @@ from meshproxy.http.build import build_access_logs
 from meshproxy.http.network_filter import NETWORK_FILTERS, NetworkFilter
 from meshproxy.net.address import Address, is_ip
 from meshproxy.net.connect import SocketOption
+from meshproxy.observe.access_log import AccessLog
 
 _DEFAULT_BUFFER_LIMIT: Final = 1024 * 1024
 
@@ -37,6 +38,7 @@ class ListenerConfig:
         self.direction: int = 0
         self.socket = SocketConfig()
         self.ignore_global_limit: bool = False
+        self.access_logs: list[AccessLog] = []  # of connections
 
     def all_chains(self) -> list[FilterChainConfig]:
         return self.chains if self.default_chain is None else [*self.chains, self.default_chain]
@@ -77,12 +79,17 @@ def socket_config(message: Any) -> SocketConfig:
     config.reuse_port = not pipe and (message.enable_reuse_port.value or not message.HasField("enable_reuse_port"))
     config.mode = address.pipe.mode if pipe else 0
     config.ipv4_compat = address.socket_address.ipv4_compat
-    config.options = tuple(
+    config.options = socket_options(message)
+    config.backlog = message.tcp_backlog_size.value if message.HasField("tcp_backlog_size") else 4096
+    return config
+
+
+def socket_options(message: Any) -> tuple[SocketOption, ...]:
+    """The `socket_options` of a message that has some."""
+    return tuple(
         (option.level, option.name, option.int_value if option.WhichOneof("value") == "int_value" else option.buf_value)
         for option in message.socket_options
     )
-    config.backlog = message.tcp_backlog_size.value if message.HasField("tcp_backlog_size") else 4096
-    return config
 
 
 def build_listener(message: Any, path: str, context: BuildContext) -> ListenerConfig | None:
@@ -110,7 +117,7 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
         context.errors.add(where, "only one filter chain without filter_chain_match is supported")
     if message.HasField("per_connection_buffer_limit_bytes"):
         listener.buffer_limit_bytes = message.per_connection_buffer_limit_bytes.value
-    build_access_logs(message.access_log, child(path, "access_log"), context)
+    listener.access_logs = build_access_logs(message.access_log, child(path, "access_log"), context)
     listener.direction = message.traffic_direction
     listener.socket = socket_config(message)
     listener.ignore_global_limit = message.ignore_global_conn_limit

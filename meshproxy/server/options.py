@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +17,14 @@ class Options:
     drain_strategy: str = "gradual"
     log_level: str = "info"
     component_log_level: str = ""
-    log_path: str = ""
-    log_format: str = ""
     file_flush_interval_msec: int = 1000
     admin_address_path: str = ""
     service_node: str = ""
     service_cluster: str = ""
     service_zone: str = ""
-    base_id: int = 0
     allow_unknown_static_fields: bool = False
-    reject_unknown_dynamic_fields: bool = False
-    ignore_unknown_dynamic_fields: bool = False
-    skip_deprecated_logs: bool = False
-    local_address_ip_version: str = "v4"
-    mode: str = "serve"
-    ignored: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def drain_over_s(self) -> float:
+        """Over how long a drain that is not urgent tells more and more connections to close; 0: all at once."""
+        return self.drain_time_s if self.drain_strategy == "gradual" else 0.0

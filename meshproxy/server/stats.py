@@ -18,6 +18,7 @@ class ListenerStats(StatsScope):
         "no_filter_chain_match",
     )
     GAUGES: ClassVar[tuple[str, ...]] = ("downstream_cx_active",)
+    SET_WITH: ClassVar[tuple[str, ...]] = ("downstream_cx_total",)
     HISTOGRAMS: ClassVar[tuple[str, ...]] = ("downstream_cx_length_ms",)
 
     def __init__(self) -> None:
@@ -48,6 +49,11 @@ class ListenerManagerStats(StatsScope):
         "total_listeners_warming",
         "total_listeners_draining",
         "total_filter_chains_draining",
+        "workers_started",
+    )
+    SET_AT_START: ClassVar[tuple[str, ...]] = (
+        "total_listeners_active",
+        "total_listeners_warming",
         "workers_started",
     )
 
@@ -91,6 +97,7 @@ class ServerStats(StatsScope):
         "memory_physical_size",
         "version",
     )
+    SET_AT_START: ClassVar[tuple[str, ...]] = GAUGES
 
     def __init__(self) -> None:
         super().__init__()

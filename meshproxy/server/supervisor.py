@@ -97,7 +97,6 @@ class Supervisor:
             if errors:
                 raise StartFailed(errors)
             self.state = LIVE
-            self.server_stats.live = 1
             self.dispatcher.spawn(self._look_after_workers(), "workers")
             if self._watch is not None:
                 self.dispatcher.spawn(self._watch.run(), "config file watch")
@@ -130,7 +129,7 @@ class Supervisor:
 
     def _new_worker(self, index: int) -> WorkerHandle:
         if self.options.concurrency == 1:
-            return LocalWorker(self.dispatcher)
+            return LocalWorker(self.dispatcher, self.options)
         return RemoteWorker(index, self.options, self._on_worker_death)
 
     def _handle_signals(self) -> None:
@@ -354,6 +353,7 @@ class Supervisor:
         """Bring those of the server's own stats up to date that nothing counts along the way."""
         stats = self.server_stats
         stats.state = self.state
+        stats.live = int(self.healthy and self.state == LIVE)
         stats.uptime = int(time.monotonic() - self.started)
         stats.concurrency = self.options.concurrency
         with open("/proc/self/statm", "rb") as statm:
@@ -388,7 +388,6 @@ class Supervisor:
         if self._ending.is_set():
             return
         self.state = DRAINING
-        self.server_stats.live = 0
         _log.info("draining: new connections are still served for %g s", self.options.shutdown_delay_s)
         self._ending.set()
 
@@ -414,7 +413,7 @@ class Supervisor:
         """POST /drain_listeners: `graceful` ends connections with their next answer, for the drain time, before the
         listeners close; without it they close at once, and connections that there are stay."""
         if graceful:
-            await self.each("start_drain", inbound_only)
+            await self.each("start_drain", inbound_only, True)
             if not skip_exit:
                 self.dispatcher.spawn(self._close_listeners_later(inbound_only), "drain listeners")
         else:

@@ -26,8 +26,9 @@ class Worker:
     `prepare` builds a configuration beside the running one, `commit` swaps it in.
     """
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, drain_over_s: float = 0.0) -> None:
         self.dispatcher = dispatcher
+        self._drain_over_s = drain_over_s  # of a gradual drain; 0: connections are told to close at once
         self.stats = StatsRegistry()
         self.runtime = Runtime(stats=self.stats)
         self.clusters = ClusterManager(dispatcher, self.stats, self.runtime)
@@ -91,7 +92,7 @@ class Worker:
         if running is not None and sockets is None:
             stats.listener_modified += 1
             stats.listener_in_place_updated += 1
-            running.update(config)
+            running.update(config, self._drain_over_s)
             return
         listener = ActiveListener(config, self.dispatcher, self.clusters, self._count)
         await listener.start(sockets or [])
@@ -109,7 +110,7 @@ class Worker:
 
     def _drain_listener(self, listener: ActiveListener) -> None:
         listener.stop_accepting()
-        listener.start_drain()
+        listener.start_drain(self._drain_over_s)
         self.draining_listeners.append(listener)
 
     def _count_listeners(self) -> None:
@@ -141,19 +142,18 @@ class Worker:
 
     # -- the end
 
-    def start_drain(self, inbound_only: bool = False) -> None:
-        """Every response says `connection: close` from now on; new connections are still served."""
+    def start_drain(self, inbound_only: bool = False, gradually: bool = False) -> None:
+        """Responses say `connection: close` from now on, all or (as `--drain-strategy` says) more and more of them; new
+        connections are still served."""
+        over_s = self._drain_over_s if gradually else 0.0
         for listener in self.listeners.values():
             if not inbound_only or listener.config.direction == _INBOUND:
-                listener.start_drain()
+                listener.start_drain(over_s)
 
     def fail_health_checks(self, fail: bool) -> None:
         """While they fail, every response says `connection: close`, as with Envoy."""
         for listener in self.listeners.values():
-            if fail:
-                listener.start_drain()
-            else:
-                listener.stop_drain()
+            listener.chain.fail_health_checks(fail)
 
     def stop_accepting(self, inbound_only: bool = False) -> None:
         """Close the listeners."""

@@ -27,9 +27,9 @@ _BUILTIN = meshproxy.filters.builtin
 class WorkerProcess:
     """Answers calls in the order in which they came."""
 
-    def __init__(self, control: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, control: socket.socket, loop: asyncio.AbstractEventLoop, drain_over_s: float) -> None:
         self.dispatcher = Dispatcher(loop)
-        self.worker = Worker(self.dispatcher)
+        self.worker = Worker(self.dispatcher, drain_over_s)
         self.service = WorkerService(self.worker)
         self.ended = asyncio.Event()
         self._calls: asyncio.Queue[Frame] = asyncio.Queue()
@@ -62,8 +62,8 @@ class WorkerProcess:
             return True, f"{verb}: {type(error).__name__}: {error}"
 
 
-async def _serve(control: socket.socket) -> None:
-    await WorkerProcess(control, asyncio.get_running_loop()).serve()
+async def _serve(control: socket.socket, drain_over_s: float) -> None:
+    await WorkerProcess(control, asyncio.get_running_loop(), drain_over_s).serve()
 
 
 def main() -> int:
@@ -73,13 +73,14 @@ def main() -> int:
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--component-log-level", default="")
     parser.add_argument("--file-flush-interval-msec", type=int, default=1000)
+    parser.add_argument("--drain-over-s", type=float, default=0.0)
     options = parser.parse_args()
     setup_logging(options.log_level, options.component_log_level)
     LOG_FILES.flush_interval_s = options.file_flush_interval_msec / 1000.0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor decides
     gc.freeze()
-    uvloop.run(_serve(socket.socket(fileno=options.control_fd)))
+    uvloop.run(_serve(socket.socket(fileno=options.control_fd), options.drain_over_s))
     LOG_FILES.close()
     return 0
 

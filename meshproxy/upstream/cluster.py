@@ -6,7 +6,8 @@ from typing import Any
 
 from meshproxy.config.runtime import Runtime
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.observe.stats import StatsRegistry
+from meshproxy.observe.stats import StatsRegistry, response_names
+from meshproxy.observe.stream_info import ClusterInfo
 from meshproxy.upstream.config import ClusterConfig, EndpointConfig
 from meshproxy.upstream.host import EDS_FLAGS, FAILED_OUTLIER_CHECK, Host, LbContext
 from meshproxy.upstream.load_balancer import RandomBits
@@ -32,7 +33,7 @@ class Cluster(EjectionListener):
         self.config = config
         self.name = config.name
         self.observability_name = config.observability_name
-        self.metadata: dict[str, Any] | None = config.metadata
+        self.info = ClusterInfo(config.name, config.observability_name, config.metadata)
         self._dispatcher = dispatcher
         self._registry = registry
         self._runtime = runtime
@@ -45,9 +46,10 @@ class Cluster(EjectionListener):
         self._acquire_breaker_stats()
         self.hosts: list[Host] = []
         self._priorities = PrioritySet(config.lb, self.stats, random_bits)
-        self._inherited: dict[str, HostStats] = {}
+        self._inherited: dict[str, list[HostStats]] = {}  # by address, the first at the end
         if previous is not None:
-            self._inherited = {host.address.text: host.stats for host in previous.hosts}
+            for address, same in _by_address(previous.hosts).items():
+                self._inherited[address] = [host.stats for host in same]
         self.detector: OutlierDetector | None = None
         if config.outlier is not None:
             stats = registry.acquire(self._prefix + "outlier_detection.", OutlierStats)
@@ -134,52 +136,55 @@ class Cluster(EjectionListener):
         """Count a response (or the 503 that stands for a reset) that is not passed on, as another attempt follows."""
         stats = self.stats
         stats.count("retry.upstream_rq_completed")
-        stats.count(f"retry.upstream_rq_{status // 100}xx")
-        stats.count(f"retry.upstream_rq_{status}")
+        for name in response_names(status):
+            stats.count(f"retry.upstream_rq_{name}")
 
     # -- hosts
 
     def set_endpoints(self, endpoints: list[EndpointConfig]) -> bool:
-        """Take these endpoints as hosts (of several with one address, the first); False when nothing changed.
+        """Take these endpoints as hosts; False when nothing changed. Endpoints that share an address are a host each.
 
         A host whose address stays keeps its identity: its connections, numbers and ejections. One that goes keeps the
         streams that it has.
         """
-        known = {host.address.text: host for host in self.hosts}
-        hosts: dict[str, Host] = {}
+        known = _by_address(self.hosts)
+        staying = [_take(known, endpoint, True) for endpoint in endpoints]
+        hosts: list[Host] = []
+        moved: set[int] = set()  # priorities that a host joined or left
         changed = False
-        for endpoint in endpoints:
-            key = endpoint.address.text
-            if key in hosts:
-                continue
-            host = known.get(key)
+        for index, endpoint in enumerate(endpoints):
+            host = staying[index] or _take(known, endpoint, False)
             if host is None:
                 host = self._new_host(endpoint)
+                moved.add(endpoint.priority)
+            elif host.priority != endpoint.priority:
+                moved.update((host.priority, endpoint.priority))
             changed = _apply(endpoint, host) or changed
-            hosts[key] = host
-        removed = [host for host in self.hosts if host.address.text not in hosts]
-        moved = bool(removed) or len(hosts) != len(known)
+            hosts.append(host)
+        removed = [host for left in known.values() for host in left]
+        moved.update([host.priority for host in removed])
         if not changed and not moved and self.hosts:
             return False
-        self._take_hosts(list(hosts.values()), removed, moved)
+        self._take_hosts(hosts, removed, len(moved))
         return True
 
     def _new_host(self, endpoint: EndpointConfig) -> Host:
         host = Host(endpoint.address, endpoint.hostname, endpoint.priority, endpoint.locality)
         inherited = self._inherited.get(endpoint.address.text)
-        if inherited is not None:
-            host.stats = inherited
+        if inherited:
+            host.stats = inherited.pop()
         return host
 
-    def _take_hosts(self, hosts: list[Host], removed: list[Host], moved: bool) -> None:
+    def _take_hosts(self, hosts: list[Host], removed: list[Host], changes: int) -> None:
+        """`changes` is in how many priorities hosts came or went."""
         self.hosts = hosts
         if self.detector is not None:
             self.detector.set_hosts(hosts)
         self._priorities.update(hosts)
         for host in removed:
             self._drain(host)
-        if moved:
-            self.stats.membership_change += 1
+        if changes:
+            self.stats.membership_change += changes
             if self.config.lb.close_connections_on_host_set_change:
                 for host in hosts:
                     self._drain(host)
@@ -206,6 +211,24 @@ class Cluster(EjectionListener):
         else:
             host.health_flags &= ~FAILED_OUTLIER_CHECK
         self._priorities.update(self.hosts)
+
+
+def _by_address(hosts: list[Host]) -> dict[str, list[Host]]:
+    """Hosts by their address, which several may have; the first of them stands at the end."""
+    found: dict[str, list[Host]] = {}
+    for host in reversed(hosts):
+        found.setdefault(host.address.text, []).append(host)
+    return found
+
+
+def _take(known: dict[str, list[Host]], endpoint: EndpointConfig, same_priority: bool) -> Host | None:
+    """Take out the first host that has the endpoint's address (and its priority), if there is one left."""
+    hosts = known.get(endpoint.address.text)
+    if hosts:
+        for index in range(len(hosts) - 1, -1, -1):
+            if not same_priority or hosts[index].priority == endpoint.priority:
+                return hosts.pop(index)
+    return None
 
 
 def _apply(endpoint: EndpointConfig, host: Host) -> bool:

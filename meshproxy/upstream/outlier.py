@@ -210,15 +210,15 @@ class OutlierDetector(Timer):
 
     def set_hosts(self, hosts: list[Host]) -> None:
         """The cluster's hosts from now on."""
-        staying = {host.address.text for host in hosts}
+        staying = set(hosts)
         for host in self._hosts:
-            if host.address.text not in staying:
+            if host not in staying:
                 host.outlier.attach(None, host)
                 if host.outlier.ejected:
                     self._count_ejected(-1)
-        known = {host.address.text for host in self._hosts}
+        known = set(self._hosts)
         for host in hosts:
-            if host.address.text not in known:
+            if host not in known:
                 host.outlier.attach(self, host)
                 if host.outlier.ejected:
                     self._count_ejected(1)

@@ -26,7 +26,8 @@ from meshproxy.net.address import Address
 from meshproxy.net.connect import ConnectAttempt, ConnectHandler, connect
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.net.timers import Timer
+from meshproxy.net.timers import CallTimer
+from meshproxy.observe.wire import WireBytes, read_wire
 from meshproxy.upstream.config import ClusterConfig
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_SUCCESS
@@ -44,8 +45,11 @@ _UNLIMITED: Final = 1 << 60
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class PoolCallbacks:
-    """Told, once, what became of a request for a connection; perhaps before `new_stream` returns."""
+class PooledStream(StreamDecoder):
+    """Who asks for a connection, and decodes the response that comes on it.
+
+    Told, once, what became of its asking; perhaps before `new_stream` returns.
+    """
 
     def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
         """The stream is open: send on `encoder`."""
@@ -59,13 +63,12 @@ class PoolCallbacks:
 class PendingStream:
     """A request that waits for a connection."""
 
-    def __init__(self, pool: ConnectionPool, decoder: StreamDecoder, callbacks: PoolCallbacks) -> None:
+    def __init__(self, pool: ConnectionPool, stream: PooledStream) -> None:
         self._pool = pool
-        self.decoder = decoder
-        self.callbacks = callbacks
+        self.stream = stream
 
     def cancel(self) -> None:
-        """Wait no longer; the callbacks hear nothing. No-op once they have been told."""
+        """Wait no longer; the stream hears nothing. No-op once it has been told."""
         self._pool.cancel_pending(self)
 
 
@@ -86,23 +89,20 @@ class ConnectionPool:
         self._connecting: int = 0
         self._pending: dict[PendingStream, None] = {}  # in order of their arrival
 
-    def new_stream(self, decoder: StreamDecoder, callbacks: PoolCallbacks) -> PendingStream | None:
-        """Open a stream whose response goes to `decoder`.
-
-        Returns None when the callbacks have been told already, else what can be cancelled.
-        """
+    def new_stream(self, stream: PooledStream) -> PendingStream | None:
+        """Open a stream; None when it has been told already, else what can be cancelled."""
         if self._ready:
-            self._attach(decoder, callbacks)
+            self._attach(stream)
             return None
         stats = self.stats
         if not self.breakers.pending.try_acquire():
             stats.upstream_rq_pending_overflow += 1
-            callbacks.on_pool_failure(RESET_OVERFLOW, "", self.host)
+            stream.on_pool_failure(RESET_OVERFLOW, "", self.host)
             return None
         stats.upstream_rq_pending_total += 1
         stats.upstream_rq_pending_active += 1
         self.host.stats.rq_pending_active += 1
-        pending = PendingStream(self, decoder, callbacks)
+        pending = PendingStream(self, stream)
         self._pending[pending] = None
         self._create_connections()
         return pending
@@ -144,7 +144,7 @@ class ConnectionPool:
         while self._ready and self._pending:
             pending = next(iter(self._pending))
             self._remove_pending(pending)
-            self._attach(pending.decoder, pending.callbacks)
+            self._attach(pending.stream)
 
     def _fail_pending(self, reason: int, details: str) -> None:
         """Tell all that wait, so that they may try another host. Those that come meanwhile are not meant."""
@@ -153,7 +153,7 @@ class ConnectionPool:
             if pending in self._pending:  # a callback may cancel others
                 self._remove_pending(pending)
                 self.stats.upstream_rq_pending_failure_eject += 1
-                pending.callbacks.on_pool_failure(reason, details, self.host)
+                pending.stream.on_pool_failure(reason, details, self.host)
 
     # -- connections
 
@@ -185,13 +185,13 @@ class ConnectionPool:
         per_host = breakers.max_connections_per_host
         return breakers.connections.can_acquire() and (per_host == 0 or self.host.stats.cx_active < per_host)
 
-    def _attach(self, decoder: StreamDecoder, callbacks: PoolCallbacks) -> None:
+    def _attach(self, stream: PooledStream) -> None:
         """Open a stream on the idle connection that was used last."""
         host = self.host
         stats = self.stats
         if not self.breakers.requests.try_acquire():
             stats.upstream_rq_active_overflow += 1
-            callbacks.on_pool_failure(RESET_OVERFLOW, "", host)
+            stream.on_pool_failure(RESET_OVERFLOW, "", host)
             return
         connection = self._ready.pop()
         host_stats = host.stats
@@ -201,8 +201,8 @@ class ConnectionPool:
         stats.upstream_rq_active += 1
         if host.outlier.split:
             host.outlier.put_local_origin(LOCAL_ORIGIN_CONNECT_SUCCESS)
-        encoder = connection.begin(decoder)
-        callbacks.on_pool_ready(encoder, connection, host)
+        encoder = connection.begin(stream)
+        stream.on_pool_ready(encoder, connection, host)
 
     def _close_idle(self) -> None:
         for connection in self._ready.copy():
@@ -277,8 +277,8 @@ class UpstreamConnection(ConnectHandler):
         self._expired: bool = False  # old enough to go after its present stream
         self._attempt: ConnectAttempt | None = None
         self._idle_since: float = 0.0
-        self._idle_timer: _IdleTimer | None = None
-        self._age_timer: _AgeTimer | None = None
+        self._idle_timer: CallTimer | None = None
+        self._age_timer: CallTimer | None = None
         self._opened_at: float = monotonic()
 
     # -- opening
@@ -315,7 +315,7 @@ class UpstreamConnection(ConnectHandler):
         now = monotonic()
         self._stats.upstream_cx_connect_ms.record(int((now - self._opened_at) * 1000.0))
         if config.max_connection_duration_ms > 0.0:
-            self._age_timer = _AgeTimer(self)
+            self._age_timer = CallTimer(self.on_age_timer)
             pool.dispatcher.timers.arm(self._age_timer, config.max_connection_duration_ms)
         self.state = READY
         self._start_idle(now)
@@ -366,7 +366,10 @@ class UpstreamConnection(ConnectHandler):
         pool = self.pool
         pool.on_stream_done()
         if not reusable or self._remaining == 0 or self._expired or pool.draining:
-            self._closed(True, False)
+            codec = self._codec
+            if codec.has_surplus:
+                self._stats.upstream_cx_protocol_error += 1
+            self._closed(not codec.peer_closed, False)
             self._close_socket()
             return
         self.state = READY
@@ -464,6 +467,10 @@ class UpstreamConnection(ConnectHandler):
         if self.connection is not None:
             self.connection.send_pending()
 
+    def wire_bytes(self) -> WireBytes:
+        """What it has carried so far."""
+        return WireBytes() if self.connection is None else read_wire(self.connection, self._codec)
+
     def on_above_write_watermark(self) -> None:
         self._stats.upstream_flow_control_backed_up_total += 1
         if self._decoder is not None:
@@ -484,7 +491,7 @@ class UpstreamConnection(ConnectHandler):
         """The timer is armed once, and looks how long the connection has been idle when it fires."""
         self._idle_since = now
         if self._idle_timer is None and self.pool.config.idle_timeout_ms > 0.0:
-            self._idle_timer = _IdleTimer(self)
+            self._idle_timer = CallTimer(self.on_idle_timer)
             self.pool.dispatcher.timers.arm(self._idle_timer, self.pool.config.idle_timeout_ms)
 
     def on_idle_timer(self) -> None:
@@ -555,6 +562,7 @@ class UpstreamConnection(ConnectHandler):
         stats.upstream_cx_length_ms.record(int((monotonic() - self._opened_at) * 1000.0))
         if self.requests:
             stats.upstream_rq_per_cx.record(self.requests)
+        stats.upstream_cx_close_notify += self._codec.peer_closes
         stats.upstream_cx_destroy += 1
         if local:
             stats.upstream_cx_destroy_local += 1
@@ -615,21 +623,3 @@ class _LastDecoder(StreamDecoder):
     def on_reset(self, reason: int, details: str) -> None:
         self._connection.on_cut_short(reason)
         self._decoder.on_reset(reason, details)
-
-
-class _IdleTimer(Timer):
-    def __init__(self, connection: UpstreamConnection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def on_timer(self) -> None:
-        self._connection.on_idle_timer()
-
-
-class _AgeTimer(Timer):
-    def __init__(self, connection: UpstreamConnection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def on_timer(self) -> None:
-        self._connection.on_age_timer()

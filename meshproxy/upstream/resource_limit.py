@@ -42,6 +42,7 @@ class ResourceLimit:
     def __init__(self, limit: RuntimeInt) -> None:
         self.limit = limit
         self.in_use: int = 0
+        self._used: bool = False  # by `acquire`
 
     def can_acquire(self) -> bool:
         return self.in_use < self.limit.value
@@ -55,10 +56,16 @@ class ResourceLimit:
 
     def acquire(self) -> None:
         """Take one even beyond the limit (a pool's only connection)."""
+        self._used = True
         self.in_use += 1
 
     def release(self) -> None:
         self.in_use -= 1
+
+    @property
+    def open(self) -> bool:
+        """Whether use has opened the breaker; one that allows nothing does not open by refusing (as in Envoy)."""
+        return not self.can_acquire() and (self.max > 0 or self._used)
 
     @property
     def max(self) -> int:
@@ -141,10 +148,10 @@ class BreakerStats(StatsScope):
     def refresh(self) -> None:
         breakers = self.breakers
         if breakers is not None:
-            self.cx_open = 0 if breakers.connections.can_acquire() else 1
-            self.rq_open = 0 if breakers.requests.can_acquire() else 1
-            self.rq_pending_open = 0 if breakers.pending.can_acquire() else 1
-            self.rq_retry_open = 0 if breakers.retries.can_acquire() else 1
+            self.cx_open = int(breakers.connections.open)
+            self.rq_open = int(breakers.requests.open)
+            self.rq_pending_open = int(breakers.pending.open)
+            self.rq_retry_open = int(breakers.retries.open)
 
 
 class RemainingStats(StatsScope):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from meshproxy.observe.histogram import Histogram
-from meshproxy.observe.stats import StatsScope
+from meshproxy.observe.stats import StatsScope, response_names
 
 _INTERNAL: Final = 1
 _CANARY: Final = 2
@@ -116,6 +116,14 @@ class ClusterStats(StatsScope):
         "membership_healthy",
         "membership_total",
         "version",
+        "warming_state",
+    )
+    SET_WITH = ("upstream_cx_total",)
+    SET_AT_START = (
+        "membership_degraded",
+        "membership_excluded",
+        "membership_healthy",
+        "membership_total",
         "warming_state",
     )
     HISTOGRAMS = (
@@ -268,7 +276,7 @@ class ClusterStats(StatsScope):
             if kind & _CANARY:
                 groups.append("canary.")
             for group in groups:
-                for name in ("completed", f"{status // 100}xx", str(status)):
+                for name in ("completed", *response_names(status)):
                     key = f"{group}upstream_rq_{name}"
                     if key != "upstream_rq_completed":
                         dynamic[key] = dynamic.get(key, 0) + count
@@ -339,6 +347,7 @@ class ClusterManagerStats(StatsScope):
         "update_out_of_merge_window",
     )
     LEVELS = ("active_clusters", "warming_clusters")
+    SET_AT_START = ("active_clusters", "warming_clusters")
 
     def __init__(self) -> None:
         super().__init__()

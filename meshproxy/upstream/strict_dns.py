@@ -76,6 +76,7 @@ class StrictDns:
             stats.update_failure += 1
         else:
             stats.update_success += 1
+            stats.max_host_weight = target.endpoint.weight if resolution.addresses else 1  # as Envoy, of this name only
             target.addresses = resolution.addresses
             if not self._apply():
                 stats.update_no_rebuild += 1

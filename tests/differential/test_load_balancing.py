@@ -1,5 +1,6 @@
 """How requests are spread over hosts: policies, weights, health, priorities, and the panic threshold."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -43,6 +44,7 @@ TIMEOUT_B = locality(endpoint("a"), endpoint("b", "health_status: TIMEOUT"), end
 DEGRADED_B = locality(endpoint("a"), endpoint("b", "health_status: DEGRADED"), endpoint("c"))
 ONLY_DEGRADED = locality(endpoint("a", "health_status: UNHEALTHY"), endpoint("b", "health_status: DEGRADED"))
 SICK = "health_status: UNHEALTHY"
+CANARY = "metadata: { filter_metadata: { envoy.lb: { canary: true } } }"
 NO_PANIC = "common_lb_config: { healthy_panic_threshold: { value: 0 } }\n"
 
 EXACT = {
@@ -71,6 +73,24 @@ EXACT = {
     "random_one_host": "lb_policy: RANDOM\n" + assignment(locality(endpoint("c"))),
     "least_request_weighted": "lb_policy: LEAST_REQUEST\n" + assignment(WEIGHTED),
 }
+# An address that stands several times is a host each time.
+TWICE = {
+    "same_address_twice": assignment(locality(endpoint("a"), endpoint("a"), endpoint("b"))),
+    "same_address_in_two_priorities": assignment(
+        locality(endpoint("a"), endpoint("b")), locality(endpoint("a"), fields="priority: 1")
+    ),
+    "same_address_in_two_localities": assignment(
+        locality(endpoint("a"), endpoint("b"), fields="locality: { zone: one }"),
+        locality(endpoint("a"), fields="locality: { zone: two }"),
+    ),
+    "same_address_two_weights": assignment(
+        locality(endpoint("a", "load_balancing_weight: 1"), endpoint("a", "load_balancing_weight: 3"), endpoint("b"))
+    ),
+    "same_address_second_sick": assignment(locality(endpoint("a"), endpoint("a", SICK), endpoint("b"))),
+    "same_address_first_sick": assignment(locality(endpoint("a", SICK), endpoint("a"), endpoint("b"))),
+    "same_address_one_canary": assignment(locality(endpoint("a"), endpoint("a", CANARY), endpoint("b"))),
+}
+EXACT |= TWICE | {f"{name}_dns": "type: STRICT_DNS\n" + text for name, text in TWICE.items()}
 SPREAD = {
     "least_request": "lb_policy: LEAST_REQUEST\n" + assignment(ABC),
     "random": "lb_policy: RANDOM\n" + assignment(ABC),
@@ -95,6 +115,35 @@ def spread(side: Side, cluster: str) -> tuple[Counter[int], Counter[str]]:
 def test_same_spread(pair: Pair, cluster: str) -> None:
     expected, actual = (spread(side, cluster) for side in (pair.reference, pair.subject))
     assert actual == expected
+
+
+@pytest.mark.parametrize("cluster", EXACT)
+def test_same_hosts(pair: Pair, cluster: str) -> None:
+    """What `/clusters` says of every host, and the statistics of membership."""
+    expected, actual = (hosts(side, cluster) for side in (pair.reference, pair.subject))
+    assert expected[0]
+    assert actual == expected
+
+
+@pytest.mark.parametrize("cluster", ["same_address_twice", "same_address_twice_dns"])
+def test_same_highest_weight(pair: Pair, cluster: str) -> None:
+    """Only discovery tells it."""
+    expected, actual = (side.proxy.stats(f"^cluster.{cluster}.max_host_weight") for side in (pair.reference, pair.subject))
+    assert actual == expected
+
+
+def hosts(side: Side, cluster: str) -> tuple[list[tuple[object, ...]], dict[str, int]]:
+    """A line for every host, and the gauges and counters of the cluster's hosts."""
+    status, text = side.proxy.admin("/clusters?format=json")
+    assert status == 200
+    shown = next(item for item in json.loads(text)["cluster_statuses"] if item["name"] == cluster)
+    lines: list[tuple[object, ...]] = []
+    for host in shown["host_statuses"]:
+        port = host["address"]["socket_address"]["port_value"]
+        place = (host.get("locality"), host.get("priority"))
+        lines.append((side.port_names[port], host["weight"], host["health_status"], *place))
+    # STRICT_DNS appends a name's hosts when it is resolved, which may be in any order.
+    return sorted(lines, key=repr), side.proxy.stats(f"^cluster.{cluster}.membership")
 
 
 @pytest.mark.parametrize("cluster", SPREAD)

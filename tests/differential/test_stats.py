@@ -128,11 +128,23 @@ COUNTED_OTHERWISE = re.compile(
 def shown(side: Side, scope: str) -> dict[str, int]:
     """Statistics of a scope, the listener's port taken out of its name."""
     found = {}
-    for name, value in side.proxy.stats().items():
-        plain = re.sub(r"^listener\.127\.0\.0\.1_\d+\.", "listener.main.", name)
-        if plain.startswith(scope) and not NOT_COMPARED.search(plain):
-            found[plain] = value
+    for full, value in side.proxy.stats().items():
+        name = plain(full)
+        if name.startswith(scope) and not NOT_COMPARED.search(name):
+            found[name] = value
     return found
+
+
+def plain(name: str) -> str:
+    """A name without the listener's port."""
+    return re.sub(r"^listener\.127\.0\.0\.1_\d+\.", "listener.main.", name)
+
+
+def used_gauges(side: Side, scope: str) -> set[str]:
+    """Gauges of a scope that `usedonly` shows."""
+    text = side.proxy.admin("/stats?usedonly&type=Gauges")[1]
+    names = [plain(line.split(":")[0]) for line in text.splitlines()]
+    return {name for name in names if name.startswith(scope)}
 
 
 def values(side: Side, scope: str) -> dict[str, int]:
@@ -174,6 +186,14 @@ def test_not_yet_is_not_stale(after_traffic: Pair) -> None:
     names = [name for scope in SCOPES for name in missing(after_traffic, scope)]
     stale = [part for part, pattern in NOT_YET.items() if not any(re.search(pattern, name) for name in names)]
     assert not stale, "these are there now: take them out of NOT_YET"
+
+
+@pytest.mark.parametrize("scope", [*SCOPES, "server.", "listener_manager.", "cluster_manager.", "runtime."])
+def test_gauges_that_were_set(after_traffic: Pair, scope: str) -> None:
+    """`usedonly` shows a gauge that was set to 0: those of Envoy that we have at all."""
+    expected, actual = (used_gauges(side, scope) for side in (after_traffic.reference, after_traffic.subject))
+    ours = set(shown(after_traffic.subject, scope))
+    assert not sorted(name for name in (expected & ours) - actual if ".circuit_breakers." not in name)
 
 
 @pytest.mark.parametrize("scope", SCOPES)

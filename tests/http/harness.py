@@ -11,7 +11,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from meshproxy.clock import monotonic
+from meshproxy.clock import monotonic, move_ahead
 from meshproxy.codec.headers import Field, HeaderMap
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.config.context import BuildContext
@@ -192,8 +192,9 @@ class Harness:
         return self.connect().send(request)
 
     def advance(self, milliseconds: int) -> None:
-        """Let the time pass, as timers see it."""
-        self.dispatcher.timers.advance(int(monotonic() * 1000.0) + milliseconds)
+        """Let the time pass."""
+        move_ahead(milliseconds / 1000.0)
+        self.dispatcher.timers.advance(int(monotonic() * 1000.0))
         self.run_soon()
 
     def run_soon(self) -> None:

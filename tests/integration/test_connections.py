@@ -294,7 +294,7 @@ def test_ten_thousand_pipelined_requests_are_answered_in_order() -> None:
 
 
 def test_pipelined_requests_to_an_upstream_are_answered_in_order() -> None:
-    """One after the other, and in their order, whatever connections the pool uses."""
+    """One after the other, in their order, and on one connection: each waits until the one before has freed it."""
     upstream = ScriptedUpstream()
     config = bootstrap([listener("main", [forward("/", "a")])], [cluster("a", upstream.ports["a"])])
     try:
@@ -305,6 +305,7 @@ def test_pipelined_requests_to_an_upstream_are_answered_in_order() -> None:
                 for index in range(50):
                     assert downstream.receive().body == b"%d" % index
             assert [seen.message.target for seen in script.seen] == [b"/%d" % index for index in range(50)]
+            assert proxy.stats("cluster.a.upstream_cx_total")["cluster.a.upstream_cx_total"] == 1
     finally:
         upstream.close()
 

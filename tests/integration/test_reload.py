@@ -83,7 +83,8 @@ async def test_connections_of_a_changed_chain_drain_and_the_others_stay(v1: Echo
         other = listener("other", [forward("/", "v1")])
         return bootstrap([changed, other], [cluster("v1", v1.port)])
 
-    async with Proxy(config(), "--concurrency", workers, "--drain-time-s", "2") as proxy:
+    flags = ("--concurrency", workers, "--drain-time-s", "2", "--drain-strategy", "immediate")
+    async with Proxy(config(), *flags) as proxy:
         idle, untouched = RawDownstream(proxy.ports["main"]), RawDownstream(proxy.ports["other"])
         async with (
             Load(proxy.ports["main"], echoed("v1")) as load,
@@ -120,7 +121,7 @@ async def test_an_answer_under_way_is_finished_when_its_chain_is_replaced() -> N
         def config(*filters: dict[str, object]) -> str:
             return bootstrap([listener("main", [forward("/", "a")], filters=filters)], [cluster("a", upstream.port)])
 
-        async with Proxy(config()) as proxy:
+        async with Proxy(config(), "--drain-strategy", "immediate") as proxy:
             with RawDownstream(proxy.ports["main"]) as downstream:
                 downstream.send(_GET)
                 reader, _ = await asyncio.to_thread(upstream.accept_request)
@@ -188,7 +189,7 @@ async def test_listeners_come_go_move_and_are_renamed(v1: EchoUpstream) -> None:
     def config(**places: dict[str, object] | None) -> str:
         return bootstrap([listener(name, routes, at=place) for name, place in places.items()], clusters)
 
-    async with Proxy(config(main=None)) as proxy:
+    async with Proxy(config(main=None), "--drain-strategy", "immediate") as proxy:
         first = proxy.ports["main"]
         async with Load(first, echoed("v1")) as load:
             fixed = address(first)

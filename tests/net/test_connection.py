@@ -17,7 +17,7 @@ from tests.net.peers import Speaker, connected, receive_end, receive_exactly, un
 
 async def test_what_is_sent_in_a_turn_leaves_together() -> None:
     async with connected() as (dispatcher, speaker, peer):
-        dispatcher.in_turn = True
+        dispatcher.begin_turn()
         speaker.send(b"head ")
         speaker.send(b"body")
         assert speaker.out == [b"head ", b"body"]
@@ -154,7 +154,7 @@ async def test_a_handler_that_raises_loses_its_connection_only(
         elif where == "data":
             peer.send(b"x")
         else:
-            dispatcher.in_turn = True
+            dispatcher.begin_turn()
             speaker.send(b"x")
             dispatcher.end_turn()
         await until(lambda: any(event.startswith("closed") for event in speaker.events), "the end")

@@ -31,7 +31,7 @@ class Flushed(Flushable):
 async def test_what_is_marked_in_a_turn_waits_for_its_end() -> None:
     dispatcher = Dispatcher(asyncio.get_running_loop())
     log: list[str] = []
-    dispatcher.in_turn = True
+    dispatcher.begin_turn()
     dispatcher.mark_dirty(Flushed(log, "one"))
     dispatcher.mark_dirty(Flushed(log, "two"))
     await asyncio.sleep(0)
@@ -45,7 +45,7 @@ async def test_what_is_marked_in_a_turn_waits_for_its_end() -> None:
 async def test_what_is_marked_by_a_flush_is_flushed_too() -> None:
     dispatcher = Dispatcher(asyncio.get_running_loop())
     log: list[str] = []
-    dispatcher.in_turn = True
+    dispatcher.begin_turn()
     dispatcher.mark_dirty(Flushed(log, "one", Flushed(log, "two"), dispatcher))
     dispatcher.end_turn()
     assert log == ["one", "two"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshproxy.clock import monotonic
 from meshproxy.net.timers import TICK_MS, CallTimer, Timer, TimerWheel
 
 
@@ -16,7 +16,7 @@ class FakeWheel:
 
     def __init__(self) -> None:
         self.wheel = TimerWheel(None)
-        self.start = int(time.monotonic() * 1000.0) // TICK_MS + 10
+        self.start = int(monotonic() * 1000.0) // TICK_MS + 10
         self.advance(0)
 
     @property
@@ -162,10 +162,10 @@ async def test_on_a_loop_it_is_never_early() -> None:
     done = asyncio.Event()
     for index in range(50):
         timeout_ms = index * 1.7
-        due = time.monotonic() + timeout_ms / 1000.0
+        due = monotonic() + timeout_ms / 1000.0
 
         def fire(due: float = due) -> None:
-            late.append(time.monotonic() - due)
+            late.append(monotonic() - due)
             if len(late) == 50:
                 done.set()
 

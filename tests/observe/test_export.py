@@ -65,6 +65,17 @@ def test_text_with_filters() -> None:
     assert _text(type="TextReadouts") == ""
 
 
+def test_usedonly_shows_gauges_that_were_set_to_0() -> None:
+    snapshot = _snapshot()
+    snapshot.gauges |= {"server.state": 0, "cluster.a.upstream_cx_active": 0}
+    snapshot.set_gauges = {"server.state"}
+    query = parse_query({"usedonly": "", "type": "Gauges"})
+    exporter = StatsExporter(snapshot, StatsSettings())
+    shown = "cluster.a.upstream_rq_active: 2\nserver.live: 1\nserver.state: 0\n"
+    assert "".join(exporter.text(query)) == shown
+    assert "envoy_server_state{} 0\n" in "".join(exporter.prometheus(query))
+
+
 def test_text_buckets() -> None:
     cumulative = _text(type="Histograms", usedonly="", histogram_buckets="cumulative")
     assert cumulative.startswith("http.in.downstream_rq_time: B0.5(0,1) B1(0,2) B5(0,2) B10(0,4) B25(0,4) ")

@@ -19,6 +19,8 @@ class SomeStats(StatsScope):
     LEVELS = ("membership_total",)
     HISTOGRAMS = ("rq_time",)
     ALIASES = {"allowed": "rbac.allowed"}
+    SET_AT_START = ("membership_total",)
+    SET_WITH = ("rq_total",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,6 +69,15 @@ def test_workers_add_up_and_a_dead_one_keeps_its_counters_only() -> None:
     assert rest.counters["cluster.v1.rq_total"] == 8
     assert rest.gauges["cluster.v1.rq_active"] == 3
     assert live.counters["cluster.v1.rq_total"] == 3  # merging changes none of its parts
+
+
+def test_a_gauge_is_set_from_the_start_or_with_its_counter() -> None:
+    unused, used = _counted(0).snapshot(), _counted(1).snapshot()
+    assert unused.set_gauges == {"cluster.v1.membership_total"}
+    assert used.set_gauges == {"cluster.v1.membership_total", "cluster.v1.rq_active"}
+    travelled = load_snapshot(marshal.loads(marshal.dumps(used.dump())))
+    assert merge([unused, travelled]).set_gauges == used.set_gauges
+    assert used.without_gauges().set_gauges == set()
 
 
 def test_reset_clears_counters_and_what_was_not_yet_spelt_out() -> None:

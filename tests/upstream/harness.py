@@ -11,7 +11,7 @@ from typing import Any
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
 
 from meshproxy.codec.headers import HeaderMap
-from meshproxy.codec.stream import StreamDecoder, StreamEncoder
+from meshproxy.codec.stream import StreamEncoder
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.json_message import MessageParser
@@ -24,7 +24,7 @@ from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.config import ClusterConfig
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.manager import ClusterManager
-from meshproxy.upstream.pool import PendingStream, PoolCallbacks, UpstreamConnection
+from meshproxy.upstream.pool import PendingStream, PooledStream, UpstreamConnection
 
 DEADLINE_S = 10.0
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -221,7 +221,7 @@ async def upstream() -> AsyncIterator[Upstream]:
         await server.stop()
 
 
-class Call(StreamDecoder):
+class Call(PooledStream):
     """One request through a pool: what the pool and the response said, as words in `events`."""
 
     def __init__(self, method: bytes = b"GET", body: bytes | None = None) -> None:
@@ -236,10 +236,13 @@ class Call(StreamDecoder):
     def start(self, cluster: Cluster, host: Host | None = None, priority: int = 0) -> Call:
         chosen = host or cluster.choose_host(None)
         assert chosen is not None
-        self.pending = chosen.pool(cluster, priority).new_stream(self, Callbacks(self))
+        self.pending = chosen.pool(cluster, priority).new_stream(self)
         return self
 
-    def ready(self, encoder: StreamEncoder, connection: UpstreamConnection) -> None:
+    def on_pool_failure(self, reason: int, details: str, host: Host) -> None:
+        self.events.append(f"failure {reason} {details}".rstrip())
+
+    def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
         self.encoder = encoder
         self.connection = connection
         self.events.append("ready again" if connection.reused else "ready")
@@ -268,14 +271,3 @@ class Call(StreamDecoder):
 
     async def until(self, event: str) -> None:
         await until(lambda: event in self.events)
-
-
-class Callbacks(PoolCallbacks):
-    def __init__(self, call: Call) -> None:
-        self.call = call
-
-    def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
-        self.call.ready(encoder, connection)
-
-    def on_pool_failure(self, reason: int, details: str, host: Host) -> None:
-        self.call.events.append(f"failure {reason} {details}".rstrip())

@@ -77,6 +77,71 @@ async def test_new_endpoints_leave_connections_alone() -> None:
         assert w.counters("cluster_manager.")["cluster_modified"] == 1
 
 
+async def test_endpoints_that_share_an_address_are_hosts_of_their_own() -> None:
+    def weighted(*weights: int) -> dict[str, Any]:
+        return cluster_dict(*(endpoint("10.0.0.1", load_balancing_weight=weight) for weight in weights))
+
+    async with world() as w:
+        cluster = w.add(weighted(1, 2))
+        first, second = cluster.hosts
+        assert w.add(weighted(3, 4, 5)) is cluster
+        assert cluster.hosts[:2] == [first, second]
+        assert [host.weight for host in cluster.hosts] == [3, 4, 5]
+        assert w.counters()["membership_total"] == 3
+        w.add(weighted(3))
+        assert cluster.hosts == [first]
+        assert w.counters()["membership_change"] == 3
+
+
+async def test_a_changed_cluster_inherits_the_numbers_of_each_host_of_an_address() -> None:
+    async with world() as w:
+        fields = cluster_dict(endpoint("10.0.0.1"), endpoint("10.0.0.1"))
+        old = w.add(fields)
+        new = w.add({**fields, "connect_timeout": "7s"})
+        assert new is not old
+        assert [host.stats for host in new.hosts] == [host.stats for host in old.hosts]
+        assert new.hosts[0].stats is not new.hosts[1].stats
+
+
+async def test_one_of_two_hosts_of_an_address_can_be_ejected() -> None:
+    fields: dict[str, Any] = {"consecutive_5xx": 1, "max_ejection_percent": 50}
+    async with world() as w:
+        cluster = w.add(cluster_dict(endpoint("10.0.0.1"), endpoint("10.0.0.1"), outlier_detection=fields))
+        for host in cluster.hosts:
+            host.outlier.put_response(500)
+        assert {cluster.choose_host(None) for _ in range(4)} == {cluster.hosts[1]}
+        w.add(cluster_dict(endpoint("10.0.0.1"), outlier_detection=fields))
+        assert w.counters()["outlier_detection.ejections_active"] == 1
+        w.add(cluster_dict(endpoint("10.0.0.2"), outlier_detection=fields))
+        assert "outlier_detection.ejections_active" not in w.counters()
+
+
+async def test_membership_changes_count_by_priority() -> None:
+    async with world() as w:
+        fields = cluster_dict(endpoint("10.0.0.1"))
+        second = {"lb_endpoints": [endpoint("10.0.0.1")], "priority": 1}
+        fields["load_assignment"]["endpoints"].append(second)
+        w.add(fields)
+        assert w.counters()["membership_change"] == 2
+
+
+async def test_names_that_share_an_address_may_resolve_in_any_order() -> None:
+    async with world() as w:
+        fields = cluster_dict(endpoint("one.test"), type="STRICT_DNS")
+        second = {"lb_endpoints": [endpoint("two.test")], "priority": 1}
+        fields["load_assignment"]["endpoints"].append(second)
+        w.manager.add_or_update(build(fields))
+        one, two = w.resolver.queries
+        two.answer("10.0.0.1")
+        cluster = w.manager.get("c")
+        assert cluster is not None
+        (host,) = cluster.hosts
+        one.answer("10.0.0.1")
+        assert [host.priority for host in cluster.hosts] == [0, 1]
+        assert cluster.hosts[1] is host
+        assert w.counters()["membership_change"] == 2
+
+
 async def test_a_host_that_goes_keeps_its_streams() -> None:
     async with world() as w, upstream() as server:
         cluster = w.add(cluster_dict(endpoint("127.0.0.1", server.port)))

@@ -75,7 +75,8 @@ class Http1ClientConnection(Http1Connection):
         self._callbacks: Final = callbacks
         self._request: RequestEncoder | None = None
         self._closing: bool = False  # one of both sides said that it closes
-        self._response_begun: bool = False  # a byte of it came
+        self.peer_closes: bool = False  # the head of a response said that it is the last
+        self._response_begun: bool = False  # a byte of it (of the final one, after an interim one) came
 
     def new_stream(self, decoder: StreamDecoder) -> StreamEncoder:
         """Begin a request: the first on the connection, or one after `on_stream_complete(True)`."""
@@ -107,6 +108,8 @@ class Http1ClientConnection(Http1Connection):
         headers.known = FIELD_LINES.parse(buffer[line_end + 2 : end], fields)
         if len(fields) - 1 > self.settings.max_headers_count:
             raise ProtocolError(502, TOO_MANY_HEADERS)
+        count = len(fields) - 1
+        self.field_bytes_received += end - line_end - 4 - count if count else 3  # 3 is what Envoy counts for none
         if status < 200 and status != 101:
             self._on_informational(headers)
             return
@@ -117,6 +120,7 @@ class Http1ClientConnection(Http1Connection):
             raise ProtocolError(502, TRANSFER_ENCODING_NOT_ALLOWED)
         if headers.known & CONTENT_LENGTH:
             check_no_content(headers, content_length(headers))
+        self._response_begun = False
         decoder = self.decoder
         if decoder is not None:
             decoder.on_informational(headers)
@@ -127,7 +131,7 @@ class Http1ClientConnection(Http1Connection):
         if request.framing == NOT_STARTED:
             raise ProtocolError(502, CODEC_ERROR, "a response before its request")
         if (headers.known & CONNECTION or http_10) and not keeps_alive(headers, http_10):
-            self._closing = True
+            self._closing = self.peer_closes = True
         end = self._frame(headers, status, http_10, request)
         if end:
             self.state = WAITING
@@ -174,6 +178,16 @@ class Http1ClientConnection(Http1Connection):
         self.state = HEAD if reusable else DEAD
         self._callbacks.on_stream_complete(reusable)
 
+    @property
+    def has_surplus(self) -> bool:
+        """Whether bytes stand behind a response that was not the last: nobody asked for them."""
+        return not self._closing and self._at < len(self._buffer)
+
+    @property
+    def peer_closed(self) -> bool:
+        """Whether the peer has ended the connection."""
+        return self._eof
+
     def on_sent(self) -> None:
         """The request is complete: its response ends the stream."""
 
@@ -193,7 +207,7 @@ class Http1ClientConnection(Http1Connection):
             self._deliver_end(b"")
             return
         # As Envoy: a response that was cut short is a protocol error, one that never began a termination.
-        reason = RESET_PROTOCOL_ERROR if self._response_begun else RESET_TERMINATION
+        reason = RESET_PROTOCOL_ERROR if self._response_begun or partial else RESET_TERMINATION
         self._kill()
         decoder.on_reset(reason, CODEC_ERROR if reason == RESET_PROTOCOL_ERROR else "")
 
@@ -250,7 +264,9 @@ class RequestEncoder(MessageEncoder):
         if headers.known & CONNECTION and b"close" in connection_tokens(headers):
             self._client.say_close()
         line = b"%b %b HTTP/1.1\r\n" % (method, target)
-        self._client.write(encode_head(line, headers, extra, self._client.settings.proper_case))
+        head = encode_head(line, headers, extra, self._client.settings.proper_case)
+        self._client.field_bytes_sent += len(head) - len(line) - 2
+        self._client.write(head)
         if end:
             self.end()
 

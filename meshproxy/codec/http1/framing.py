@@ -9,6 +9,7 @@ from meshproxy.codec.http1.details import CHUNKED_CONTENT_LENGTH, CODEC_ERROR, I
 from meshproxy.errors import ProtocolError
 
 CHUNKED: Final = -1  # in place of a length
+_ZERO: Final = 0x30
 _MAX_DIGITS: Final = 18  # below 2 ** 63: no recipient overflows
 
 
@@ -19,7 +20,10 @@ def content_length(headers: HeaderMap) -> int:
     """
     values = headers.get_all(b"content-length")
     if len(values) == 1 and values[0].isdigit() and len(values[0]) <= _MAX_DIGITS:
-        return int(values[0])
+        length = 0
+        for digit in values[0]:  # `int` on bytes makes a str first
+            length = length * 10 + digit - _ZERO
+        return length
     raise ProtocolError(400, CODEC_ERROR, "invalid Content-Length")
 
 
@@ -70,6 +74,8 @@ def keeps_alive(headers: HeaderMap, http_10: bool) -> bool:
     """Whether the sender of this head leaves the connection open (RFC 9112 section 9.3)."""
     if not headers.known & CONNECTION:
         return not http_10
+    if headers.joined(b"connection") == b"keep-alive":
+        return True
     tokens = connection_tokens(headers)
     if b"close" in tokens:
         return False

@@ -42,13 +42,12 @@ TABLES: Final[Tables] = {
         "listeners clusters", refused={"secrets": "TLS is not supported yet"}
     ),
     "envoy.config.bootstrap.v3.Admin": MessageTable(
-        "address allow_paths",
+        "address allow_paths access_log socket_options",
         ignored={
             "profile_path": "there is no CPU profiler",
             "ignore_global_conn_limit": "the limit never holds for the admin",
         },
-        later={"access_log": "requests to the admin are not logged"},
-        refused={"socket_options": "is not supported yet", "access_log_path": "use access_log"},
+        refused={"access_log_path": "use access_log"},
     ),
     "envoy.config.bootstrap.v3.ClusterManager": MessageTable(
         ignored={

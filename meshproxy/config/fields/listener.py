@@ -13,8 +13,7 @@ TABLES: Final[Tables] = {
     "envoy.config.listener.v3.Listener": MessageTable(
         "name address additional_addresses stat_prefix filter_chains default_filter_chain "
         "per_connection_buffer_limit_bytes socket_options traffic_direction enable_reuse_port reuse_port "
-        "tcp_backlog_size ignore_global_conn_limit",
-        later={"access_log": "connections are not logged, requests are"},
+        "tcp_backlog_size ignore_global_conn_limit access_log",
         only={
             "drain_type": "DEFAULT",
             "use_original_dst": "false",

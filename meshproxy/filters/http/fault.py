@@ -17,6 +17,7 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child
 from meshproxy.config.runtime import Fraction, Runtime, RuntimeInt
+from meshproxy.config.values import milliseconds
 from meshproxy.http.filter import (
     CONTINUE,
     STOP,
@@ -30,7 +31,6 @@ from meshproxy.http.stream import Stream
 from meshproxy.net.timers import Timer
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stats import StatsScope
-from meshproxy.route.duration import optional_ms
 from meshproxy.route.header_matcher import HeaderMatcher, build_header_matchers, matches_all
 from meshproxy.route.route import Route
 
@@ -47,6 +47,7 @@ class FaultStats(StatsScope):
 
     COUNTERS = ("aborts_injected", "delays_injected", "faults_overflow", "response_rl_injected")
     GAUGES = ("active_faults",)
+    SET_WITH = ("aborts_injected", "delays_injected", "faults_overflow", "response_rl_injected")
 
     def __init__(self) -> None:
         super().__init__()
@@ -350,60 +351,51 @@ def build_settings(message: Any, path: str, context: BuildContext) -> FaultSetti
     return settings
 
 
+class _RuntimeKeys:
+    """Makes what runtime may change, and with `by_header` a request header x-envoy-fault-…, of one kind of fault."""
+
+    def __init__(self, runtime: Runtime, *, by_header: bool) -> None:
+        self._runtime = runtime
+        self._by_header = by_header
+
+    def share(self, key: str, suffix: str, fault: Any, header: bytes) -> Share:
+        return Share(self._runtime, key or f"fault.http.{suffix}", suffix, fault.percentage, self._header(header))
+
+    def value(self, key: str, suffix: str, default: int, header: bytes) -> Value:
+        return Value(self._runtime, key or f"fault.http.{suffix}", suffix, default, self._header(header))
+
+    def _header(self, name: bytes) -> bytes:
+        return b"x-envoy-fault-" + name if self._by_header else b""
+
+
 def _build_delay(message: Any, path: str, context: BuildContext) -> Delay | None:
-    delay, runtime = message.delay, context.runtime
+    delay = message.delay
     kind = delay.WhichOneof("fault_delay_secifier")
     if kind is None:
         context.errors.add(path, "one of fixed_delay, header_delay is required")
         return None
-    by_header = kind == "header_delay"
-    suffix = "delay.fixed_delay_percent"
-    share = Share(
-        runtime,
-        message.delay_percent_runtime or f"fault.http.{suffix}",
-        suffix,
-        delay.percentage,
-        b"x-envoy-fault-delay-request-percentage" if by_header else b"",
+    runtime = _RuntimeKeys(context.runtime, by_header=kind == "header_delay")
+    fixed_ms = milliseconds(delay.fixed_delay) if kind == "fixed_delay" else -1
+    return Delay(
+        runtime.share(message.delay_percent_runtime, "delay.fixed_delay_percent", delay, b"delay-request-percentage"),
+        runtime.value(message.delay_duration_runtime, "delay.fixed_duration_ms", fixed_ms, b"delay-request"),
     )
-    suffix = "delay.fixed_duration_ms"
-    fixed_ms = optional_ms(delay, "fixed_delay")
-    key = message.delay_duration_runtime or f"fault.http.{suffix}"
-    header = b"x-envoy-fault-delay-request" if by_header else b""
-    return Delay(share, Value(runtime, key, suffix, -1 if fixed_ms is None else fixed_ms, header))
 
 
 def _build_abort(message: Any, path: str, context: BuildContext) -> Abort | None:
-    abort, runtime = message.abort, context.runtime
+    abort = message.abort
     kind = abort.WhichOneof("error_type")
     if kind is None:
         context.errors.add(path, "one of http_status, grpc_status, header_abort is required")
         return None
-    by_header = kind == "header_abort"
-    suffix = "abort.abort_percent"
-    share = Share(
-        runtime,
-        message.abort_percent_runtime or f"fault.http.{suffix}",
-        suffix,
-        abort.percentage,
-        b"x-envoy-fault-abort-request-percentage" if by_header else b"",
+    runtime = _RuntimeKeys(context.runtime, by_header=kind == "header_abort")
+    http_status = abort.http_status if kind == "http_status" else -1
+    grpc_status = abort.grpc_status if kind == "grpc_status" else -1
+    return Abort(
+        runtime.share(message.abort_percent_runtime, "abort.abort_percent", abort, b"abort-request-percentage"),
+        runtime.value(message.abort_http_status_runtime, "abort.http_status", http_status, b"abort-request"),
+        runtime.value(message.abort_grpc_status_runtime, "abort.grpc_status", grpc_status, b"abort-grpc-request"),
     )
-    suffix = "abort.http_status"
-    http_status = Value(
-        runtime,
-        message.abort_http_status_runtime or f"fault.http.{suffix}",
-        suffix,
-        abort.http_status if kind == "http_status" else -1,
-        b"x-envoy-fault-abort-request" if by_header else b"",
-    )
-    suffix = "abort.grpc_status"
-    grpc_status = Value(
-        runtime,
-        message.abort_grpc_status_runtime or f"fault.http.{suffix}",
-        suffix,
-        abort.grpc_status if kind == "grpc_status" else -1,
-        b"x-envoy-fault-abort-grpc-request" if by_header else b"",
-    )
-    return Abort(share, http_status, grpc_status)
 
 
 def _build_rate_limit(message: Any, path: str, context: BuildContext) -> RateLimit | None:
@@ -412,14 +404,9 @@ def _build_rate_limit(message: Any, path: str, context: BuildContext) -> RateLim
     if kind is None:
         context.errors.add(path, "one of fixed_limit, header_limit is required")
         return None
-    suffix = "rate_limit.response_percent"
-    share = Share(
-        context.runtime,
-        message.response_rate_limit_percent_runtime or f"fault.http.{suffix}",
-        suffix,
-        limit.percentage,
-        b"x-envoy-fault-throughput-response-percentage" if kind == "header_limit" else b"",
-    )
+    runtime = _RuntimeKeys(context.runtime, by_header=kind == "header_limit")
+    key = message.response_rate_limit_percent_runtime
+    share = runtime.share(key, "rate_limit.response_percent", limit, b"throughput-response-percentage")
     return RateLimit(share, limit.fixed_limit.limit_kbps if kind == "fixed_limit" else 0)
 
 

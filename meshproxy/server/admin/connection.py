@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
+from time import monotonic  # slices are measured within a turn, where meshproxy.clock stands still
 from typing import Final
 
-from meshproxy.clock import monotonic
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_LOCAL, ProtocolError
-from meshproxy.http.path import normalize
+from meshproxy.http.path import merge_slashes, normalize
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import CallTimer
+from meshproxy.observe import response_flags as flags
+from meshproxy.observe.access_log import AccessLog
+from meshproxy.server.admin.access_record import HANDLED, AccessRecord
 from meshproxy.server.admin.exchange import AdminRequest, AdminResponse
 
 Handle = Callable[[AdminRequest], Awaitable[AdminResponse]]
@@ -39,7 +42,15 @@ _log: Final = logging.getLogger("meshproxy.admin")
 class AdminConnection(ConnectionHandler):
     """Speaks HTTP/1.1 on one accepted socket."""
 
-    def __init__(self, dispatcher: Dispatcher, handle: Handle, on_end: Callable[[AdminConnection], None]) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        handle: Handle,
+        on_end: Callable[[AdminConnection], None],
+        access_logs: Sequence[AccessLog] = (),
+    ) -> None:
+        self._access_logs = access_logs
+        self._record: AccessRecord | None = None
         self._dispatcher = dispatcher
         self._handle = handle
         self._on_end = on_end
@@ -74,6 +85,7 @@ class AdminConnection(ConnectionHandler):
 
     def on_close(self, error: str) -> None:
         self._timer.disarm()
+        self._end_record(flags.DOWNSTREAM_CONNECTION_TERMINATION)
         self._forget_exchange()
         self._connection = None
         self._on_end(self)
@@ -125,14 +137,23 @@ class AdminConnection(ConnectionHandler):
         if self._connection is not None:
             self._connection.read_disable(False)
 
-    def on_request(self, request: AdminRequest, encoder: StreamEncoder) -> None:
+    def on_new_stream(self) -> None:
+        """A request begins."""
+        if self._access_logs and self._connection is not None:
+            self._record = AccessRecord(self._access_logs, self._connection)
+
+    def on_request(self, request: AdminRequest, headers: HeaderMap, encoder: StreamEncoder) -> None:
         """A request is complete."""
+        if self._record is not None:
+            self._record.request(headers, request.target.encode("utf-8", "surrogateescape"), len(request.body))
         self._receiving = False
         self._encoder = encoder
         self._dispatcher.timers.arm(self._timer, STALL_TIMEOUT_MS)
         self._task = self._dispatcher.run(self._answer(request), f"admin {request.path}", self._on_answer)
 
-    def refuse(self, encoder: StreamEncoder, status: int, text: str) -> None:
+    def refuse(
+        self, encoder: StreamEncoder, status: int, text: str, details: str = HANDLED, response_flags: int = 0
+    ) -> None:
         """Answer what is no request that could be handled, and close."""
         self._receiving = False
         self._codec.close_after_response = True
@@ -141,6 +162,9 @@ class AdminConnection(ConnectionHandler):
         if body:
             headers.add(b"content-type", b"text/plain")
         _add_date(headers)
+        if self._record is not None:
+            self._record.response(headers, status, details, response_flags)
+            self._record.info.bytes_sent = len(body)
         encoder.send_headers(headers, not body)
         if body:
             encoder.send_data(body, True)
@@ -149,6 +173,7 @@ class AdminConnection(ConnectionHandler):
         """The last byte of an answer is in the output."""
         self._encoder = None
         self._pieces = None
+        self._end_record()
         if self._codec.should_close or self._codec.close_after_response:
             self.close(LINGER_MS)
             return
@@ -188,6 +213,8 @@ class AdminConnection(ConnectionHandler):
             ]
         )
         _add_date(headers)
+        if self._record is not None:
+            self._record.response(headers, response.status, HANDLED)
         encoder.send_headers(headers, False)
         self._pieces = iter(() if self._codec.method == b"HEAD" else response.body)
         self._pump()
@@ -204,6 +231,8 @@ class AdminConnection(ConnectionHandler):
             encoder.reset(RESET_LOCAL)
             return
         self._dispatcher.timers.arm(self._timer, STALL_TIMEOUT_MS)
+        if self._record is not None:
+            self._record.info.bytes_sent += len(data)
         if at_end:
             encoder.send_data(data, True)
             return
@@ -215,6 +244,11 @@ class AdminConnection(ConnectionHandler):
     def _pump_again(self) -> None:
         self._pump_posted = False
         self._pump()
+
+    def _end_record(self, response_flags: int = 0) -> None:
+        record, self._record = self._record, None
+        if record is not None:
+            record.write(response_flags)
 
     def _forget_exchange(self) -> None:
         self._encoder = None
@@ -262,6 +296,7 @@ class _CodecCallbacks(ServerConnectionCallbacks):
 
     def new_stream(self, encoder: StreamEncoder) -> StreamDecoder:
         self._newest = encoder
+        self._admin.on_new_stream()
         return _RequestDecoder(self._admin, encoder)
 
     def on_stream_complete(self) -> None:
@@ -274,8 +309,10 @@ class _CodecCallbacks(ServerConnectionCallbacks):
     def on_protocol_error(self, error: ProtocolError) -> None:
         if self._newest is not None:
             # Envoy's codec answers with the status' words; the checks that come after it answer with nothing.
-            text = "" if error.details == "missing_host_header" else HTTPStatus(error.status).phrase
-            self._admin.refuse(self._newest, error.status, text)
+            checked = error.details == "missing_host_header"
+            text = "" if checked else HTTPStatus(error.status).phrase
+            flag = 0 if checked else flags.DOWNSTREAM_PROTOCOL_ERROR
+            self._admin.refuse(self._newest, error.status, text, error.details, flag)
 
     def on_abort(self) -> None:
         self._admin.abort()
@@ -327,8 +364,8 @@ class _RequestDecoder(StreamDecoder):
             return
         request = AdminRequest(
             (headers.get(b":method") or b"").decode("latin-1"),
-            path.decode("utf-8", "surrogateescape"),
+            merge_slashes(path).decode("utf-8", "surrogateescape"),
             (headers.get(b"content-type") or b"").decode("latin-1"),
             b"".join(self._body),
         )
-        self._admin.on_request(request, self._encoder)
+        self._admin.on_request(request, headers, self._encoder)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Sequence
 from typing import Any, Final
 
 from meshproxy.net.address import Address, address_of
@@ -13,6 +14,7 @@ from meshproxy.net.connect import SocketOption
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.sockets import bind_listener
+from meshproxy.observe.access_log import AccessLog
 from meshproxy.server.admin.connection import AdminConnection, Handle
 
 MAX_CONNECTIONS: Final = 256
@@ -25,7 +27,14 @@ _log: Final = logging.getLogger("meshproxy.admin")
 class AdminServer:
     """Serves `handle` (`AdminHandlers.handle`) over HTTP/1.1 on the dispatcher's event loop."""
 
-    def __init__(self, dispatcher: Dispatcher, handle: Handle, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        handle: Handle,
+        max_connections: int = MAX_CONNECTIONS,
+        access_logs: Sequence[AccessLog] = (),
+    ) -> None:
+        self._access_logs = access_logs
         self._dispatcher = dispatcher
         self._handle = handle
         self._max_connections = max_connections
@@ -65,7 +74,7 @@ class AdminServer:
         if len(self._connections) >= self._max_connections:
             _log.warning("connection refused: %d are open", len(self._connections))
             return Connection(self._dispatcher, _Refusal(), 0)
-        admin = AdminConnection(self._dispatcher, self._handle, self._on_end)
+        admin = AdminConnection(self._dispatcher, self._handle, self._on_end, self._access_logs)
         self._connections.add(admin)
         self._idle.clear()
         return Connection(self._dispatcher, admin, WRITE_BUFFER_BYTES)

@@ -1,0 +1,88 @@
+"""Where a request is counted, when that is not just in its cluster: most requests have none of this."""
+
+from __future__ import annotations
+
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.route.route import Route
+from meshproxy.route.stats import RequestStats
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.host import Host
+
+
+class RequestCounts:
+    """Counts one request in its cluster, in its route (`stat_prefix`) and in its virtual cluster.
+
+    Without `dynamic_stats` of the router, responses and times are counted nowhere but at the host.
+    """
+
+    def __init__(self, cluster: Cluster, dynamic: bool, groups: list[RequestStats]) -> None:
+        self._cluster = cluster
+        self._dynamic = dynamic
+        self._groups = groups
+
+    def on_attempt(self) -> None:
+        """An attempt got its connection."""
+        for group in self._groups:
+            group.upstream_rq_total += 1
+
+    def on_response_headers(self, status: int, host: Host, internal: bool) -> None:
+        """As `Cluster.on_response_headers`."""
+        if not self._dynamic:
+            if status < 500:
+                host.stats.rq_success += 1
+            return
+        self._cluster.on_response_headers(status, host, internal)
+        self._charge(status)
+
+    def on_response_complete(self, host: Host, duration_ms: int, internal: bool) -> None:
+        """As `Cluster.on_response_complete`."""
+        if self._dynamic:
+            self._cluster.on_response_complete(host, duration_ms, internal)
+            for group in self._groups:
+                group.upstream_rq_time.record(duration_ms)
+
+    def count_local_response(self, status: int, host: Host | None, internal: bool) -> None:
+        """As `Cluster.count_local_response`."""
+        if self._dynamic:
+            self._cluster.count_local_response(status, host, internal)
+            self._charge(status)
+
+    def on_timeout(self) -> None:
+        """The overall timeout passed."""
+        for group in self._groups:
+            group.upstream_rq_timeout += 1
+
+    def on_retry(self) -> None:
+        for group in self._groups:
+            group.upstream_rq_retry += 1
+
+    def on_retry_success(self) -> None:
+        for group in self._groups:
+            group.upstream_rq_retry_success += 1
+
+    def on_retry_limit_exceeded(self) -> None:
+        for group in self._groups:
+            group.upstream_rq_retry_limit_exceeded += 1
+
+    def on_retry_overflow(self) -> None:
+        for group in self._groups:
+            group.upstream_rq_retry_overflow += 1
+
+    def _charge(self, status: int) -> None:
+        for group in self._groups:
+            group.charge_response(status)
+
+
+def request_counts(
+    route: Route, cluster: Cluster, dynamic: bool, headers: HeaderMap, info: StreamInfo
+) -> RequestCounts | None:
+    """For a request on `route`; None when only its cluster counts it. Finds its virtual cluster."""
+    groups: list[RequestStats] = []
+    virtual_cluster = route.virtual_host.virtual_cluster(headers)
+    if virtual_cluster is not None:
+        info.virtual_cluster_name = virtual_cluster.name
+        groups.append(virtual_cluster.stats)
+    if route.stats is not None:
+        groups.append(route.stats)
+    return RequestCounts(cluster, dynamic, groups) if groups or not dynamic else None
