@@ -27,7 +27,7 @@ class ConfigErrors:
     def absorb(self, later: ConfigErrors) -> None:
         """Add what a later look at the same message found, but not what follows from an error that is known already: at
         or below the path of one, or a field that is missing beside one (it has another name, or could not be read)."""
-        known = {error.path for error in self.items}
+        known = {error.path.removesuffix(".@type") for error in self.items}
         beside = {parent(path) for path in known}
         for error in later.items:
             if error.reason.startswith(_REQUIRED) and parent(error.path) in beside:

@@ -46,8 +46,8 @@ class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  
 def load_bootstrap(
     text: str | bytes, *, overlay: str = "", allow_unknown_fields: bool = False, errors: ConfigErrors
 ) -> Any | None:
-    """The `envoy.config.bootstrap.v3.Bootstrap` in `text`, YAML or JSON: what could be read of it, when there are errors.
-    None when it is no message at all.
+    """The `envoy.config.bootstrap.v3.Bootstrap` in `text`, YAML or JSON; with errors, what could be read of it. None when
+    it is no message at all.
 
     `overlay` is what `--config-yaml` gives: it is merged over the file as protobuf merges messages (lists are joined).
     """
@@ -83,18 +83,18 @@ def load_message(
     return message
 
 
-def load_value(text: str | bytes, errors: ConfigErrors, path: str = "") -> Any:
+def load_value(text: str | bytes, errors: ConfigErrors) -> Any:
     """The plain value of YAML or JSON text; None, with an error, when it is neither."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         return _load_json(text) if text.lstrip().startswith("{") else _load_yaml(text)
     except UnicodeDecodeError as error:
-        errors.add(path, f"the text is not UTF-8 (byte {error.start})")
+        errors.add("", f"the text is not UTF-8 (byte {error.start})")
     except _Syntax as error:
-        errors.add(path, str(error))
+        errors.add("", str(error))
     except RecursionError:
-        errors.add(path, "nested too deeply")
+        errors.add("", "nested too deeply")
     return None
 
 

@@ -77,10 +77,6 @@ class NetworkFilter:
         """Take over from `newer`, whose fingerprint is the same, what may be swapped."""
         raise NotImplementedError
 
-    def referenced_clusters(self) -> list[tuple[str, str]]:
-        """(cluster, path of the field that names it) of every cluster that must exist."""
-        return []
-
 
 NetworkFilterBuilder = Callable[[Any, str, BuildContext], NetworkFilter | None]
 NETWORK_FILTERS: Final[Registry[NetworkFilterBuilder]] = Registry("network filter")

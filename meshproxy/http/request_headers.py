@@ -51,12 +51,8 @@ _EDGE_ONLY: Final = _INTERNAL_ONLY | frozenset(
         b"x-envoy-original-host",
     )
 )
-_NOT_NOMINATED: Final = frozenset(
-    (b"close", b"keep-alive", b"te", b"upgrade", b"connection", b"transfer-encoding")
-)
-_NEVER_NOMINATED: Final = frozenset(
-    (b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
-)
+_NOT_NOMINATED: Final = frozenset((b"close", b"keep-alive", b"te", b"upgrade", b"connection", b"transfer-encoding"))
+_NEVER_NOMINATED: Final = frozenset((b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
 
 
 def remove_hop_by_hop(headers: HeaderMap) -> RejectedRequest | None:

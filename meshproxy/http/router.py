@@ -32,6 +32,8 @@ _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b
 
 _INTERIM: Final = frozenset((100, 102, 103, 104))
 
+_ALT_STAT_NAME: Final = b"x-envoy-upstream-alt-stat-name"
+
 
 class Router:
     """Sends one stream's request upstream, again where the policy says so, and its response back."""
@@ -54,7 +56,6 @@ class Router:
         self._body_bytes: int = 0
         self._body_kept: bool = True  # all of the request so far is in `_body`
         self._trailers: HeaderMap | None = None
-        self._lb: LbContext | None = None
         self._timeout: _ResponseTimeout | None = None
         self._backoff: CallTimer | None = None
         self._reconnected: bool = False
@@ -86,23 +87,26 @@ class Router:
         info = stream.info
         if info.upstream is not None:
             info.upstream.attempts = 1
+        alternative: bytes | None = None
         if headers.known & h.ENVOY:
-            headers.remove(b"x-envoy-upstream-alt-stat-name")
+            alternative = headers.get(_ALT_STAT_NAME)
+            if alternative is not None:
+                headers.remove(_ALT_STAT_NAME)
         timeouts = self.timeouts = request_timeouts(self.config, route, cluster, headers)
         if timeouts.expected_ms and not self.config.suppress_envoy_headers:
             headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % timeouts.expected_ms)
-        if route.has_stats or not self.config.dynamic_stats:
-            self.counts = request_counts(route, cluster, self.config.dynamic_stats, headers, info)
+        if route.has_stats or alternative is not None or not self.config.dynamic_stats:
+            self.counts = request_counts(route, cluster, self.config.dynamic_stats, headers, info, alternative)
         if headers.known & h.ENVOY_RETRY or route.retry is not None:
             self.retry = retry_state_for(route, cluster, headers, stream)
             if self.retry is not None:
                 self.retry.counts = self.counts
+        if route.virtual_host.include_request_attempt_count:
+            headers.set(b"x-envoy-attempt-count", b"1")
         if route.has_request_mutations:
             route.finalize_request(headers, info, not self.config.suppress_envoy_headers)
         if self.config.match_upstream_scheme:
             headers.set(b":scheme", b"http")  # no cluster has TLS
-        if route.virtual_host.include_request_attempt_count:
-            headers.set(b"x-envoy-attempt-count", b"1")
         self._start_attempt()
 
     def on_request_data(self, data: bytes, end: bool) -> None:
@@ -138,8 +142,9 @@ class Router:
         if route.kind == ROUTE_REDIRECT:
             stats.rq_direct_response += 1
             status, location = route.redirect(headers, stream.info)
-            if route.redirect_action is not None and route.redirect_action.path_rewrite is not None:
-                headers.set(b":path", location[location.index(b"/", location.index(b"://") + 3) :])  # what Envoy logs
+            action = route.redirect_action
+            if action is not None and action.path_rewrite is not None:  # as Envoy: header operations and logs see it
+                headers.set(b":path", action.path_rewrite.rewrite(headers.get(b":path") or b"", stream.info))
             extra = HeaderMap([(b"location", location)])
             self._add_route_headers(route, extra)
             stream.send_local_reply(status, b"", "direct_response", 0, extra)
@@ -226,7 +231,8 @@ class Router:
             self._on_request_complete()
 
     def _lb_context(self) -> LbContext | None:
-        return None if self.retry is None else self.retry.lb_context
+        """Only another attempt avoids hosts."""
+        return None if self.retry is None or self.attempts == 1 else self.retry.lb_context
 
     def _on_request_complete(self) -> None:
         """The overall timeout counts from the end of the request, over all attempts."""

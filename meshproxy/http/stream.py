@@ -331,7 +331,7 @@ class Stream(StreamDecoder):
     def send_informational(self, headers: HeaderMap) -> None:
         """An interim response goes down as it is; the filters see final responses only."""
         if not self.response_started and not self.done:
-            status = status_code(headers)
+            status = self.info.response_code = status_code(headers)
             self.config.stats.count_response(status)
             self.config.listener_stats.count_response(status)
             self.encoder.send_informational(headers)
@@ -500,7 +500,7 @@ class Stream(StreamDecoder):
         info.end = monotonic()
         stats = self.config.stats
         stats.downstream_rq_active -= 1
-        if info.response_code:
+        if self.response_started:
             stats.count_response(info.response_code)
             self.config.listener_stats.count_response(info.response_code)
         stats.downstream_rq_time.record(int((info.end - info.start) * 1000.0))

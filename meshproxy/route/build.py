@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -79,8 +79,9 @@ def build_route_configuration(
 ) -> RouteTable | None:
     """Compile an `envoy.config.route.v3.RouteConfiguration`; None when errors were added to the context."""
     before = len(context.errors)
-    table = _TableBuilder(message, path, context, overrides).build()
-    return table if len(context.errors) == before else None
+    builder = _TableBuilder(message, path, context, overrides)
+    context.later(builder.steps())
+    return builder.table if len(context.errors) == before else None
 
 
 def build_filter_configs(
@@ -150,7 +151,8 @@ class _TableBuilder:
         self.table = RouteTable(message.name)
         self.level = Level(message, path, context, overrides)
 
-    def build(self) -> RouteTable:
+    def steps(self) -> Iterator[None]:
+        """Fill the table, a virtual host a step."""
         message, table = self.message, self.table
         table.ignore_port_in_host_matching = message.ignore_port_in_host_matching
         table.ignore_path_parameters = message.ignore_path_parameters_in_path_matching
@@ -164,8 +166,11 @@ class _TableBuilder:
             table.validate_clusters = message.validate_clusters.value
         for i in range(len(message.virtual_hosts)):
             self.add_virtual_host(message.virtual_hosts[i], item(self.path, "virtual_hosts", i))
+            yield
         self.close()
-        return table
+        # "Not said" means yes: this table is static.
+        if table.validate_clusters is not False:
+            self.context.references += table.referenced
 
     def close(self) -> None:
         table = self.table
@@ -226,10 +231,10 @@ class _TableBuilder:
             )
             host.virtual_clusters.append(self.virtual_cluster(host, messages[i].name, headers))
         if host.virtual_clusters:
-            host.virtual_clusters.append(self.virtual_cluster(host, "other", []))
+            host.virtual_clusters.append(self.virtual_cluster(host, "", []))
 
     def virtual_cluster(self, host: VirtualHost, name: str, headers: list[HeaderMatcher]) -> VirtualCluster:
-        stats = self.context.scope(f"vhost.{host.name}.vcluster.{name}.", RequestStats)
+        stats = self.context.scope(f"vhost.{host.name}.vcluster.{name or 'other'}.", RequestStats)
         return VirtualCluster(name, headers, stats)
 
 

@@ -46,7 +46,7 @@ ENABLED: Final = FilterSwitch("ENABLED")  # an empty `config`: a filter that is 
 
 
 class VirtualCluster:
-    """A name for statistics, given to the requests that its conditions hold for."""
+    """A name for statistics, given to the requests that its conditions hold for; "" for those of no other one."""
 
     def __init__(self, name: str, headers: list[HeaderMatcher], stats: RequestStats) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class VirtualHost:
     def __init__(self, name: str) -> None:
         self.name = name
         self.require_tls: int = TLS_NONE
-        self.virtual_clusters: list[VirtualCluster] = []  # the last is `other`, which always holds; or there is none
+        self.virtual_clusters: list[VirtualCluster] = []  # the last holds for every request; or there is none
         self.include_request_attempt_count: bool = False  # x-envoy-attempt-count upstream
         self.include_attempt_count_in_response: bool = False
         self.include_is_timeout_retry_header: bool = False  # x-envoy-is-timeout-retry
@@ -93,7 +93,7 @@ class Route:
         # Overrides of the filters by their names in the chain: the most specific one, and all of them, global first.
         self.filter_configs: dict[str, object] = {}
         self.all_filter_configs: dict[str, list[object]] = {}
-        # The deprecated `cors` of the route and of its virtual host, in this order, built as the cors filter's overrides.
+        # The deprecated `cors` of the route, then of its virtual host, built as the cors filter's overrides.
         self.cors: list[object] = []
         self.request_body_buffer_limit: int | None = None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from google.protobuf import json_format
 
 from meshproxy.upstream.cluster import Cluster
@@ -13,21 +13,19 @@ from meshproxy.upstream.host import Host
 _HEALTHY: Final = 1  # core.v3.HealthStatus
 _UNHEALTHY: Final = 2
 _DEGRADED: Final = 5
-_HOSTS_PER_STEP: Final = 50
 
 
-def dump_endpoints(cluster: Cluster, assignment: Any) -> Iterator[None]:
-    """Fill a ClusterLoadAssignment, in steps of about a millisecond: by priority and locality, as Envoy does."""
-    assignment.cluster_name = cluster.name
+def dump_endpoints(cluster: Cluster) -> Any:
+    """A ClusterLoadAssignment, its endpoints by priority and locality, as Envoy's."""
+    assignment: Any = ClusterLoadAssignment(cluster_name=cluster.name)
     assignment.policy.overprovisioning_factor.value = cluster.config.lb.overprovisioning_factor
     groups: dict[tuple[int, str, str, str], Any] = {}
-    for index, host in enumerate(sorted(cluster.hosts, key=_group)):
+    for host in sorted(cluster.hosts, key=_group):
         group = _group(host)
         if group not in groups:
             groups[group] = _locality(host, assignment)
         _dump_host(host, groups[group].lb_endpoints.add())
-        if index % _HOSTS_PER_STEP == _HOSTS_PER_STEP - 1:
-            yield
+    return assignment
 
 
 def _group(host: Host) -> tuple[int, str, str, str]:

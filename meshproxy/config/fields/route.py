@@ -105,6 +105,8 @@ TABLES: Final[Tables] = {
     ),
     _ROUTE + "RetryPolicy.RetryHostPredicate": MessageTable("name typed_config"),
     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate": MessageTable(),
+    "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate": MessageTable(),
+    "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig": MessageTable("metadata_match"),
     _ROUTE + "RetryPolicy.RetryBackOff": MessageTable("base_interval max_interval"),
     _ROUTE + "RetryPolicy.RateLimitedRetryBackOff": MessageTable("reset_headers max_interval"),
     _ROUTE + "RetryPolicy.ResetHeader": MessageTable("name format"),
