@@ -44,7 +44,7 @@ test-long: venv  ## soak, scale, long fuzzing and chaos
 	@MESHPROXY_HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long $(PYTEST_ARGS) tests
 
 bench: venv  ## CPU per request, rate and latency next to Envoy and nginx, recorded in bench/RESULTS.md
-	@tools/system_packages.sh compiler nginx wrk
+	@tools/system_packages.sh compiler nginx wrk h2load
 	compiled=$$($(BIN)/python tools/build_compiled.py)
 	$(ON_COMPILED) $(BIN)/python -m bench $(BENCH_ARGS)
 

@@ -32,6 +32,7 @@ HOT = (
     "meshproxy/observe/stats.py",
     "meshproxy/observe/histogram.py",
     "meshproxy/observe/stream_info.py",
+    "meshproxy/observe/wire.py",
     "meshproxy/route/**/*.py",
     "meshproxy/tls/engine.py",
     "meshproxy/upstream/**/*.py",

@@ -1,4 +1,4 @@
-"""The command line: `meshproxy run | validate | demo | version`, with Envoy's flags under Envoy's names."""
+"""The command line: `meshproxy run | validate | demo | version | completion`; flags have Envoy's names."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from meshproxy.completion import SHELLS, completion_script
 from meshproxy.version import __version__, is_compiled
 
-_COMMANDS: Final = ("run", "validate", "demo", "version")
 _EXAMPLES: Final = """\
 examples:
   meshproxy run -c envoy.yaml                    serve what the file says; it is reloaded when it changes
   meshproxy run -c envoy.yaml --concurrency 4    four worker processes
   meshproxy validate -c envoy.yaml               every error with its path; exit 1 when there is one
   meshproxy demo                                 watch a canary release, with real traffic
+  eval "$(meshproxy completion bash)"            let the shell complete commands and flags
 """
 # Flags that Envoy has and that change nothing here: they parse, so that whoever starts Envoy can start us.
 _IGNORED: Final = {
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
+    if options.command == "completion":
+        print(completion_script(parser, options.shell), end="")
+        return 0
     if options.command == "demo":
         from meshproxy.demo.command import run_demo
 
@@ -97,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         "-c", "--config-path", default="", metavar="FILE", help="show this variant of examples/canary/envoy.yaml"
     )
     commands.add_parser("version", help="print the version, and whether the hot modules are compiled")
+    completion = commands.add_parser(
+        "completion",
+        help="print what makes a shell complete commands and flags",
+        epilog='bash, zsh: eval "$(meshproxy completion bash)"   fish: meshproxy completion fish | source',
+    )
+    completion.add_argument("shell", choices=SHELLS, help="whose completion")
     return parser
 
 

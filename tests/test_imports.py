@@ -33,7 +33,7 @@ LAYERS: Final = (
     ("net",),
     ("codec",),
     ("api",),
-    ("errors", "clock", "version"),
+    ("errors", "clock", "version", "completion"),
 )
 RANK: Final = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}
 

@@ -36,12 +36,13 @@ DATE: Final = 1 << 18
 TRACE: Final = 1 << 19  # x-client-trace-id, traceparent, b3 …
 FAULT: Final = 1 << 20  # x-envoy-fault-…
 CLIENT_CERT: Final = 1 << 21  # x-forwarded-client-cert
+PROXY_CONNECTION: Final = 1 << 22  # beside CONNECTION
 
 KNOWN: Final[dict[bytes, int]] = {
     b"host": HOST,
     b"connection": CONNECTION,
     b"keep-alive": CONNECTION,
-    b"proxy-connection": CONNECTION,
+    b"proxy-connection": CONNECTION | PROXY_CONNECTION,
     b"transfer-encoding": TRANSFER_ENCODING,
     b"content-length": CONTENT_LENGTH,
     b"upgrade": UPGRADE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
 from meshproxy.config.errors import ConfigErrors
@@ -19,10 +20,13 @@ class BuildContext:
     """One per top-level resource (a listener, a cluster, a route configuration).
 
     It remembers what the build acquired (stats scopes, log files): the resource that came of it closes the context when
-    it goes, and a build that failed closes it at once.
+    it goes, and a build that failed closes it at once. `references` are the clusters that must exist, each with the
+    path of the field that names it.
     """
 
-    def __init__(self, errors: ConfigErrors, runtime: Runtime, stats: StatsRegistry) -> None:
+    def __init__(
+        self, errors: ConfigErrors, runtime: Runtime, stats: StatsRegistry, *, postpones: bool = False
+    ) -> None:
         self.errors = errors
         self.runtime = runtime
         self.stats = stats
@@ -30,6 +34,9 @@ class BuildContext:
         self.listener_stat_prefix: str = ""  # `listener.<address>.`, while a listener is built
         self.service_cluster: str = ""  # node.cluster and node.id of the bootstrap
         self.service_node: str = ""
+        self.references: list[tuple[str, str]] = []
+        self._postpones = postpones
+        self._postponed: list[tuple[str, Iterator[None]]] = []
         self._acquired: list[tuple[str, type[StatsScope]]] = []
         self._closeables: list[Closeable] = []
 
@@ -41,6 +48,20 @@ class BuildContext:
     def keep(self, closeable: Closeable) -> None:
         """Close it when the resource goes (an access log gives back its file)."""
         self._closeables.append(closeable)
+
+    def later(self, steps: Iterator[None]) -> None:
+        """Work in many steps that nothing else of the build waits for: it is done now, unless the caller wants to do it
+        bit by bit (`postponed`)."""
+        self._postponed.append((self.stat_prefix, steps))
+        if not self._postpones:
+            for _ in self.postponed():
+                pass
+
+    def postponed(self) -> Iterator[None]:
+        """Do what is left, with other work between the steps."""
+        while self._postponed:
+            self.stat_prefix, steps = self._postponed.pop(0)
+            yield from steps
 
     def close(self) -> None:
         """Give back all that this build acquired; a second call does nothing."""

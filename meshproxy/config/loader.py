@@ -46,53 +46,55 @@ class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  
 def load_bootstrap(
     text: str | bytes, *, overlay: str = "", allow_unknown_fields: bool = False, errors: ConfigErrors
 ) -> Any | None:
-    """The `envoy.config.bootstrap.v3.Bootstrap` in `text`, YAML or JSON; None when there were errors.
+    """The `envoy.config.bootstrap.v3.Bootstrap` in `text`, YAML or JSON; with errors, what could be read of it. None when
+    it is no message at all.
 
     `overlay` is what `--config-yaml` gives: it is merged over the file as protobuf merges messages (lists are joined).
     """
     from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
-    before = len(errors)
     bootstrap = Bootstrap()
     if not text and not overlay:
         errors.add("", "the configuration is empty")
+        return None
     for part in (text, overlay):
         if not part:
             continue
         loaded = load_message(part, Bootstrap, allow_unknown_fields=allow_unknown_fields, errors=errors)
-        if loaded is not None:
-            bootstrap.MergeFrom(loaded)
-    return bootstrap if len(errors) == before else None
+        if loaded is None:
+            return None
+        bootstrap.MergeFrom(loaded)
+    return bootstrap
 
 
 def load_message(
-    text: str | bytes, kind: type[M], *, path: str = "", allow_unknown_fields: bool = False, errors: ConfigErrors
+    text: str | bytes, kind: type[M], *, allow_unknown_fields: bool = False, errors: ConfigErrors
 ) -> M | None:
-    """One message of YAML or JSON text; None, with every error below `path`, when it cannot be read."""
+    """One message of YAML or JSON text: what could be read of it, and all errors. None when it is no message at all."""
     before = len(errors)
-    value = load_value(text, errors, path)
+    value = load_value(text, errors)
     if len(errors) != before:
         return None
     if value is None:
-        errors.add(path, "the configuration is empty")
+        errors.add("", "the configuration is empty")
         return None
     message = kind()
-    MessageParser(errors, allow_unknown_fields=allow_unknown_fields).fill(message, value, path)
-    return message if len(errors) == before else None
+    MessageParser(errors, allow_unknown_fields=allow_unknown_fields).fill(message, value, "")
+    return message
 
 
-def load_value(text: str | bytes, errors: ConfigErrors, path: str = "") -> Any:
+def load_value(text: str | bytes, errors: ConfigErrors) -> Any:
     """The plain value of YAML or JSON text; None, with an error, when it is neither."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         return _load_json(text) if text.lstrip().startswith("{") else _load_yaml(text)
     except UnicodeDecodeError as error:
-        errors.add(path, f"the text is not UTF-8 (byte {error.start})")
+        errors.add("", f"the text is not UTF-8 (byte {error.start})")
     except _Syntax as error:
-        errors.add(path, str(error))
+        errors.add("", str(error))
     except RecursionError:
-        errors.add(path, "nested too deeply")
+        errors.add("", "nested too deeply")
     return None
 
 

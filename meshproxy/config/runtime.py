@@ -234,15 +234,27 @@ class Runtime:
         values: dict[str, Value] = {}
         for layer in self.layers:
             values.update(layer.values)
+        changed = self._changed_keys(values)
         self._values = values
-        for follower in self._followers:
-            self._refresh(follower)
+        for follower in self._followers if changed else ():
+            if follower.key in changed:
+                self._refresh(follower)
         stats = self.stats
         stats.load_success += 1
         stats.override_dir_not_exists += 1  # Envoy counts every load in which no disk layer overrides
         stats.num_keys = len(values)
         stats.num_layers = len(self.layers)
         stats.admin_overrides_active = int(any(layer.is_admin and layer.values for layer in self.layers))
+
+    def _changed_keys(self, values: dict[str, Value]) -> set[str]:
+        """Keys whose value is not what it was, and those that they lie under (a fraction reads `<key>.numerator`)."""
+        before = self._values
+        changed: set[str] = set()
+        for key in before.keys() | values.keys():
+            if before.get(key) != values.get(key):
+                parts = key.split(".")
+                changed.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        return changed
 
     def _follow(self, key: str, follower: Fraction | RuntimeInt | RuntimeDouble | RuntimeBool) -> None:
         if not key:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -15,6 +13,7 @@ from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from google.protobuf import json_format
 
 from meshproxy.config.context import BuildContext
+from meshproxy.config.datasource import load_data_source
 from meshproxy.config.errors import child, item
 from meshproxy.config.registry import Registry
 from meshproxy.errors import ConfigError
@@ -141,23 +140,14 @@ def _text(text: str, path: str, context: BuildContext, unset: bytes) -> LineForm
 
 
 def _text_source(source: Any, path: str, context: BuildContext, unset: bytes) -> LineFormat | None:
-    kind = source.WhichOneof("specifier")
+    text = load_data_source(source, path, context.errors)
+    if text is None:
+        return None
     try:
-        if kind == "filename":
-            text = Path(source.filename).read_text("utf-8")
-        elif kind == "environment_variable":
-            text = os.environ[source.environment_variable]
-        elif kind == "inline_bytes":
-            text = source.inline_bytes.decode("utf-8")
-        else:
-            text = source.inline_string
-    except KeyError:
-        context.errors.add(path, f"environment variable {source.environment_variable} is not set")
+        return _text(text.decode(), path, context, unset)
+    except UnicodeDecodeError as error:
+        context.errors.add(path, f"is not UTF-8: {error}")
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        context.errors.add(path, f"cannot be read: {error}")
-        return None
-    return _text(text, path, context, unset)
 
 
 def _json(struct: Any, path: str, context: BuildContext, *, omit_empty: bool) -> LineFormat | None:

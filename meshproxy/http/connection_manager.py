@@ -6,7 +6,6 @@ import random
 from typing import Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.http1.details import HEADERS_TOO_LARGE
 from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
 from meshproxy.codec.http1.start_lines import reason_phrase
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
@@ -16,9 +15,10 @@ from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
 from meshproxy.http.stream import Stream
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher, Flushable
-from meshproxy.net.timers import Timer, TimerWheel
+from meshproxy.net.timers import CallTimer, TimerWheel
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stream_info import ConnectionInfo
+from meshproxy.observe.wire import WireBytes, read_wire
 from meshproxy.upstream.manager import ClusterManager
 
 _random_bits: Final = random.Random().getrandbits
@@ -53,9 +53,11 @@ class ConnectionManager(ServerConnectionCallbacks):
         self._spoke: bool = False  # the peer has sent something, which is HTTP/1
         self._began: float = monotonic()
         self._last_active: float = self._began
-        self._idle_timer: _IdleTimer | None = None
-        self._duration_timer: _DurationTimer | None = None
-        self._headers_timer: _HeadersTimer | None = None
+        self._idle_timer: CallTimer | None = None
+        self._duration_timer: CallTimer | None = None
+        self._headers_timer: CallTimer | None = None
+        self._drain_timer: CallTimer | None = None  # there is one from the beginning of the drain sequence on
+        self._wire = WireBytes()  # the reading when the newest stream ended, if streams are measured
         self._start()
 
     def _start(self) -> None:
@@ -64,13 +66,13 @@ class ConnectionManager(ServerConnectionCallbacks):
         stats.downstream_cx_active += 1
         config = self.config
         if config.idle_timeout_ms > 0.0:
-            self._idle_timer = _IdleTimer(self)
+            self._idle_timer = CallTimer(self.on_idle_timer)
             self.timers.arm(self._idle_timer, config.idle_timeout_ms)
         if config.max_connection_duration_ms > 0.0:
-            self._duration_timer = _DurationTimer(self)
+            self._duration_timer = CallTimer(self.on_max_duration)
             self.timers.arm(self._duration_timer, config.max_connection_duration_ms)
         if config.request_headers_timeout_ms > 0.0 or config.request_timeout_ms > 0.0:
-            self._headers_timer = _HeadersTimer(self)
+            self._headers_timer = CallTimer(self.on_headers_timeout)
 
     def random(self) -> int:
         """64 random bits: for splits and runtime fractions, not for secrets."""
@@ -98,8 +100,6 @@ class ConnectionManager(ServerConnectionCallbacks):
         closed."""
         stats = self.config.stats
         stats.downstream_cx_protocol_error += error.status != 408
-        if error.details == HEADERS_TOO_LARGE:
-            stats.downstream_rq_too_large += 1
         stream = self._streams[-1]
         stream.info.protocol = self.protocol()
         self.connection_info.response_flags |= flags.DOWNSTREAM_PROTOCOL_ERROR
@@ -196,8 +196,18 @@ class ConnectionManager(ServerConnectionCallbacks):
         if not self._closed:
             self.codec.read_next()
 
+    def measure(self, stream: Stream) -> None:
+        """Tell the stream what it had on the wire so far: all since the one before it ended."""
+        now = read_wire(self.connection, self.codec)
+        stream.info.wire = WireBytes()
+        stream.info.wire.add(now, self._wire)
+        if stream.done:
+            self._wire = now
+
     def closes_after(self, stream: Stream) -> bool:
         """Whether the response of this stream is the connection's last: then it says `connection: close`."""
+        if self._drain_timer is not None or self.codec.should_close:
+            self._draining = True
         if self.owner.draining and not self._draining and self.owner.closes_now():
             self.config.stats.downstream_cx_drain_close += 1
             self._draining = True
@@ -250,7 +260,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         stats.downstream_cx_active -= 1
         stats.downstream_cx_http1_active -= self._spoke
         stats.downstream_cx_length_ms.record(int((monotonic() - self._began) * 1000.0))
-        for timer in (self._idle_timer, self._duration_timer, self._headers_timer):
+        for timer in (self._idle_timer, self._duration_timer, self._headers_timer, self._drain_timer):
             if timer is not None:
                 timer.disarm()
         self.connection_info.protocol = self.codec.protocol if self._requests else 0
@@ -258,20 +268,39 @@ class ConnectionManager(ServerConnectionCallbacks):
 
     # -- timeouts
 
-    def on_idle_timer(self, timer: Timer) -> None:
+    def on_idle_timer(self) -> None:
         """The timer is armed once and looks again: a request costs it nothing."""
+        timer = self._idle_timer
+        assert timer is not None
         idle_ms = self.idle_ms()
         limit = self.config.idle_timeout_ms
         if self._streams:
             self.timers.arm(timer, limit)
         elif idle_ms >= limit:
             self.config.stats.downstream_cx_idle_timeout += 1
-            self._close()
+            self._start_drain_sequence(self.config.drain_timeout_ms)
         else:
             self.timers.arm(timer, limit - idle_ms)
 
     def on_max_duration(self) -> None:
-        self.config.stats.downstream_cx_max_duration_reached += 1
+        config = self.config
+        config.stats.downstream_cx_max_duration_reached += 1
+        self._start_drain_sequence(-1.0 if config.safe_max_connection_duration else config.drain_timeout_ms)
+
+    def _start_drain_sequence(self, drain_timeout_ms: float) -> None:
+        """The next response is the last. Without one the connection ends after `drain_timeout_ms`; never, if below 0.
+
+        The time is for a request that is on its way already. A connection that was never used ends at once.
+        """
+        if self._drain_timer is not None:
+            return
+        self._drain_timer = CallTimer(self.on_drain_timeout)
+        if not self.connection.bytes_received:
+            self._close()
+        elif drain_timeout_ms >= 0.0:
+            self.timers.arm(self._drain_timer, drain_timeout_ms)
+
+    def on_drain_timeout(self) -> None:
         self._draining = True
         if not self._streams:
             self._close()
@@ -337,24 +366,3 @@ class _Handler(ActiveConnection):
 
     def on_below_write_watermark(self) -> None:
         self._manager.on_below_write_watermark()
-
-
-class _ManagerTimer(Timer):
-    def __init__(self, manager: ConnectionManager) -> None:
-        super().__init__()
-        self.manager = manager
-
-
-class _IdleTimer(_ManagerTimer):
-    def on_timer(self) -> None:
-        self.manager.on_idle_timer(self)
-
-
-class _DurationTimer(_ManagerTimer):
-    def on_timer(self) -> None:
-        self.manager.on_max_duration()
-
-
-class _HeadersTimer(_ManagerTimer):
-    def on_timer(self) -> None:
-        self.manager.on_headers_timeout()

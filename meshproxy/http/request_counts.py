@@ -8,18 +8,20 @@ from meshproxy.route.route import Route
 from meshproxy.route.stats import RequestStats
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host
+from meshproxy.upstream.stats import AltStats
 
 
 class RequestCounts:
-    """Counts one request in its cluster, in its route (`stat_prefix`) and in its virtual cluster.
+    """Counts one request in its cluster, its route (`stat_prefix`), its virtual cluster, and where it asks for itself.
 
     Without `dynamic_stats` of the router, responses and times are counted nowhere but at the host.
     """
 
-    def __init__(self, cluster: Cluster, dynamic: bool, groups: list[RequestStats]) -> None:
+    def __init__(self, cluster: Cluster, dynamic: bool, groups: list[RequestStats], alt: AltStats | None) -> None:
         self._cluster = cluster
         self._dynamic = dynamic
         self._groups = groups
+        self._alt = alt
 
     def on_attempt(self) -> None:
         """An attempt got its connection."""
@@ -33,7 +35,7 @@ class RequestCounts:
                 host.stats.rq_success += 1
             return
         self._cluster.on_response_headers(status, host, internal)
-        self._charge(status)
+        self._charge(status, internal, host.canary)
 
     def on_response_complete(self, host: Host, duration_ms: int, internal: bool) -> None:
         """As `Cluster.on_response_complete`."""
@@ -41,12 +43,14 @@ class RequestCounts:
             self._cluster.on_response_complete(host, duration_ms, internal)
             for group in self._groups:
                 group.upstream_rq_time.record(duration_ms)
+            if self._alt is not None:
+                self._alt.charge_time(duration_ms, internal, host.canary)
 
     def count_local_response(self, status: int, host: Host | None, internal: bool) -> None:
         """As `Cluster.count_local_response`."""
         if self._dynamic:
             self._cluster.count_local_response(status, host, internal)
-            self._charge(status)
+            self._charge(status, internal, host is not None and host.canary)
 
     def on_timeout(self) -> None:
         """The overall timeout passed."""
@@ -69,15 +73,20 @@ class RequestCounts:
         for group in self._groups:
             group.upstream_rq_retry_overflow += 1
 
-    def _charge(self, status: int) -> None:
+    def _charge(self, status: int, internal: bool, canary: bool) -> None:
         for group in self._groups:
             group.charge_response(status)
+        if self._alt is not None:
+            self._alt.charge_response(status, internal, canary)
 
 
 def request_counts(
-    route: Route, cluster: Cluster, dynamic: bool, headers: HeaderMap, info: StreamInfo
+    route: Route, cluster: Cluster, dynamic: bool, headers: HeaderMap, info: StreamInfo, alternative: bytes | None
 ) -> RequestCounts | None:
-    """For a request on `route`; None when only its cluster counts it. Finds its virtual cluster."""
+    """For a request on `route`; None when only its cluster counts it. Finds its virtual cluster.
+
+    `alternative` is its x-envoy-upstream-alt-stat-name.
+    """
     groups: list[RequestStats] = []
     virtual_cluster = route.virtual_host.virtual_cluster(headers)
     if virtual_cluster is not None:
@@ -85,4 +94,5 @@ def request_counts(
         groups.append(virtual_cluster.stats)
     if route.stats is not None:
         groups.append(route.stats)
-    return RequestCounts(cluster, dynamic, groups) if groups or not dynamic else None
+    alt = cluster.alt_stats(alternative.decode("latin-1")) if alternative and dynamic else None
+    return RequestCounts(cluster, dynamic, groups, alt) if groups or alt is not None or not dynamic else None

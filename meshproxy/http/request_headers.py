@@ -51,12 +51,8 @@ _EDGE_ONLY: Final = _INTERNAL_ONLY | frozenset(
         b"x-envoy-original-host",
     )
 )
-_NOT_NOMINATED: Final = frozenset(
-    (b"close", b"keep-alive", b"te", b"upgrade", b"connection", b"transfer-encoding")
-)
-_NEVER_NOMINATED: Final = frozenset(
-    (b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
-)
+_NOT_NOMINATED: Final = frozenset((b"close", b"keep-alive", b"te", b"upgrade", b"connection", b"transfer-encoding"))
+_NEVER_NOMINATED: Final = frozenset((b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
 
 
 def remove_hop_by_hop(headers: HeaderMap) -> RejectedRequest | None:
@@ -114,7 +110,11 @@ def mutate_request_headers(
     """All of Envoy's header manipulation on entry, in its order."""
     secure = connection.tls is not None
     single = _remote_address(config, connection, headers, info, secure)
-    _scheme(headers)
+    if config.scheme_to_overwrite:
+        headers.set(b":scheme", config.scheme_to_overwrite)
+        headers.set(b"x-forwarded-proto", config.scheme_to_overwrite)
+    else:
+        _scheme(headers)
     internal = single and config.internal_addresses.contains(info.remote)
     info.internal = internal
     if headers.known & h.ENVOY:
@@ -212,8 +212,6 @@ def _append(headers: HeaderMap, name: bytes, value: bytes, separator: bytes) -> 
 
 
 # -- request ids
-
-_NO_TRACE: Final = 0x4  # the version nibble of a UUID 4: Envoy keeps its trace decision there
 
 
 class _Ids:

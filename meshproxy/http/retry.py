@@ -130,10 +130,11 @@ class RetryState:
         if policy is not None:
             self._base_ms = float(policy.back_off_base_ms)
             self._max_ms = float(policy.back_off_max_ms)
-            if policy.avoid_previous_hosts or policy.omit_canary_hosts:
+            if policy.avoid_previous_hosts or policy.omit_canary_hosts or policy.omit_labels:
                 self.lb_context = LbContext()
                 self.lb_context.max_attempts = policy.host_selection_retry_max_attempts
                 self.lb_context.omit_canary = policy.omit_canary_hosts
+                self.lb_context.omit_labels = policy.omit_labels
 
     def give_up(self) -> None:
         """The request cannot be sent again (its body is too large to keep)."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from meshproxy.clock import monotonic
 from meshproxy.codec import headers as h
-from meshproxy.codec.headers import HeaderMap
+from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW
 from meshproxy.http.local_reply import is_grpc, reset_details, reset_flag, upstream_reset_reply
 from meshproxy.http.request_counts import RequestCounts, request_counts
 from meshproxy.http.retry import NO_OVERFLOW, RETRY, RETRY_LIMIT, RetryState, retry_state_for
 from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
 from meshproxy.http.upstream_request import UpstreamRequest
-from meshproxy.net.timers import Timer
+from meshproxy.net.timers import CallTimer, Timer
 from meshproxy.observe import response_flags as flags
 from meshproxy.route.route import ROUTE_CLUSTER, ROUTE_REDIRECT, Route
 from meshproxy.upstream.cluster import Cluster
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from meshproxy.http.stream import Stream
 
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
+
+
+_INTERIM: Final = frozenset((100, 102, 103, 104))
+
+_ALT_STAT_NAME: Final = b"x-envoy-upstream-alt-stat-name"
 
 
 class Router:
@@ -51,10 +56,10 @@ class Router:
         self._body_bytes: int = 0
         self._body_kept: bool = True  # all of the request so far is in `_body`
         self._trailers: HeaderMap | None = None
-        self._lb: LbContext | None = None
         self._timeout: _ResponseTimeout | None = None
-        self._backoff: _Backoff | None = None
+        self._backoff: CallTimer | None = None
         self._reconnected: bool = False
+        self._had_interim: bool = False  # response of the upstream, which decides: no attempt follows
         self._try_timed_out: bool = False
         self._read_disabled: int = 0
 
@@ -82,23 +87,26 @@ class Router:
         info = stream.info
         if info.upstream is not None:
             info.upstream.attempts = 1
+        alternative: bytes | None = None
         if headers.known & h.ENVOY:
-            headers.remove(b"x-envoy-upstream-alt-stat-name")
+            alternative = headers.get(_ALT_STAT_NAME)
+            if alternative is not None:
+                headers.remove(_ALT_STAT_NAME)
         timeouts = self.timeouts = request_timeouts(self.config, route, cluster, headers)
         if timeouts.expected_ms and not self.config.suppress_envoy_headers:
             headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % timeouts.expected_ms)
-        if route.has_stats or not self.config.dynamic_stats:
-            self.counts = request_counts(route, cluster, self.config.dynamic_stats, headers, info)
+        if route.has_stats or alternative is not None or not self.config.dynamic_stats:
+            self.counts = request_counts(route, cluster, self.config.dynamic_stats, headers, info, alternative)
         if headers.known & h.ENVOY_RETRY or route.retry is not None:
             self.retry = retry_state_for(route, cluster, headers, stream)
             if self.retry is not None:
                 self.retry.counts = self.counts
+        if route.virtual_host.include_request_attempt_count:
+            headers.set(b"x-envoy-attempt-count", b"1")
         if route.has_request_mutations:
             route.finalize_request(headers, info, not self.config.suppress_envoy_headers)
         if self.config.match_upstream_scheme:
             headers.set(b":scheme", b"http")  # no cluster has TLS
-        if route.virtual_host.include_request_attempt_count:
-            headers.set(b"x-envoy-attempt-count", b"1")
         self._start_attempt()
 
     def on_request_data(self, data: bytes, end: bool) -> None:
@@ -134,8 +142,9 @@ class Router:
         if route.kind == ROUTE_REDIRECT:
             stats.rq_direct_response += 1
             status, location = route.redirect(headers, stream.info)
-            if route.redirect_action is not None and route.redirect_action.path_rewrite is not None:
-                headers.set(b":path", location[location.index(b"/", location.index(b"://") + 3) :])  # what Envoy logs
+            action = route.redirect_action
+            if action is not None and action.path_rewrite is not None:  # as Envoy: header operations and logs see it
+                headers.set(b":path", action.path_rewrite.rewrite(headers.get(b":path") or b"", stream.info))
             extra = HeaderMap([(b"location", location)])
             self._add_route_headers(route, extra)
             stream.send_local_reply(status, b"", "direct_response", 0, extra)
@@ -171,7 +180,8 @@ class Router:
         if limit and self._body_bytes > limit:
             self._body_kept = False
             self._body = []
-            if self.retry is not None:
+            if self.retry is not None and self.cluster is not None:
+                self.cluster.stats.retry_or_shadow_abandoned += 1
                 self.retry.give_up()
             return
         self._body.append(data)
@@ -221,7 +231,8 @@ class Router:
             self._on_request_complete()
 
     def _lb_context(self) -> LbContext | None:
-        return None if self.retry is None else self.retry.lb_context
+        """Only another attempt avoids hosts."""
+        return None if self.retry is None or self.attempts == 1 else self.retry.lb_context
 
     def _on_request_complete(self) -> None:
         """The overall timeout counts from the end of the request, over all attempts."""
@@ -231,9 +242,19 @@ class Router:
 
     # -- what an attempt reports
 
-    def on_upstream_informational(self, headers: HeaderMap) -> None:
-        """Of interim responses only 100 goes down, and only where the configuration says so (Envoy's rule)."""
-        if self.config.proxy_100_continue and headers.get(b":status") == b"100":
+    def on_upstream_informational(self, upstream: UpstreamRequest, headers: HeaderMap) -> None:
+        """Interim responses go down only where the configuration says so; but after one no other attempt follows, and
+        the timeout of this one is void (Envoy's rules)."""
+        cluster = self.cluster
+        status = status_code(headers)
+        if cluster is None or status not in _INTERIM:
+            return
+        self._charge(cluster, status, upstream.host)
+        self._had_interim = True
+        if self.retry is not None:
+            self.retry.give_up()
+        upstream.on_final()
+        if self.config.proxy_100_continue:
             self.stream.send_informational(headers)
 
     def on_upstream_headers(self, upstream: UpstreamRequest, headers: HeaderMap, end: bool) -> None:
@@ -246,17 +267,12 @@ class Router:
         host = upstream.host
         host.outlier.put_response(status)
         if self.retry is not None:
-            decision = self.retry.on_response(headers, status)
-            if decision == RETRY and self._can_replay():
+            if self._shall_retry(self.retry.on_response(headers, status)):
                 host.stats.rq_error += 1
                 cluster.count_retried_response(status, host)
                 upstream.abandon(end)
                 self._retry_later(self.retry.backoff_ms)
                 return
-            if decision == NO_OVERFLOW:
-                stream.info.response_flags |= flags.UPSTREAM_OVERFLOW
-            elif decision == RETRY_LIMIT:
-                stream.info.response_flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
         self.response_started = True
         self._body = []
         upstream.on_final()
@@ -337,18 +353,14 @@ class Router:
             cluster.stats.count("upstream_rq_stale_connection_retry")
             self._start_attempt()
             return
-        if self.retry is not None:
-            decision = self.retry.on_reset(reason, upstream.started)
-            if decision == RETRY and self._can_replay():
-                self._retry_later(self.retry.backoff_ms)
-                return
-            if decision == NO_OVERFLOW:
-                info.response_flags |= flags.UPSTREAM_OVERFLOW
-            elif decision == RETRY_LIMIT:
-                info.response_flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
+        if self._retries_reset(reason, upstream.started):
+            return
         reply = upstream_reset_reply(reason, transport_failure, self.attempts > 1)
+        details = reply.details
+        if self._had_interim:
+            details = reset_details("upstream_reset_after_response_started", reason, transport_failure)
         self._charge(cluster, reply.status, upstream.host if reason != RESET_OVERFLOW else None)
-        self._reply(reply.status, reply.body, reply.details, reply.response_flags)
+        self._reply(reply.status, reply.body, details, reply.response_flags)
 
     def on_per_try_timeout(self, upstream: UpstreamRequest, idle: bool) -> None:
         cluster = self.cluster
@@ -370,15 +382,8 @@ class Router:
             self._disarm()
             self.stream.reset("upstream_per_try_idle_timeout" if idle else "upstream_per_try_timeout")
             return
-        if self.retry is not None:
-            decision = self.retry.on_reset(RESET_LOCAL, True)
-            if decision == RETRY and self._can_replay():
-                self._retry_later(self.retry.backoff_ms)
-                return
-            if decision == NO_OVERFLOW:
-                info.response_flags |= flags.UPSTREAM_OVERFLOW
-            elif decision == RETRY_LIMIT:
-                info.response_flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
+        if self._retries_reset(RESET_LOCAL, True):
+            return
         details = "upstream_per_try_idle_timeout" if idle else "upstream_per_try_timeout"
         self._reply_timeout(cluster, upstream.host, details)
 
@@ -395,8 +400,7 @@ class Router:
             self._disarm()
             self.stream.reset("upstream_max_stream_duration_reached")
             return
-        if self.retry is not None and self.retry.on_reset(RESET_LOCAL, True) == RETRY and self._can_replay():
-            self._retry_later(self.retry.backoff_ms)
+        if self._retries_reset(RESET_LOCAL, True):
             return
         self._charge(cluster, 408, upstream.host)
         self._reply(408, b"upstream max stream duration reached", "upstream_max_stream_duration_reached", 0)
@@ -432,9 +436,24 @@ class Router:
 
     # -- another attempt
 
-    def _can_replay(self) -> bool:
-        """All of the request that was sent so far can be sent again."""
-        return self._body_kept
+    def _shall_retry(self, decision: int) -> bool:
+        """Whether the retry policy's decision can be carried out; where a limit forbids it, the response's flag says
+        so."""
+        if decision == RETRY:
+            return self._body_kept
+        if decision == NO_OVERFLOW:
+            self.stream.info.response_flags |= flags.UPSTREAM_OVERFLOW
+        elif decision == RETRY_LIMIT:
+            self.stream.info.response_flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
+        return False
+
+    def _retries_reset(self, reason: int, started: bool) -> bool:
+        """Whether another attempt follows one that was reset (or timed out) before its response."""
+        retry = self.retry
+        if retry is None or not self._shall_retry(retry.on_reset(reason, started)):
+            return False
+        self._retry_later(retry.backoff_ms)
+        return True
 
     def _can_reconnect(self) -> bool:
         """A reused connection that the peer closed before any byte of its response: an idempotent request goes once
@@ -444,13 +463,13 @@ class Router:
         return (
             (switch is None or switch.value)
             and not self._reconnected
-            and self._can_replay()
+            and self._body_kept
             and self.headers.get(b":method") in _IDEMPOTENT
         )
 
     def _retry_later(self, backoff_ms: float) -> None:
         self.upstream = None
-        self._backoff = _Backoff(self)
+        self._backoff = CallTimer(self.on_backoff)
         self.stream.manager.timers.arm(self._backoff, backoff_ms)
 
     def on_backoff(self) -> None:
@@ -465,7 +484,9 @@ class Router:
     # -- the end
 
     def _charge(self, cluster: Cluster, status: int, host: Host | None) -> None:
-        """A status that the proxy answers for the upstream counts as one of the cluster's."""
+        """A status that the proxy answers for the upstream counts as one of the cluster's, unless one came before."""
+        if self._had_interim and status >= 200:
+            return
         if self.counts is None:
             cluster.count_local_response(status, host, self.stream.info.internal)
         else:
@@ -527,12 +548,3 @@ class _ResponseTimeout(Timer):
 
     def on_timer(self) -> None:
         self._router.on_response_timeout()
-
-
-class _Backoff(Timer):
-    def __init__(self, router: Router) -> None:
-        super().__init__()
-        self._router = router
-
-    def on_timer(self) -> None:
-        self._router.on_backoff()

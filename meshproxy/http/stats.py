@@ -87,7 +87,7 @@ class ConnectionManagerStats(ResponseStats):
         "no_cluster",
         "rq_total",
         "rq_direct_response",
-        "rq_redirect",
+        "rq_redirect",  # stays 0, as in Envoy, which counts a redirect as a direct response
         "rq_reset_after_downstream_response_started",
     )
     GAUGES: ClassVar[tuple[str, ...]] = ("downstream_cx_active", "downstream_cx_http1_active", "downstream_rq_active")

@@ -16,7 +16,7 @@ from meshproxy.http.filter import HttpFilter
 from meshproxy.http.local_reply import complete_grpc_reply_headers, complete_reply_headers, is_grpc
 from meshproxy.http.response_headers import mutate_response_headers
 from meshproxy.http.router import Router
-from meshproxy.net.timers import Timer
+from meshproxy.net.timers import CallTimer, Timer
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.log import RateLimitedLog
 from meshproxy.observe.stream_info import StreamInfo, UpstreamInfo
@@ -63,15 +63,15 @@ class Stream(StreamDecoder):
         self._response_path: ResponsePath | None = None
         self._idle_timer: _StreamIdleTimer | None = None
         self._last_active: float = self.info.start
-        self._request_timer: _RequestTimer | None = None
-        self._duration_timer: _StreamDurationTimer | None = None
+        self._request_timer: CallTimer | None = None
+        self._duration_timer: CallTimer | None = None
         config = manager.config
         stats = config.stats
         stats.downstream_rq_total += 1
         stats.downstream_rq_http1_total += 1
         stats.downstream_rq_active += 1
         if config.request_timeout_ms > 0.0:
-            self._request_timer = _RequestTimer(self)
+            self._request_timer = CallTimer(self.on_request_timeout)
             manager.timers.arm(self._request_timer, config.request_timeout_ms)
         if config.stream_idle_timeout_ms > 0.0:
             self._arm_idle(config.stream_idle_timeout_ms)
@@ -108,9 +108,13 @@ class Stream(StreamDecoder):
             self.arm_max_duration(config.max_stream_duration_ms)
         route = self._match_route()
         if upgrade:  # to a protocol that no route allows
+            config.stats.downstream_rq_ws_on_non_ws_route += 1
+            self._count_unfinished()
             self.manager.drain_close()
             self.send_local_reply(403, b"", "upgrade_failed")
             return
+        if config.access_log_on_new_request:
+            self._write_logs("DownstreamStart")
         chain = config.chain.for_route(route)
         self.chain = chain
         if chain.size:
@@ -132,7 +136,7 @@ class Stream(StreamDecoder):
         if headers.known & EXPECT and not self.config.proxy_100_continue:
             expect = headers.get(b"expect")
             if expect is not None and expect.lower() == b"100-continue":
-                self.encoder.send_informational(HeaderMap([(b":status", b"100")]))
+                self.send_informational(HeaderMap([(b":status", b"100")]))
                 headers.remove(b"expect")
         if headers.known & CONNECTION:
             proxy_connection = headers.get(b"proxy-connection")
@@ -152,7 +156,6 @@ class Stream(StreamDecoder):
             self.route_part(DATA, data, end)
 
     def on_trailers(self, trailers: HeaderMap) -> None:
-        self.info.request_trailers = trailers
         self._on_request_complete()
         path = self._request_path
         if path is not None:
@@ -217,9 +220,7 @@ class Stream(StreamDecoder):
         route = None if table is None else table.match(self.request_headers, self.info, self.random)
         self.route = route
         if route is not None:
-            self.info.route_name = route.name
-            self.info.virtual_host_name = route.virtual_host.name
-            self.info.route_metadata = route.metadata
+            self.info.route = route.info
             if route.kind == ROUTE_CLUSTER:
                 self._take_cluster(route)
         return route
@@ -228,8 +229,7 @@ class Stream(StreamDecoder):
         cluster = self.cluster = self.manager.clusters.get(route.resolve_cluster(self.request_headers))
         if cluster is not None:
             upstream = self.info.upstream = UpstreamInfo()
-            upstream.cluster_name = cluster.name
-            upstream.cluster_observability_name = cluster.observability_name
+            upstream.cluster = cluster.info
 
     def current_route(self) -> Route | None:
         """The route: picked before the filters run, and again after a filter cleared it."""
@@ -331,6 +331,9 @@ class Stream(StreamDecoder):
     def send_informational(self, headers: HeaderMap) -> None:
         """An interim response goes down as it is; the filters see final responses only."""
         if not self.response_started and not self.done:
+            status = self.info.response_code = status_code(headers)
+            self.config.stats.count_response(status)
+            self.config.listener_stats.count_response(status)
             self.encoder.send_informational(headers)
 
     def send_response_headers(self, headers: HeaderMap, end: bool) -> None:
@@ -414,7 +417,7 @@ class Stream(StreamDecoder):
         if self._duration_timer is not None:
             self._duration_timer.disarm()
         if timeout_ms > 0.0:
-            self._duration_timer = _StreamDurationTimer(self)
+            self._duration_timer = CallTimer(self.on_max_duration)
             self.manager.timers.arm(self._duration_timer, timeout_ms)
 
     def on_idle_timer(self, timer: _StreamIdleTimer) -> None:
@@ -462,10 +465,18 @@ class Stream(StreamDecoder):
         if rejected.status == 400:
             self.manager.drain_close()
         if rejected.malformed:
+            self.config.stats.downstream_cx_protocol_error += 1
+            self._count_unfinished()
             self.info.request_headers = None  # to the log it is no request, as with what the codec refuses
             self.send_local_reply(400, b"Bad Request", rejected.details, flags.DOWNSTREAM_PROTOCOL_ERROR)
         else:
             self.send_local_reply(rejected.status, b"", rejected.details)
+
+    def _count_unfinished(self) -> None:
+        """What Envoy, whose codec refuses this request before its end, counts of it."""
+        if self.request_complete:
+            self.config.stats.downstream_rq_response_before_rq_complete += 1
+            self.config.stats.downstream_rq_rx_reset += 1
 
     def _finish(self) -> None:
         """Exactly once, at the end of every stream: timers, the upstream request, filters, stats, the log."""
@@ -489,16 +500,25 @@ class Stream(StreamDecoder):
         info.end = monotonic()
         stats = self.config.stats
         stats.downstream_rq_active -= 1
-        if info.response_code:
+        if self.response_started:
             stats.count_response(info.response_code)
             self.config.listener_stats.count_response(info.response_code)
         stats.downstream_rq_time.record(int((info.end - info.start) * 1000.0))
-        for access_log in self.config.access_logs:
-            access_log.log(info)
+        if self.config.access_logs:
+            self._write_logs("DownstreamEnd")
         # Timers, paths and router know their stream: without these cycles it goes at once, not at the next collection.
         self._idle_timer = self._request_timer = self._duration_timer = None
         self._request_path = self._response_path = self.router = None
         self.manager.on_stream_done(self)
+
+    def _write_logs(self, log_type: str) -> None:
+        info = self.info
+        if self.config.measures:
+            self.manager.measure(self)
+        info.log_type = log_type
+        for access_log in self.config.access_logs:
+            access_log.log(info)
+        info.log_type = "NotSet"
 
     def _tell_done(self, http_filter: HttpFilter) -> None:
         try:
@@ -512,26 +532,13 @@ _NO_HEADERS: Final = HeaderMap()
 _UNUSUAL: Final = EXPECT | UPGRADE | CONNECTION
 
 
-class _StreamTimer(Timer):
-    def __init__(self, stream: Stream) -> None:
+class _StreamIdleTimer(Timer):
+    """Nearly every stream has one, so it costs no bound method as a `CallTimer` does."""
+
+    def __init__(self, stream: Stream, timeout_ms: float) -> None:
         super().__init__()
         self.stream = stream
-
-
-class _StreamIdleTimer(_StreamTimer):
-    def __init__(self, stream: Stream, timeout_ms: float) -> None:
-        super().__init__(stream)
         self.timeout_ms = timeout_ms
 
     def on_timer(self) -> None:
         self.stream.on_idle_timer(self)
-
-
-class _RequestTimer(_StreamTimer):
-    def on_timer(self) -> None:
-        self.stream.on_request_timeout()
-
-
-class _StreamDurationTimer(_StreamTimer):
-    def on_timer(self) -> None:
-        self.stream.on_max_duration()

@@ -9,8 +9,8 @@ from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL
 from meshproxy.http.timeouts import RequestTimeouts
-from meshproxy.net.timers import Timer
-from meshproxy.observe.stream_info import WireBytes
+from meshproxy.net.timers import CallTimer
+from meshproxy.observe.wire import WireBytes
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.pool import PendingStream, PooledStream, UpstreamConnection
@@ -49,9 +49,9 @@ class UpstreamRequest(PooledStream):
         self._read_disabled: int = 0
         self._downstream_paused: int = 0
         self._timeouts: RequestTimeouts | None = None
-        self._per_try: _PerTryTimeout | None = None
-        self._idle: _PerTryTimeout | None = None
-        self._max_duration: _MaxDuration | None = None
+        self._per_try: CallTimer | None = None
+        self._idle: CallTimer | None = None
+        self._max_duration: CallTimer | None = None
 
     # -- from the router
 
@@ -60,7 +60,7 @@ class UpstreamRequest(PooledStream):
         self._end = end
         self._timeouts = timeouts
         if timeouts.per_try_ms > 0.0:
-            self._per_try = _PerTryTimeout(self, False)
+            self._per_try = CallTimer(self.on_per_try_timeout)
             self.router.stream.manager.timers.arm(self._per_try, timeouts.per_try_ms)
         pool = self.host.pool(self.cluster, self.priority)
         self._pending = pool.new_stream(self)
@@ -176,6 +176,7 @@ class UpstreamRequest(PooledStream):
         assert headers is not None
         info.host = self.host.address
         info.host_name = self.host.hostname
+        info.host_metadata = self.host.metadata
         info.local = connection.local
         info.connection_id = connection.id
         info.protocol = 11
@@ -188,10 +189,10 @@ class UpstreamRequest(PooledStream):
             encoder.read_disable(True)
         timeouts = self._timeouts
         if timeouts is not None and timeouts.per_try_idle_ms > 0.0:
-            self._idle = _PerTryTimeout(self, True)
+            self._idle = CallTimer(self.on_per_try_idle_timeout)
             self._touch()
         if timeouts is not None and timeouts.max_duration_ms > 0.0:
-            self._max_duration = _MaxDuration(self)
+            self._max_duration = CallTimer(self.on_max_duration)
             stream.manager.timers.arm(self._max_duration, timeouts.max_duration_ms)
         queue, trailers, end = self._queue, self._trailers, self._end
         encoder.send_headers(headers, end and not queue and trailers is None)
@@ -216,7 +217,7 @@ class UpstreamRequest(PooledStream):
 
     def on_informational(self, headers: HeaderMap) -> None:
         self._touch()
-        self.router.on_upstream_informational(headers)
+        self.router.on_upstream_informational(self, headers)
 
     def on_headers(self, headers: HeaderMap, end: bool) -> None:
         self.headers_received = True
@@ -276,24 +277,11 @@ class UpstreamRequest(PooledStream):
         if idle is not None and timeouts is not None and self.state == SENDING:
             self.router.stream.manager.timers.arm(idle, timeouts.per_try_idle_ms)
 
-    def on_per_try_timeout(self, idle: bool) -> None:
-        self.router.on_per_try_timeout(self, idle)
+    def on_per_try_timeout(self) -> None:
+        self.router.on_per_try_timeout(self, False)
 
+    def on_per_try_idle_timeout(self) -> None:
+        self.router.on_per_try_timeout(self, True)
 
-class _PerTryTimeout(Timer):
-    def __init__(self, request: UpstreamRequest, idle: bool) -> None:
-        super().__init__()
-        self._request = request
-        self._idle = idle
-
-    def on_timer(self) -> None:
-        self._request.on_per_try_timeout(self._idle)
-
-
-class _MaxDuration(Timer):
-    def __init__(self, request: UpstreamRequest) -> None:
-        super().__init__()
-        self._request = request
-
-    def on_timer(self) -> None:
-        self._request.router.on_max_duration(self._request)
+    def on_max_duration(self) -> None:
+        self.router.on_max_duration(self)

@@ -11,7 +11,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeAlias
 
 import re2
 
@@ -29,8 +30,11 @@ _EMPTY: Final[HistogramValue] = ({}, 0, 0)
 _NAMES_PER_STEP: Final = 100  # lines in a piece
 _NAMES_PER_RUN: Final = 500  # names sorted at once
 _NAMES_PER_TAGGING: Final = 50
+_REMEMBERED_NAMES: Final = 200_000
 _METRIC_CHARACTERS: Final = re.compile(r"[^a-zA-Z0-9_:]")
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+
+Entry: TypeAlias = tuple[str, int]  # a name and its value
 
 
 class StatsQuery:
@@ -84,7 +88,11 @@ class Intervals:
 
     def flush(self, snapshot: Snapshot) -> None:
         """An interval ends now."""
-        self._last = {name: subtract(value, self._before.get(name)) for name, value in snapshot.histograms.items()}
+        self._last = {
+            name: subtract(value, self._before.get(name))
+            for name, value in snapshot.histograms.items()
+            if value != self._before.get(name)
+        }
         self._before = snapshot.histograms
 
     def of(self, name: str) -> HistogramValue:
@@ -104,14 +112,14 @@ class StatsExporter:
     def text(self, query: StatsQuery) -> Iterator[str]:
         """`name: value` sorted, then the histograms."""
         lines: list[str] = []
-        scalars = self._scalars(query)
-        for name in (yield from self._sorted(scalars, query)):
-            lines.append(f"{name}: {scalars[name]}\n")
+        for name, value in (yield from self._sorted(self._scalars(query), query)):
+            lines.append(f"{name}: {value}\n")
             if len(lines) == _NAMES_PER_STEP:
                 yield "".join(lines)
                 lines.clear()
-        for name, histogram in self._histograms(query):
-            lines.append(f"{name}:{self._histogram_text(name, histogram, query.buckets)}\n")
+        histograms = self._snapshot.histograms
+        for name, _ in (yield from self._sorted(self._totals(query), query)):
+            lines.append(f"{name}:{self._histogram_text(name, histograms[name], query.buckets)}\n")
             if len(lines) >= _NAMES_PER_STEP // 10:
                 yield "".join(lines)
                 lines.clear()
@@ -146,9 +154,8 @@ class StatsExporter:
         """Envoy's `format=json`."""
         separator = '{"stats":['
         items: list[str] = []
-        scalars = self._scalars(query)
-        for name in (yield from self._sorted(scalars, query)):
-            items.append(f'{{"name":{json.dumps(name)},"value":{scalars[name]}}}')
+        for name, value in (yield from self._sorted(self._scalars(query), query)):
+            items.append(f'{{"name":{json.dumps(name)},"value":{value}}}')
             if len(items) == _NAMES_PER_STEP:
                 yield separator + ",".join(items)
                 separator = ","
@@ -156,21 +163,22 @@ class StatsExporter:
         if items:
             yield separator + ",".join(items)
             separator = ","
-        histograms = list(self._histograms(query))
-        if histograms:
+        names = [name for name, _ in (yield from self._sorted(self._totals(query), query))]
+        if names:
             yield separator
             separator = ""
-            yield from self._json_histograms(histograms, query.buckets)
+            yield from self._json_histograms(names, query.buckets)
         yield ("" if separator in {"", ","} else separator) + "]}"
 
-    def _json_histograms(self, histograms: list[tuple[str, HistogramValue]], mode: str) -> Iterator[str]:
+    def _json_histograms(self, names: list[str], mode: str) -> Iterator[str]:
         bucketed = mode in {"cumulative", "disjoint"}
         if bucketed:
             yield '{"histograms":['
         else:
             quantiles = json.dumps([_number(share) for share in QUANTILES], separators=(",", ":"))
             yield f'{{"histograms":{{"supported_quantiles":{quantiles},"computed_quantiles":['
-        for index, (name, value) in enumerate(histograms):
+        for index, name in enumerate(names):
+            value = self._snapshot.histograms[name]
             entry = self._json_buckets(name, value, mode) if bucketed else self._json_quantiles(name, value)
             yield ("," if index else "") + json.dumps(entry, separators=(",", ":"))
         yield "]}" if bucketed else "]}}"
@@ -195,20 +203,19 @@ class StatsExporter:
         """Prometheus' text format 0.0.4, with the tags as labels; samples of one metric stand together."""
         snapshot = self._snapshot
         if query.wants("Counters"):
-            yield from self._prometheus_scalars(snapshot.counters, "counter", query)
+            yield from self._prometheus_scalars([snapshot.counters], "counter", query)
         if query.wants("Gauges"):
-            yield from self._prometheus_scalars(snapshot.gauges | snapshot.levels, "gauge", query)
-        if query.wants("Histograms"):
-            yield from self._prometheus_histograms(query)
+            yield from self._prometheus_scalars([snapshot.gauges, snapshot.levels], "gauge", query)
+        yield from self._prometheus_histograms(query)
 
-    def _prometheus_scalars(self, values: dict[str, int], kind: str, query: StatsQuery) -> Iterator[str]:
+    def _prometheus_scalars(self, tables: list[dict[str, int]], kind: str, query: StatsQuery) -> Iterator[str]:
         grouping = Grouping(self._settings)
-        yield from grouping.take((yield from self._sorted(values, query, _parts)))
+        yield from grouping.take((yield from self._sorted(tables, query, _parts)))
         lines: list[str] = []
         for metric, members in grouping.metrics():
             lines.append(f"# TYPE {metric} {kind}\n")
-            for name in members:
-                lines.append(f"{metric}{{{grouping.labels(name)}}} {values[name]}\n")
+            for labels, _, value in members:
+                lines.append(f"{metric}{{{labels}}} {value}\n")
                 if len(lines) >= _NAMES_PER_STEP:
                     yield "".join(lines)
                     lines.clear()
@@ -217,12 +224,11 @@ class StatsExporter:
     def _prometheus_histograms(self, query: StatsQuery) -> Iterator[str]:
         grouping = Grouping(self._settings)
         values = self._snapshot.histograms
-        totals = {name: value[1] for name, value in values.items()}
-        yield from grouping.take((yield from self._sorted(totals, query, _parts)))
+        yield from grouping.take((yield from self._sorted(self._totals(query), query, _parts)))
         for metric, members in grouping.metrics():
             yield f"# TYPE {metric} histogram\n"
-            for name in members:
-                yield self._prometheus_histogram(metric, name, grouping.labels(name), values[name])
+            for labels, name, _ in members:
+                yield self._prometheus_histogram(metric, name, labels, values[name])
 
     def _prometheus_histogram(self, metric: str, name: str, tags: str, value: HistogramValue) -> str:
         before = f"{tags}," if tags else ""
@@ -244,34 +250,32 @@ class StatsExporter:
         return self._settings.accepts(name)
 
     def _sorted(
-        self, values: dict[str, int], query: StatsQuery, key: Callable[[str], Any] | None = None
-    ) -> Generator[str, None, Iterator[str]]:
-        """The names to show, in order. Sorts run by run, with an empty piece after each, and merges as it is read."""
-        runs: list[list[str]] = []
-        names = list(values)
-        for start in range(0, len(names), _NAMES_PER_RUN):
-            run = [name for name in names[start : start + _NAMES_PER_RUN] if self._shown(name, values[name], query)]
-            run.sort(key=key)
-            runs.append(run)
-            yield ""
-        return heapq.merge(*runs, key=key)
+        self, tables: list[dict[str, int]], query: StatsQuery, key: Callable[[Entry], Any] | None = None
+    ) -> Generator[str, None, Iterator[Entry]]:
+        """What to show of these, by name: sorted run by run, with an empty piece after each, and merged as it is read."""
+        runs: list[list[Entry]] = []
+        for table in tables:
+            entries = iter(table.items())
+            while part := list(islice(entries, _NAMES_PER_RUN)):
+                run = [entry for entry in part if self._shown(entry[0], entry[1], query)]
+                run.sort(key=key)
+                runs.append(run)
+                yield ""
+        return heapq.merge(*map(iter, runs), key=key)  # iterators free their runs one by one
 
-    def _scalars(self, query: StatsQuery) -> dict[str, int]:
+    def _scalars(self, query: StatsQuery) -> list[dict[str, int]]:
         snapshot = self._snapshot
-        chosen: dict[str, int] = {}
+        chosen: list[dict[str, int]] = []
         if query.wants("Counters"):
-            chosen |= snapshot.counters
+            chosen.append(snapshot.counters)
         if query.wants("Gauges"):
-            chosen |= snapshot.gauges | snapshot.levels
+            chosen += [snapshot.gauges, snapshot.levels]
         return chosen
 
-    def _histograms(self, query: StatsQuery) -> Iterator[tuple[str, HistogramValue]]:
-        if not query.wants("Histograms"):
-            return
-        for name in sorted(self._snapshot.histograms):
-            value = self._snapshot.histograms[name]
-            if self._shown(name, value[1], query):
-                yield name, value
+    def _totals(self, query: StatsQuery) -> list[dict[str, int]]:
+        """How much each histogram recorded."""
+        wanted = query.wants("Histograms")
+        return [{name: value[1] for name, value in self._snapshot.histograms.items()}] if wanted else []
 
 
 class Grouping:
@@ -279,27 +283,38 @@ class Grouping:
 
     def __init__(self, settings: StatsSettings) -> None:
         self._tags = settings.tags
-        self._metrics: dict[str, list[str]] = {}
+        self._names = settings.prometheus_names
+        self._metrics: dict[str, list[tuple[str, str, int]]] = {}
 
-    def take(self, names: Iterator[str]) -> Iterator[str]:
-        """Takes sorted names in; yields empty pieces now and then, since tags of new names take their time."""
-        for index, name in enumerate(names):
-            metric = self._tags.extract(name)[0]
-            self._metrics.setdefault(metric, []).append(name)
+    def take(self, entries: Iterator[Entry]) -> Iterator[str]:
+        """Takes sorted entries in; yields empty pieces now and then, since tags of new names take their time."""
+        for index, (name, value) in enumerate(entries):
+            metric, text = self._names.get(name) or self._new_name(name)
+            self._metrics.setdefault(metric, []).append((text, name, value))
             if index % _NAMES_PER_TAGGING == _NAMES_PER_TAGGING - 1:
                 yield ""
 
-    def metrics(self) -> Iterator[tuple[str, list[str]]]:
-        metrics: dict[str, list[str]] = {}
-        for name in sorted(self._metrics, key=_parts):
-            metrics.setdefault(metric_name(name), []).extend(self._metrics[name])
-        yield from metrics.items()
+    def _new_name(self, name: str) -> tuple[str, str]:
+        metric, tags = self._tags.extract(name)
+        if len(self._names) >= _REMEMBERED_NAMES:
+            self._names.clear()
+        self._names[name] = metric, labels(tags)
+        return self._names[name]
 
-    def labels(self, name: str) -> str:
-        return labels(self._tags.extract(name)[1])
+    def metrics(self) -> Iterator[tuple[str, list[tuple[str, str, int]]]]:
+        """(metric, its samples as (labels, name, value))."""
+        metrics: dict[str, list[tuple[str, str, int]]] = {}
+        for name in sorted(self._metrics, key=_name_parts):
+            metrics.setdefault(metric_name(name), []).extend(self._metrics.pop(name))
+        for metric in list(metrics):
+            yield metric, metrics.pop(metric)  # freed when it is written: all at once would hold the loop
 
 
-def _parts(name: str) -> list[str]:
+def _parts(entry: Entry) -> list[str]:
+    return _name_parts(entry[0])
+
+
+def _name_parts(name: str) -> list[str]:
     return name.split(".")
 
 

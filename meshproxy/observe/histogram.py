@@ -11,10 +11,13 @@ BUCKETS: Final = 40 * _SUB
 
 
 class Histogram:
-    """Counts of non-negative ints (milliseconds, bytes …) in log-linear buckets: 0–7, then eight per power of two."""
+    """Counts of non-negative ints (milliseconds, bytes …) in log-linear buckets: 0–7, then eight per power of two.
+
+    `counts` is empty until the first value: of most clusters' histograms nothing is ever recorded.
+    """
 
     def __init__(self) -> None:
-        self.counts: list[int] = [0] * BUCKETS
+        self.counts: list[int] = []
         self.total: int = 0
         self.sum: int = 0
 
@@ -27,6 +30,8 @@ class Histogram:
             index = ((shift + 1) << _SUB_BITS) + (value >> shift) - _SUB
             if index >= BUCKETS:
                 index = BUCKETS - 1
+        if not self.total:
+            self.counts = [0] * BUCKETS
         self.counts[index] += 1
         self.total += 1
         self.sum += value

@@ -22,7 +22,8 @@ from meshproxy.errors import MeshProxyError
 from meshproxy.net.address import Address
 from meshproxy.observe import response_flags
 from meshproxy.observe.start_time import DEFAULT_LOCAL, DEFAULT_UTC, TimeFormat
-from meshproxy.observe.stream_info import PROTOCOL_NAMES, StreamInfo, UpstreamInfo, WireBytes
+from meshproxy.observe.stream_info import PROTOCOL_NAMES, StreamInfo, UpstreamInfo
+from meshproxy.observe.wire import WireBytes
 
 Value = Any  # bytes | str | int | float | bool | dict | list | None
 Reader = Callable[[StreamInfo], Value]
@@ -320,11 +321,16 @@ class MetadataReader:
         return value
 
 
+def _cluster_metadata(info: StreamInfo) -> dict[str, Any] | None:
+    upstream = info.upstream
+    return None if upstream is None or upstream.cluster is None else upstream.cluster.metadata
+
+
 _METADATA: Final[dict[str, Callable[[StreamInfo], dict[str, Any] | None]]] = {
     "DYNAMIC": lambda info: info.dynamic_metadata,
-    "CLUSTER": lambda info: info.cluster_metadata,
-    "ROUTE": lambda info: info.route_metadata,
-    "VIRTUAL_HOST": lambda info: info.virtual_host_metadata,
+    "CLUSTER": _cluster_metadata,
+    "ROUTE": lambda info: None if info.route is None else info.route.metadata,
+    "VIRTUAL_HOST": lambda info: None if info.route is None else info.route.virtual_host_metadata,
     "UPSTREAM_HOST": lambda info: info.upstream.host_metadata if info.upstream is not None else None,
 }
 _LEGACY_PATH: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -520,8 +526,8 @@ _PLAIN: Final[dict[str, Reader]] = {
     "RESPONSE_TRAILERS_BYTES": lambda info: _size(info.response_trailers),
     "DOWNSTREAM_WIRE_BYTES_RECEIVED": lambda info: _downstream_wire(info).received,
     "DOWNSTREAM_WIRE_BYTES_SENT": lambda info: _downstream_wire(info).sent,
-    "DOWNSTREAM_HEADER_BYTES_RECEIVED": lambda info: _downstream_wire(info).headers_received,
-    "DOWNSTREAM_HEADER_BYTES_SENT": lambda info: _downstream_wire(info).headers_sent,
+    "DOWNSTREAM_HEADER_BYTES_RECEIVED": lambda info: _downstream_wire(info).fields_received,
+    "DOWNSTREAM_HEADER_BYTES_SENT": lambda info: _downstream_wire(info).fields_sent,
     "DURATION": _duration,
     "REQUEST_DURATION": lambda info: _milliseconds(info.start, info.request_end),
     "RESPONSE_DURATION": _response_duration,
@@ -532,22 +538,22 @@ _PLAIN: Final[dict[str, Reader]] = {
     "UPSTREAM_HOST": AddressReader(_upstream_host).text,
     "UPSTREAM_HOST_NAME": _upstream_host_name,
     "UPSTREAM_HOST_NAME_WITHOUT_PORT": _upstream_host_name_without_port,
-    "UPSTREAM_CLUSTER": _upstream(lambda up: up.cluster_observability_name or up.cluster_name or None),
-    "UPSTREAM_CLUSTER_RAW": _upstream(lambda up: up.cluster_name or None),
+    "UPSTREAM_CLUSTER": _upstream(lambda up: None if up.cluster is None else up.cluster.observability_name),
+    "UPSTREAM_CLUSTER_RAW": _upstream(lambda up: None if up.cluster is None else up.cluster.name),
     "UPSTREAM_REQUEST_ATTEMPT_COUNT": _upstream(lambda up: up.attempts, 0),
     "UPSTREAM_TRANSPORT_FAILURE_REASON": _upstream(lambda up: up.transport_failure_reason.replace(" ", "_") or None),
     "UPSTREAM_PROTOCOL": _upstream(lambda up: PROTOCOL_NAMES.get(up.protocol)),
     "UPSTREAM_CONNECTION_ID": _upstream(lambda up: up.connection_id, 0),
     "UPSTREAM_WIRE_BYTES_SENT": lambda info: _upstream_wire(info).sent,
     "UPSTREAM_WIRE_BYTES_RECEIVED": lambda info: _upstream_wire(info).received,
-    "UPSTREAM_HEADER_BYTES_SENT": lambda info: _upstream_wire(info).headers_sent,
-    "UPSTREAM_HEADER_BYTES_RECEIVED": lambda info: _upstream_wire(info).headers_received,
+    "UPSTREAM_HEADER_BYTES_SENT": lambda info: _upstream_wire(info).fields_sent,
+    "UPSTREAM_HEADER_BYTES_RECEIVED": lambda info: _upstream_wire(info).fields_received,
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON": lambda info: (
         info.connection.transport_failure_reason.replace(" ", "_") or None
     ),
     "CONNECTION_ID": lambda info: info.connection.connection_id,
     "REQUESTED_SERVER_NAME": lambda info: info.connection.requested_server_name or None,
-    "ROUTE_NAME": lambda info: info.route_name or None,
+    "ROUTE_NAME": lambda info: None if info.route is None else info.route.name or None,
     "VIRTUAL_CLUSTER_NAME": lambda info: info.virtual_cluster_name or None,
     "FILTER_CHAIN_NAME": lambda info: info.connection.filter_chain_name or None,
     "LISTENER_NAME": lambda info: info.connection.listener_name or None,

@@ -58,7 +58,7 @@ def load_snapshot(data: Dump) -> Snapshot:
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """The stats of all workers as one."""
+    """The stats of all workers (or all parts of one's) as one."""
     total = Snapshot()
     for snapshot in snapshots:
         total.add(snapshot)

@@ -12,7 +12,7 @@ from typing import ClassVar, TypeVar
 from mypy_extensions import mypyc_attr
 
 from meshproxy.observe.histogram import Histogram
-from meshproxy.observe.snapshot import Snapshot
+from meshproxy.observe.snapshot import Snapshot, merge
 
 S = TypeVar("S", bound="StatsScope")
 
@@ -47,6 +47,11 @@ class StatsScope:
         """Add one to a dynamic counter."""
         dynamic = self.dynamic
         dynamic[name] = dynamic.get(name, 0) + 1
+
+
+def response_names(status: int) -> list[str]:
+    """Under which names a response counts besides `completed`: its class and its code, or as unknown."""
+    return [f"{status // 100}xx", str(status)] if status < 600 else ["unknown"]
 
 
 class StatsRegistry:
@@ -84,19 +89,31 @@ class StatsRegistry:
 
     def snapshot(self) -> Snapshot:
         """All stats of this process, in one go."""
-        snapshot = Snapshot()
-        for _ in self.collect(snapshot):
-            pass
-        return snapshot
+        return merge(self.collect())
 
-    def collect(self, into: Snapshot, scopes_per_step: int = 32) -> Iterator[None]:
-        """As `snapshot`, in steps of about a millisecond: the caller lets other work in between."""
-        scopes = self.scopes()
-        for index in range(len(scopes)):
-            prefix, scope = scopes[index]
-            _read_scope(prefix, scope, into)
-            if index % scopes_per_step == scopes_per_step - 1:
-                yield
+    def collect(self, without: tuple[str, ...] = (), scopes_per_part: int = 16) -> Iterator[Snapshot]:
+        """As `snapshot`, in parts that take a millisecond each: the caller lets other work in between.
+
+        `without` are the prefixes of scopes to pass over.
+        """
+        part, scopes_read = Snapshot(), 0
+        for prefix, scope in self.scopes():
+            if prefix not in without:
+                _read_scope(prefix, scope, part)
+                scopes_read += 1
+            if scopes_read == scopes_per_part:
+                yield part
+                part, scopes_read = Snapshot(), 0
+        yield part
+
+    def collect_histograms(self) -> Iterator[Snapshot]:
+        """The histograms alone, of those that recorded something, in smaller parts."""
+        for prefix, scope in self.scopes():
+            part = Snapshot()
+            for name in scope.HISTOGRAMS:
+                if getattr(scope, name).total:
+                    _read_histogram(prefix, scope, name, part)
+            yield part
 
     def reset_counters(self) -> None:
         """Set every counter to 0; gauges and histograms stay (Envoy's `/reset_counters`)."""
@@ -132,10 +149,14 @@ def _read_scope(prefix: str, scope: StatsScope, into: Snapshot) -> None:
         if name in at_start:
             into.set_gauges.add(full)
     for name in scope.HISTOGRAMS:
-        histogram = getattr(scope, name)
-        assert isinstance(histogram, Histogram)
-        counts = {index: count for index, count in enumerate(histogram.counts) if count} if histogram.total else {}
-        into.add_histogram(prefix + aliases.get(name, name), (counts, histogram.total, histogram.sum))
+        _read_histogram(prefix, scope, name, into)
 
 
-__all__ = ["Histogram", "StatsRegistry", "StatsScope"]
+def _read_histogram(prefix: str, scope: StatsScope, name: str, into: Snapshot) -> None:
+    histogram = getattr(scope, name)
+    assert isinstance(histogram, Histogram)
+    counts = {index: count for index, count in enumerate(histogram.counts) if count} if histogram.total else {}
+    into.add_histogram(prefix + scope.ALIASES.get(name, name), (counts, histogram.total, histogram.sum))
+
+
+__all__ = ["Histogram", "StatsRegistry", "StatsScope", "response_names"]

@@ -23,6 +23,7 @@ class StatsSettings:
 
     def __init__(self) -> None:
         self.tags = TagExtractor()
+        self.prometheus_names: dict[str, tuple[str, str]] = {}  # what the exporter made of names: metric and labels
         self.buckets: list[tuple[Predicate, tuple[float, ...]]] = []
         self.patterns: list[Predicate] | None = None  # of the stats_matcher
         self.inclusive: bool = False

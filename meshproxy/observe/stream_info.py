@@ -6,11 +6,15 @@ from typing import Any, Final
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.net.address import Address
+from meshproxy.observe.wire import WireBytes
 
 PROTOCOL_HTTP10: Final = 10
 PROTOCOL_HTTP11: Final = 11
 PROTOCOL_HTTP2: Final = 20
 PROTOCOL_NAMES: Final = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2", 30: "HTTP/3"}
+
+
+Metadata = dict[str, Any]  # a core.v3.Metadata: namespace -> its Struct
 
 
 class ConnectionInfo:
@@ -31,39 +35,36 @@ class ConnectionInfo:
         self.response_flags: int = 0  # of the connection itself, not of a stream
 
 
-class WireBytes:
-    """What one side of a stream had on the wire. Header bytes are those of field lines, without start and blank line.
+class RouteInfo:
+    """What is told of a route; made with it."""
 
-    Of received field lines Envoy counts the name, the colon, the value and CRLF; of sent ones all there is.
-    """
+    def __init__(self, name: str, metadata: Metadata | None, virtual_host_metadata: Metadata | None) -> None:
+        self.name = name
+        self.metadata = metadata
+        self.virtual_host_metadata = virtual_host_metadata
 
-    def __init__(self) -> None:
-        self.received: int = 0
-        self.sent: int = 0
-        self.headers_received: int = 0
-        self.headers_sent: int = 0
 
-    def add(self, now: WireBytes, before: WireBytes) -> None:
-        """Add what came between two readings of a connection."""
-        self.received += now.received - before.received
-        self.sent += now.sent - before.sent
-        self.headers_received += now.headers_received - before.headers_received
-        self.headers_sent += now.headers_sent - before.headers_sent
+class ClusterInfo:
+    """What is told of a cluster; made with it."""
+
+    def __init__(self, name: str, observability_name: str, metadata: Metadata | None) -> None:
+        self.name = name
+        self.observability_name = observability_name  # alt_stat_name where there is one
+        self.metadata = metadata
 
 
 class UpstreamInfo:
     """What is known of the upstream side of a stream; its newest attempt."""
 
     def __init__(self) -> None:
-        self.cluster_name: str = ""
-        self.cluster_observability_name: str = ""  # alt_stat_name where there is one
+        self.cluster: ClusterInfo | None = None
         self.host: Address | None = None
         self.host_name: str = ""
         self.local: Address | None = None
         self.protocol: int = 0
         self.connection_id: int = 0
         self.transport_failure_reason: str = ""
-        self.host_metadata: dict[str, Any] | None = None
+        self.host_metadata: Metadata | None = None
         self.tls: Any = None  # facts of the TLS session; None on plaintext
         self.attempts: int = 0
         # monotonic seconds; 0.0: not yet
@@ -86,7 +87,6 @@ class StreamInfo:
         self.end: float = 0.0
         self.protocol: int = PROTOCOL_HTTP11
         self.request_headers: HeaderMap | None = None
-        self.request_trailers: HeaderMap | None = None
         self.response_headers: HeaderMap | None = None
         self.response_trailers: HeaderMap | None = None
         self.response_code: int = 0
@@ -101,14 +101,10 @@ class StreamInfo:
         self.internal: bool = False  # an internal request by Envoy's trust rules
         self.health_check: bool = False  # asked by a health checker, as the health_check filter found
         self.scheme: bytes = b"http"
-        self.route_name: str = ""
-        self.virtual_host_name: str = ""
+        self.route: RouteInfo | None = None
         self.virtual_cluster_name: str = ""
-        self.route_metadata: dict[str, Any] | None = None
-        self.virtual_host_metadata: dict[str, Any] | None = None
         self.request_id: bytes = b""
         self.local_reply_body: bytes = b""
         self.upstream: UpstreamInfo | None = None
         self.dynamic_metadata: dict[str, dict[str, Any]] | None = None
         self.filter_state: dict[str, Any] | None = None
-        self.cluster_metadata: dict[str, Any] | None = None

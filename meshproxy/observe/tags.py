@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-_CACHE_LIMIT: Final = 200_000
-
 # Pieces of the rules below
 _VALUE: Final = r"[^\.]+"
 _ADDRESS: Final = r"(?:(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[[a-fA-F_\d]+\])_\d+)"
@@ -128,11 +126,10 @@ DEFAULT_RULES: Final[tuple[TagRule, ...]] = (
 
 
 class TagExtractor:
-    """Names to (metric, tags), remembered."""
+    """Names to (metric, tags)."""
 
     def __init__(self, rules: tuple[TagRule, ...] = DEFAULT_RULES, fixed: tuple[Tag, ...] = ()) -> None:
         self._fixed = fixed
-        self._cache: dict[str, Extracted] = {}
         self._anywhere = [(order, rule) for order, rule in enumerate(rules) if not rule.start]
         self._by_start: dict[str, list[tuple[int, TagRule]]] = {}
         for order, rule in enumerate(rules):
@@ -141,15 +138,6 @@ class TagExtractor:
 
     def extract(self, name: str) -> Extracted:
         """The name without its tags, and the tags in the order of the rules."""
-        found = self._cache.get(name)
-        if found is None:
-            if len(self._cache) >= _CACHE_LIMIT:
-                self._cache.clear()
-            found = self._extract(name)
-            self._cache[name] = found
-        return found
-
-    def _extract(self, name: str) -> Extracted:
         rules = sorted(self._by_start.get(name.partition(".")[0], []) + self._anywhere, key=lambda entry: entry[0])
         tags: list[Tag] = list(self._fixed)
         cuts: list[tuple[int, int]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -12,7 +12,6 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.config.messages import find_message
 from meshproxy.config.regex import RegexError, RegexSet
-from meshproxy.config.string_matcher import RegexMatcher
 from meshproxy.config.typed_struct import unpack_any
 from meshproxy.route.build_action import (
     build_direct_response,
@@ -31,13 +30,13 @@ from meshproxy.route.route import (
     ENABLED,
     ROUTE_CLUSTER,
     ROUTE_DIRECT_RESPONSE,
-    ROUTE_NON_FORWARDING,
     ROUTE_REDIRECT,
     Route,
     VirtualCluster,
     VirtualHost,
 )
 from meshproxy.route.stats import RequestStats
+from meshproxy.config.string_matcher import RegexMatcher
 from meshproxy.route.table import HostRoutes, RouteTable
 from meshproxy.route.weighted import WeightedRoutes
 
@@ -48,7 +47,6 @@ _KINDS: Final = {
     "route": ROUTE_CLUSTER,
     "redirect": ROUTE_REDIRECT,
     "direct_response": ROUTE_DIRECT_RESPONSE,
-    "non_forwarding_action": ROUTE_NON_FORWARDING,
 }
 
 OverrideBuilder = Callable[[Any, str, BuildContext], object | None]
@@ -81,8 +79,9 @@ def build_route_configuration(
 ) -> RouteTable | None:
     """Compile an `envoy.config.route.v3.RouteConfiguration`; None when errors were added to the context."""
     before = len(context.errors)
-    table = _TableBuilder(message, path, context, overrides).build()
-    return table if len(context.errors) == before else None
+    builder = _TableBuilder(message, path, context, overrides)
+    context.later(builder.steps())
+    return builder.table if len(context.errors) == before else None
 
 
 def build_filter_configs(
@@ -152,7 +151,8 @@ class _TableBuilder:
         self.table = RouteTable(message.name)
         self.level = Level(message, path, context, overrides)
 
-    def build(self) -> RouteTable:
+    def steps(self) -> Iterator[None]:
+        """Fill the table, a virtual host a step."""
         message, table = self.message, self.table
         table.ignore_port_in_host_matching = message.ignore_port_in_host_matching
         table.ignore_path_parameters = message.ignore_path_parameters_in_path_matching
@@ -164,11 +164,13 @@ class _TableBuilder:
             table.max_direct_response_body_size_bytes = message.max_direct_response_body_size_bytes.value
         if message.HasField("validate_clusters"):
             table.validate_clusters = message.validate_clusters.value
-        table.metadata = metadata_dict(message.metadata)
         for i in range(len(message.virtual_hosts)):
             self.add_virtual_host(message.virtual_hosts[i], item(self.path, "virtual_hosts", i))
+            yield
         self.close()
-        return table
+        # "Not said" means yes: this table is static.
+        if table.validate_clusters is not False:
+            self.context.references += table.referenced
 
     def close(self) -> None:
         table = self.table
@@ -229,10 +231,10 @@ class _TableBuilder:
             )
             host.virtual_clusters.append(self.virtual_cluster(host, messages[i].name, headers))
         if host.virtual_clusters:
-            host.virtual_clusters.append(self.virtual_cluster(host, "other", []))
+            host.virtual_clusters.append(self.virtual_cluster(host, "", []))
 
     def virtual_cluster(self, host: VirtualHost, name: str, headers: list[HeaderMatcher]) -> VirtualCluster:
-        stats = self.context.scope(f"vhost.{host.name}.vcluster.{name}.", RequestStats)
+        stats = self.context.scope(f"vhost.{host.name}.vcluster.{name or 'other'}.", RequestStats)
         return VirtualCluster(name, headers, stats)
 
 
@@ -358,13 +360,12 @@ class _HostBuilder:
         route.request_body_buffer_limit = body_buffer_limit(message)
         if route.request_body_buffer_limit is None:
             route.request_body_buffer_limit = body_buffer_limit(self.message)
-        route.cors = self.cors
         at = child(path, kind)
         if kind == "route":
             route.retry = self.retry
             build_forwarding(route, message.route, matcher, at, self.context)
-            if message.route.HasField("cors"):
-                route.cors = build_legacy_cors(message.route, at, self.context, self.owner.overrides)
+            own = build_legacy_cors(message.route, at, self.context, self.owner.overrides)
+            route.cors = [policy for policy in (own, self.cors) if policy is not None]
         elif kind == "redirect":
             route.redirect_action = build_redirect(message.redirect, matcher, at, self.errors)
         elif kind == "direct_response":

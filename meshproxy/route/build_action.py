@@ -57,9 +57,11 @@ def _build_timeouts(route: Route, message: Any) -> None:
     route.timeout_ms = milliseconds_or(message, "timeout", DEFAULT_TIMEOUT_MS)
     if message.HasField("idle_timeout"):
         route.idle_timeout_ms = milliseconds(message.idle_timeout)
-    duration = message.max_stream_duration
-    if duration.HasField("max_stream_duration"):
-        route.max_stream_duration_ms = milliseconds(duration.max_stream_duration)
+    if message.HasField("max_stream_duration"):
+        route.timeout_ms = 0  # the limit that takes its place, even when it is empty
+        duration = message.max_stream_duration
+        if duration.HasField("max_stream_duration"):
+            route.max_stream_duration_ms = milliseconds(duration.max_stream_duration)
 
 
 def _build_host_rewrite(route: Route, message: Any, path: str, errors: ConfigErrors) -> HostRewrite | None:
@@ -93,7 +95,7 @@ def _build_path_rewrite(message: Any, matcher: PathMatcher, path: str, errors: C
         return None
     kind = present[0]
     if kind == "prefix_rewrite":
-        return prefix_rewrite(message.prefix_rewrite, matcher)
+        return prefix_rewrite(message.prefix_rewrite, matcher, child(path, kind), errors)
     if kind == "regex_rewrite":
         return regex_rewrite(message.regex_rewrite, child(path, kind), errors)
     if kind == "path_rewrite":
@@ -102,10 +104,12 @@ def _build_path_rewrite(message: Any, matcher: PathMatcher, path: str, errors: C
     return _template_rewrite(message.path_rewrite_policy, matcher, child(path, kind), errors)
 
 
-def prefix_rewrite(text: str, matcher: PathMatcher) -> PathRewrite | None:
+def prefix_rewrite(text: str, matcher: PathMatcher, path: str, errors: ConfigErrors) -> PathRewrite | None:
     """A prefix_rewrite for what `matcher` matches; "" rewrites nothing."""
     if not text:
         return None
+    if isinstance(matcher, PathTemplateMatcher):
+        errors.add(path, "must not stand beside path_match_policy")
     if matcher.rewrite_length < 0:
         return WholePathRewrite(text.encode())
     return PrefixRewrite(matcher.rewrite_length, text.encode())
@@ -146,7 +150,7 @@ def build_redirect(message: Any, matcher: PathMatcher, path: str, errors: Config
     if kind == "path_redirect":
         redirect.path = message.path_redirect.encode()
     elif kind == "prefix_rewrite":
-        redirect.path_rewrite = prefix_rewrite(message.prefix_rewrite, matcher)
+        redirect.path_rewrite = prefix_rewrite(message.prefix_rewrite, matcher, child(path, kind), errors)
     elif kind == "regex_rewrite":
         redirect.path_rewrite = regex_rewrite(message.regex_rewrite, child(path, kind), errors)
     return redirect

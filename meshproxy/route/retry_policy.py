@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from google.protobuf.json_format import MessageToDict
+
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.typed_struct import unpack_any
 from meshproxy.config.values import milliseconds, milliseconds_or
 from meshproxy.route.header_matcher import HeaderMatcher, build_header_matchers
 
@@ -58,6 +61,7 @@ _DEFAULT_RATE_LIMITED_MAX_MS: Final = 300_000
 _HOST_PREDICATES: Final = "envoy.extensions.retry.host."
 _PREVIOUS_HOSTS: Final = _HOST_PREDICATES + "previous_hosts.v3.PreviousHostsPredicate"
 _OMIT_CANARY_HOSTS: Final = _HOST_PREDICATES + "omit_canary_hosts.v3.OmitCanaryHostsPredicate"
+_OMIT_HOST_METADATA: Final = _HOST_PREDICATES + "omit_host_metadata.v3.OmitHostMetadataConfig"
 
 
 def parse_retry_on(text: str) -> int:
@@ -108,6 +112,7 @@ class RetryPolicy:
         self.reset_max_ms: int = _DEFAULT_RATE_LIMITED_MAX_MS
         self.avoid_previous_hosts: bool = False
         self.omit_canary_hosts: bool = False
+        self.omit_labels: list[dict[str, Any]] = []  # hosts that carry all labels of one of these
         self.host_selection_retry_max_attempts: int = 1
 
     def allows_request(self, headers: HeaderMap) -> bool:
@@ -173,5 +178,10 @@ def _build_host_predicates(policy: RetryPolicy, message: Any, path: str, errors:
             policy.avoid_previous_hosts = True
         elif name == _OMIT_CANARY_HOSTS:
             policy.omit_canary_hosts = True
+        elif name == _OMIT_HOST_METADATA:
+            where = child(item(path, "retry_host_predicate", i), "typed_config")
+            config: Any = unpack_any(predicate.typed_config, where, errors)
+            if config is not None and "envoy.lb" in config.metadata_match.filter_metadata:
+                policy.omit_labels.append(MessageToDict(config.metadata_match.filter_metadata["envoy.lb"]))
         else:
             errors.add(item(path, "retry_host_predicate", i), f"{name or predicate.name} is not supported")

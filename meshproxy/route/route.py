@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.observe.formatter import Formatter, JsonFormatter
-from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.observe.stream_info import Metadata, RouteInfo, StreamInfo
 from meshproxy.route.header_matcher import HeaderMatcher, matches_all
 from meshproxy.route.header_ops import HeaderOperations
 from meshproxy.route.redirect import Redirect, tls_location
@@ -18,7 +18,6 @@ from meshproxy.route.stats import RequestStats
 ROUTE_CLUSTER: Final = 0
 ROUTE_REDIRECT: Final = 1
 ROUTE_DIRECT_RESPONSE: Final = 2
-ROUTE_NON_FORWARDING: Final = 3
 
 # core.v3.RoutingPriority: which of a cluster's circuit breaker thresholds count.
 PRIORITY_DEFAULT: Final = 0
@@ -47,7 +46,7 @@ ENABLED: Final = FilterSwitch("ENABLED")  # an empty `config`: a filter that is 
 
 
 class VirtualCluster:
-    """A name for statistics, given to the requests that its conditions hold for."""
+    """A name for statistics, given to the requests that its conditions hold for; "" for those of no other one."""
 
     def __init__(self, name: str, headers: list[HeaderMatcher], stats: RequestStats) -> None:
         self.name = name
@@ -61,11 +60,11 @@ class VirtualHost:
     def __init__(self, name: str) -> None:
         self.name = name
         self.require_tls: int = TLS_NONE
-        self.virtual_clusters: list[VirtualCluster] = []  # the last is `other`, which always holds; or there is none
+        self.virtual_clusters: list[VirtualCluster] = []  # the last holds for every request; or there is none
         self.include_request_attempt_count: bool = False  # x-envoy-attempt-count upstream
         self.include_attempt_count_in_response: bool = False
         self.include_is_timeout_retry_header: bool = False  # x-envoy-is-timeout-retry
-        self.metadata: dict[str, Any] = {}
+        self.metadata: Metadata = {}
 
     def virtual_cluster(self, headers: HeaderMap) -> VirtualCluster | None:
         """The first virtual cluster that holds; None when there are none."""
@@ -87,14 +86,15 @@ class Route:
         self.virtual_host = virtual_host
         self.kind = kind
         self.path: str = ""  # of the route in the configuration, for messages
-        self.metadata: dict[str, Any] = {}
+        self.metadata: Metadata = {}
+        self.info = RouteInfo(name, None, None)
         self.stats: RequestStats | None = None  # `stat_prefix`
         self.has_stats: bool = False  # of its own, or of its virtual host's virtual clusters
         # Overrides of the filters by their names in the chain: the most specific one, and all of them, global first.
         self.filter_configs: dict[str, object] = {}
         self.all_filter_configs: dict[str, list[object]] = {}
-        # The deprecated `cors` of the route, else of its virtual host, built as the cors filter's override.
-        self.cors: object | None = None
+        # The deprecated `cors` of the route, then of its virtual host, built as the cors filter's overrides.
+        self.cors: list[object] = []
         self.request_body_buffer_limit: int | None = None
 
         # ROUTE_CLUSTER
@@ -153,6 +153,7 @@ class Route:
 
     def seal(self) -> None:
         """Settle what can be asked in one attribute; the last step of a build."""
+        self.info = RouteInfo(self.name, self.metadata, self.virtual_host.metadata)
         self.has_stats = self.stats is not None or bool(self.virtual_host.virtual_clusters)
         self.has_response_mutations = bool(self.response_operations)
         self.toggles_filters = any(isinstance(config, FilterSwitch) for config in self.filter_configs.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshproxy.observe.histogram import Histogram
-from meshproxy.observe.stats import StatsScope
+from meshproxy.observe.stats import StatsScope, response_names
 
 
 class RequestStats(StatsScope):
@@ -44,6 +44,6 @@ class RequestStats(StatsScope):
         responses, self._responses = self._responses, {}
         dynamic = self.dynamic
         for status, count in responses.items():
-            for name in ("completed", f"{status // 100}xx", str(status)):
+            for name in ("completed", *response_names(status)):
                 key = f"upstream_rq_{name}"
                 dynamic[key] = dynamic.get(key, 0) + count

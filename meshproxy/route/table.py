@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.regex import RegexSet
@@ -75,7 +74,6 @@ class RouteTable:
         self.max_direct_response_body_size_bytes: int = 4096
         self.validate_clusters: bool | None = None  # None: not said; Envoy then validates static tables only
         self.referenced: list[tuple[str, str]] = []  # (cluster, path of the field that names it)
-        self.metadata: dict[str, Any] = {}
 
     @property
     def clusters(self) -> frozenset[str]:

@@ -80,22 +80,23 @@ class SupervisorBackend(AdminBackend):
         return StatsExporter(total, supervisor.stats_settings, supervisor.intervals)
 
     async def clusters(self) -> Sequence[Mapping[str, Any]]:
-        return merge_clusters(await self._supervisor.each("clusters"))
+        return merge_clusters(await self._supervisor.parts("clusters"))
 
-    def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
+    async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         supervisor = self._supervisor
+        endpoints = await supervisor.parts_of_one("endpoints") if include_eds else None
         bootstrap, updated = supervisor.bootstrap, supervisor.updated
         static = bootstrap.static_resources
         refused, because = None, ""
         if supervisor.last_error is not None:
-            at, because = supervisor.last_error
-            refused = ConfigEntry("", b"", at)
+            failed = supervisor.last_error
+            refused, because = ConfigEntry("", failed.bootstrap or b"", failed.at), failed.because
         return static_sections(
-            _entry("", bootstrap, updated),
-            [_entry(cluster.name, cluster, updated) for cluster in static.clusters],
-            [_entry(listener.name, listener, updated) for listener in static.listeners],
-            [_entry(routes.name, routes, updated) for routes in _static_routes(static.listeners)],
-            [_entry(each.name, each.load_assignment, 0.0) for each in static.clusters] if include_eds else None,
+            ConfigEntry("", bootstrap, updated),
+            [ConfigEntry(cluster.name, cluster, updated) for cluster in static.clusters],
+            [ConfigEntry(listener.name, listener, updated) for listener in static.listeners],
+            [ConfigEntry(routes.name, routes, updated) for routes in _static_routes(static.listeners)],
+            None if endpoints is None else [ConfigEntry(name, assignment, 0.0) for name, assignment in endpoints],
             refused,
             because,
         )
@@ -174,10 +175,6 @@ def _write_whole(path: str, text: str) -> None:
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
-
-
-def _entry(name: str, message: Any, updated: float) -> ConfigEntry:
-    return ConfigEntry(name, message.SerializeToString(), updated)
 
 
 def _static_routes(listeners: Any) -> Iterator[Any]:

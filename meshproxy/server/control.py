@@ -110,8 +110,9 @@ class ControlSocket:
 
 # The first item of a frame.
 CALL: Final = 0  # (CALL, id, verb, arguments)
-ANSWER: Final = 1  # (ANSWER, id, failed, result)
-SOCKETS: Final = 2  # (SOCKETS, listener, count of descriptors)
+PART: Final = 1  # (PART, id, part of the result)
+ANSWER: Final = 2  # (ANSWER, id, failure): that was all of it; "" for success
+SOCKETS: Final = 3  # (SOCKETS, listener, count of descriptors)
 
 
 def _close_all(fds: list[int]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.server.control import ANSWER, CALL, FDS_PER_FRAME, SOCKETS, ControlSocket, Frame
+from meshproxy.server.control import ANSWER, CALL, FDS_PER_FRAME, PART, SOCKETS, ControlSocket, Frame
 from meshproxy.server.options import Options
 from meshproxy.server.service import WorkerService
 from meshproxy.server.worker import Worker
@@ -31,9 +31,14 @@ class WorkerFailed(Exception):
 class WorkerHandle:
     """Calls verbs (`server/service.py`) on a worker."""
 
-    async def call(self, verb: str, *arguments: Any) -> Any:
-        """The verb's result. Raises WorkerGone."""
+    async def parts(self, verb: str, *arguments: Any) -> list[Any]:
+        """The parts of the verb's result. Raises WorkerGone, and WorkerFailed for a worker of another process."""
         raise NotImplementedError
+
+    async def call(self, verb: str, *arguments: Any) -> Any:
+        """The result of a verb that has one part."""
+        (result,) = await self.parts(verb, *arguments)
+        return result
 
     async def give_sockets(self, sockets: dict[str, list[socket.socket]]) -> None:
         """What the next `commit` listens on; the sockets stay the caller's."""
@@ -50,8 +55,8 @@ class LocalWorker(WorkerHandle):
         self.worker = Worker(dispatcher, options.drain_over_s)
         self._service = WorkerService(self.worker)
 
-    async def call(self, verb: str, *arguments: Any) -> Any:
-        return await self._service.run(verb, arguments)
+    async def parts(self, verb: str, *arguments: Any) -> list[Any]:
+        return [part async for part in self._service.run(verb, arguments)]
 
     async def give_sockets(self, sockets: dict[str, list[socket.socket]]) -> None:
         self._service.sockets = dict(sockets)
@@ -63,36 +68,37 @@ class LocalWorker(WorkerHandle):
 class RemoteWorker(WorkerHandle):
     """A worker that was exec'd: told what to do over a socket pair, and noticed when it dies."""
 
-    def __init__(self, index: int, options: Options, on_death: Callable[[RemoteWorker], None]) -> None:
+    def __init__(self, index: int, options: Options, cells_fd: int, on_death: Callable[[RemoteWorker], None]) -> None:
         self.index = index
         self._on_death = on_death
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[list[Any]], list[Any]]] = {}
         self._next_id = 0
         self._closing = False
         self.born = time.monotonic()
-        self.last_snapshot: Any = None  # of its stats: what is kept of it when it dies
+        self.last_snapshot: list[Any] | None = None  # of its stats, in parts: what is kept of it when it dies
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             self.process = subprocess.Popen(  # exec'd, never forked: no state of ours leaks in
                 [
                     *(sys.executable, "-m", "meshproxy.server.worker_main"),
                     *("--control-fd", str(theirs.fileno()), "--index", str(index)),
+                    *("--cells-fd", str(cells_fd), "--workers", str(options.concurrency)),
                     *("--log-level", options.log_level, "--component-log-level", options.component_log_level),
                     *("--file-flush-interval-msec", str(options.file_flush_interval_msec)),
                     *("--drain-over-s", str(options.drain_over_s)),
                 ],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), cells_fd],
                 stdin=subprocess.DEVNULL,
             )
         self._control = ControlSocket(ours, self._loop, self._on_frame, self._on_end)
 
-    async def call(self, verb: str, *arguments: Any) -> Any:
+    async def parts(self, verb: str, *arguments: Any) -> list[Any]:
         if self._closing:
             raise WorkerGone(f"worker {self.index} is gone")
         self._next_id += 1
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting[self._next_id] = future
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._waiting[self._next_id] = (future, [])
         self._control.send((CALL, self._next_id, verb, arguments))
         return await future
 
@@ -114,15 +120,18 @@ class RemoteWorker(WorkerHandle):
             await self._loop.run_in_executor(None, self.process.wait)
 
     def _on_frame(self, frame: Frame, fds: list[int]) -> None:
-        kind, number, failed, result = frame
+        kind, number, content = frame
+        if kind == PART:
+            self._waiting[number][1].append(content)
+            return
         assert kind == ANSWER
-        future = self._waiting.pop(number)
+        future, parts = self._waiting.pop(number)
         if future.done():
             return
-        if failed:
-            future.set_exception(WorkerFailed(f"worker {self.index}: {result}"))
+        if content:
+            future.set_exception(WorkerFailed(f"worker {self.index}: {content}"))
         else:
-            future.set_result(result)
+            future.set_result(parts)
 
     def _on_end(self) -> None:
         self._closing = True
@@ -131,6 +140,6 @@ class RemoteWorker(WorkerHandle):
 
     def _fail_waiting(self) -> None:
         waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
+        for future, _ in waiting.values():
             if not future.done():
                 future.set_exception(WorkerGone(f"worker {self.index} is gone"))

@@ -11,6 +11,7 @@ from meshproxy.clock import monotonic
 from meshproxy.config.context import BuildContext
 from meshproxy.config.runtime import RuntimeInt
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
+from meshproxy.net.cells import Counter
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
@@ -22,11 +23,17 @@ _UNLIMITED = 2**63
 
 
 class ConnectionCount:
-    """How many downstream connections this process has, over all listeners."""
+    """How many downstream connections there are over all listeners: `active` in this process, `everywhere` in all
+    workers."""
 
     def __init__(self, limit: RuntimeInt) -> None:
         self.active = 0
+        self.everywhere = Counter()
         self.limit = limit
+
+    def add(self, number: int) -> None:
+        self.active += number
+        self.everywhere.add(number)
 
 
 class Accepted:
@@ -96,7 +103,12 @@ class ActiveListener:
     """One listener of this worker: its sockets, its current chain, and chains that drain."""
 
     def __init__(
-        self, config: ListenerConfig, dispatcher: Dispatcher, clusters: ClusterManager, count: ConnectionCount
+        self,
+        config: ListenerConfig,
+        dispatcher: Dispatcher,
+        clusters: ClusterManager,
+        count: ConnectionCount,
+        own_count: Counter,
     ) -> None:
         self.config = config
         self.dispatcher = dispatcher
@@ -105,6 +117,7 @@ class ActiveListener:
         self.chain = ActiveFilterChain(self, _only_chain(config), config.context)
         self.draining_chains: list[ActiveFilterChain] = []
         self._count = count
+        self._own_count = own_count  # of this listener, in all workers
         self._limit = config.context.runtime.integer(
             f"envoy.resource_limits.listener.{config.name}.connection_limit", _UNLIMITED
         )
@@ -130,6 +143,11 @@ class ActiveListener:
             server.close()
         self._servers = []
         self._sockets = []
+
+    def close(self) -> None:
+        """Its last connection is gone. Listener and chain know each other: they part, so that both are freed now."""
+        self.chain.context.close()
+        del self.chain
 
     @property
     def accepting(self) -> bool:
@@ -180,15 +198,16 @@ class ActiveListener:
     def accept(self, connection: Connection) -> None:
         stats = self.stats
         count = self._count
-        if stats.downstream_cx_active >= self._limit.value:
+        if self._own_count.total() >= self._limit.value:
             stats.downstream_cx_overflow += 1
             connection.abort()
             return
-        if count.active >= count.limit.value and not self.config.ignore_global_limit:
+        if count.everywhere.total() >= count.limit.value and not self.config.ignore_global_limit:
             stats.downstream_global_cx_overflow += 1
             connection.abort()
             return
-        count.active += 1
+        count.add(1)
+        self._own_count.add(1)
         stats.downstream_cx_total += 1
         stats.downstream_cx_active += 1
         chain = self.chain
@@ -201,7 +220,8 @@ class ActiveListener:
 
     def on_connection_done(self, chain: ActiveFilterChain, accepted: Accepted) -> None:
         now = monotonic()
-        self._count.active -= 1
+        self._count.add(-1)
+        self._own_count.add(-1)
         self.stats.downstream_cx_active -= 1
         self.stats.downstream_cx_destroy += 1
         self.stats.downstream_cx_length_ms.record(int((now - accepted.began) * 1000.0))

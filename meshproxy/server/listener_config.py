@@ -43,9 +43,6 @@ class ListenerConfig:
     def all_chains(self) -> list[FilterChainConfig]:
         return self.chains if self.default_chain is None else [*self.chains, self.default_chain]
 
-    def referenced_clusters(self) -> list[tuple[str, str]]:
-        return [found for chain in self.all_chains() for found in chain.terminal.referenced_clusters()]
-
 
 class SocketConfig:
     """What a listening socket is made with."""
@@ -61,6 +58,11 @@ class SocketConfig:
 def listener_addresses(message: Any) -> tuple[Address, ...]:
     """The addresses that a Listener binds, its own first."""
     return (to_address(message.address), *(to_address(extra.address) for extra in message.additional_addresses))
+
+
+def listener_name(message: Any) -> str:
+    """Its name; a Listener without one is called by its address."""
+    return message.name or to_address(message.address).text
 
 
 def to_address(message: Any) -> Address:
@@ -96,8 +98,7 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     """All errors go to the context, with their paths; None when there were any."""
     before = len(context.errors)
     addresses = listener_addresses(message)
-    name = message.name or (addresses[0].text if addresses else "")
-    listener = ListenerConfig(name, addresses, context)
+    listener = ListenerConfig(listener_name(message), addresses, context)
     listener.stat_prefix = f"listener.{_stat_name(message.stat_prefix or addresses[0].text)}."
     _check_address(message.address, child(path, "address"), context)
     for index, extra in enumerate(message.additional_addresses):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from meshproxy.config.errors import ConfigErrors, item
 from meshproxy.net.address import Address, address_of
 from meshproxy.net.sockets import bind_listener, refuse_new_connections
-from meshproxy.server.listener_config import SocketConfig, listener_addresses, socket_config
+from meshproxy.server.listener_config import SocketConfig, listener_addresses, listener_name, socket_config
 
 _INBOUND: Final = 1  # core.v3.TrafficDirection
 
@@ -87,16 +87,10 @@ class ListeningSockets:
     def plan(self, bootstrap: Any, errors: ConfigErrors) -> None:
         """Bind every listener whose addresses are new; with an error, nothing stays bound."""
         self._planned = {}
-        users: dict[Address, str] = {}
         for index, message in enumerate(bootstrap.static_resources.listeners):
             path = item("static_resources", "listeners", index) + ".address"
             addresses = listener_addresses(message)
-            name = message.name or addresses[0].text
-            twice = [address for address in addresses if address in users and (address.port or address.path)]
-            if twice:
-                errors.add(path, f"{twice[0].text} is the address of the listener {users[twice[0]]!r} too")
-                continue
-            users.update(dict.fromkeys(addresses, name))
+            name = listener_name(message)
             self._plan_one(name, message, addresses, path, errors)
         if errors:
             self.abandon()

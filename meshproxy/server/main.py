@@ -20,7 +20,7 @@ from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.server.bootstrap import read_bootstrap
 from meshproxy.server.options import Options
-from meshproxy.server.resources import build_resources
+from meshproxy.server.resources import ResourceBuilder
 from meshproxy.server.supervisor import StartFailed, Supervisor, describe
 
 _BUILTIN: Final = meshproxy.filters.builtin  # imported, so that the filters are registered
@@ -49,14 +49,15 @@ def _options(arguments: argparse.Namespace) -> Options:
 def _validate(options: Options) -> int:
     errors = ConfigErrors()
     bootstrap = read_bootstrap(options, errors)
-    if bootstrap is not None:
+    if bootstrap is not None and not errors:
         stats = StatsRegistry()
-        build_resources(bootstrap, None, Runtime(stats=stats), stats, errors).discard()
+        ResourceBuilder(bootstrap, None, Runtime(stats=stats), stats, errors).build().discard()
     name = options.config_path or "--config-yaml"
     for warning in errors.warnings:
         print(f"{name}: warning: {warning}", file=sys.stderr)
     if errors:
-        print(f"{name}: {len(errors)} error{'s' if len(errors) > 1 else ''}\n{describe(errors)}", file=sys.stderr)
+        count = len(errors.sorted())
+        print(f"{name}: {count} error{'s' if count > 1 else ''}\n{describe(errors)}", file=sys.stderr)
         return 1
     print(f"{name}: OK")
     return 0

@@ -6,14 +6,15 @@ before all of it is right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, item
 from meshproxy.config.runtime import Layer, Runtime, build_layers
+from meshproxy.net.address import Address
 from meshproxy.observe.stats import StatsRegistry
-from meshproxy.server.listener_config import ListenerConfig, build_listener, listener_addresses
+from meshproxy.server.listener_config import ListenerConfig, build_listener, listener_addresses, listener_name
 from meshproxy.upstream.build import build_cluster
 from meshproxy.upstream.config import ClusterConfig
 
@@ -60,84 +61,105 @@ class Resources:
                 context.close()
 
 
-def build_resources(
-    bootstrap: Any, previous: Resources | None, runtime: Runtime, stats: StatsRegistry, errors: ConfigErrors
-) -> Resources:
-    """Build what `bootstrap` has that `previous` has not. With errors, the result is only good to be discarded."""
-    resources = Resources()
-    resources.layers = build_layers(bootstrap.layered_runtime, "layered_runtime", errors)
-    static = bootstrap.static_resources
+class ResourceBuilder:
+    """Builds what a bootstrap has that `previous` has not. With errors, the result is only good to be discarded.
 
-    def context() -> BuildContext:
-        made = BuildContext(errors, runtime, stats)
-        made.service_cluster, made.service_node = bootstrap.node.cluster, bootstrap.node.id
-        return made
+    `steps` is run to its end, with other work between its steps: each takes about a millisecond. A message that is
+    `broken`, since it does not follow the API's rules, is only built to find more errors.
+    """
 
-    path = "static_resources"
-    resources.clusters = _build_each(
-        static.clusters,
-        path,
-        "clusters",
-        errors,
-        context,
-        build_cluster,
-        previous.clusters if previous else {},
-        lambda message: str(message.name),
-    )
-    resources.listeners = _build_each(
-        static.listeners,
-        path,
-        "listeners",
-        errors,
-        context,
-        build_listener,
-        previous.listeners if previous else {},
-        _listener_name,
-    )
-    _check_references(resources, errors)
-    return resources
+    def __init__(
+        self,
+        bootstrap: Any,
+        previous: Resources | None,
+        runtime: Runtime,
+        stats: StatsRegistry,
+        errors: ConfigErrors,
+        *,
+        broken: bool = False,
+    ) -> None:
+        self._broken = broken
+        self.resources = Resources()
+        self._bootstrap = bootstrap
+        self._previous = previous or Resources()
+        self._runtime = runtime
+        self._stats = stats
+        self._errors = errors
+
+    def steps(self) -> Iterator[None]:
+        """Build everything."""
+        bootstrap, resources, previous = self._bootstrap, self.resources, self._previous
+        resources.layers = build_layers(bootstrap.layered_runtime, "layered_runtime", self._errors)
+        static = bootstrap.static_resources
+        yield from self._build_each(
+            static.clusters, "clusters", build_cluster, previous.clusters, resources.clusters, _cluster_name
+        )
+        yield from self._build_each(
+            static.listeners, "listeners", build_listener, previous.listeners, resources.listeners, listener_name
+        )
+        self._check_references()
+        self._check_addresses()
+
+    def build(self) -> Resources:
+        """All steps at once."""
+        for _ in self.steps():
+            pass
+        return self.resources
+
+    def _build_each(
+        self,
+        messages: Iterable[Any],
+        field: str,
+        build: Callable[[Any, str, BuildContext], T | None],
+        previous: dict[str, Resource[T]],
+        into: dict[str, Resource[T]],
+        name_of: Callable[[Any], str],
+    ) -> Generator[None, None, None]:
+        for index, message in enumerate(messages):
+            where = item("static_resources", field, index)
+            name = name_of(message)
+            if name in into:
+                self._errors.add(f"{where}.name", f"the name {name!r} is used twice")
+                continue
+            serialised = message.SerializeToString(deterministic=True)
+            old = previous.get(name)
+            if old is not None and old.message == serialised:
+                into[name] = Resource(name, where, serialised, None, None, old.references)
+                continue
+            context = self._context()
+            made: T | None = None
+            try:
+                made = build(message, where, context)
+                yield from context.postponed()
+            except Exception:
+                if not self._broken:
+                    raise
+            references = [(cluster, path.removeprefix(where)) for cluster, path in context.references]
+            into[name] = Resource(name, where, serialised, made, context, references)
+            yield
+
+    def _context(self) -> BuildContext:
+        context = BuildContext(self._errors, self._runtime, self._stats, postpones=True)
+        context.service_cluster, context.service_node = self._bootstrap.node.cluster, self._bootstrap.node.id
+        return context
+
+    def _check_references(self) -> None:
+        for listener in self.resources.listeners.values():
+            for cluster, path in listener.references:
+                if cluster not in self.resources.clusters:
+                    self._errors.add(listener.path + path, f"unknown cluster {cluster!r}")
+
+    def _check_addresses(self) -> None:
+        users: dict[Address, str] = {}
+        for index, message in enumerate(self._bootstrap.static_resources.listeners):
+            name = listener_name(message)
+            addresses = listener_addresses(message)
+            for address in addresses:
+                if address in users and (address.port or address.path):
+                    where = item("static_resources", "listeners", index) + ".address"
+                    self._errors.add(where, f"{address.text} is the address of the listener {users[address]!r} too")
+            users.update(dict.fromkeys(addresses, name))
 
 
-def _listener_name(message: Any) -> str:
-    return message.name or listener_addresses(message)[0].text
-
-
-def _build_each(
-    messages: Iterable[Any],
-    path: str,
-    field: str,
-    errors: ConfigErrors,
-    context: Callable[[], BuildContext],
-    build: Callable[[Any, str, BuildContext], T | None],
-    previous: dict[str, Resource[T]],
-    name_of: Callable[[Any], str],
-) -> dict[str, Resource[T]]:
-    built: dict[str, Resource[T]] = {}
-    for index, message in enumerate(messages):
-        where = item(path, field, index)
-        name = name_of(message)
-        if name in built:
-            errors.add(f"{where}.name", f"the name {name!r} is used twice")
-            continue
-        serialised = message.SerializeToString(deterministic=True)
-        old = previous.get(name)
-        if old is not None and old.message == serialised:
-            built[name] = Resource(name, where, serialised, None, None, old.references)
-            continue
-        own = context()
-        made = build(message, where, own)
-        built[name] = Resource(name, where, serialised, made, own, _references(made, where))
-    return built
-
-
-def _references(built: object, path: str) -> list[tuple[str, str]]:
-    if not isinstance(built, ListenerConfig):
-        return []
-    return [(cluster, where.removeprefix(path)) for cluster, where in built.referenced_clusters()]
-
-
-def _check_references(resources: Resources, errors: ConfigErrors) -> None:
-    for listener in resources.listeners.values():
-        for cluster, path in listener.references:
-            if cluster not in resources.clusters:
-                errors.add(listener.path + path, f"unknown cluster {cluster!r}")
+def _cluster_name(message: Any) -> str:
+    return str(message.name)

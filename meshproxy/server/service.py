@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from time import monotonic
 from typing import Any
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
@@ -14,8 +15,12 @@ from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.observe.log import set_level
 from meshproxy.observe.log_file import LOG_FILES
-from meshproxy.observe.snapshot import Snapshot
+from meshproxy.server.endpoint_dump import dump_endpoints
+from meshproxy.server.garbage import GARBAGE
+from meshproxy.server.slices import SLICE_S
 from meshproxy.server.worker import Worker
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.status import cluster_status
 
 Plain = Any  # what marshal takes
 
@@ -30,10 +35,12 @@ class WorkerService:
             "prepare": self._prepare,
             "commit": self._commit,
             "listen": self._listen,
-            "abandon": worker.abandon,
+            "abandon": self._abandon,
             "snapshot": self._snapshot,
+            "histograms": self._histograms,
             "reset_counters": worker.stats.reset_counters,
-            "clusters": worker.clusters.status,
+            "clusters": self._clusters,
+            "endpoints": self._endpoints,
             "runtime": worker.runtime.entries,
             "modify_runtime": worker.runtime.modify,
             "start_drain": worker.start_drain,
@@ -48,21 +55,36 @@ class WorkerService:
             "started": self._started,
         }
 
-    async def run(self, verb: str, arguments: tuple[Plain, ...]) -> Plain:
-        """The result of a verb; KeyError for one that does not exist."""
+    async def run(self, verb: str, arguments: tuple[Plain, ...]) -> AsyncIterator[Plain]:
+        """The parts of a verb's result, most often a single one; KeyError for a verb that does not exist.
+
+        Traffic waits while a part is made and sent: no part may take more than a few milliseconds.
+        """
         result = self._verbs[verb](*arguments)
-        return await result if inspect.isawaitable(result) else result
+        if isinstance(result, Iterator):
+            until = monotonic() + SLICE_S
+            for part in result:
+                yield part
+                if monotonic() >= until:
+                    await asyncio.sleep(0)
+                    until = monotonic() + SLICE_S
+        else:
+            yield await result if inspect.isawaitable(result) else result
 
     async def _commit(self) -> None:
         sockets, self.sockets = self.sockets, {}
         await self.worker.commit(sockets)
+        GARBAGE.settle()
 
-    def _prepare(self, serialised: bytes) -> list[tuple[str, str]]:
+    def _abandon(self) -> None:
+        self.worker.abandon()
+        GARBAGE.resume()
+
+    async def _prepare(self, serialised: bytes, columns: dict[str, int]) -> list[tuple[str, str]]:
         """Errors as (path, reason)."""
-        bootstrap = Bootstrap()
-        bootstrap.ParseFromString(serialised)
         errors = ConfigErrors()
-        self.worker.prepare(bootstrap, errors)
+        GARBAGE.pause()  # until `commit` or `abandon`
+        await self.worker.prepare(Bootstrap.FromString(serialised), columns, errors)
         return [(error.path, error.reason) for error in errors.items]
 
     async def _listen(self) -> None:
@@ -70,12 +92,30 @@ class WorkerService:
         sockets, self.sockets = self.sockets, {}
         await self.worker.listen(sockets)
 
-    async def _snapshot(self) -> Plain:
-        """In slices, since requests wait meanwhile."""
-        snapshot = Snapshot()
-        for _ in self.worker.stats.collect(snapshot):
-            await asyncio.sleep(0)
-        return snapshot.dump()
+    def _sorted_clusters(self) -> list[Cluster]:
+        """By name, as Envoy keeps them."""
+        return sorted(self.worker.clusters.clusters(), key=lambda cluster: cluster.name)
+
+    def _clusters(self) -> Iterator[Plain]:
+        """A part a cluster, for `/clusters`."""
+        for cluster in self._sorted_clusters():
+            yield cluster_status(cluster)
+
+    def _endpoints(self) -> Iterator[Plain]:
+        """A part a cluster: its name and serialised ClusterLoadAssignment."""
+        for cluster in self._sorted_clusters():
+            yield cluster.name, dump_endpoints(cluster).SerializeToString()
+
+    def _snapshot(self, without: tuple[str, ...]) -> Iterator[Plain]:
+        """Of all scopes but those with one of these prefixes."""
+        for part in self.worker.stats.collect(without):
+            yield part.dump()
+
+    def _histograms(self) -> Iterator[Plain]:
+        """Of those that recorded something."""
+        for part in self.worker.stats.collect_histograms():
+            if part.histograms:
+                yield part.dump()
 
     def _started(self) -> None:
         self.worker.manager_stats.workers_started = 1

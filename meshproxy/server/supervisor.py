@@ -6,28 +6,34 @@ With one worker it is all one process; with more, workers are processes of their
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime, build_layers
 from meshproxy.errors import ConfigError
+from meshproxy.net.cells import CellColumns
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.export import Intervals
 from meshproxy.observe.snapshot import Snapshot, load_snapshot, merge
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.observe.stats_config import StatsSettings, build_stats_settings
-from meshproxy.server.bootstrap import read_bootstrap
+from meshproxy.server.bootstrap import read_bootstrap, read_bootstrap_apart
 from meshproxy.server.handle import LocalWorker, RemoteWorker, WorkerFailed, WorkerGone, WorkerHandle
+from meshproxy.server.listener_config import listener_name
 from meshproxy.server.listening import ListeningSockets
 from meshproxy.server.options import Options
+from meshproxy.server.slices import in_slices
 from meshproxy.server.stats import ServerStats
 from meshproxy.server.watch import FileWatch
+from meshproxy.server.worker import ALL_CONNECTIONS, listener_counter
 
 _log: Final = logging.getLogger("meshproxy.main")
 
@@ -40,8 +46,8 @@ INITIALIZING: Final = 3
 _POLL_S: Final = 0.1
 _IDLE_MS: Final = 1000.0  # a connection idle for so long may be closed while the process ends
 _ACCEPT_QUEUE_S: Final = 0.25  # for what waits in accept queues when the listeners close
-_KEEP_COUNTERS_S: Final = 5.0  # a killed worker's counters are at most so old
-_MANAGERS: Final = ("listener_manager.", "cluster_manager.", "runtime.")
+_FLUSH_S: Final = 5.0  # the interval that /stats shows histograms of; a killed worker's counters are at most so old
+_MANAGERS: Final = ("listener_manager.", "cluster_manager.", "runtime.")  # prefixes of stats
 _RESTART_S: Final = 1.0  # between two starts of the same worker
 
 
@@ -51,6 +57,15 @@ class StartFailed(Exception):
     def __init__(self, errors: ConfigErrors) -> None:
         super().__init__(str(errors))
         self.errors = errors
+
+
+class Refused:
+    """A configuration that could not be applied: when (Unix time), why, and what it says as far as it could be read."""
+
+    def __init__(self, bootstrap: Any | None, because: str) -> None:
+        self.at = time.time()
+        self.bootstrap = bootstrap
+        self.because = because
 
 
 class Supervisor:
@@ -64,9 +79,10 @@ class Supervisor:
         self.runtime = Runtime()  # what the admin shows and changes; each worker has its own copy
         self.sockets = ListeningSockets(options.concurrency)
         self.workers: list[WorkerHandle] = []
+        self._columns = CellColumns(options.concurrency) if options.concurrency > 1 else None
         self._kept_counters = Snapshot()  # what dead workers had counted
         self.bootstrap: Any = None
-        self.last_error: tuple[float, str] | None = None  # of a refused reload: (Unix time, errors)
+        self.last_error: Refused | None = None
         self.updated: float = time.time()  # when the running configuration came into force
         self.state = PRE_INITIALIZING
         self.healthy = True  # POST /healthcheck/fail
@@ -75,6 +91,7 @@ class Supervisor:
         self.intervals = Intervals()
         self._watch = FileWatch(Path(options.config_path), self.reload_soon) if options.config_path else None
         self._reloading = asyncio.Lock()
+        self._reload_waits = False
         self._sweep_until: float = 0.0  # replaced chains may drain so long
         self._sweeping = False
         self._ending = asyncio.Event()
@@ -112,7 +129,7 @@ class Supervisor:
     async def _start(self) -> None:
         errors = ConfigErrors()
         bootstrap = read_bootstrap(self.options, errors)
-        if bootstrap is None:
+        if bootstrap is None or errors:
             raise StartFailed(errors)
         for warning in errors.warnings:
             _log.warning("%s", warning)
@@ -128,9 +145,9 @@ class Supervisor:
             raise StartFailed(errors)
 
     def _new_worker(self, index: int) -> WorkerHandle:
-        if self.options.concurrency == 1:
+        if self._columns is None:
             return LocalWorker(self.dispatcher, self.options)
-        return RemoteWorker(index, self.options, self._on_worker_death)
+        return RemoteWorker(index, self.options, self._columns.fd, self._on_worker_death)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -145,6 +162,8 @@ class Supervisor:
             await worker.close()
         self.sockets.close()
         await self.dispatcher.close()
+        if self._columns is not None:
+            self._columns.close()
 
     # -- configuration
 
@@ -152,7 +171,7 @@ class Supervisor:
         """All workers take `bootstrap`, or none does and `errors` say why."""
         serialised = bootstrap.SerializeToString()
         settings = build_stats_settings(bootstrap.stats_config, "stats_config", errors.items)
-        await self._prepare(serialised, errors)
+        await self._prepare(serialised, self._assign_columns(bootstrap), errors)
         if not errors:
             self.sockets.plan(bootstrap, errors)
         if errors:
@@ -168,13 +187,21 @@ class Supervisor:
         self.bootstrap = bootstrap
         self.updated = time.time()
 
-    async def _prepare(self, serialised: bytes, errors: ConfigErrors) -> None:
+    def _assign_columns(self, bootstrap: Any) -> dict[str, int]:
+        """Where workers count together what the limits of `bootstrap` hold for."""
+        if self._columns is None:
+            return {}
+        configurations = [bootstrap] if self.bootstrap is None else [self.bootstrap, bootstrap]
+        listeners = [listener_name(one) for each in configurations for one in each.static_resources.listeners]
+        return self._columns.assign([ALL_CONNECTIONS, *map(listener_counter, listeners)])
+
+    async def _prepare(self, serialised: bytes, columns: dict[str, int], errors: ConfigErrors) -> None:
         """Have every worker build the configuration.
 
         All find the same errors, unless a file that it names changes meanwhile.
         """
         try:
-            answers = await self.each("prepare", serialised)
+            answers = await self.each("prepare", serialised, columns)
         except Exception as error:  # noqa: BLE001  a bug in a build must not cost what runs
             _log.exception("a configuration could not be built")
             errors.add("", f"internal error: {type(error).__name__}: {error}")
@@ -199,27 +226,33 @@ class Supervisor:
             await self.each("fail_health_checks", True)
 
     def reload_soon(self) -> None:
-        """SIGHUP, or the file changed."""
-        self.dispatcher.spawn(self.reload(), "reload")
+        """SIGHUP, or the file changed. One reload that has not read the file yet is enough for all who ask."""
+        if not self._reload_waits:
+            self._reload_waits = True
+            self.dispatcher.spawn(self.reload(), "reload")
 
     async def reload(self) -> bool:
         """Read the file again. A bad one leaves what runs running; the log, /config_dump and a counter say so."""
         async with self._reloading:
+            self._reload_waits = False
             if self._ending.is_set():
                 return False
             errors = ConfigErrors()
-            bootstrap = read_bootstrap(self.options, errors)
+            bootstrap = await read_bootstrap_apart(self.options, errors)
             for warning in errors.warnings:
                 _log.warning("%s", warning)
-            if bootstrap is not None:
+            if bootstrap is not None and not errors:
                 if bootstrap == self.bootstrap:
                     self.last_error = None
                     _log.info("the configuration has not changed")
                     return True
+                admin_changes = bootstrap.admin != self.bootstrap.admin
                 await self._apply(bootstrap, errors)
+                if admin_changes and not errors:
+                    _log.warning("admin: the admin interface stays as it is until the next start")
             if errors:
                 self.server_stats.config_reload_failure += 1
-                self.last_error = (time.time(), str(errors))
+                self.last_error = Refused(bootstrap, str(errors))
                 _log.error("the new configuration is refused; the old one stays in force:\n%s", errors)
                 return False
             self.server_stats.config_reload_success += 1
@@ -245,11 +278,11 @@ class Supervisor:
 
     async def each(self, verb: str, *arguments: Any) -> list[Any]:
         """Run a verb on every worker that lives."""
-        answers = await asyncio.gather(
-            *(worker.call(verb, *arguments) for worker in self.workers), return_exceptions=True
-        )
+        return await self._gather([worker.call(verb, *arguments) for worker in self.workers])
+
+    async def _gather(self, calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
         found = []
-        for answer in answers:
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(answer, WorkerGone):
                 continue
             if isinstance(answer, BaseException):
@@ -257,14 +290,27 @@ class Supervisor:
             found.append(answer)
         return found
 
+    async def parts(self, verb: str, *arguments: Any) -> list[list[Any]]:
+        """As `each`, for a verb whose result has several parts."""
+        return await self._gather([worker.parts(verb, *arguments) for worker in self.workers])
+
+    async def parts_of_one(self, verb: str, *arguments: Any) -> list[Any]:
+        """As `parts`, of one worker, for what all have alike; none when no worker lives."""
+        for worker in self.workers:
+            with contextlib.suppress(WorkerGone):
+                return await worker.parts(verb, *arguments)
+        return []
+
     def _on_worker_death(self, worker: RemoteWorker) -> None:
         if self._ending.is_set() and self.state == DRAINING and self._drained.is_set():
             return
         if self.state in (PRE_INITIALIZING, INITIALIZING):
             return  # `_start` fails
         self.server_stats.worker_restarts += 1
+        if self._columns is not None:
+            self._columns.clear(worker.index)
         if worker.last_snapshot is not None:
-            kept = load_snapshot(worker.last_snapshot).without_gauges()
+            kept = merge(load_snapshot(part) for part in worker.last_snapshot).without_gauges()
             drop_managers(kept)
             self._kept_counters.add(kept)
         _log.error("worker %d (pid %d) is gone; starting another", worker.index, worker.process.pid)
@@ -276,7 +322,8 @@ class Supervisor:
             await asyncio.sleep(_RESTART_S)
         async with self._reloading:
             index = dead.index
-            worker = RemoteWorker(index, self.options, self._on_worker_death)
+            worker = self._new_worker(index)
+            assert isinstance(worker, RemoteWorker)
             self.workers[index] = worker
             try:
                 await self._equip(worker)
@@ -288,7 +335,7 @@ class Supervisor:
 
     async def _equip(self, worker: RemoteWorker) -> None:
         """Bring a new worker to where the others are. Raises WorkerGone and WorkerFailed."""
-        errors = await worker.call("prepare", self.bootstrap.SerializeToString())
+        errors = await worker.call("prepare", self.bootstrap.SerializeToString(), self._assign_columns(self.bootstrap))
         if errors:
             raise WorkerFailed(f"worker {worker.index} cannot take the running configuration: {errors}")
         await worker.call("commit")
@@ -303,13 +350,18 @@ class Supervisor:
 
     async def _look_after_workers(self) -> None:
         while True:
-            await self._snapshots()
-            await asyncio.sleep(_KEEP_COUNTERS_S)
+            if self.options.concurrency > 1:
+                await self._snapshots()
+            parts = [part for parts in await self.parts("histograms") for part in parts]
+            self.intervals.flush(merge(load_snapshot(part) for part in parts))
+            await asyncio.sleep(_FLUSH_S)
 
     async def _snapshots(self) -> list[Any]:
         """The stats of every worker that lives; they are kept, for the case that it dies."""
         workers = list(self.workers)
-        answers = await asyncio.gather(*(worker.call("snapshot") for worker in workers), return_exceptions=True)
+        # What the managers count happens in every worker alike, and is told once.
+        calls = (worker.parts("snapshot", _MANAGERS if index else ()) for index, worker in enumerate(workers))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
         found = []
         for worker, answer in zip(workers, answers, strict=True):
             if isinstance(answer, WorkerGone):
@@ -323,11 +375,11 @@ class Supervisor:
 
     async def collect_stats(self) -> Snapshot:
         """The stats of the whole process tree, of workers that died too."""
-        workers = [load_snapshot(answer) for answer in await self._snapshots()]
+        total = Snapshot()
+        parts = [load_snapshot(part) for parts in await self._snapshots() for part in parts]
         self.refresh_stats()
-        for snapshot in workers[1:]:
-            drop_managers(snapshot)
-        return merge([self.stats.snapshot(), self._kept_counters, *workers])
+        await in_slices(_add_all(total, [*parts, self._kept_counters, self.stats.snapshot()]))
+        return total
 
     async def reset_counters(self) -> None:
         """POST /reset_counters."""
@@ -431,6 +483,12 @@ class Supervisor:
         self.sockets.stop(inbound_only)
 
 
+def _add_all(total: Snapshot, parts: list[Snapshot]) -> Iterator[None]:
+    while parts:  # each is freed at once: all of them together would take as long as a slice may
+        total.add(parts.pop())
+        yield
+
+
 def drop_managers(snapshot: Snapshot) -> None:
     """Take out what the managers count: it happens in every worker alike, and is told once."""
     snapshot.counters = {name: count for name, count in snapshot.counters.items() if not name.startswith(_MANAGERS)}
@@ -438,7 +496,7 @@ def drop_managers(snapshot: Snapshot) -> None:
 
 def describe(errors: ConfigErrors) -> str:
     """Every error on a line of its own."""
-    return "\n".join(_line(error) for error in errors.items)
+    return "\n".join(_line(error) for error in errors.sorted())
 
 
 def _line(error: ConfigError) -> str:

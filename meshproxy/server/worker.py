@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Iterator
 from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
+from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.server.listener import ActiveFilterChain, ActiveListener, ConnectionCount
-from meshproxy.server.resources import Resources, build_resources
+from meshproxy.server.resources import ResourceBuilder, Resources
+from meshproxy.server.slices import in_slices
 from meshproxy.server.stats import ListenerManagerStats
 from meshproxy.upstream.manager import ClusterManager
 
 _log: Final = logging.getLogger("meshproxy.config")
 _UNLIMITED: Final = 2**63
+ALL_CONNECTIONS: Final = "downstream_connections"  # the name of a count
 _INBOUND: Final = 1  # core.v3.TrafficDirection
+
+
+def listener_counter(name: str) -> str:
+    """The name of the count of a listener's connections."""
+    return f"listener.{name}"
 
 
 class Worker:
@@ -26,7 +35,7 @@ class Worker:
     `prepare` builds a configuration beside the running one, `commit` swaps it in.
     """
 
-    def __init__(self, dispatcher: Dispatcher, drain_over_s: float = 0.0) -> None:
+    def __init__(self, dispatcher: Dispatcher, drain_over_s: float = 0.0, counters: Counters | None = None) -> None:
         self.dispatcher = dispatcher
         self._drain_over_s = drain_over_s  # of a gradual drain; 0: connections are told to close at once
         self.stats = StatsRegistry()
@@ -36,15 +45,25 @@ class Worker:
         self.draining_listeners: list[ActiveListener] = []
         self.manager_stats = self.stats.acquire("listener_manager.", ListenerManagerStats)
         self._count = ConnectionCount(self.runtime.integer("overload.global_downstream_max_connections", _UNLIMITED))
+        self._counters = counters or Counters()
         self._resources: Resources | None = None
         self._prepared: Resources | None = None
 
     # -- configuration
 
-    def prepare(self, bootstrap: Any, errors: ConfigErrors) -> None:
-        """Build what `bootstrap` changes; with errors, what runs stays as it is."""
+    async def prepare(self, bootstrap: Any, columns: dict[str, int], errors: ConfigErrors) -> None:
+        """Build what `bootstrap` changes; with errors, what runs stays as it is. `columns` are those of the counts that
+        workers share."""
         self.abandon()
-        resources = build_resources(bootstrap, self._resources, self.runtime, self.stats, errors)
+        self._counters.take_columns(columns)
+        self._count.everywhere = self._counters.counter(ALL_CONNECTIONS)
+        builder = ResourceBuilder(bootstrap, self._resources, self.runtime, self.stats, errors)
+        try:
+            await in_slices(builder.steps())
+        except BaseException:
+            builder.resources.discard()
+            raise
+        resources = builder.resources
         if errors:
             resources.discard()
             self.manager_stats.listener_create_failure += 1
@@ -67,9 +86,7 @@ class Worker:
         old = self._resources
         self._resources = resources
         self.runtime.replace_layers(resources.layers)
-        for cluster in resources.clusters.values():
-            if cluster.built is not None:
-                self.clusters.add_or_update(cluster.built)
+        await in_slices(self._set_clusters(resources))
         await self.clusters.warmed()
         for name, listener in resources.listeners.items():
             if listener.built is not None:
@@ -80,6 +97,12 @@ class Worker:
             for name in old.clusters.keys() - resources.clusters.keys():
                 self.clusters.remove(name)
         self._count_listeners()
+
+    def _set_clusters(self, resources: Resources) -> Iterator[None]:
+        for cluster in resources.clusters.values():
+            if cluster.built is not None:
+                self.clusters.add_or_update(cluster.built)
+                yield
 
     async def listen(self, sockets: dict[str, list[socket.socket]]) -> None:
         """Accept on these, by listener."""
@@ -94,7 +117,9 @@ class Worker:
             stats.listener_in_place_updated += 1
             running.update(config, self._drain_over_s)
             return
-        listener = ActiveListener(config, self.dispatcher, self.clusters, self._count)
+        listener = ActiveListener(
+            config, self.dispatcher, self.clusters, self._count, self._counters.counter(listener_counter(name))
+        )
         await listener.start(sockets or [])
         self.listeners[name] = listener
         stats.listener_create_success += 1
@@ -117,7 +142,7 @@ class Worker:
         gone = [listener for listener in self.draining_listeners if not listener.connections()]
         for listener in gone:
             self.draining_listeners.remove(listener)
-            listener.chain.context.close()
+            listener.close()
         stats = self.manager_stats
         stats.total_listeners_active = len(self.listeners)
         stats.total_listeners_draining = len(self.draining_listeners)

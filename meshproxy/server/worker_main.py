@@ -8,15 +8,15 @@ import gc
 import signal
 import socket
 import sys
-from typing import Any
 
 import uvloop
 
 import meshproxy.filters.builtin
+from meshproxy.net.cells import CellTable, Counters
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.log import setup_logging
 from meshproxy.observe.log_file import LOG_FILES
-from meshproxy.server.control import ANSWER, CALL, ControlSocket, Frame
+from meshproxy.server.control import ANSWER, CALL, PART, ControlSocket, Frame
 from meshproxy.server.service import WorkerService
 from meshproxy.server.worker import Worker
 
@@ -27,13 +27,14 @@ _BUILTIN = meshproxy.filters.builtin
 class WorkerProcess:
     """Answers calls in the order in which they came."""
 
-    def __init__(self, control: socket.socket, loop: asyncio.AbstractEventLoop, drain_over_s: float) -> None:
+    def __init__(self, options: argparse.Namespace, loop: asyncio.AbstractEventLoop) -> None:
         self.dispatcher = Dispatcher(loop)
-        self.worker = Worker(self.dispatcher, drain_over_s)
+        counters = Counters(CellTable(options.cells_fd, options.workers), options.index)
+        self.worker = Worker(self.dispatcher, options.drain_over_s, counters)
         self.service = WorkerService(self.worker)
         self.ended = asyncio.Event()
         self._calls: asyncio.Queue[Frame] = asyncio.Queue()
-        self._control = ControlSocket(control, loop, self._on_frame, self.ended.set)
+        self._control = ControlSocket(socket.socket(fileno=options.control_fd), loop, self._on_frame, self.ended.set)
 
     def _on_frame(self, frame: Frame, fds: list[int]) -> None:
         if frame[0] == CALL:
@@ -52,24 +53,25 @@ class WorkerProcess:
     async def _answer_calls(self) -> None:
         while True:
             _, number, verb, arguments = await self._calls.get()
-            failed, result = await self._run(verb, arguments)
-            self._control.send((ANSWER, number, failed, result))
+            failure = ""
+            try:
+                async for part in self.service.run(verb, arguments):
+                    self._control.send((PART, number, part))
+            except Exception as error:  # noqa: BLE001  told to the supervisor, which logs it
+                failure = f"{verb}: {type(error).__name__}: {error}"
+            self._control.send((ANSWER, number, failure))
 
-    async def _run(self, verb: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
-        try:
-            return False, await self.service.run(verb, arguments)
-        except Exception as error:  # noqa: BLE001  told to the supervisor, which logs it
-            return True, f"{verb}: {type(error).__name__}: {error}"
 
-
-async def _serve(control: socket.socket, drain_over_s: float) -> None:
-    await WorkerProcess(control, asyncio.get_running_loop(), drain_over_s).serve()
+async def _serve(options: argparse.Namespace) -> None:
+    await WorkerProcess(options, asyncio.get_running_loop()).serve()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A worker of meshproxy; started by it, not by hand.")
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--cells-fd", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--component-log-level", default="")
     parser.add_argument("--file-flush-interval-msec", type=int, default=1000)
@@ -80,7 +82,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor decides
     gc.freeze()
-    uvloop.run(_serve(socket.socket(fileno=options.control_fd), options.drain_over_s))
+    uvloop.run(_serve(options))
     LOG_FILES.close()
     return 0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 from meshproxy.config.runtime import Runtime
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.observe.stats import StatsRegistry
+from meshproxy.observe.stats import StatsRegistry, response_names
+from meshproxy.observe.stream_info import ClusterInfo
 from meshproxy.upstream.config import ClusterConfig, EndpointConfig
 from meshproxy.upstream.host import EDS_FLAGS, FAILED_OUTLIER_CHECK, Host, LbContext
 from meshproxy.upstream.load_balancer import RandomBits
@@ -14,7 +15,9 @@ from meshproxy.upstream.outlier import EjectionListener, OutlierDetector
 from meshproxy.upstream.pool import ConnectionPool
 from meshproxy.upstream.priority_set import PrioritySet
 from meshproxy.upstream.resource_limit import PRIORITY_NAMES, Breakers, BreakerStats, RemainingStats
-from meshproxy.upstream.stats import ClusterStats, HostStats, OutlierStats
+from meshproxy.upstream.stats import AltStats, ClusterStats, HostStats, OutlierStats
+
+_MOST_ALT_STATS: Final = 1_000
 
 
 class Cluster(EjectionListener):
@@ -32,7 +35,7 @@ class Cluster(EjectionListener):
         self.config = config
         self.name = config.name
         self.observability_name = config.observability_name
-        self.metadata: dict[str, Any] | None = config.metadata
+        self.info = ClusterInfo(config.name, config.observability_name, config.metadata)
         self._dispatcher = dispatcher
         self._registry = registry
         self._runtime = runtime
@@ -53,6 +56,7 @@ class Cluster(EjectionListener):
         if config.outlier is not None:
             stats = registry.acquire(self._prefix + "outlier_detection.", OutlierStats)
             self.detector = OutlierDetector(config.outlier, stats, dispatcher.timers, self, random_bits)
+        self._alt_stats: dict[str, AltStats] = {}
         self._draining: list[ConnectionPool] = []
         self._retired: bool = False
 
@@ -86,12 +90,22 @@ class Cluster(EjectionListener):
             if thresholds.track_remaining:
                 self._registry.release(prefix, RemainingStats)
         self._registry.release(self._prefix, ClusterStats)
+        for name in self._alt_stats:
+            self._registry.release(f"{self._prefix}{name}.", AltStats)
+        self._alt_stats = {}
 
     # -- for requests
 
     def breakers(self, priority: int) -> Breakers:
         """The limits for routes of this priority."""
         return self._breakers[priority]
+
+    def alt_stats(self, name: str) -> AltStats | None:
+        """The stats that requests name for themselves; None beyond a number of names, since they are kept for good."""
+        found = self._alt_stats.get(name)
+        if found is None and len(self._alt_stats) < _MOST_ALT_STATS and not self._retired:
+            found = self._alt_stats[name] = self._registry.acquire(f"{self._prefix}{name}.", AltStats)
+        return found
 
     def choose_host(self, context: LbContext | None) -> Host | None:
         """The host that takes a request; None when there is none that may."""
@@ -135,8 +149,8 @@ class Cluster(EjectionListener):
         """Count a response (or the 503 that stands for a reset) that is not passed on, as another attempt follows."""
         stats = self.stats
         stats.count("retry.upstream_rq_completed")
-        stats.count(f"retry.upstream_rq_{status // 100}xx")
-        stats.count(f"retry.upstream_rq_{status}")
+        for name in response_names(status):
+            stats.count(f"retry.upstream_rq_{name}")
 
     # -- hosts
 

@@ -105,6 +105,15 @@ class Host:
         flags = self.health_flags
         return "".join(name for bit, name in enumerate(_FLAG_NAMES) if flags >> bit & 1) or "healthy"
 
+    def carries(self, labels: dict[str, Any]) -> bool:
+        """Whether its metadata `envoy.lb` has all of these; of a list in it, one element is enough."""
+        own: dict[str, Any] = {} if self.metadata is None else self.metadata.get("envoy.lb", {})
+        for name, value in labels.items():
+            found = own.get(name)
+            if found != value and not (isinstance(found, list) and value in found):
+                return False
+        return True
+
     def __repr__(self) -> str:
         return f"Host({self.address.text})"
 
@@ -115,12 +124,16 @@ class LbContext:
     def __init__(self) -> None:
         self.avoid: list[Host] = []  # hosts of earlier attempts
         self.omit_canary: bool = False
+        self.omit_labels: list[dict[str, Any]] = []  # hosts that carry all labels of one of these
         self.max_attempts: int = 1  # how often another host is drawn when the one drawn is not wanted
 
     def rejects(self, host: Host) -> bool:
         """Whether another host should be drawn instead."""
         if self.omit_canary and host.canary:
             return True
+        for labels in self.omit_labels:
+            if labels and host.carries(labels):
+                return True
         for other in self.avoid:  # noqa: SIM110  a generator would be a closure here
             if other is host:
                 return True

@@ -26,7 +26,8 @@ from meshproxy.net.address import Address
 from meshproxy.net.connect import ConnectAttempt, ConnectHandler, connect
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.net.timers import Timer
+from meshproxy.net.timers import CallTimer
+from meshproxy.observe.wire import WireBytes, read_wire
 from meshproxy.upstream.config import ClusterConfig
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_SUCCESS
@@ -276,8 +277,8 @@ class UpstreamConnection(ConnectHandler):
         self._expired: bool = False  # old enough to go after its present stream
         self._attempt: ConnectAttempt | None = None
         self._idle_since: float = 0.0
-        self._idle_timer: _IdleTimer | None = None
-        self._age_timer: _AgeTimer | None = None
+        self._idle_timer: CallTimer | None = None
+        self._age_timer: CallTimer | None = None
         self._opened_at: float = monotonic()
 
     # -- opening
@@ -314,7 +315,7 @@ class UpstreamConnection(ConnectHandler):
         now = monotonic()
         self._stats.upstream_cx_connect_ms.record(int((now - self._opened_at) * 1000.0))
         if config.max_connection_duration_ms > 0.0:
-            self._age_timer = _AgeTimer(self)
+            self._age_timer = CallTimer(self.on_age_timer)
             pool.dispatcher.timers.arm(self._age_timer, config.max_connection_duration_ms)
         self.state = READY
         self._start_idle(now)
@@ -466,6 +467,10 @@ class UpstreamConnection(ConnectHandler):
         if self.connection is not None:
             self.connection.send_pending()
 
+    def wire_bytes(self) -> WireBytes:
+        """What it has carried so far."""
+        return WireBytes() if self.connection is None else read_wire(self.connection, self._codec)
+
     def on_above_write_watermark(self) -> None:
         self._stats.upstream_flow_control_backed_up_total += 1
         if self._decoder is not None:
@@ -486,7 +491,7 @@ class UpstreamConnection(ConnectHandler):
         """The timer is armed once, and looks how long the connection has been idle when it fires."""
         self._idle_since = now
         if self._idle_timer is None and self.pool.config.idle_timeout_ms > 0.0:
-            self._idle_timer = _IdleTimer(self)
+            self._idle_timer = CallTimer(self.on_idle_timer)
             self.pool.dispatcher.timers.arm(self._idle_timer, self.pool.config.idle_timeout_ms)
 
     def on_idle_timer(self) -> None:
@@ -618,21 +623,3 @@ class _LastDecoder(StreamDecoder):
     def on_reset(self, reason: int, details: str) -> None:
         self._connection.on_cut_short(reason)
         self._decoder.on_reset(reason, details)
-
-
-class _IdleTimer(Timer):
-    def __init__(self, connection: UpstreamConnection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def on_timer(self) -> None:
-        self._connection.on_idle_timer()
-
-
-class _AgeTimer(Timer):
-    def __init__(self, connection: UpstreamConnection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def on_timer(self) -> None:
-        self._connection.on_age_timer()

@@ -6,17 +6,76 @@ kind of response in one int, and spelt out by `refresh`, which whoever reads the
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 from meshproxy.observe.histogram import Histogram
-from meshproxy.observe.stats import StatsScope
+from meshproxy.observe.stats import StatsScope, response_names
 
 _INTERNAL: Final = 1
 _CANARY: Final = 2
 _KINDS: Final = 4  # a status code's counters: internal or external, canary or not
 
 
-class ClusterStats(StatsScope):
+class AltStats(StatsScope):
+    """Responses and times of a cluster's requests, or of those that name a tree of their own
+    (x-envoy-upstream-alt-stat-name): Envoy's `cluster.<name>.<alternative>.*`."""
+
+    HISTOGRAMS: ClassVar[tuple[str, ...]] = (
+        "upstream_rq_time",
+        "internal_upstream_rq_time",
+        "external_upstream_rq_time",
+        "canary_upstream_rq_time",
+    )
+    ALIASES: ClassVar[dict[str, str]] = {
+        "internal_upstream_rq_time": "internal.upstream_rq_time",
+        "external_upstream_rq_time": "external.upstream_rq_time",
+        "canary_upstream_rq_time": "canary.upstream_rq_time",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upstream_rq_time = Histogram()
+        self.internal_upstream_rq_time = Histogram()
+        self.external_upstream_rq_time = Histogram()
+        self.canary_upstream_rq_time = Histogram()
+        self._responses: dict[int, int] = {}  # (status code * _KINDS + kind) -> how many
+
+    def charge_response(self, status: int, internal: bool, canary: bool) -> None:
+        """Count a response that a request ended with (upstream_rq_completed and the counters of its code)."""
+        kind = status * _KINDS
+        if internal:
+            kind += _INTERNAL
+        if canary:
+            kind += _CANARY
+        responses = self._responses
+        responses[kind] = responses.get(kind, 0) + 1
+
+    def charge_time(self, duration_ms: int, internal: bool, canary: bool) -> None:
+        """Record how long a request took, from its last byte to the last of its response."""
+        self.upstream_rq_time.record(duration_ms)
+        if internal:
+            self.internal_upstream_rq_time.record(duration_ms)
+        else:
+            self.external_upstream_rq_time.record(duration_ms)
+        if canary:
+            self.canary_upstream_rq_time.record(duration_ms)
+
+    def refresh(self) -> None:
+        """Spell out the counters of response codes."""
+        responses, self._responses = self._responses, {}
+        dynamic = self.dynamic
+        for kind, count in responses.items():
+            status = kind // _KINDS
+            groups = ["", "internal." if kind & _INTERNAL else "external."]
+            if kind & _CANARY:
+                groups.append("canary.")
+            for group in groups:
+                for name in ("completed", *response_names(status)):
+                    key = f"{group}upstream_rq_{name}"
+                    dynamic[key] = dynamic.get(key, 0) + count
+
+
+class ClusterStats(AltStats):
     """Envoy's `cluster.<name>.*`, but for what stands under a name of its own below."""
 
     COUNTERS = (
@@ -81,7 +140,6 @@ class ClusterStats(StatsScope):
         "upstream_rq_0rtt",
         "upstream_rq_active_overflow",
         "upstream_rq_cancelled",
-        "upstream_rq_completed",
         "upstream_rq_maintenance_mode",
         "upstream_rq_max_duration_reached",
         "upstream_rq_pending_failure_eject",
@@ -130,16 +188,8 @@ class ClusterStats(StatsScope):
         "upstream_cx_connect_ms",
         "upstream_cx_length_ms",
         "upstream_rq_per_cx",
-        "upstream_rq_time",
-        "internal_upstream_rq_time",
-        "external_upstream_rq_time",
-        "canary_upstream_rq_time",
+        *AltStats.HISTOGRAMS,
     )
-    ALIASES = {
-        "internal_upstream_rq_time": "internal.upstream_rq_time",
-        "external_upstream_rq_time": "external.upstream_rq_time",
-        "canary_upstream_rq_time": "canary.upstream_rq_time",
-    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +254,6 @@ class ClusterStats(StatsScope):
         self.upstream_rq_0rtt: int = 0
         self.upstream_rq_active_overflow: int = 0
         self.upstream_rq_cancelled: int = 0
-        self.upstream_rq_completed: int = 0
         self.upstream_rq_maintenance_mode: int = 0
         self.upstream_rq_max_duration_reached: int = 0
         self.upstream_rq_pending_failure_eject: int = 0
@@ -239,47 +288,7 @@ class ClusterStats(StatsScope):
         self.upstream_cx_connect_ms = Histogram()
         self.upstream_cx_length_ms = Histogram()
         self.upstream_rq_per_cx = Histogram()
-        self.upstream_rq_time = Histogram()
-        self.internal_upstream_rq_time = Histogram()
-        self.external_upstream_rq_time = Histogram()
-        self.canary_upstream_rq_time = Histogram()
-        self._responses: dict[int, int] = {}  # (status code * _KINDS + kind) -> how many
-
-    def charge_response(self, status: int, internal: bool, canary: bool) -> None:
-        """Count a response that a request ended with (upstream_rq_completed and the counters of its code)."""
-        kind = status * _KINDS
-        if internal:
-            kind += _INTERNAL
-        if canary:
-            kind += _CANARY
-        responses = self._responses
-        responses[kind] = responses.get(kind, 0) + 1
-
-    def charge_time(self, duration_ms: int, internal: bool, canary: bool) -> None:
-        """Record how long a request took, from its last byte to the last of its response."""
-        self.upstream_rq_time.record(duration_ms)
-        if internal:
-            self.internal_upstream_rq_time.record(duration_ms)
-        else:
-            self.external_upstream_rq_time.record(duration_ms)
-        if canary:
-            self.canary_upstream_rq_time.record(duration_ms)
-
-    def refresh(self) -> None:
-        """Spell out the counters of response codes."""
-        responses, self._responses = self._responses, {}
-        dynamic = self.dynamic
-        for kind, count in responses.items():
-            status = kind // _KINDS
-            self.upstream_rq_completed += count
-            groups = ["", "internal." if kind & _INTERNAL else "external."]
-            if kind & _CANARY:
-                groups.append("canary.")
-            for group in groups:
-                for name in ("completed", f"{status // 100}xx", str(status)):
-                    key = f"{group}upstream_rq_{name}"
-                    if key != "upstream_rq_completed":
-                        dynamic[key] = dynamic.get(key, 0) + count
+        self.dynamic["upstream_rq_completed"] = 0  # there is no need of a response for it
 
 
 class OutlierStats(StatsScope):

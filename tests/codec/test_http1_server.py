@@ -47,7 +47,7 @@ PLAYS = {
         !! info :status=100
         << out HTTP/1.1 100 Continue\r\n\r\n
         !! info :status=103 link=x
-        << out HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n
+        << out HTTP/1.1 103 Unknown\r\nlink: x\r\n\r\n
         >> x
         << data x end
         !! send :status=200 end

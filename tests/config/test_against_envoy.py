@@ -14,16 +14,14 @@ from meshproxy.config.loader import load_bootstrap
 from meshproxy.config.validate import validate_message
 from tests.config.bootstraps import good, spoil
 from tests.config.test_validate import CASES
-from tests.support.proxy import find_envoy
+from tests.support.proxy import envoy_binary
 
 
 def envoy_accepts(text: str, directory: Path) -> bool:
     path = directory / "bootstrap.yaml"
     path.write_text(text)
-    binary = find_envoy()
-    assert binary is not None
     run = subprocess.run(
-        [binary, "--mode", "validate", "-c", str(path), "-l", "off", "--use-dynamic-base-id"],
+        [envoy_binary(), "--mode", "validate", "-c", str(path), "-l", "off", "--use-dynamic-base-id"],
         capture_output=True,
         timeout=30,
         check=False,

@@ -42,7 +42,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 def read(text: str) -> None:
     errors = ConfigErrors()
     bootstrap = load_bootstrap(text, errors=errors)
-    assert (bootstrap is None) == bool(errors)
+    assert bootstrap is not None or errors
     if bootstrap is not None:
         validate_message(bootstrap, "", errors)
         check_fields(bootstrap, "", errors)

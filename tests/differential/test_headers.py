@@ -265,6 +265,42 @@ ENVOY_HEADERS = [
     ("x-envoy-peer-metadata", "kept"),
     ("x-envoy-unknown", "kept"),
 ]
+SCHEME_ROUTE = ROUTE + (
+    f"request_headers_to_add: [{op('x-scheme', '%REQ(:SCHEME)%')}]\n"
+    f"response_headers_to_add: [{op('x-scheme', '%REQ(:SCHEME)%')}]\n"
+)
+SCHEMES = [
+    case
+    for listener in ("main", "scheme_http", "scheme_https", "scheme_upstream", "scheme_both")
+    for case in (
+        Case(f"{listener}_scheme_plain", get("/"), route=SCHEME_ROUTE, listener=listener),
+        Case(
+            f"{listener}_scheme_forwarded",
+            get("/", ("x-forwarded-proto", "https")),
+            route=SCHEME_ROUTE,
+            listener=listener,
+        ),
+        Case(
+            f"{listener}_scheme_absolute",
+            request("GET", f"https://{listener.replace('_', '-')}-scheme-absolute.test/"),
+            route=SCHEME_ROUTE,
+            listener=listener,
+        ),
+        Case(
+            f"{listener}_scheme_redirect",
+            get("/", ("x-forwarded-proto", "https")),
+            route="match: { prefix: / }\nredirect: { path_redirect: /x }",
+            listener=listener,
+        ),
+        Case(
+            f"{listener}_scheme_require_tls",
+            get("/"),
+            route=ROUTE,
+            vhost="require_tls: ALL",
+            listener=listener,
+        ),
+    )
+]
 TRUST = [
     *(
         Case(f"trust_{listener}_{name}", get("/", *headers), listener=listener, route=ROUTE)
@@ -470,7 +506,7 @@ DIFFERENCES = {
         Expect((200,), "kept", ("GET / HTTP/1.1",), ("x-a: 1",)),
     )
 }
-CASES = [*OPERATIONS, *FORMATS, *FORWARDED, *TRUST, *IDS, *NAMES, *HOP_BY_HOP]
+CASES = [*OPERATIONS, *FORMATS, *FORWARDED, *SCHEMES, *TRUST, *IDS, *NAMES, *HOP_BY_HOP]
 
 TOPIC = Topic(
     [replace(case, differs=case.differs or DIFFERENCES.get(case.name)) for case in CASES],
@@ -496,6 +532,10 @@ TOPIC = Topic(
         "server_pass": "server_header_transformation: PASS_THROUGH",
         "server_name": "server_name: my-proxy",
         "add_user_agent": "add_user_agent: true\nuse_remote_address: true",
+        "scheme_http": "scheme_header_transformation: { scheme_to_overwrite: http }",
+        "scheme_https": "scheme_header_transformation: { scheme_to_overwrite: https }",
+        "scheme_upstream": "scheme_header_transformation: { match_upstream: true }",
+        "scheme_both": "scheme_header_transformation: { scheme_to_overwrite: https, match_upstream: true }",
         "suppress": "http_filters: [{ name: router, typed_config: { '@type': "
         "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, suppress_envoy_headers: true } }]",
     },

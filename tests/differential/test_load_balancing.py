@@ -128,7 +128,9 @@ def test_same_hosts(pair: Pair, cluster: str) -> None:
 @pytest.mark.parametrize("cluster", ["same_address_twice", "same_address_twice_dns"])
 def test_same_highest_weight(pair: Pair, cluster: str) -> None:
     """Only discovery tells it."""
-    expected, actual = (side.proxy.stats(f"^cluster.{cluster}.max_host_weight") for side in (pair.reference, pair.subject))
+    expected, actual = (
+        side.proxy.stats(f"^cluster.{cluster}.max_host_weight") for side in (pair.reference, pair.subject)
+    )
     assert actual == expected
 
 

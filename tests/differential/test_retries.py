@@ -1,6 +1,6 @@
 """Retries: every condition that HTTP/1.1 can have, the limits, the headers that ask for them, and request bodies."""
 
-from tests.differential.cases import Case, Differs, Expect, Receive, get, post, request
+from tests.differential.cases import Case, Close, Differs, Expect, Receive, ReceiveInterim, get, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 from tests.support.upstream import CLOSE, OK, RESET, STALL, Answer, reply
@@ -315,6 +315,14 @@ ASKED = [
     ),
 ]
 
+CANARY_ROUTE = policy(
+    "retry_on: 5xx, num_retries: 3, host_selection_retry_max_attempts: 10, retry_host_predicate: [{ name: p, typed_config: "
+    "{ '@type': type.googleapis.com/envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate } }]",
+    "canary",
+)
+CANARIES_TAKE_FIRST_ATTEMPTS = Case(
+    "canaries_take_first_attempts", get("/") * 4, route=CANARY_ROUTE, responses=4, compare_upstream="nothing"
+)
 PLACES = [
     Case(
         "previous_hosts",
@@ -327,6 +335,33 @@ PLACES = [
             "{ '@type': type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate } }]",
             "ab",
         ),
+    ),
+    *(
+        Case(
+            f"omit_host_metadata_{name}",
+            get("/"),
+            by_server={"a": (status(503),), "b": (reply(200, b"b"),), "c": (status(503),)},
+            compare_upstream="nothing",
+            log=False,
+            route=policy(
+                "retry_on: 5xx, num_retries: 4, host_selection_retry_max_attempts: 10, retry_host_predicate: [{ name: p, "
+                "typed_config: { '@type': type.googleapis.com/envoy.extensions.retry.host.omit_host_metadata.v3."
+                f"OmitHostMetadataConfig, metadata_match: {{ filter_metadata: {{ {match} }} }} }} }}]",
+                "labelled",
+            ),
+        )
+        for name, match in (
+            ("label", "envoy.lb: { stage: new }"),
+            ("two_labels", "envoy.lb: { stage: new, zone: one }"),
+        )
+    ),
+    Case(
+        "omit_canary_hosts",
+        get("/"),
+        by_server={"a": (status(503),), "b": (reply(200, b"b"),)},
+        compare_upstream="nothing",
+        log=False,
+        route=CANARY_ROUTE,
     ),
     Case(
         "round_robin_next_host",
@@ -435,17 +470,68 @@ PLACES = [
     Case("after_response_started", get("/"), (HALF_BODY, OK), route=policy("retry_on: '5xx,reset', num_retries: 3")),
 ]
 
+AFTER_INTERIM: dict[str, tuple[bytes, str]] = {
+    "then_503": (b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno", "keep"),
+    "then_ok": (OK.pieces[0], "keep"),
+    "then_close": (b"", "close"),
+    "then_half_head": (b"HTTP/1.1 200 OK\r\nx-a: ", "close"),
+    "then_nothing": (b"", "stall"),
+}
+# After an interim response of the upstream there is no further attempt, whether or not it went downstream.
+INTERIM = [
+    Case(
+        f"interim_{code}_{name}_{listener}",
+        get("/"),
+        (Answer((b"HTTP/1.1 %d Interim\r\n\r\n" % code, *([after] if after else [])), then=then), OK),
+        route=policy("retry_on: '5xx,reset', num_retries: 2, per_try_idle_timeout: 0.06s"),
+        listener=listener,
+    )
+    for code in (100, 102, 103, 104, 110)
+    for name, (after, then) in AFTER_INTERIM.items()
+    for listener in ("main", "proxy_100")
+] + [
+    Case(
+        "interim_voids_the_per_try_timeout",
+        get("/"),
+        (Answer((b"HTTP/1.1 100 Continue\r\n\r\n",), then="stall"), OK),
+        route=policy("retry_on: '5xx,reset', num_retries: 2, per_try_timeout: 0.03s", more="timeout: 0.1s"),
+    ),
+    Case(
+        "interim_then_gone",
+        (request("POST", "/", [("content-length", "4"), ("expect", "100-continue")]), ReceiveInterim(), Close()),
+        route=policy("retry_on: 5xx"),
+        log_bytes=False,
+        compare_upstream="nothing",
+    ),
+]
+
 TOPIC = Topic(
-    [*MATRIX, *LIMITS, *ASKED, *PLACES],
+    [*MATRIX, *LIMITS, *ASKED, CANARIES_TAKE_FIRST_ATTEMPTS, *PLACES, *INTERIM],
     listeners={
         "main": "",
+        "proxy_100": "proxy_100_continue: true",
         "internal": "use_remote_address: true\ninternal_address_config: { cidr_ranges: [{ address_prefix: 127.0.0.0, prefix_len: 8 }] }",
         "edge": "use_remote_address: true\ninternal_address_config: { cidr_ranges: [{ address_prefix: 10.0.0.0, prefix_len: 8 }] }",
     },
     clusters={
         "alone": "hosts: [a]",
         "ab": "hosts: [a, b]",
+        "canary": "load_assignment: { cluster_name: canary, endpoints: [{ lb_endpoints: ["
+        "{ metadata: { filter_metadata: { envoy.lb: { canary: true } } }, "
+        "endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @a@ } } } }, "
+        "{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @b@ } } } }] }] }",
         "abc": "hosts: [a, b, c]",
+        "labelled": "load_assignment: { cluster_name: labelled, endpoints: [{ lb_endpoints: ["
+        + ", ".join(
+            f"{{ metadata: {{ filter_metadata: {{ envoy.lb: {{ {labels} }} }} }}, "
+            f"endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: @{server}@ }} }} }} }}"
+            for server, labels in (
+                ("a", "stage: new, zone: one"),
+                ("b", "stage: old"),
+                ("c", "stage: [new, x], zone: one"),
+            )
+        )
+        + "] }] }",
         "no_retries": "hosts: [a]\ncircuit_breakers: { thresholds: [{ max_retries: 0 }] }",
         "no_budget": "hosts: [a]\ncircuit_breakers: { thresholds: [{ retry_budget: { budget_percent: { value: 0 }, min_retry_concurrency: 0 } }] }",
         "budget": "hosts: [a]\ncircuit_breakers: { thresholds: [{ retry_budget: { budget_percent: { value: 20 }, min_retry_concurrency: 3 } }] }",
@@ -455,6 +541,12 @@ TOPIC = Topic(
 
 def test_case(pair: Pair, case: Case) -> None:
     pair.check(case)
+
+
+def test_canaries_take_first_attempts(pair: Pair) -> None:
+    """Which of two hosts in turn comes first is chance."""
+    for outcome in pair.run(CANARIES_TAKE_FIRST_ATTEMPTS):
+        assert sorted(seen.server for seen in outcome.seen) == ["a", "a", "b", "b"]
 
 
 def test_header_order(pair: Pair) -> None:

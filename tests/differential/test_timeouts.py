@@ -1,6 +1,6 @@
 """Timeouts: what is answered when each of them passes. Times are small, and outcomes are compared, not times."""
 
-from tests.differential.cases import AwaitUpstream, Case, Receive, get, not_yet, post, request
+from tests.differential.cases import AwaitUpstream, Case, Differs, Expect, Receive, get, not_yet, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 from tests.support.upstream import STALL, Answer, reply
@@ -41,6 +41,17 @@ ROUTE = [
     Case("expected_timeout_header", get("/"), route=to("timeout: 3.5s")),
     Case("expected_timeout_header_off", get("/"), route=to("timeout: 0s")),
     Case("expected_timeout_header_default", get("/"), route=to()),
+    Case("expected_timeout_header_max_duration", get("/"), route=to("max_stream_duration: {}")),
+    Case(
+        "expected_timeout_header_max_duration_beside",
+        get("/"),
+        route=to("timeout: 3s, max_stream_duration: { max_stream_duration: 9s }"),
+    ),
+    Case(
+        "expected_timeout_header_max_duration_per_try",
+        get("/"),
+        route=to("max_stream_duration: { max_stream_duration: 9s }, retry_policy: { per_try_timeout: 3s }"),
+    ),
     Case(
         "expected_timeout_header_per_try",
         get("/"),
@@ -136,6 +147,18 @@ ASKED = [
     ),
     stalls("asked_expected_timeout_respected_stalls", "", ("x-envoy-expected-rq-timeout-ms", "60"), listener="respect"),
     *not_yet(
+        "hedge_policy.hedge_on_per_try_timeout: true is not supported yet",
+        Case("hedge_route", get("/"), route=to("hedge_policy: { hedge_on_per_try_timeout: true }")),
+        Case("hedge_host", get("/"), vhost="hedge_policy: { hedge_on_per_try_timeout: true }"),
+    ),
+    *not_yet(
+        "upgrade_configs: upgrades are not supported yet",
+        Case("upgrade_route", get("/"), route=to("upgrade_configs: [{ upgrade_type: websocket }]")),
+        Case("upgrade_listener", get("/"), route=to(), listener="upgrades"),
+    ),
+    Case("hedge_off", get("/"), route=to("hedge_policy: { initial_requests: 2 }")),
+    Case("flush_timeout", get("/"), route=to("flush_timeout: 0.001s")),
+    *not_yet(
         "grpc-timeout is not supported yet",
         Case(
             "grpc_timeout_header",
@@ -200,6 +223,23 @@ DOWNSTREAM = [
         listener="duration",
         probe=False,
     ),
+    *(
+        Case(f"connection_drains_{name}_{listener}", script, route=to(), listener=listener, probe=False)
+        for listener in ("long_drain", "safe", "idle_long_drain")
+        for name, script in (("unused", (Receive(),)), ("used", (get("/"), Receive())))
+    ),
+    Case(
+        "connection_duration_during_request_long_drain",
+        (get("/"), Receive()),
+        (STALL,),
+        route=to("timeout: 0.15s"),
+        listener="long_drain",
+        differs=Differs(
+            "drain-close",
+            Expect((504,), "closed", ("GET / HTTP/1.1",), ("connection: close",)),
+            Expect((504,), "stalled", ("GET / HTTP/1.1",), ("connection: close",)),
+        ),
+    ),
     Case(
         "connection_duration_during_request",
         (get("/"), Receive()),
@@ -226,6 +266,7 @@ TOPIC = Topic(
     listeners={
         "main": "",
         "internal": INTERNAL,
+        "upgrades": "upgrade_configs: [{ upgrade_type: websocket }]",
         "edge": "use_remote_address: true",
         "respect": INTERNAL + "\nhttp_filters: [{ name: router, typed_config: { '@type': "
         "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, respect_expected_rq_timeout: true } }]",
@@ -234,6 +275,10 @@ TOPIC = Topic(
         "request_headers": "request_headers_timeout: 0.06s",
         "request": "request_timeout: 0.06s",
         "idle": "common_http_protocol_options: { idle_timeout: 0.06s }\ndrain_timeout: 0.05s",
+        "long_drain": "common_http_protocol_options: { max_connection_duration: 0.06s }\ndrain_timeout: 60s",
+        "safe": "common_http_protocol_options: { max_connection_duration: 0.06s }\ndrain_timeout: 0.01s\n"
+        "http1_safe_max_connection_duration: true",
+        "idle_long_drain": "common_http_protocol_options: { idle_timeout: 0.06s }\ndrain_timeout: 60s",
         "duration": "common_http_protocol_options: { max_connection_duration: 0.06s }\ndrain_timeout: 0.05s",
     },
 )

@@ -127,6 +127,20 @@ CONNECTIONS = [
         connections=True,
     ),
     Case(
+        "not_reused_after_proxy_connection_close",
+        (get("/"), Receive(), get("/"), Receive()),
+        (reply(200, b"ok", [("proxy-connection", "Close")]), OK),
+        route=ROUTE % "alone",
+        connections=True,
+    ),
+    Case(
+        "reused_after_proxy_connection_keep_alive",
+        (get("/"), Receive(), get("/"), Receive()),
+        (reply(200, b"ok", [("proxy-connection", "keep-alive"), ("keep-alive", "timeout=5")]), OK),
+        route=ROUTE % "alone",
+        connections=True,
+    ),
+    Case(
         "not_reused_after_http_1_0",
         (get("/"), Receive(), get("/"), Receive()),
         (Answer((b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",), then="close"), OK),

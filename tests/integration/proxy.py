@@ -135,4 +135,3 @@ def rss_kib(pid: int) -> int:
     """Resident memory."""
     with open(f"/proc/{pid}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
-

@@ -107,4 +107,3 @@ async def test_start_and_drain_again_and_again() -> None:
                     await load.ended()
                 assert load.failures == []
                 assert await proxy.wait() == 0
-

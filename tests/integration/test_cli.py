@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -61,6 +62,34 @@ def test_help() -> None:
         assert flag in done.stdout
 
 
+def _completions(shell: str, line: str) -> list[str]:
+    """What bash offers after this line."""
+    script = meshproxy("completion", shell).stdout
+    words = line.split(" ")
+    ask = (
+        f"{script}\nCOMP_WORDS=({' '.join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}; _meshproxy;"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "--norc", "-c", ask], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_completion(tmp_path: Path) -> None:
+    assert _completions("bash", "meshproxy ") == ["run", "validate", "demo", "version", "completion"]
+    assert _completions("bash", "meshproxy va") == ["validate"]
+    assert _completions("bash", "meshproxy run --conc") == ["--concurrency"]
+    assert _completions("bash", "meshproxy run --drain-strategy ") == ["gradual", "immediate"]
+    assert _completions("bash", "meshproxy completion f") == ["fish"]
+    (tmp_path / "envoy.yaml").touch()
+    assert _completions("bash", f"meshproxy validate -c {tmp_path}/en") == [f"{tmp_path}/envoy.yaml"]
+    assert "--base-id" not in _completions("bash", "meshproxy run --")  # accepted, and without effect
+    zsh, fish = (meshproxy("completion", shell) for shell in ("zsh", "fish"))
+    assert "bashcompinit" in zsh.stdout
+    assert "-n '__fish_seen_subcommand_from run' -l concurrency -x -d 'worker processes (default 1)'" in fish.stdout
+    assert meshproxy("completion", "tcsh").returncode == 2
+
+
 def test_validate_says_ok(good: str) -> None:
     for arguments in (("validate", "-c", good), ("-c", good, "--mode", "validate")):
         done = meshproxy(*arguments)
@@ -74,11 +103,16 @@ def test_validate_shows_every_error_with_its_path(tmp_path: Path) -> None:
     manager["route_config"]["virtual_hosts"][0]["routes"] = [
         {"match": {"safe_regex": {"regex": "("}}, "direct_response": {"status": 200}},
         direct("/b", "x", status=99),
+        forward("/c", "nowhere"),
     ]
+    first["drain_type"] = "MODIFY_ONLY"
     manager["http_filters"].insert(0, {"name": "x", "typed_config": {"@type": "type.googleapis.com/no.such.Type"}})
-    bad["static_resources"]["clusters"] = [cluster("a", 1), cluster("a", 2)]
+    bad["static_resources"]["clusters"] = [cluster("a", 1, no_such_field=1), cluster("a", 2)]
+    bad["admin"]["allow_paths"] = [{"safe_regex": {"regex": "["}}]
+    bad["stats_config"] = {"stats_tags": [{"tag_name": "x", "regex": "("}]}
     bad["static_resources"]["listeners"].append(listener("name", [direct("/", "x")], at=address(1, "localhost")))
-    bad["static_resources"]["listeners"].append(listener("unknown", [forward("/a", "nowhere")]))
+    bad["static_resources"]["listeners"].append(listener("unknown", [forward("/a", "nowhere")], at=address(2)))
+    bad["static_resources"]["listeners"].append(listener("twice", [direct("/", "x")], at=address(2)))
     path = tmp_path / "bad.yaml"
     path.write_text(json.dumps(bad))
     done = meshproxy("validate", "-c", str(path))
@@ -86,24 +120,25 @@ def test_validate_shows_every_error_with_its_path(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith(f"{path}: ")
     chain = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config"
-    assert f"{chain}.http_filters[0].typed_config" in done.stderr
-    # What the file means is only looked at when it can be read: the second round has the rest, all at once.
-    del manager["http_filters"][0]
-    path.write_text(json.dumps(bad))
-    done = meshproxy("validate", "-c", str(path))
-    assert done.returncode == 1
-    assert f"{chain}.route_config.virtual_hosts[0].routes[1].direct_response.status" in done.stderr
-    manager["route_config"]["virtual_hosts"][0]["routes"].pop()
-    path.write_text(json.dumps(bad))
-    done = meshproxy("validate", "-c", str(path))
-    assert done.returncode == 1
-    for where in (
-        f"{chain.replace('listeners[0]', 'listeners[2]')}.route_config.virtual_hosts[0].routes[0].route.cluster",
-        f"{chain}.route_config.virtual_hosts[0].routes[0].match.safe_regex",
+    # What cannot be read, what breaks the API's rules, what is not honoured, what cannot be built and what refers to
+    # nothing: all at once, by their paths, each once.
+    found = [line.strip().partition(": ")[0] for line in done.stderr.splitlines()[1:]]
+    routes = f"{chain}.route_config.virtual_hosts[0].routes"
+    assert found == [
+        "admin.allow_paths[0].safe_regex.regex",
+        "static_resources.clusters[0].no_such_field",
         "static_resources.clusters[1].name",
-        "static_resources.listeners[1].address",
-    ):
-        assert where in done.stderr, where
+        "static_resources.listeners[0].drain_type",
+        f"{chain}.http_filters[0].typed_config.@type",
+        f"{routes}[0].match.safe_regex.regex",
+        f"{routes}[1].direct_response.status",
+        f"{routes}[2].route.cluster",
+        "static_resources.listeners[1].address.socket_address.address",
+        f"{chain.replace('listeners[0]', 'listeners[2]')}.route_config.virtual_hosts[0].routes[0].route.cluster",
+        "static_resources.listeners[3].address",
+        "stats_config.stats_tags[0].regex",
+    ]
+    assert done.stderr.startswith(f"{path}: {len(found)} errors\n")
 
 
 @pytest.mark.parametrize("command", ["run", "validate"])

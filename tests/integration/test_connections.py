@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.config import Json, address, bootstrap, cluster, direct, forward, listener, runtime
-from tests.integration.proxy import rss_kib
+from tests.integration.proxy import children, rss_kib
 from tests.integration.raw_upstream import RawUpstream
 from tests.support.downstream import ConnectionEnded, RawDownstream, exchange
 from tests.support.polling import wait_for
@@ -89,6 +92,91 @@ def test_the_global_connection_limit_and_a_listener_that_ignores_it() -> None:
                 assert second.wait_end() in ("closed", "reset")
             assert exchange(ports["free"], _GET).body == b"x"
             assert proxy.stats("global_cx")["listener.127.0.0.1_0.downstream_global_cx_overflow"] == 1
+
+
+def test_limits_hold_for_all_workers_together() -> None:
+    """Connections that come at the same moment may pass a limit by one; here they come one by one."""
+    limits = runtime(
+        envoy__resource_limits__listener__main__connection_limit=3, overload__global_downstream_max_connections=4
+    )
+    listeners = [listener(name, [direct("/", name)]) for name in ("main", "other")]
+    with (
+        start_meshproxy(bootstrap(listeners, layered_runtime=limits), "--concurrency", "2") as proxy,
+        ExitStack() as held,
+    ):
+        ports = proxy.listener_ports()
+
+        def connect(name: str) -> bool:
+            downstream = held.enter_context(RawDownstream(ports[name]))
+            downstream.send(_GET)
+            try:
+                return downstream.receive().body == name.encode()
+            except ConnectionEnded:
+                return False
+
+        assert [connect("main") for _ in range(12)] == [True] * 3 + [False] * 9
+        assert [connect("other") for _ in range(6)] == [True] + [False] * 5
+        assert sum(value for name, value in proxy.stats("cx_overflow").items() if "global" not in name) == 9
+        assert sum(proxy.stats("global_cx_overflow").values()) == 5
+        held.close()
+        wait_for(lambda: sum(proxy.stats("listener.*downstream_cx_active").values()) == 0, "the connections to end")
+        # A worker that dies takes its counts with it.
+        assert [connect("main") for _ in range(4)] == [True] * 3 + [False]
+        for pid in children(proxy.pid):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: proxy.stats("server.worker_restarts")["server.worker_restarts"] == 2, "the workers to be gone")
+        held.close()
+        assert [connect("main") for _ in range(4)] == [True] * 3 + [False]
+
+
+# -- what is told of them
+
+
+def test_the_length_of_connections_is_recorded() -> None:
+    with _answering() as (proxy, port):
+        exchange(port, _GET)
+        wait_for(lambda: "P0(" in proxy.admin("/stats?filter=^listener.*cx_length_ms")[1], "the connection's length")
+
+
+def test_a_disk_that_is_full_costs_lines_and_nothing_else() -> None:
+    full = {
+        "name": "file",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": "/dev/full",
+        },
+    }
+    main = listener("main", [direct("/", "x")], manager={"access_log": [full]}, access_log=[full])
+    with start_meshproxy(bootstrap([main])) as proxy:
+        port = proxy.listener_ports()["main"]
+        assert [exchange(port, _GET).status for _ in range(20)] == [200] * 20
+        wait_for(lambda: proxy.stats("filesystem")["filesystem.write_failed"] > 0, "the failed write")
+        wait_for(
+            lambda: proxy.stats("filesystem")["filesystem.write_buffered"] == 40,
+            "a line for each request and connection",
+        )
+        assert "Traceback" not in proxy.output()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_without_file_descriptors_connections_are_refused_and_later_served(workers: str) -> None:
+    command = f'ulimit -n 64; exec {sys.executable} -m meshproxy run --concurrency {workers} --shutdown-delay-s 0 "$@"'
+    config = bootstrap([listener("main", [direct("/", "x")])])
+    with ProxyProcess(["sh", "-c", command, "sh"], config) as proxy, ExitStack() as held:
+        port = proxy.listener_ports()["main"]
+        for _ in range(200):
+            held.enter_context(RawDownstream(port)).send(_GET)
+        held.close()
+
+        def served() -> bool:
+            try:
+                return exchange(port, _GET).body == b"x"
+            except (ConnectionEnded, OSError):
+                return False
+
+        wait_for(served, "a connection to be served")
+        assert proxy.admin("/ready") == (200, "LIVE\n")
+        assert "Traceback" not in proxy.output()
 
 
 # -- addresses and options
@@ -326,7 +414,10 @@ def test_a_head_that_drips_is_cut_off() -> None:
 
 
 def test_an_idle_connection_is_closed() -> None:
-    with _answering({"common_http_protocol_options": {"idle_timeout": "0.3s"}}) as (proxy, port):
+    with _answering({"common_http_protocol_options": {"idle_timeout": "0.3s"}, "drain_timeout": "0.1s"}) as (
+        proxy,
+        port,
+    ):
         with RawDownstream(port) as silent, RawDownstream(port) as used:
             used.send(_GET)
             assert used.receive().status == 200
@@ -444,5 +535,3 @@ class _Splitter:
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
         return self._file.read(length)
-
-

@@ -136,7 +136,7 @@ async def test_drain_listeners(v1: EchoUpstream) -> None:
 
 async def test_drain_listeners_gracefully() -> None:
     config = bootstrap([listener("main", [direct("/", "x")])])
-    async with Proxy(config, "--drain-time-s", "1") as proxy:
+    async with Proxy(config, "--drain-time-s", "1", "--drain-strategy", "immediate") as proxy:
         port = proxy.ports["main"]
         async with Load(port, _anything, fresh=4, until_refused=True) as load:
             assert (await proxy.admin("/drain_listeners?graceful", "POST")) == (200, "OK\n")
@@ -149,7 +149,7 @@ async def test_drain_listeners_gracefully() -> None:
 
 async def test_drain_listeners_gracefully_and_stay() -> None:
     config = bootstrap([listener("main", [direct("/", "x")])])
-    async with Proxy(config, "--drain-time-s", "0.1") as proxy:
+    async with Proxy(config, "--drain-time-s", "0.1", "--drain-strategy", "immediate") as proxy:
         async with Load(proxy.ports["main"], _anything) as load:
             assert (await proxy.admin("/drain_listeners?graceful&skip_exit", "POST")) == (200, "OK\n")
             told = asyncio.get_running_loop().time()
@@ -157,6 +157,21 @@ async def test_drain_listeners_gracefully_and_stay() -> None:
         assert load.failures == []
         assert load.refused == 0
         assert all(answer.closes for answer in load.since(told))
+
+
+async def test_a_gradual_drain_tells_more_and_more_connections_to_close() -> None:
+    """The default, as Envoy's: nobody at its begin, everybody at its end."""
+    config = bootstrap([listener("main", [direct("/", "x")])])
+    async with Proxy(config, "--drain-time-s", "2") as proxy:
+        async with Load(proxy.ports["main"], _anything, kept=8, pause_s=0.001) as load:
+            assert (await proxy.admin("/drain_listeners?graceful&skip_exit", "POST")) == (200, "OK\n")
+            told = asyncio.get_running_loop().time()
+            await load.until(lambda answer: answer.began > told + 2.0, "the end of the drain time")
+            await load.more(100)
+        assert load.failures == []
+        first = [answer.closes for answer in load.since(told) if answer.ended < told + 0.4]
+        assert sum(first) < len(first) / 2
+        assert all(answer.closes for answer in load.since(told + 2.0))
 
 
 async def test_quitquitquit_ends_without_a_drain() -> None:

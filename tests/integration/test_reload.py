@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -83,7 +84,8 @@ async def test_connections_of_a_changed_chain_drain_and_the_others_stay(v1: Echo
         other = listener("other", [forward("/", "v1")])
         return bootstrap([changed, other], [cluster("v1", v1.port)])
 
-    async with Proxy(config(), "--concurrency", workers, "--drain-time-s", "2") as proxy:
+    flags = ("--concurrency", workers, "--drain-time-s", "2", "--drain-strategy", "immediate")
+    async with Proxy(config(), *flags) as proxy:
         idle, untouched = RawDownstream(proxy.ports["main"]), RawDownstream(proxy.ports["other"])
         async with (
             Load(proxy.ports["main"], echoed("v1")) as load,
@@ -120,7 +122,7 @@ async def test_an_answer_under_way_is_finished_when_its_chain_is_replaced() -> N
         def config(*filters: dict[str, object]) -> str:
             return bootstrap([listener("main", [forward("/", "a")], filters=filters)], [cluster("a", upstream.port)])
 
-        async with Proxy(config()) as proxy:
+        async with Proxy(config(), "--drain-strategy", "immediate") as proxy:
             with RawDownstream(proxy.ports["main"]) as downstream:
                 downstream.send(_GET)
                 reader, _ = await asyncio.to_thread(upstream.accept_request)
@@ -136,6 +138,41 @@ async def test_an_answer_under_way_is_finished_when_its_chain_is_replaced() -> N
                 last = await asyncio.to_thread(downstream.receive)
                 assert (last.status, last.get(b"connection")) == (200, b"close")
                 assert await asyncio.to_thread(downstream.wait_end) == "closed"
+
+
+async def test_another_access_log_of_the_listener_holds_for_open_connections(tmp_path: Path) -> None:
+    def config(name: str) -> str:
+        kind = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+        log = {"name": "file", "typed_config": {"@type": kind, "path": str(tmp_path / name)}}
+        return bootstrap([listener("main", [direct("/", "x")], access_log=[log])])
+
+    async with Proxy(config("old")) as proxy:
+        with RawDownstream(proxy.ports["main"]) as downstream:
+            assert (await _ask(downstream)).status == 200
+            await proxy.reload(config("new"))
+            assert (await _ask(downstream)).status == 200  # the chain is the same, and so is the connection
+        await eventually((tmp_path / "new").read_text, "the connection's line")
+        assert (tmp_path / "old").read_text() == ""
+
+
+async def test_many_signals_are_few_reloads() -> None:
+    config = bootstrap([listener("main", [direct("/", "old")])])
+    async with Proxy(config) as proxy:
+        proxy.write("{")
+        for _ in range(200):
+            proxy.signal(signal.SIGHUP)
+        await proxy.reload(bootstrap([listener("main", [direct("/", "new")])]))
+        assert (await asyncio.to_thread(exchange, proxy.ports["main"], _GET)).body == b"new"
+        assert await proxy.stat("server.config_reload_failure") < 50
+        assert "Traceback" not in proxy.output()
+
+
+async def test_a_change_of_the_admin_is_told_to_wait() -> None:
+    listeners = [listener("main", [direct("/", "x")])]
+    async with Proxy(bootstrap(listeners)) as proxy:
+        await proxy.reload(bootstrap(listeners, admin={"address": address(), "allow_paths": [{"exact": "/x"}]}))
+        assert (await proxy.admin("/ready"))[0] == 200
+        assert "admin: the admin interface stays as it is until the next start" in proxy.output()
 
 
 async def test_endpoints_come_and_go(v1: EchoUpstream, v2: EchoUpstream) -> None:
@@ -188,7 +225,7 @@ async def test_listeners_come_go_move_and_are_renamed(v1: EchoUpstream) -> None:
     def config(**places: dict[str, object] | None) -> str:
         return bootstrap([listener(name, routes, at=place) for name, place in places.items()], clusters)
 
-    async with Proxy(config(main=None)) as proxy:
+    async with Proxy(config(main=None), "--drain-strategy", "immediate") as proxy:
         first = proxy.ports["main"]
         async with Load(first, echoed("v1")) as load:
             fixed = address(first)

@@ -200,4 +200,3 @@ def _ask_unix(path: Path) -> bytes:
         message = reader.read_head()
         reader.read_body(message, to_end=True)
         return message.body
-

@@ -2,7 +2,15 @@
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.net.address import Address
-from meshproxy.observe.stream_info import PROTOCOL_HTTP11, ConnectionInfo, StreamInfo, UpstreamInfo
+from meshproxy.observe.stream_info import (
+    PROTOCOL_HTTP11,
+    ClusterInfo,
+    ConnectionInfo,
+    RouteInfo,
+    StreamInfo,
+    UpstreamInfo,
+)
+from meshproxy.observe.wire import WireBytes
 
 
 def make_stream() -> StreamInfo:
@@ -26,11 +34,14 @@ def make_stream() -> StreamInfo:
     info.bytes_received, info.bytes_sent = 4, 5
     info.request_end, info.response_start, info.end = 1000.0625, 1000.375, 1000.5
     info.request_id = b"b9159d70-1145-4340-bcc7-ba12364292e9"
-    info.route_name = "rt"
-    info.route_metadata = {"rm": {"k": {"a": [1.0, 2.5, True, None, "x"]}}}
-    info.cluster_metadata = {"cm": {"k": "v", "n": 3.0}}
+    info.route = RouteInfo("rt", {"rm": {"k": {"a": [1.0, 2.5, True, None, "x"]}}}, {"vm": {"k": "w"}})
+    info.log_type = "DownstreamEnd"
+    info.wire = WireBytes()
+    info.wire.received, info.wire.fields_received, info.wire.sent, info.wire.fields_sent = 104, 90, 205, 180
     upstream = UpstreamInfo()
-    upstream.cluster_name, upstream.cluster_observability_name = "c", "calt"
+    upstream.cluster = ClusterInfo("c", "calt", {"cm": {"k": "v", "n": 3.0}})
+    upstream.wire = WireBytes()
+    upstream.wire.sent, upstream.wire.fields_sent, upstream.wire.received, upstream.wire.fields_received = 9, 8, 7, 6
     upstream.host, upstream.host_name = Address("127.0.0.1", 18999), "hn"
     upstream.local = Address("127.0.0.1", 59714)
     upstream.protocol, upstream.attempts, upstream.connection_id = PROTOCOL_HTTP11, 1, 1

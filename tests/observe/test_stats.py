@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.observe.histogram import Histogram, count_up_to, lower_bound, quantile
-from meshproxy.observe.snapshot import Snapshot, load_snapshot, merge, subtract
+from meshproxy.observe.snapshot import load_snapshot, merge, subtract
 from meshproxy.observe.stats import StatsRegistry, StatsScope
 
 
@@ -90,13 +90,23 @@ def test_reset_clears_counters_and_what_was_not_yet_spelt_out() -> None:
     assert snapshot.gauges == {"cluster.v1.rq_active": 4}
 
 
-def test_collect_pauses_between_scopes() -> None:
+def test_collect_gives_a_part_for_some_scopes() -> None:
     registry = StatsRegistry()
     for number in range(10):
         registry.acquire(f"s{number}.", SomeStats)
-    snapshot = Snapshot()
-    assert len(list(registry.collect(snapshot, scopes_per_step=2))) == 5
-    assert len(snapshot.gauges) == 10
+    parts = list(registry.collect(scopes_per_part=4))
+    assert [len(part.gauges) for part in parts] == [4, 4, 2]
+    assert merge(parts).gauges == registry.snapshot().gauges
+    without = list(registry.collect(without=("s3.", "s7."), scopes_per_part=4))
+    assert [len(part.gauges) for part in without] == [4, 4, 0]
+
+
+def test_histograms_alone_are_those_that_recorded_something() -> None:
+    registry = _counted(3)
+    registry.acquire("idle.", SomeStats)
+    whole = merge(registry.collect_histograms())
+    assert whole.histograms == {"cluster.v1.rq_time": ({3: 1}, 1, 3)}
+    assert whole.counters == {}
 
 
 def test_the_last_release_removes_a_scope() -> None:

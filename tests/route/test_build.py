@@ -34,7 +34,6 @@ def test_all_errors_with_their_paths() -> None:
     _, errors = try_build(
         """
         name: r
-        vhds: {config_source: {ads: {}}}
         virtual_hosts:
         - name: a
           domains: ["a", "A"]
@@ -44,23 +43,26 @@ def test_all_errors_with_their_paths() -> None:
           - match: {prefix: "/"}
             request_headers_to_add: [{header: {key: ":path", value: x}}, {header: {key: a, value: "%NOPE%"}}]
             request_headers_to_remove: [Host]
-            route: {cluster: c, prefix_rewrite: /a, path_rewrite: /b, hash_policy: [{header: {header_name: x}}]}
+            route: {cluster: c, prefix_rewrite: /a, path_rewrite: /b}
           - match: {prefix: "/"}
             route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}
           - match: {prefix: "/"}
-        """
+          - match: {path_match_policy: {name: t, typed_config: {"@type": TEMPLATE, path_template: "/a/*"}}}
+            redirect: {prefix_rewrite: /b}
+        """.replace(
+            "TEMPLATE", "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
+        )
     )
     routes = "route_config.virtual_hosts[0].routes"
     starts = [
-        "route_config.vhds: ",
         f"{routes}[0].match.safe_regex.regex: ",
-        f"{routes}[1].route.hash_policy: ",
         f"{routes}[1].route: only one of ",
         f"{routes}[1].request_headers_to_add[0].header.key: :-prefixed or host headers may not be modified",
         f"{routes}[1].request_headers_to_add[1].header.value: ",
         f"{routes}[1].request_headers_to_remove[0]: :-prefixed or host headers may not be removed",
         f"{routes}[2].route.weighted_clusters: Sum of weights in the weighted_cluster must be greater than 0.",
         f"{routes}[3]: an action is required",
+        f"{routes}[4].redirect.prefix_rewrite: must not stand beside path_match_policy",
         "route_config.virtual_hosts[0].domains[1]: Only unique values for domains are permitted.",
     ]
     missing = [start for start in starts if not any(error.startswith(start) for error in errors)]
@@ -103,14 +105,12 @@ def test_timeouts() -> None:
             cluster: c
             timeout: 0s
             idle_timeout: 1.5s
-            max_stream_duration:
-              {max_stream_duration: 2s, grpc_timeout_header_max: 0s, grpc_timeout_header_offset: 0.01s}
+            max_stream_duration: {max_stream_duration: 2s}
         """
     )
     plain, own = match(table, "/a"), match(table, "/b")
     assert (plain.timeout_ms, plain.idle_timeout_ms, plain.max_stream_duration_ms) == (15_000, None, None)
     assert (own.timeout_ms, own.idle_timeout_ms, own.max_stream_duration_ms) == (0, 1500, 2000)
-    assert (own.grpc_timeout_header_max_ms, own.grpc_timeout_header_offset_ms) == (0, 10)
 
 
 def test_runtime_changes_fractions_and_weights() -> None:
@@ -215,7 +215,7 @@ def test_deprecated_cors_is_built_as_the_override() -> None:
     expected = cors_pb2.CorsPolicy(max_age="7", allow_methods="GET")
     expected.allow_origin_string_match.add(exact="a")
     expected.allow_credentials.value = True
-    assert match(table).cors == expected
+    assert match(table).cors == [expected]
 
 
 def test_a_weighted_cluster_takes_all_that_the_route_says() -> None:
@@ -224,20 +224,16 @@ def test_a_weighted_cluster_takes_all_that_the_route_says() -> None:
         - match: {prefix: /}
           name: n
           stat_prefix: s
-          decorator: {operation: o}
           metadata: {filter_metadata: {f: {k: v}}}
           request_body_buffer_limit: 9
           route:
-            weighted_clusters: {clusters: [{name: a, weight: 1, metadata_match: {filter_metadata: {lb: {a: b}}}}]}
+            weighted_clusters: {clusters: [{name: a, weight: 1}]}
             cluster_not_found_response_code: INTERNAL_SERVER_ERROR
             timeout: 1s
             idle_timeout: 2s
-            flush_timeout: 3s
-            max_stream_duration: {max_stream_duration: 4s, grpc_timeout_header_max: 5s, grpc_timeout_header_offset: 6s}
+            max_stream_duration: {max_stream_duration: 4s}
             retry_policy: {retry_on: 5xx}
-            hedge_policy: {hedge_on_per_try_timeout: true}
             priority: HIGH
-            upgrade_configs: [{upgrade_type: WebSocket}]
             append_x_forwarded_host: true
             auto_host_rewrite: true
             prefix_rewrite: /n
@@ -246,15 +242,12 @@ def test_a_weighted_cluster_takes_all_that_the_route_says() -> None:
     route = match(table)
     plain = Route("", VirtualHost(""), 0)
     checked = """
-        name stat_prefix decorator metadata request_body_buffer_limit cluster_not_found_status timeout_ms
-        idle_timeout_ms flush_timeout_ms max_stream_duration_ms grpc_timeout_header_max_ms grpc_timeout_header_offset_ms
-        retry hedge priority upgrades append_x_forwarded_host auto_host_rewrite path_rewrite metadata_match
+        name stats has_stats metadata request_body_buffer_limit cluster_not_found_status timeout_ms
+        idle_timeout_ms max_stream_duration_ms retry priority append_x_forwarded_host auto_host_rewrite path_rewrite
         path cluster_name
     """
     left = [name for name in checked.split() if getattr(route, name) == getattr(plain, name)]
     assert not left
-    assert route.upgrades == {b"websocket": True}
-    assert route.metadata_match == {"lb": {"a": "b"}}
 
 
 @pytest.mark.parametrize(("internal", "status"), [(False, 301), (True, 200)])
@@ -293,4 +286,49 @@ def test_virtual_clusters() -> None:
     )
     host = match(table).virtual_host
     requests = [new_headers("/a", method="POST"), new_headers("/a"), new_headers("/b")]
-    assert [host.virtual_cluster(headers) for headers in requests] == ["posts", "a", "other"]
+    found = [host.virtual_cluster(headers) for headers in requests]
+    assert [cluster.name for cluster in found if cluster is not None] == ["posts", "a", ""]
+
+
+def test_stats_of_routes_and_virtual_clusters() -> None:
+    context = new_context()
+    table = build(
+        """
+        name: r
+        virtual_hosts:
+        - name: v
+          domains: ["*"]
+          virtual_clusters: [{name: posts, headers: [{name: ":method", string_match: {exact: POST}}]}]
+          routes:
+          - {match: {prefix: /a}, route: {cluster: c}, stat_prefix: x.y}
+          - {match: {prefix: /b}, redirect: {path_redirect: /c}, stat_prefix: x.y}
+          - {match: {prefix: /}, route: {cluster: c}}
+        - {name: w, domains: [w], routes: [{match: {prefix: /}, route: {cluster: c}}]}
+        """,
+        context,
+    )
+    one, same, other = match(table, "/a"), match(table, "/b"), match(table, "/")
+    assert one.stats is same.stats is not None
+    assert (other.stats, other.has_stats) == (None, True)
+    headers = new_headers(authority="w")
+    plain = table.match(headers, new_info(headers), 0)
+    assert plain is not None
+    assert not plain.has_stats
+    assert one.stats is not None
+    one.stats.charge_response(404)
+    one.stats.charge_response(200)
+    counters = context.stats.snapshot().counters
+    assert {name: value for name, value in counters.items() if value} == {
+        "vhost.v.route.x.y.upstream_rq_completed": 2,
+        "vhost.v.route.x.y.upstream_rq_200": 1,
+        "vhost.v.route.x.y.upstream_rq_2xx": 1,
+        "vhost.v.route.x.y.upstream_rq_404": 1,
+        "vhost.v.route.x.y.upstream_rq_4xx": 1,
+    }
+    assert {name.rpartition(".")[0] for name in counters} == {
+        "vhost.v.route.x.y",
+        "vhost.v.vcluster.posts",
+        "vhost.v.vcluster.other",
+    }
+    context.close()
+    assert not context.stats.snapshot().counters

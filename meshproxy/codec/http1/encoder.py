@@ -133,7 +133,9 @@ class MessageEncoder(StreamEncoder):
         """End the message; the trailers themselves go out only in a chunked body, and with `enable_trailers`."""
         settings = self.connection.settings
         if self.framing == CHUNKED and settings.enable_trailers:
-            self.connection.write(encode_head(b"0\r\n", trailers, b"", settings.proper_case))
+            lines = encode_head(b"0\r\n", trailers, b"", settings.proper_case)
+            self.connection.field_bytes_sent += len(lines) - len(b"0\r\n\r\n")
+            self.connection.write(lines)
             self.end()
         else:
             self.send_data(b"", True)

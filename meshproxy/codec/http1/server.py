@@ -132,6 +132,7 @@ class Http1ServerConnection(Http1Connection):
         headers.known = FIELD_LINES.parse(buffer[line_end + 2 : end], fields)
         if len(fields) - _PSEUDO_HEADERS > self.settings.max_headers_count:
             raise ProtocolError(431, TOO_MANY_HEADERS)
+        self.field_bytes_received += end - line_end - len(fields)  # CRLF twice makes up for the pseudo-headers
         self._set_target(fields, parts[1])
         self._begin_stream(headers)
 
@@ -360,7 +361,10 @@ class ResponseEncoder(MessageEncoder):
             self.on_mismatch()
             return
         extra = self._connection_line(headers) + framing_line
-        server.write(encode_head(status_line(status, server.http_10), headers, extra, server.settings.proper_case))
+        line = status_line(status, server.http_10)
+        head = encode_head(line, headers, extra, server.settings.proper_case)
+        server.field_bytes_sent += len(head) - len(line) - 2
+        server.write(head)
         if end:
             self.end()
 
@@ -392,6 +396,9 @@ class ResponseEncoder(MessageEncoder):
         """`connection: close` when this is the last response (RFC 9112 section 9.6), keep-alive for HTTP/1.0."""
         server = self._server
         if headers.known & CONNECTION:
+            if headers.get(b"connection") == b"close":
+                server.should_close = True
+                return b""
             if b"close" in connection_tokens(headers):
                 server.should_close = True
             headers.remove(b"connection")

@@ -25,7 +25,7 @@ BODILESS_METHODS: Final = frozenset((b"GET", b"HEAD", b"DELETE", b"TRACE", b"CON
 
 # The reason phrases are Envoy's; it has none for 418 and 451.
 _REASONS: Final[dict[int, str]] = {
-    **{status.value: status.phrase for status in HTTPStatus if status.value not in (418, 451)},
+    **{status.value: status.phrase for status in HTTPStatus if status.value not in (102, 103, 418, 451)},
     413: "Payload Too Large",
     414: "URI Too Long",
     416: "Range Not Satisfiable",

@@ -36,7 +36,9 @@ TABLES: Final[Tables] = {
         ignored={"watched_directory": "files are read when the configuration is"},
     ),
     "envoy.config.core.v3.TypedExtensionConfig": MessageTable("name typed_config"),
-    "envoy.config.core.v3.HeaderValue": MessageTable("key value raw_value"),
+    "envoy.config.core.v3.HeaderValue": MessageTable(
+        "key value", ignored={"raw_value": "is for external processors: Envoy does not look at it here either"}
+    ),
     "envoy.config.core.v3.HeaderValueOption": MessageTable("header append append_action keep_empty_value"),
     "envoy.config.core.v3.RuntimeFractionalPercent": MessageTable("default_value runtime_key"),
     "envoy.config.core.v3.RuntimeFeatureFlag": MessageTable("default_value runtime_key"),

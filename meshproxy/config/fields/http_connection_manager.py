@@ -7,6 +7,7 @@ from typing import Final
 from meshproxy.config.fields.table import MessageTable, Tables
 
 _ALWAYS_CLOSED = "a connection is closed after a message that breaks the protocol (RFC 9112, 2.2 and 6.3)"
+_PERIODIC = "records of a stream that goes on are not supported yet"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
 
 TABLES: Final[Tables] = {
@@ -18,7 +19,7 @@ TABLES: Final[Tables] = {
         "internal_address_config skip_xff_append via generate_request_id preserve_external_request_id "
         "always_set_request_id_in_response proxy_100_continue normalize_path merge_slashes "
         "path_with_escaped_slashes_action request_id_extension strip_matching_host_port strip_any_host_port "
-        "strip_trailing_host_dot append_x_forwarded_port",
+        "strip_trailing_host_dot append_x_forwarded_port http1_safe_max_connection_duration",
         only={
             "codec_type": "AUTO HTTP1",
             # Without TLS there is no client certificate: whatever a client sends as such is taken out.
@@ -28,10 +29,9 @@ TABLES: Final[Tables] = {
         ignored={
             "http2_protocol_options": "says nothing about HTTP/1 connections, and others are not accepted",
             "set_current_client_cert_details": "no client certificate is asked for",
-            "stream_flush_timeout": "a stream ends by stream_idle_timeout",
+            "stream_flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
             "stream_error_on_invalid_http_message": _ALWAYS_CLOSED,
             "add_proxy_protocol_connection_state": "no connection comes with the PROXY protocol",
-            "http1_safe_max_connection_duration": "an HTTP/1 connection is always closed between requests",
         },
         later={"tracing": "requests are not traced"},
         refused={
@@ -43,13 +43,14 @@ TABLES: Final[Tables] = {
             "local_reply_config": "mapping of local replies is not supported yet",
             "represent_ipv4_remote_address_as_ipv4_mapped_ipv6": "addresses are shown as they are",
             "path_normalization_options proxy_status_config typed_header_validation_config": "is not supported yet",
-            "access_log_flush_interval": "a stream is logged when it ends",
+            "access_log_flush_interval": _PERIODIC,
         },
     ),
     _HCM + "HttpConnectionManager.HcmAccessLogOptions": MessageTable(
         "flush_access_log_on_new_request",
         refused={
-            "access_log_flush_interval flush_log_on_tunnel_successfully_established": "a stream is logged when it ends"
+            "access_log_flush_interval": _PERIODIC,
+            "flush_log_on_tunnel_successfully_established": "tunnels are not supported yet",
         },
     ),
     _HCM + "HttpConnectionManager.InternalAddressConfig": MessageTable("unix_sockets cidr_ranges"),
@@ -59,7 +60,7 @@ TABLES: Final[Tables] = {
     ),
     _HCM + "RequestIDExtension": MessageTable("typed_config"),
     "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig": MessageTable(
-        only={"pack_trace_reason": "true"}, ignored={"use_request_id_for_trace_sampling": "requests are not traced"}
+        ignored={"pack_trace_reason use_request_id_for_trace_sampling": "requests are not traced"},
     ),
     "envoy.config.core.v3.SchemeHeaderTransformation": MessageTable("scheme_to_overwrite match_upstream"),
     "envoy.config.core.v3.HttpProtocolOptions": MessageTable(

@@ -13,13 +13,15 @@ _RATE_LIMITS = "rate limits are not supported yet"
 _GRPC_TIMEOUT = "grpc-timeout is not supported yet"
 _CONNECT = "CONNECT requests are not supported yet"
 _RETRY_EXTENSIONS = "retry policy extensions are not supported"
+_NO_SUBSETS = "chooses among the subsets of a cluster's endpoints, which no cluster has here"
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
 
 TABLES: Final[Tables] = {
     _ROUTE + "RouteConfiguration": MessageTable(
         _HEADERS + "name virtual_hosts internal_only_headers most_specific_header_mutations_wins validate_clusters "
         "max_direct_response_body_size_bytes ignore_port_in_host_matching vhost_header "
-        "ignore_path_parameters_in_path_matching typed_per_filter_config metadata",
+        "ignore_path_parameters_in_path_matching typed_per_filter_config",
+        ignored={"metadata": "is for readers"},
         refused={
             "vhds": "virtual host discovery is not supported yet",
             "cluster_specifier_plugins": _PLUGINS,
@@ -28,27 +30,30 @@ TABLES: Final[Tables] = {
     ),
     _ROUTE + "VirtualHost": MessageTable(
         _HEADERS + "name domains routes require_tls virtual_clusters typed_per_filter_config "
-        "include_request_attempt_count include_attempt_count_in_response retry_policy hedge_policy "
+        "include_request_attempt_count include_attempt_count_in_response retry_policy hedge_policy cors "
         "include_is_timeout_retry_header per_request_buffer_limit_bytes request_body_buffer_limit metadata",
         refused={
             "matcher": "matcher trees are not supported",
             "rate_limits": _RATE_LIMITS,
-            "cors": "use typed_per_filter_config",
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
             "request_mirror_policies": _MIRRORING,
         },
     ),
     _ROUTE + "VirtualCluster": MessageTable("name headers"),
     _ROUTE + "Route": MessageTable(
-        _HEADERS + "name match route redirect direct_response metadata decorator typed_per_filter_config "
+        _HEADERS + "name match route redirect direct_response metadata typed_per_filter_config "
         "per_request_buffer_limit_bytes request_body_buffer_limit stat_prefix",
         later={"tracing": "requests are not traced"},
+        ignored={"decorator": "names the spans of requests, which are not traced"},
         refused={
             "filter_action": "is not supported",
             "non_forwarding_action": "is for gRPC servers without a proxy",
         },
     ),
-    _ROUTE + "Decorator": MessageTable("operation propagate"),
+    _ROUTE + "CorsPolicy": MessageTable(
+        "allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials "
+        "filter_enabled shadow_enabled allow_private_network_access forward_not_matching_preflights"
+    ),
     _ROUTE + "FilterConfig": MessageTable("config is_optional disabled"),
     _ROUTE + "RouteMatch": MessageTable(
         "prefix path safe_regex path_separated_prefix path_match_policy case_sensitive runtime_fraction headers "
@@ -60,30 +65,33 @@ TABLES: Final[Tables] = {
     _ROUTE + "HeaderMatcher": MessageTable("*"),
     _ROUTE + "QueryParameterMatcher": MessageTable("*"),
     _ROUTE + "RouteAction": MessageTable(
-        "cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match prefix_rewrite "
+        "cluster cluster_header weighted_clusters cluster_not_found_response_code prefix_rewrite cors "
         "regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header "
-        "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout flush_timeout retry_policy "
-        "priority upgrade_configs hedge_policy max_stream_duration",
-        ignored={"early_data_policy": "there is no early data without TLS"},
+        "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout retry_policy "
+        "priority hedge_policy max_stream_duration",
+        ignored={
+            "early_data_policy": "there is no early data without TLS",
+            "flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
+            "metadata_match": _NO_SUBSETS,
+        },
         refused={
             "cluster_specifier_plugin inline_cluster_specifier_plugin": _PLUGINS,
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
             "request_mirror_policies": _MIRRORING,
             "rate_limits include_vh_rate_limits": _RATE_LIMITS,
             "max_grpc_timeout grpc_timeout_offset": _GRPC_TIMEOUT,
+            "upgrade_configs": "upgrades are not supported yet",
             "hash_policy": "hash policies are not supported yet",
-            "cors": "use typed_per_filter_config",
             "internal_redirect_policy internal_redirect_action max_internal_redirects": (
                 "internal redirects are not supported yet"
             ),
         },
     ),
-    _ROUTE + "RouteAction.UpgradeConfig": MessageTable("upgrade_type enabled", refused={"connect_config": _CONNECT}),
     _ROUTE + "RouteAction.MaxStreamDuration": MessageTable(
         "max_stream_duration", refused={"grpc_timeout_header_max grpc_timeout_header_offset": _GRPC_TIMEOUT}
     ),
     _ROUTE + "HedgePolicy": MessageTable(
-        "hedge_on_per_try_timeout",
+        only={"hedge_on_per_try_timeout": "false"},
         ignored={"initial_requests additional_request_chance": "Envoy does nothing with it either"},
     ),
     _ROUTE + "RetryPolicy": MessageTable(
@@ -97,6 +105,8 @@ TABLES: Final[Tables] = {
     ),
     _ROUTE + "RetryPolicy.RetryHostPredicate": MessageTable("name typed_config"),
     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate": MessageTable(),
+    "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate": MessageTable(),
+    "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig": MessageTable("metadata_match"),
     _ROUTE + "RetryPolicy.RetryBackOff": MessageTable("base_interval max_interval"),
     _ROUTE + "RetryPolicy.RateLimitedRetryBackOff": MessageTable("reset_headers max_interval"),
     _ROUTE + "RetryPolicy.ResetHeader": MessageTable("name format"),
@@ -111,7 +121,8 @@ TABLES: Final[Tables] = {
         ignored={"total_weight": "the total is the sum of the weights"},
     ),
     _ROUTE + "WeightedCluster.ClusterWeight": MessageTable(
-        _HEADERS + "name cluster_header weight metadata_match typed_per_filter_config host_rewrite_literal"
+        _HEADERS + "name cluster_header weight typed_per_filter_config host_rewrite_literal",
+        ignored={"metadata_match": _NO_SUBSETS},
     ),
     "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": MessageTable("path_template"),
     "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": MessageTable("path_template_rewrite"),

@@ -133,24 +133,17 @@ class CorsFilter(HttpFilter):
         if route is None or route.kind != ROUTE_CLUSTER:
             return None
         levels = route.all_filter_configs.get(self.name)
-        policy: Policy | None = None
-        if levels is not None:
-            for level in reversed(levels):
-                if isinstance(level, Policy):
-                    policy = level if policy is None else policy.or_else(level)
-        return _deprecated_policy(route) if policy is None else policy
+        policy = None if levels is None else _merged(levels[::-1])
+        return _merged(route.cors) if policy is None else policy
 
 
-def _deprecated_policy(route: Route) -> Policy | None:
-    """Of the `cors` fields: `route.cors` holds one policy, or a list of the route's and its virtual host's."""
-    levels = route.cors
-    if isinstance(levels, list):
-        policy: Policy | None = None
-        for level in levels:
-            if isinstance(level, Policy):
-                policy = level if policy is None else policy.or_else(level)
-        return policy
-    return levels if isinstance(levels, Policy) else None
+def _merged(levels: list[object]) -> Policy | None:
+    """One policy of several, the most specific first; None when there is none."""
+    policy: Policy | None = None
+    for level in levels:
+        if isinstance(level, Policy):
+            policy = level if policy is None else policy.or_else(level)
+    return policy
 
 
 def _preflight_answer(policy: Policy, origin: bytes, headers: HeaderMap) -> HeaderMap:

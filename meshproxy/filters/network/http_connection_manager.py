@@ -42,11 +42,6 @@ class HttpNetworkFilter(NetworkFilter):
         assert isinstance(newer, HttpNetworkFilter)
         self.config.routes.table = newer.config.routes.table
 
-    def referenced_clusters(self) -> list[tuple[str, str]]:
-        table = self.config.routes.table
-        # "Not said" means yes: this table is static (RDS tables are not checked unless they say so, as with Envoy).
-        return [] if table is None or table.validate_clusters is False else list(table.referenced)
-
 
 def build_http(message: Any, path: str, context: BuildContext) -> NetworkFilter | None:
     config = build_connection_manager(message, path, context)

@@ -22,6 +22,7 @@ class AccessRecord:
     def __init__(self, logs: Sequence[AccessLog], connection: Connection) -> None:
         self._logs = logs
         self.info = StreamInfo(ConnectionInfo(connection.id, connection.remote, connection.local), monotonic())
+        self.info.log_type = "DownstreamEnd"
 
     def request(self, headers: HeaderMap, path: bytes, body_bytes: int) -> None:
         """The request is complete. Its headers get what a connection manager adds that trusts nobody before it."""

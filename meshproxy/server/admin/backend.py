@@ -109,7 +109,7 @@ class AdminBackend(ABC):
         """
 
     @abstractmethod
-    def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
+    async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         """What runs, as sections (`config_dump.py` makes them); endpoints only with `include_eds`."""
 
     @abstractmethod

@@ -15,7 +15,7 @@ from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnection
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_LOCAL, ProtocolError
-from meshproxy.http.path import normalize
+from meshproxy.http.path import merge_slashes, normalize
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import CallTimer
@@ -364,7 +364,7 @@ class _RequestDecoder(StreamDecoder):
             return
         request = AdminRequest(
             (headers.get(b":method") or b"").decode("latin-1"),
-            path.decode("utf-8", "surrogateescape"),
+            merge_slashes(path).decode("utf-8", "surrogateescape"),
             (headers.get(b"content-type") or b"").decode("latin-1"),
             b"".join(self._body),
         )

@@ -38,14 +38,16 @@ def _filter(text: str) -> Regex | None:
 # -- JSON
 
 
-def _write_json(statuses: Sequence[Status]) -> Iterator[str]:
+def _write_json(statuses: list[Status]) -> Iterator[str]:
     """envoy.admin.v3.Clusters, host by host: a cluster may have thousands."""
     if not statuses:
         yield "{}\n"
         return
     yield '{\n "cluster_statuses": ['
-    for index, status in enumerate(statuses):
-        yield ",\n  {" if index else "\n  {"
+    comma = ""
+    for status in _consumed(statuses):
+        yield comma + "\n  {"
+        comma = ","
         separator = "\n"
         for name, value in status.items():
             if name == _TEXT or not _is_set(name, value):
@@ -85,11 +87,18 @@ def _is_set(name: str, value: Any) -> bool:
     return value not in ("", "0", 0, False, None, [], ()) and _DEFAULTS.get(name) != value
 
 
+def _consumed(statuses: list[Status]) -> Iterator[Status]:
+    """One by one, each freed when it is written: freeing thousands of hosts at once would hold the loop."""
+    statuses.reverse()
+    while statuses:
+        yield statuses.pop()
+
+
 # -- text
 
 
-def _write_text(statuses: Sequence[Status]) -> Iterator[str]:
-    for status in statuses:
+def _write_text(statuses: list[Status]) -> Iterator[str]:
+    for status in _consumed(statuses):
         yield _cluster_text(status)
         for host, more in zip(status.get("host_statuses", ()), status[_TEXT]["hosts"], strict=True):
             yield _host_text(status["name"], host, more)

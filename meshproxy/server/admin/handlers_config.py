@@ -23,7 +23,7 @@ async def config_dump(backend: AdminBackend, request: AdminRequest) -> AdminResp
     params = request.params
     mask = [path for path in params.get("mask", "").split(",") if path]
     matches = _name_filter(params.get("name_regex", ""))
-    sections = backend.config_sections("include_eds" in params)
+    sections = await backend.config_sections("include_eds" in params)
     if resource := params.get("resource", ""):
         configs = _one_resource(sections, resource, mask, matches)
     else:

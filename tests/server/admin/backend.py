@@ -63,7 +63,7 @@ class FakeBackend(AdminBackend):
     async def clusters(self) -> Sequence[Mapping[str, Any]]:
         return self.cluster_statuses
 
-    def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
+    async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         return self.sections_with_eds if include_eds else self.sections
 
     def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:

@@ -1,0 +1,59 @@
+"""The hosts of a cluster as `/config_dump?include_eds` shows them: what was resolved, with the health that counts."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from google.protobuf import json_format
+
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.host import Host
+
+_HEALTHY: Final = 1  # core.v3.HealthStatus
+_UNHEALTHY: Final = 2
+_DEGRADED: Final = 5
+
+
+def dump_endpoints(cluster: Cluster) -> Any:
+    """A ClusterLoadAssignment, its endpoints by priority and locality, as Envoy's."""
+    assignment: Any = ClusterLoadAssignment(cluster_name=cluster.name)
+    assignment.policy.overprovisioning_factor.value = cluster.config.lb.overprovisioning_factor
+    groups: dict[tuple[int, str, str, str], Any] = {}
+    for host in sorted(cluster.hosts, key=_group):
+        group = _group(host)
+        if group not in groups:
+            groups[group] = _locality(host, assignment)
+        _dump_host(host, groups[group].lb_endpoints.add())
+    return assignment
+
+
+def _group(host: Host) -> tuple[int, str, str, str]:
+    locality = host.locality
+    return host.priority, locality.region, locality.zone, locality.sub_zone
+
+
+def _locality(host: Host, assignment: Any) -> Any:
+    endpoints = assignment.endpoints.add()
+    endpoints.priority = host.priority
+    endpoints.load_balancing_weight.value = 0
+    endpoints.locality.SetInParent()
+    endpoints.locality.region = host.locality.region
+    endpoints.locality.zone = host.locality.zone
+    endpoints.locality.sub_zone = host.locality.sub_zone
+    return endpoints
+
+
+def _dump_host(host: Host, shown: Any) -> None:
+    endpoint = shown.endpoint
+    if host.address.path:
+        endpoint.address.pipe.path = host.address.path
+    else:
+        endpoint.address.socket_address.address = host.address.ip
+        endpoint.address.socket_address.port_value = host.address.port
+    endpoint.health_check_config.SetInParent()
+    endpoint.hostname = host.hostname
+    shown.health_status = _HEALTHY if host.healthy else _DEGRADED if host.degraded else _UNHEALTHY
+    shown.load_balancing_weight.value = host.weight
+    if host.metadata is not None:
+        json_format.ParseDict({"filter_metadata": host.metadata}, shown.metadata)
