@@ -42,7 +42,7 @@ _SHA256_BYTES: Final = 32
 _NO_CA: Final = "SAN-based verification of peer certificates without trusted CA is insecure and not allowed"
 
 
-class TlsSocketFactory:
+class TlsSocketFactory(TransportSocketFactory):
     """A built context: makes the transport socket of each connection.
 
     `watched_paths` are the files, and the directories, on whose change the context is to be built anew.
@@ -80,7 +80,6 @@ def build_downstream_tls(
         session_cache=not message.disable_stateful_session_resumption,
         session_timeout_s=timeout,
         session_id_context=_session_id_context(message, common["validation"], server_names),
-        staple_policy=message.ocsp_staple_policy,
     )
     return builder.finish(options, context, f"{context.listener_stat_prefix}ssl.")
 

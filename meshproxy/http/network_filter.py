@@ -116,5 +116,17 @@ class NetworkFilter:
         raise NotImplementedError
 
 
-NetworkFilterBuilder = Callable[[Any, str, BuildContext], NetworkFilter | None]
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ConnectionGate:
+    """A built network filter that stands before the terminal one, and says whether a connection may come in."""
+
+    def admit(self, connection: Connection, info: ConnectionInfo) -> bool:
+        """Whether it may. One that may not is the gate's to close; one that may is followed by one `leave`."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """A connection that was admitted has ended."""
+
+
+NetworkFilterBuilder = Callable[[Any, str, BuildContext], NetworkFilter | ConnectionGate | None]
 NETWORK_FILTERS: Final[Registry[NetworkFilterBuilder]] = Registry("network filter")

@@ -44,3 +44,13 @@ class TransportSocket:
     def take_output(self) -> bytes:
         """Take all that is to be written to the socket."""
         raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class TransportSocketFactory:
+    """What configuration says of transport sockets: makes one for each connection."""
+
+    def new(self, server_name: str = "", expected_name: str = "") -> TransportSocket:
+        """The names are for the upstream's side: what to ask for, and whose certificate it must be; "" leaves both to
+        the configuration."""
+        raise NotImplementedError

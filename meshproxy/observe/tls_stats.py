@@ -76,3 +76,11 @@ class TlsCounter(TlsEvents):
             stats.fail_verify_no_cert += 1
         else:
             stats.connection_error += 1
+
+    def on_staple(self, sent: bool) -> None:
+        stats = self.stats
+        stats.ocsp_staple_requests += 1
+        if sent:
+            stats.ocsp_staple_responses += 1
+        else:
+            stats.ocsp_staple_omitted += 1

@@ -12,6 +12,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.config.messages import find_message
 from meshproxy.config.regex import RegexError, RegexSet
+from meshproxy.config.string_matcher import RegexMatcher
 from meshproxy.config.typed_struct import unpack_any
 from meshproxy.route.build_action import (
     build_direct_response,
@@ -36,7 +37,6 @@ from meshproxy.route.route import (
     VirtualHost,
 )
 from meshproxy.route.stats import RequestStats
-from meshproxy.config.string_matcher import RegexMatcher
 from meshproxy.route.table import HostRoutes, RouteTable
 from meshproxy.route.weighted import WeightedRoutes
 

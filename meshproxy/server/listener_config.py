@@ -7,21 +7,29 @@ from typing import Any, Final
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.http.build import build_access_logs
-from meshproxy.http.network_filter import NETWORK_FILTERS, NetworkFilter
+from meshproxy.config.values import milliseconds_or
+from meshproxy.filters.listener_filter import ConfiguredListenerFilter, build_listener_filters
+from meshproxy.http.network_filter import NETWORK_FILTERS, ConnectionGate, NetworkFilter
 from meshproxy.net.address import Address, is_ip
 from meshproxy.net.connect import SocketOption
+from meshproxy.net.transport_socket import TransportSocketFactory
 from meshproxy.observe.access_log import AccessLog
+from meshproxy.server.filter_chain_match import FilterChainMatcher, build_filter_chain_matcher
+from meshproxy.server.transport import DOWNSTREAM_TRANSPORT_SOCKETS
 
 _DEFAULT_BUFFER_LIMIT: Final = 1024 * 1024
 
 
 class FilterChainConfig:
-    """One filter chain: what speaks on its connections."""
+    """One filter chain: what speaks on its connections, behind its gates and its transport socket (None is plain)."""
 
     def __init__(self, name: str, terminal: NetworkFilter, fingerprint: bytes) -> None:
         self.name = name
         self.terminal = terminal
         self.fingerprint = fingerprint
+        self.gates: tuple[ConnectionGate, ...] = ()
+        self.transport: TransportSocketFactory | None = None
+        self.handshake_timeout_ms: float = 0.0  # 0.0: no limit
 
 
 class ListenerConfig:
@@ -39,6 +47,11 @@ class ListenerConfig:
         self.socket = SocketConfig()
         self.ignore_global_limit: bool = False
         self.access_logs: list[AccessLog] = []  # of connections
+        self.listener_filters: list[ConfiguredListenerFilter] = []
+        self.listener_filters_timeout_ms: float = 15_000.0  # 0.0: no limit
+        self.continues_on_timeout: bool = False
+        self.hands_off: bool = False  # use_original_dst
+        self.matcher: FilterChainMatcher | None = None
 
     def all_chains(self) -> list[FilterChainConfig]:
         return self.chains if self.default_chain is None else [*self.chains, self.default_chain]
@@ -104,6 +117,11 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     for index, extra in enumerate(message.additional_addresses):
         _check_address(extra.address, child(item(path, "additional_addresses", index), "address"), context)
     context.listener_stat_prefix = listener.stat_prefix
+    listener.listener_filters = build_listener_filters(message.listener_filters, path, context)
+    listener.listener_filters_timeout_ms = milliseconds_or(message, "listener_filters_timeout", 15_000)
+    listener.continues_on_timeout = message.continue_on_listener_filters_timeout
+    listener.hands_off = message.use_original_dst.value
+    listener.matcher = build_filter_chain_matcher(message.filter_chains, path, context)
     for index, chain in enumerate(message.filter_chains):
         built = _build_chain(chain, item(path, "filter_chains", index), context)
         if built is not None:
@@ -113,9 +131,6 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
         listener.default_chain = _build_chain(message.default_filter_chain, where, context)
     if not message.filter_chains and not message.HasField("default_filter_chain"):
         context.errors.add(child(path, "filter_chains"), "at least one filter chain is required")
-    if len(message.filter_chains) > 1:
-        where = item(path, "filter_chains", 1)
-        context.errors.add(where, "only one filter chain without filter_chain_match is supported")
     if message.HasField("per_connection_buffer_limit_bytes"):
         listener.buffer_limit_bytes = message.per_connection_buffer_limit_bytes.value
     listener.access_logs = build_access_logs(message.access_log, child(path, "access_log"), context)
@@ -140,20 +155,53 @@ def _build_chain(message: Any, path: str, context: BuildContext) -> FilterChainC
     if not message.filters:
         context.errors.add(child(path, "filters"), "at least one network filter is required")
         return None
+    before = len(context.errors)
+    gates: list[ConnectionGate] = []
     terminal: NetworkFilter | None = None
     for index, entry in enumerate(message.filters):
         where = child(item(path, "filters", index), "typed_config")
-        if index != len(message.filters) - 1:
-            context.errors.add(where, "no filter may stand before the terminal one yet")
-            continue
-        found = NETWORK_FILTERS.find(entry.typed_config, where, context)
-        if found is not None:
-            config, builder = found
-            terminal = builder(config, where, context)
-    if terminal is None:
+        built = _build_filter(entry, where, context)
+        last = index == len(message.filters) - 1
+        if isinstance(built, NetworkFilter):
+            terminal = built
+            if not last:
+                context.errors.add(where, "a terminal filter must stand last in its chain")
+        elif built is not None:
+            gates.append(built)
+            if last:
+                context.errors.add(where, "a chain must end with a terminal filter")
+    transport = _build_transport(message, path, context)
+    if terminal is None or len(context.errors) != before:
         return None
+    chain = FilterChainConfig(message.name, terminal, _fingerprint(message, terminal))
+    chain.gates = tuple(gates)
+    chain.transport = transport
+    chain.handshake_timeout_ms = milliseconds_or(message, "transport_socket_connect_timeout", 0)
+    return chain
+
+
+def _build_filter(entry: Any, path: str, context: BuildContext) -> NetworkFilter | ConnectionGate | None:
+    found = NETWORK_FILTERS.find(entry.typed_config, path, context)
+    if found is None:
+        return None
+    config, builder = found
+    return builder(config, path, context)
+
+
+def _build_transport(message: Any, path: str, context: BuildContext) -> TransportSocketFactory | None:
+    if not message.HasField("transport_socket"):
+        return None
+    where = child(child(path, "transport_socket"), "typed_config")
+    found = DOWNSTREAM_TRANSPORT_SOCKETS.find(message.transport_socket.typed_config, where, context)
+    if found is None:
+        return None
+    config, builder = found
+    return builder(config, where, context, tuple(message.filter_chain_match.server_names))
+
+
+def _fingerprint(message: Any, terminal: NetworkFilter) -> bytes:
+    """All of the chain, but for what its terminal filter can swap under open connections."""
     rest = type(message)()
     rest.CopyFrom(message)
-    rest.ClearField("filters")
-    fingerprint = rest.SerializeToString(deterministic=True) + b"\0" + terminal.fingerprint
-    return FilterChainConfig(message.name, terminal, fingerprint)
+    del rest.filters[-1]
+    return bytes(rest.SerializeToString(deterministic=True)) + b"\0" + terminal.fingerprint

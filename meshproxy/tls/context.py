@@ -16,6 +16,7 @@ from meshproxy.errors import MeshProxyError
 from meshproxy.tls import openssl
 from meshproxy.tls.ciphers import PRIORITIZE_CHACHA, CipherError, to_openssl
 from meshproxy.tls.inspector import ClientHello
+from meshproxy.tls.ocsp import OcspStaple
 from meshproxy.tls.options import CertificateOptions, TlsOptions, ValidationOptions
 from meshproxy.tls.selection import CURVES, Selector
 from meshproxy.tls.verify import Judge
@@ -42,18 +43,21 @@ class TlsConfigError(MeshProxyError):
 class Identity:
     """A certificate of ours, and the context that presents it."""
 
-    def __init__(self, ssl_context: ssl.SSLContext, chain: list[Certificate]) -> None:
+    def __init__(
+        self, ssl_context: ssl.SSLContext, certificate: Certificate | None, staple: OcspStaple | None
+    ) -> None:
         self.ssl_context = ssl_context
-        self.chain = chain
-        self.certificate: Certificate | None = chain[0] if chain else None
+        self.certificate = certificate
+        self.staple = staple
 
 
 class CertificateInfo:
     """One certificate of a context, for /certs."""
 
-    def __init__(self, source: str, certificate: Certificate) -> None:
+    def __init__(self, source: str, certificate: Certificate, staple: OcspStaple | None = None) -> None:
         self.source = source
         self.certificate = certificate
+        self.staple = staple
 
 
 class TlsContext:
@@ -65,7 +69,6 @@ class TlsContext:
         self.ca_certificates: list[CertificateInfo] = []
         self.certificates: list[CertificateInfo] = []
         self.judge: Judge | None = None
-        self._staples: list[openssl.Staple] = []
         self._sessions: list[tuple[str, ssl.SSLSession, bool]] = []  # the newest first
         problems: list[Problem] = []
         self._check(problems)
@@ -147,15 +150,18 @@ class TlsContext:
     def _add_identity(self, certificate: CertificateOptions | None, problems: list[Problem]) -> None:
         options = self.options
         context = _new_ssl_context(options, problems)
-        chain: list[Certificate] = []
+        leaf: Certificate | None = None
+        staple: OcspStaple | None = None
         if certificate is not None:
-            chain = _load_certificate(context, certificate, problems)
-            if chain:
-                self.certificates.append(CertificateInfo(certificate.source, chain[0]))
+            leaf = _load_certificate(context, certificate, problems)
+            if leaf is not None and options.is_server:
+                staple = _load_staple(context, certificate, leaf, problems)
+            if leaf is not None:
+                self.certificates.append(CertificateInfo(certificate.source, leaf, staple))
         self._set_validation(context, problems)
         if options.is_server:
             _set_server_sessions(context, options, problems)
-        self.identities.append(Identity(context, chain))
+        self.identities.append(Identity(context, leaf, staple))
 
     def _set_validation(self, context: ssl.SSLContext, problems: list[Problem]) -> None:
         options, validation = self.options, self.options.validation
@@ -271,8 +277,8 @@ def _set_parameters(context: ssl.SSLContext, options: TlsOptions, problems: list
 
 def _load_certificate(
     context: ssl.SSLContext, certificate: CertificateOptions, problems: list[Problem]
-) -> list[Certificate]:
-    """Chain and key into the context; the chain, or nothing where it is no good."""
+) -> Certificate | None:
+    """Chain and key into the context; the first certificate, or None where something is no good."""
     chain_field = f"{certificate.field}.certificate_chain"
     failed = f"Failed to load certificate chain from {certificate.source}"
     try:
@@ -282,7 +288,7 @@ def _load_certificate(
         chain, weakness = [], "malformed"
     if weakness:
         problems.append((chain_field, f"{failed}, {weakness}"))
-        return []
+        return None
     password = certificate.password or b""
     try:
         with memory_file(certificate.chain) as chain_path, memory_file(certificate.key) as key_path:
@@ -291,8 +297,28 @@ def _load_certificate(
         cause = getattr(error, "reason", None) or str(error)
         reason = f"Failed to load private key from {certificate.source}, Cause: {cause}"
         problems.append((f"{certificate.field}.private_key", reason))
-        return []
-    return chain
+        return None
+    return chain[0]
+
+
+def _load_staple(
+    context: ssl.SSLContext, certificate: CertificateOptions, leaf: Certificate, problems: list[Problem]
+) -> OcspStaple | None:
+    field = f"{certificate.field}.ocsp_staple"
+    if not certificate.ocsp_staple:
+        if leaf.must_staple:
+            problems.append((field, "OCSP response is required for must-staple certificate"))
+        return None
+    try:
+        staple = OcspStaple(certificate.ocsp_staple, leaf)
+    except DerError as error:
+        problems.append((field, str(error)))
+        return None
+    if not openssl.AVAILABLE:
+        problems.append((field, "is not possible with this build of Python"))
+        return None
+    openssl.set_staple(context, staple)
+    return staple
 
 
 def _weakness(certificate: Certificate) -> str:

@@ -17,6 +17,7 @@ from meshproxy.tls.context import Identity, TlsContext
 from meshproxy.tls.facts import TlsFacts
 from meshproxy.tls.failure import failure_of, failure_text
 from meshproxy.tls.inspector import ClientHelloReader
+from meshproxy.tls.ocsp import NOT_ASKED, SENT
 from meshproxy.tls.verify import CONNECTION_ERROR, NO_CERTIFICATE, NO_FAILURE, VERIFY_ERROR
 
 _HEADER_BYTES: Final = 5
@@ -37,6 +38,9 @@ class TlsEvents:
 
     def on_failure(self, failure: int) -> None:
         """What failed: a number of tls.verify. VERIFY_ERROR may come before a success, where untrusted is accepted."""
+
+    def on_staple(self, sent: bool) -> None:
+        """A client asked for an OCSP response, of a certificate that has one; it is left out when it is outdated."""
 
 
 class TlsTransportSocket(TransportSocket):
@@ -242,11 +246,16 @@ class TlsTransportSocket(TransportSocket):
         judge = self._context.judge
         if judge is not None:
             judge.begin(self._expected_name)
+        staple = self._identity.staple
+        if staple is not None:
+            staple.outcome = NOT_ASKED
         try:
             ssl_object.do_handshake()
         except ssl.SSLWantReadError:
             if judge is not None and judge.failure != NO_FAILURE:
                 self._events.on_failure(judge.failure)  # untrusted, and accepted
+            if staple is not None and staple.outcome != NOT_ASKED:
+                self._events.on_staple(staple.outcome == SENT)
             return
         except ssl.SSLError as error:
             failure = _failure_kind(error)

@@ -8,10 +8,6 @@ from typing import Final
 
 from meshproxy.tls.verify import SanMatcher
 
-MUST_NOT_STAPLE: Final = 0  # LENIENT_STAPLING: an outdated response is left out
-STRICT_STAPLING: Final = 1  # a certificate with an outdated response is not used
-MUST_STAPLE: Final = 2  # nor is one without a response
-
 DEFAULT_CIPHERS: Final = (
     "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]",
     "[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]",
@@ -76,7 +72,6 @@ class TlsOptions:
     session_cache: bool = True
     session_timeout_s: int = DEFAULT_SESSION_TIMEOUT_S
     session_id_context: bytes = b""  # tells apart where sessions may be resumed; at most 32 bytes
-    staple_policy: int = MUST_NOT_STAPLE
 
     # of a client
     server_name: str = ""

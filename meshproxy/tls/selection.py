@@ -11,7 +11,6 @@ from typing import Final
 from meshproxy.tls.inspector import ClientHello, numbers, server_name
 from meshproxy.tls.x509 import DNS, Certificate
 
-_STATUS_REQUEST: Final = 5
 _SUPPORTED_GROUPS: Final = 10
 _SIGNATURE_ALGORITHMS: Final = 13
 _SUPPORTED_VERSIONS: Final = 43
@@ -42,7 +41,7 @@ def ecdsa_curves(hello: ClientHello, *, tls13: bool) -> frozenset[str]:
 
 
 class Selector:
-    """Picks among the certificates of one context; the answer is an index, or -1 for none that may be used."""
+    """Picks among the certificates of one context; the answer is an index."""
 
     def __init__(self, certificates: list[Certificate], *, full_scan: bool, tls13: bool) -> None:
         self._curves = [CURVES.get(each.ec_curve, "") if each.key_type == "ECDSA" else "" for each in certificates]
@@ -73,11 +72,6 @@ class Selector:
             if self._curves[index] in curves:
                 return index
         return next((index for index in indexes if not self._curves[index]), -1)
-
-
-def asks_for_status(hello: ClientHello) -> bool:
-    """Whether the client would take an OCSP staple."""
-    return _STATUS_REQUEST in hello.extensions
 
 
 def _names(certificate: Certificate) -> list[str]:

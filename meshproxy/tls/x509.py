@@ -33,6 +33,7 @@ _EXPLICIT_0: Final = 0xA0
 _EXTENSIONS: Final = 0xA3
 
 _KEY_USAGE: Final = "2.5.29.15"
+_TLS_FEATURE: Final = "1.3.6.1.5.5.7.1.24"
 _SUBJECT_ALT_NAME: Final = "2.5.29.17"
 _RSA: Final = "1.2.840.113549.1.1.1"
 _EC: Final = "1.2.840.10045.2.1"
@@ -159,12 +160,22 @@ class Certificate:
         return self._serial.content.lstrip(b"\0").hex() or "0"
 
     @property
+    def serial_content(self) -> str:
+        """The bytes of the serial number without leading zeros, in hexadecimal: to compare."""
+        return self._serial.content.lstrip(b"\0").hex()
+
+    @property
+    def must_staple(self) -> bool:
+        """Whether clients demand an OCSP response with it (RFC 7633)."""
+        return self._extension(_TLS_FEATURE) is not None
+
+    @property
     def not_before(self) -> datetime:
-        return _time(self._validity.child(0))
+        return parse_time(self._validity.child(0))
 
     @property
     def not_after(self) -> datetime:
-        return _time(self._validity.child(1))
+        return parse_time(self._validity.child(1))
 
     def alt_names(self) -> list[tuple[int, str]]:
         """(kind, text) of the subject alternative names, in their order."""
@@ -273,7 +284,7 @@ def _object_id(element: Der) -> str:
     return ".".join(map(str, [first, numbers[0] - 40 * first, *numbers[1:]]))
 
 
-def _time(element: Der) -> datetime:
+def parse_time(element: Der) -> datetime:
     """UTCTime has two digits of the year, from 1950 to 2049 (RFC 5280 section 4.1.2.5)."""
     text = element.content.decode("ascii", "replace")
     try:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from meshproxy.tls.context import TlsContext
+from meshproxy.tls.engine import TlsEvents
 from tests.tls.harness import Socket
 
 DEADLINE_S = 10.0
@@ -21,6 +22,7 @@ class RelayedServer:
     def __init__(self, context: TlsContext, answer: Callable[[bytes], bytes] = lambda _: b"") -> None:
         self.context = context
         self.answer = answer
+        self.events: TlsEvents | None = None  # instead of a record of each connection's
         self.sockets: list[Socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -54,6 +56,8 @@ class RelayedServer:
 
     def start(self) -> Socket:
         sock = Socket(self.context)
+        if self.events is not None:
+            sock._events = self.events
         self.sockets.append(sock)
         return sock
 

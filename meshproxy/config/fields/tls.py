@@ -13,9 +13,8 @@ _PROVIDERS = "certificate providers are not supported"
 TABLES: Final[Tables] = {
     _TLS + "DownstreamTlsContext": MessageTable(
         "common_tls_context require_client_certificate session_ticket_keys disable_stateless_session_resumption "
-        "disable_stateful_session_resumption session_timeout full_scan_certs_on_sni_mismatch prefer_client_ciphers "
-        "ocsp_staple_policy",
-        only={"require_sni": "false"},
+        "disable_stateful_session_resumption session_timeout full_scan_certs_on_sni_mismatch prefer_client_ciphers",
+        only={"require_sni": "false", "ocsp_staple_policy": "LENIENT_STAPLING"},
         refused={"session_ticket_keys_sds_secret_config": _SDS},
     ),
     _TLS + "UpstreamTlsContext": MessageTable(

@@ -197,8 +197,7 @@ class ProxiedConnection(RawConnection):
             self._give_up(flags.NO_CLUSTER_FOUND, "cluster_not_found")
             return
         upstream_info = info.upstream = UpstreamInfo()
-        upstream_info.cluster_name = cluster.name
-        upstream_info.cluster_observability_name = cluster.observability_name
+        upstream_info.cluster = cluster.info
         self._attempt(cluster)
 
     def _attempt(self, cluster: Cluster) -> None:
@@ -401,7 +400,7 @@ class ProxiedConnection(RawConnection):
         self._log("TcpConnectionEnd")
 
     def _log(self, kind: str) -> None:
-        self.info.access_log_type = kind
+        self.info.log_type = kind
         for access_log in self.config.access_logs:
             access_log.log(self.info)
 

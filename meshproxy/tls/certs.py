@@ -1,0 +1,55 @@
+"""What `/certs` tells of contexts, and when the first of their certificates expires."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from meshproxy.tls.context import CertificateInfo, TlsContext
+from meshproxy.tls.x509 import DNS, IP_ADDRESS, URI, Certificate
+
+_DAY_S: Final = 86_400
+_FIELDS: Final = {DNS: "dns", URI: "uri", IP_ADDRESS: "ip_address"}
+
+
+def describe(context: TlsContext, now: Callable[[], float] = time.time) -> dict[str, Any]:
+    """One element of `certificates`, as the JSON of envoy.admin.v3.Certificate."""
+    return {
+        "ca_cert": [_details(each, now()) for each in context.ca_certificates],
+        "cert_chain": [_details(each, now()) for each in context.certificates],
+    }
+
+
+def days_until_first_expires(contexts: Iterable[TlsContext], now: Callable[[], float] = time.time) -> int | None:
+    """`server.days_until_first_cert_expiring`; 0 when one has expired, None where there is no certificate."""
+    infos = (info for context in contexts for info in (*context.ca_certificates, *context.certificates))
+    return min((_days(info.certificate, now()) for info in infos), default=None)
+
+
+def _details(info: CertificateInfo, now: float) -> dict[str, Any]:
+    certificate = info.certificate
+    details: dict[str, Any] = {
+        "path": info.source,
+        "serial_number": certificate.serial,
+        "subject_alt_names": [{_FIELDS[kind]: text} for kind, text in certificate.alt_names() if kind in _FIELDS],
+        "days_until_expiration": str(_days(certificate, now)),
+        "valid_from": _time(certificate.not_before),
+        "expiration_time": _time(certificate.not_after),
+    }
+    if info.staple is not None and info.staple.next_update is not None:
+        details["ocsp_details"] = {
+            "valid_from": _time(info.staple.this_update),
+            "expiration": _time(info.staple.next_update),
+        }
+    return details
+
+
+def _days(certificate: Certificate, now: float) -> int:
+    """Whole days; 0 when it has expired."""
+    return max(0, int((certificate.not_after.timestamp() - int(now)) // _DAY_S))
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
