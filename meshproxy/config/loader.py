@@ -46,8 +46,8 @@ class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  
 def load_bootstrap(
     text: str | bytes, *, overlay: str = "", allow_unknown_fields: bool = False, errors: ConfigErrors
 ) -> Any | None:
-    """The `envoy.config.bootstrap.v3.Bootstrap` in `text`, YAML or JSON; with errors, what could be read of it. None when
-    it is no message at all.
+    """The `envoy.config.bootstrap.v3.Bootstrap` in `text`, YAML or JSON; with errors, what could be read of it.
+    None when it is no message at all.
 
     `overlay` is what `--config-yaml` gives: it is merged over the file as protobuf merges messages (lists are joined).
     """

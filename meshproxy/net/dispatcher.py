@@ -86,9 +86,7 @@ class Dispatcher:
         task.add_done_callback(self._on_task_done)
         return task
 
-    def run(
-        self, coroutine: Coroutine[Any, Any, Any], name: str, on_done: Callable[[Task[Any]], None]
-    ) -> Task[Any]:
+    def run(self, coroutine: Coroutine[Any, Any, Any], name: str, on_done: Callable[[Task[Any]], None]) -> Task[Any]:
         """Run `coroutine` and call `on_done(task)` in a turn; the caller looks at its exception."""
         task = self.loop.create_task(coroutine, name=name)
         self._tasks.add(task)

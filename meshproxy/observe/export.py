@@ -252,7 +252,7 @@ class StatsExporter:
     def _sorted(
         self, tables: list[dict[str, int]], query: StatsQuery, key: Callable[[Entry], Any] | None = None
     ) -> Generator[str, None, Iterator[Entry]]:
-        """What to show of these, by name: sorted run by run, with an empty piece after each, and merged as it is read."""
+        """What to show of these, by name: sorted run by run, with an empty piece between, and merged as read."""
         runs: list[list[Entry]] = []
         for table in tables:
             entries = iter(table.items())

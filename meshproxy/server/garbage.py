@@ -1,13 +1,18 @@
-"""Keeping the garbage collector away from configurations.
+"""Keeping the garbage collector away from large configurations.
 
 A full collection walks over every object there is: 200 ms with 10,000 endpoints, while requests wait. What a
-configuration is made of lives until the next one comes, so it is taken out of the collector's sight; most of what is
-replaced goes by its reference counts. What does not is collected when the process has become twice as large.
+configuration is made of lives until the next one comes, so a large one is taken out of the collector's sight. What else
+there is at this moment goes along, open connections for example: reference counts free them, but for the cycles among
+them. Those are collected when the process has become half as large again.
 """
 
 from __future__ import annotations
 
 import gc
+from typing import Final
+
+# Serialised; below that a collection of what was built takes a few milliseconds at most.
+_LARGE_BYTES: Final = 64 * 1024
 
 
 class Garbage:
@@ -21,15 +26,20 @@ class Garbage:
         self._resident: int = 0  # pages in memory after the last full collection
 
     def pause(self) -> None:
+        """What is young garbage now does not stay."""
+        gc.collect(1)
         gc.disable()
 
     def resume(self) -> None:
         gc.enable()
 
-    def settle(self) -> None:
-        """What is there now is out of sight from here on."""
+    def settle(self, built_bytes: int) -> None:
+        """So much was built, and is in force."""
+        gc.enable()
+        if built_bytes < _LARGE_BYTES:
+            return
         resident = _resident_pages()
-        if resident > 2 * self._resident > 0:
+        if resident > 1.5 * self._resident > 0:
             gc.unfreeze()
             gc.collect()
             self._resident = 0

@@ -53,6 +53,11 @@ class Resources:
         self.clusters: dict[str, Resource[ClusterConfig]] = {}
         self.listeners: dict[str, Resource[ListenerConfig]] = {}
 
+    def built_bytes(self) -> int:
+        """The size of the messages that something was built of."""
+        clusters = sum(len(one.message) for one in self.clusters.values() if one.context is not None)
+        return clusters + sum(len(one.message) for one in self.listeners.values() if one.context is not None)
+
     def discard(self) -> None:
         """Not to be used after all: give back what the builds acquired."""
         contexts = [one.context for one in self.clusters.values()] + [one.context for one in self.listeners.values()]

@@ -31,6 +31,7 @@ class WorkerService:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.sockets: dict[str, list[socket.socket]] = {}
+        self._built_bytes: int = 0  # of the configuration that is prepared
         self._verbs: dict[str, Callable[..., Plain]] = {
             "prepare": self._prepare,
             "commit": self._commit,
@@ -74,7 +75,7 @@ class WorkerService:
     async def _commit(self) -> None:
         sockets, self.sockets = self.sockets, {}
         await self.worker.commit(sockets)
-        GARBAGE.settle()
+        GARBAGE.settle(self._built_bytes)
 
     def _abandon(self) -> None:
         self.worker.abandon()
@@ -85,6 +86,7 @@ class WorkerService:
         errors = ConfigErrors()
         GARBAGE.pause()  # until `commit` or `abandon`
         await self.worker.prepare(Bootstrap.FromString(serialised), columns, errors)
+        self._built_bytes = self.worker.built_bytes()
         return [(error.path, error.reason) for error in errors.items]
 
     async def _listen(self) -> None:

@@ -81,6 +81,7 @@ class Supervisor:
         self.workers: list[WorkerHandle] = []
         self._columns = CellColumns(options.concurrency) if options.concurrency > 1 else None
         self._kept_counters = Snapshot()  # what dead workers had counted
+        self._replacements: list[asyncio.Task[None]] = []  # of dead workers, under way
         self.bootstrap: Any = None
         self.last_error: Refused | None = None
         self.updated: float = time.time()  # when the running configuration came into force
@@ -314,7 +315,7 @@ class Supervisor:
             drop_managers(kept)
             self._kept_counters.add(kept)
         _log.error("worker %d (pid %d) is gone; starting another", worker.index, worker.process.pid)
-        self.dispatcher.spawn(self._replace(worker), f"replace worker {worker.index}")
+        self._replacements.append(self.dispatcher.spawn(self._replace(worker), f"replace worker {worker.index}"))
 
     async def _replace(self, dead: RemoteWorker) -> None:
         await dead.close()
@@ -454,12 +455,21 @@ class Supervisor:
             return
         await self.each("start_drain")
         await asyncio.sleep(self.options.shutdown_delay_s)
+        await self._await_replacements()
         await self._close_listeners(inbound_only=False)
         deadline = time.monotonic() + self.options.drain_time_s
         while time.monotonic() < deadline and sum(await self.each("connections")):
             await self.each("close_idle", min(_IDLE_MS, self.options.drain_time_s * 250.0))
             await asyncio.sleep(_POLL_S)
         self._drained.set()
+
+    async def _await_replacements(self) -> None:
+        """Connections may wait in the accept queue of a worker that died: closing the listeners would reset them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.options.drain_time_s):
+                while self._replacements:
+                    await asyncio.wait([self._replacements[-1]])
+                    self._replacements = [task for task in self._replacements if not task.done()]
 
     async def drain_listeners(self, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
         """POST /drain_listeners: `graceful` ends connections with their next answer, for the drain time, before the

@@ -70,6 +70,10 @@ class Worker:
         else:
             self._prepared = resources
 
+    def built_bytes(self) -> int:
+        """How much of what is prepared is new: the size of its messages."""
+        return 0 if self._prepared is None else self._prepared.built_bytes()
+
     def abandon(self) -> None:
         """Forget what was prepared."""
         prepared, self._prepared = self._prepared, None

@@ -184,6 +184,7 @@ class Upstream:
         self._peers: asyncio.Queue[Peer] = asyncio.Queue()
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
+        self._stopped = False
         self.port = 0
 
     async def start(self) -> None:
@@ -191,6 +192,9 @@ class Upstream:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopped:
+            writer.transport.abort()
+            return
         self._writers.append(writer)
         self._peers.put_nowait(Peer(reader, writer))
 
@@ -205,10 +209,11 @@ class Upstream:
 
     async def stop(self) -> None:
         assert self._server is not None
+        self._stopped = True
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
-        await turns()
+        await turns(20)  # a connection that was just accepted reaches `_on_connection` some turns later
 
 
 @asynccontextmanager
