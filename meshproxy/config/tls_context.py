@@ -16,6 +16,7 @@ from meshproxy.config.datasource import load_data_source
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.string_matcher import build_string_matcher
 from meshproxy.config.values import bool_or, int_or
+from meshproxy.net.transport_socket import TransportSocketFactory
 from meshproxy.observe.tls_stats import TlsCounter, TlsStats
 from meshproxy.tls import x509
 from meshproxy.tls.context import TlsConfigError, TlsContext
@@ -49,6 +50,8 @@ class TlsSocketFactory(TransportSocketFactory):
     """
 
     def __init__(self, context: TlsContext, events: TlsEvents, watched_paths: tuple[str, ...]) -> None:
+        super().__init__()
+        self.asks_for_host = context.options.auto_host_sni
         self.context = context
         self.events = events
         self.watched_paths = watched_paths
@@ -102,7 +105,6 @@ def build_upstream_tls(message: Any, path: str, context: BuildContext, stat_pref
         expects_server_name=message.auto_sni_san_validation,
         allow_renegotiation=message.allow_renegotiation,
         max_sessions=int_or(message, "max_session_keys", 1),
-        enforce_rsa_key_usage=bool_or(message, "enforce_rsa_key_usage", False),
     )
     return builder.finish(options, context, f"{stat_prefix}ssl.")
 

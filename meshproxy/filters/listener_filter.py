@@ -104,9 +104,11 @@ class ListenerFilterRun:
     filter has to be told.
     """
 
-    def __init__(self, filters: Sequence[ConfiguredListenerFilter], accepted: AcceptedSocket) -> None:
+    def __init__(
+        self, filters: Sequence[ConfiguredListenerFilter], accepted: AcceptedSocket, data: bytes = b""
+    ) -> None:
         self.accepted = accepted
-        self.data = b""
+        self.data = data  # what has come, less what filters consumed
         self._filters = filters
         self._next = 0
         self._current: ListenerFilter | None = None

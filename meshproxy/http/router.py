@@ -106,7 +106,7 @@ class Router:
         if route.has_request_mutations:
             route.finalize_request(headers, info, not self.config.suppress_envoy_headers)
         if self.config.match_upstream_scheme:
-            headers.set(b":scheme", b"http")  # no cluster has TLS
+            headers.set(b":scheme", b"http" if cluster.config.transport is None else b"https")
         self._start_attempt()
 
     def on_request_data(self, data: bytes, end: bool) -> None:

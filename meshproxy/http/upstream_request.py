@@ -178,6 +178,7 @@ class UpstreamRequest(PooledStream):
         info.host_name = self.host.hostname
         info.host_metadata = self.host.metadata
         info.local = connection.local
+        info.tls = connection.tls
         info.connection_id = connection.id
         info.protocol = 11
         info.first_byte_sent = info.pool_ready = monotonic()

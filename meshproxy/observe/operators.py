@@ -562,11 +562,11 @@ _PLAIN: Final[dict[str, Reader]] = {
     "GRPC_STATUS_NUMBER": grpc_status,
     "LOCAL_REPLY_BODY": lambda info: info.local_reply_body,
     "ACCESS_LOG_TYPE": lambda info: info.log_type,
-    # No tracer, no JA3/JA4 yet: what Envoy prints without them.
+    # No tracer yet: what Envoy prints without one.
     "TRACE_ID": _nothing,
     "SPAN_ID": _nothing,
-    "TLS_JA3_FINGERPRINT": _nothing,
-    "TLS_JA4_FINGERPRINT": _nothing,
+    "TLS_JA3_FINGERPRINT": lambda info: info.connection.ja3 or None,
+    "TLS_JA4_FINGERPRINT": lambda info: info.connection.ja4 or None,
 }
 
 # Bytes on the wire: they are known when a record is written, and counted only for access logs that ask for them.

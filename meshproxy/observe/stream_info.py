@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.net.address import Address
+from meshproxy.net.transport_socket import TransportSocket
 from meshproxy.observe.wire import WireBytes
 
 PROTOCOL_HTTP10: Final = 10
@@ -30,9 +31,19 @@ class ConnectionInfo:
         self.listener_name: str = ""
         self.listener_direction: int = 0  # core.v3.TrafficDirection
         self.transport_failure_reason: str = ""
-        self.tls: Any = None  # facts of the TLS session; None on plaintext
+        self.transport_socket: TransportSocket | None = None  # None: plain bytes
+        self.ja3: str = ""
+        self.ja4: str = ""
+        self.dynamic_metadata: dict[str, dict[str, Any]] | None = None  # of listener filters
+        self.filter_state: dict[str, Any] | None = None
+        self.termination_details: str = ""  # why it was closed, where no stream says so
         self.protocol: int = 0  # what was spoken on it, known at its end; 0: nothing
         self.response_flags: int = 0  # of the connection itself, not of a stream
+
+    @property
+    def tls(self) -> Any:
+        """Facts of the TLS session; None on plaintext."""
+        return None if self.transport_socket is None else self.transport_socket.facts
 
 
 class RouteInfo:

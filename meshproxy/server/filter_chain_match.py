@@ -70,6 +70,11 @@ class FilterChainMatcher:
         # One chain without any criterion is what most listeners have: it needs no walk.
         self._only: int | None = _only_chain(anywhere) if anywhere is not None and len(by_port) == 1 else None
 
+    @property
+    def matches_everything(self) -> bool:
+        """Whether there is one chain, for every connection."""
+        return self._only is not None
+
     def find(self, accepted: AcceptedSocket) -> int | None:
         """The chain for this connection."""
         if self._only is not None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from meshproxy.clock import monotonic
 from meshproxy.config.context import BuildContext
 from meshproxy.config.runtime import RuntimeInt
+from meshproxy.filters.listener_filter import CLOSE, CONTINUE, AcceptedSocket, ListenerFilterRun
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
+from meshproxy.net.address import Address
 from meshproxy.net.cells import Counter
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.timers import CallTimer, Timer
+from meshproxy.net.transport_socket import TransportSocketFactory
+from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
 from meshproxy.server.listener_config import FilterChainConfig, ListenerConfig
 from meshproxy.server.stats import ListenerStats
@@ -61,7 +67,44 @@ class ActiveFilterChain(ConnectionOwner):
         self._drain_over_s: float = 0.0
         self._failing: bool = False  # an operator lets health checks fail
 
+    def accept(self, connection: Connection, info: ConnectionInfo, data: bytes) -> None:
+        """A new connection, of which listener filters have read `data`."""
+        listener, config = self.listener, self.config
+        listener.stats.downstream_cx_total += 1
+        listener.stats.downstream_cx_active += 1
+        info.listener_name = listener.config.name
+        info.filter_chain_name = config.name
+        info.listener_direction = listener.config.direction
+        for index, gate in enumerate(config.gates):
+            if not gate.admit(connection, info):
+                for passed in config.gates[:index]:
+                    passed.leave()
+                listener.on_connection_done(self, Accepted(connection, info))
+                return
+        active = config.terminal.accept(listener.dispatcher, listener.clusters, self, connection, info)
+        self.connections[active] = Accepted(connection, info)
+        if config.transport is not None:
+            self._secure(config.transport, connection, info)
+        if data:
+            connection.receive(data)
+
+    def _secure(self, factory: TransportSocketFactory, connection: Connection, info: ConnectionInfo) -> None:
+        transport_socket = info.transport_socket = factory.new()
+        connection.start_transport_socket(transport_socket)
+        if self.config.handshake_timeout_ms > 0.0:
+            timeout = HandshakeTimeout(connection, self.listener.stats)
+            self.listener.dispatcher.timers.arm(timeout, self.config.handshake_timeout_ms)
+
+    def adopt(self, new: FilterChainConfig, listener: ListenerConfig) -> None:
+        """Go on with what differs in nothing that open connections could notice."""
+        self.config.terminal.adopt(new.terminal)
+        self.config.transport = new.transport
+        self.context = listener.context
+        self.access_logs = listener.access_logs
+
     def on_connection_done(self, connection: ActiveConnection) -> None:
+        for gate in self.config.gates:
+            gate.leave()
         self.listener.on_connection_done(self, self.connections.pop(connection))
 
     def start_drain(self, over_s: float = 0.0) -> None:
@@ -99,6 +142,28 @@ class ActiveFilterChain(ConnectionOwner):
             connection.abort()
 
 
+class ListenerDirectory(Protocol):
+    """Finds the listener that a connection is handed to."""
+
+    def listener_at(self, address: Address) -> ActiveListener | None:
+        """The one with exactly this address, else one with its port on all addresses."""
+        ...
+
+
+class HandshakeTimeout(Timer):
+    """Closes a connection whose transport socket is not established in time."""
+
+    def __init__(self, connection: Connection, stats: ListenerStats) -> None:
+        super().__init__()
+        self._connection = connection
+        self._stats = stats
+
+    def on_timer(self) -> None:
+        if self._connection.connected and not self._connection.established:
+            self._stats.downstream_cx_transport_socket_connect_timeout += 1
+            self._connection.abort()
+
+
 class ActiveListener:
     """One listener of this worker: its sockets, its current chain, and chains that drain."""
 
@@ -109,12 +174,17 @@ class ActiveListener:
         clusters: ClusterManager,
         count: ConnectionCount,
         own_count: Counter,
+        directory: ListenerDirectory,
     ) -> None:
         self.config = config
+        self.directory = directory
         self.dispatcher = dispatcher
         self.clusters = clusters
         self.stats = config.context.scope(config.stat_prefix, ListenerStats)
-        self.chain = ActiveFilterChain(self, _only_chain(config), config.context)
+        self.current_chains: list[ActiveFilterChain] = []  # in the order of the configuration, the default one last
+        self._default: ActiveFilterChain | None = None
+        self._only: ActiveFilterChain | None = None  # the one that gets every connection, where nothing is to be asked
+        self._set_chains(config)
         self.draining_chains: list[ActiveFilterChain] = []
         self._count = count
         self._own_count = own_count  # of this listener, in all workers
@@ -145,9 +215,10 @@ class ActiveListener:
         self._sockets = []
 
     def close(self) -> None:
-        """Its last connection is gone. Listener and chain know each other: they part, so that both are freed now."""
-        self.chain.context.close()
-        del self.chain
+        """Its last connection is gone. Listener and chains know each other: they part, so that all are freed now."""
+        self.config.context.close()
+        self.current_chains = []
+        self._only = None
 
     @property
     def accepting(self) -> bool:
@@ -156,36 +227,54 @@ class ActiveListener:
     def update(self, config: ListenerConfig, drain_over_s: float) -> bool:
         """Go on with a new configuration on the same sockets.
 
-        A chain that is the same but for its routes stays, with its connections; else it drains (`drain_over_s` as in
-        `ActiveFilterChain.start_drain`), and new connections get the new one. True when it drains.
+        A chain that is the same but for its routes and its certificates stays, with its connections; any other drains
+        (`drain_over_s` as in `ActiveFilterChain.start_drain`), and new connections get the new ones. True when one
+        drains.
         """
-        new = _only_chain(config)
-        old = self.chain
+        old, old_context = self.current_chains, self.config.context
         self.stats = config.context.scope(config.stat_prefix, ListenerStats)
         self.config = config
-        if new.fingerprint == old.config.fingerprint:
-            old.config.terminal.adopt(new.terminal)
-            old.context.close()
-            old.context = config.context
-            old.access_logs = config.access_logs
-            return False
-        self.chain = ActiveFilterChain(self, new, config.context)
-        self._drain_chain(old, drain_over_s)
-        return True
+        self._set_chains(config, old)
+        gone = [chain for chain in old if chain not in self.current_chains]
+        for chain in gone:
+            chain.start_drain(drain_over_s)
+            if chain.connections:
+                self.draining_chains.append(chain)
+        self._release(old_context)
+        return bool(gone)
 
-    def _drain_chain(self, chain: ActiveFilterChain, drain_over_s: float) -> None:
-        chain.start_drain(drain_over_s)
-        if chain.connections:
-            self.draining_chains.append(chain)
-        else:
-            chain.context.close()
+    def _set_chains(self, config: ListenerConfig, old: Sequence[ActiveFilterChain] = ()) -> None:
+        kept = {chain.config.fingerprint: chain for chain in old}
+        self.current_chains = []
+        for new in config.all_chains():
+            chain = kept.pop(new.fingerprint, None)
+            if chain is None:
+                chain = ActiveFilterChain(self, new, config.context)
+            else:
+                chain.adopt(new, config)
+            self.current_chains.append(chain)
+        self._default = self.current_chains[-1] if config.default_chain is not None else None
+        single = len(self.current_chains) == 1 and not config.listener_filters and not config.hands_off
+        self._only = self.current_chains[0] if single and config.matches_everything() else None
+
+    def _release(self, context: BuildContext) -> None:
+        """Close a context that no chain was built with any more."""
+        if context is self.config.context or any(chain.context is context for chain in self.draining_chains):
+            return
+        context.close()
 
     def start_drain(self, over_s: float = 0.0) -> None:
         """Connections end with their next answer, or by and by; new ones are still accepted, and drain as well."""
-        self.chain.start_drain(over_s)
+        for chain in self.current_chains:
+            chain.start_drain(over_s)
+
+    def fail_health_checks(self, fail: bool) -> None:
+        """As `ActiveFilterChain.fail_health_checks`, for all chains."""
+        for chain in self.current_chains:
+            chain.fail_health_checks(fail)
 
     def chains(self) -> list[ActiveFilterChain]:
-        return [self.chain, *self.draining_chains]
+        return [*self.current_chains, *self.draining_chains]
 
     def connections(self) -> int:
         return sum(len(chain.connections) for chain in self.chains())
@@ -208,20 +297,65 @@ class ActiveListener:
             return
         count.add(1)
         self._own_count.add(1)
-        stats.downstream_cx_total += 1
-        stats.downstream_cx_active += 1
-        chain = self.chain
-        info = ConnectionInfo(connection.id, connection.remote, connection.local)
-        info.listener_name = self.config.name
-        info.filter_chain_name = chain.config.name
-        info.listener_direction = self.config.direction
-        active = chain.config.terminal.accept(self.dispatcher, self.clusters, chain, connection, info)
-        chain.connections[active] = Accepted(connection, info)
+        only = self._only
+        if only is not None:
+            only.accept(connection, ConnectionInfo(connection.id, connection.remote, connection.local), b"")
+            return
+        sock = connection.get_extra_info("socket")
+        self.inspect(connection, AcceptedSocket(sock, connection.remote, connection.local), b"")
+
+    def inspect(self, connection: Connection, accepted: AcceptedSocket, data: bytes) -> None:
+        """Let the listener filters look at a connection, of which others may have read `data`."""
+        inspection = Inspection(self, connection, ListenerFilterRun(self.config.listener_filters, accepted, data))
+        connection.set_handler(inspection)
+        inspection.start()
+
+    def assign(self, connection: Connection, accepted: AcceptedSocket, data: bytes) -> None:
+        """The listener filters are done: hand the connection over to a filter chain, or to the listener of its
+        original destination."""
+        if self.config.hands_off and accepted.local_restored:
+            other = self.directory.listener_at(accepted.local)
+            if other is not None and other is not self:
+                self.uncount()
+                other.take_over(connection, accepted, data)
+                return
+        matcher = self.config.matcher
+        index = None if matcher is None else matcher.find(accepted)
+        chain = self._default if index is None else self.current_chains[index]
+        info = connection_info(connection, accepted)
+        if chain is None:
+            self.stats.no_filter_chain_match += 1
+            info.response_flags |= flags.NO_ROUTE_FOUND
+            info.termination_details = "filter_chain_not_found"
+            self.refuse(connection, info)
+            return
+        chain.accept(connection, info, data)
+
+    def take_over(self, connection: Connection, accepted: AcceptedSocket, data: bytes) -> None:
+        """A connection that another listener accepted, whose original destination is ours."""
+        self._count.add(1)
+        self._own_count.add(1)
+        self.inspect(connection, accepted, data)
+
+    def refuse(self, connection: Connection, info: ConnectionInfo) -> None:
+        """Close a connection that has no filter chain."""
+        self.uncount()
+        if self.config.access_logs:
+            info.listener_name = self.config.name
+            record = _record(Accepted(connection, info), monotonic())
+            for log in self.config.access_logs:
+                log.log(record)
+        connection.set_handler(_Unclaimed(self))
+        connection.close()
+
+    def uncount(self) -> None:
+        """A connection that counts for the limits is gone."""
+        self._count.add(-1)
+        self._own_count.add(-1)
 
     def on_connection_done(self, chain: ActiveFilterChain, accepted: Accepted) -> None:
         now = monotonic()
-        self._count.add(-1)
-        self._own_count.add(-1)
+        self.uncount()
         self.stats.downstream_cx_active -= 1
         self.stats.downstream_cx_destroy += 1
         self.stats.downstream_cx_length_ms.record(int((now - accepted.began) * 1000.0))
@@ -231,13 +365,20 @@ class ActiveListener:
                 log.log(record)
         if chain.draining and not chain.connections and chain in self.draining_chains:
             self.draining_chains.remove(chain)
-            chain.context.close()
+            self._release(chain.context)
 
 
-def _only_chain(config: ListenerConfig) -> FilterChainConfig:
-    chain = config.chains[0] if config.chains else config.default_chain
-    assert chain is not None
-    return chain
+def connection_info(connection: Connection, accepted: AcceptedSocket) -> ConnectionInfo:
+    """What the listener filters found out, for all that comes after them."""
+    info = ConnectionInfo(connection.id, accepted.remote, accepted.local)
+    info.direct_remote = accepted.direct_remote
+    info.requested_server_name = accepted.server_name
+    info.ja3 = accepted.ja3
+    info.ja4 = accepted.ja4
+    info.transport_failure_reason = accepted.transport_failure_reason
+    info.dynamic_metadata = accepted.dynamic_metadata
+    info.filter_state = accepted.filter_state
+    return info
 
 
 def _record(accepted: Accepted, end: float) -> StreamInfo:
@@ -247,9 +388,71 @@ def _record(accepted: Accepted, end: float) -> StreamInfo:
     record.end = end
     record.protocol = info.protocol
     record.response_flags = info.response_flags
+    record.connection_termination_details = info.termination_details
+    record.dynamic_metadata = info.dynamic_metadata
+    record.filter_state = info.filter_state
     record.bytes_received = accepted.connection.bytes_received
     record.bytes_sent = accepted.connection.bytes_sent
     return record
+
+
+class Inspection(ConnectionHandler):
+    """A connection in the hands of the listener filters."""
+
+    def __init__(self, listener: ActiveListener, connection: Connection, run: ListenerFilterRun) -> None:
+        self._listener = listener
+        self._connection = connection
+        self._run = run
+        self._timer: CallTimer | None = None
+        self._done = False
+
+    def start(self) -> None:
+        self._listener.stats.downstream_pre_cx_active += 1
+        self._go_on(self._run.start())
+        timeout_ms = self._listener.config.listener_filters_timeout_ms
+        if not self._done and timeout_ms > 0.0:
+            self._timer = CallTimer(self.on_timeout)
+            self._listener.dispatcher.timers.arm(self._timer, timeout_ms)
+
+    def on_data(self, data: bytes) -> None:
+        self._go_on(self._run.receive(data))
+
+    def on_eof(self) -> None:
+        self._listener.stats.downstream_listener_filter_remote_close += 1
+        self._refuse()
+
+    def on_close(self, error: str) -> None:
+        if not self._done:
+            self._listener.stats.downstream_listener_filter_error += 1
+            self._refuse()
+
+    def on_timeout(self) -> None:
+        listener = self._listener
+        listener.stats.downstream_pre_cx_timeout += 1
+        if listener.config.continues_on_timeout:
+            self._assign()
+        else:
+            self._refuse()
+
+    def _go_on(self, verdict: int) -> None:
+        if verdict == CONTINUE:
+            self._assign()
+        elif verdict == CLOSE:
+            self._refuse()
+
+    def _end(self) -> None:
+        self._done = True
+        self._listener.stats.downstream_pre_cx_active -= 1
+        if self._timer is not None:
+            self._timer.disarm()
+
+    def _assign(self) -> None:
+        self._end()
+        self._listener.assign(self._connection, self._run.accepted, self._run.data)
+
+    def _refuse(self) -> None:
+        self._end()
+        self._listener.refuse(self._connection, connection_info(self._connection, self._run.accepted))
 
 
 class _Unclaimed(ConnectionHandler):

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
-from meshproxy.http.build import build_access_logs
 from meshproxy.config.values import milliseconds_or
 from meshproxy.filters.listener_filter import ConfiguredListenerFilter, build_listener_filters
+from meshproxy.http.build import build_access_logs
 from meshproxy.http.network_filter import NETWORK_FILTERS, ConnectionGate, NetworkFilter
 from meshproxy.net.address import Address, is_ip
 from meshproxy.net.connect import SocketOption
@@ -52,6 +52,10 @@ class ListenerConfig:
         self.continues_on_timeout: bool = False
         self.hands_off: bool = False  # use_original_dst
         self.matcher: FilterChainMatcher | None = None
+
+    def matches_everything(self) -> bool:
+        """Whether every connection gets the only chain there is."""
+        return not self.chains or (self.matcher is not None and self.matcher.matches_everything)
 
     def all_chains(self) -> list[FilterChainConfig]:
         return self.chains if self.default_chain is None else [*self.chains, self.default_chain]

@@ -15,9 +15,13 @@ class ListenerStats(StatsScope):
         "downstream_cx_destroy",
         "downstream_cx_overflow",
         "downstream_global_cx_overflow",
+        "downstream_pre_cx_timeout",
+        "downstream_listener_filter_remote_close",
+        "downstream_listener_filter_error",
+        "downstream_cx_transport_socket_connect_timeout",
         "no_filter_chain_match",
     )
-    GAUGES: ClassVar[tuple[str, ...]] = ("downstream_cx_active",)
+    GAUGES: ClassVar[tuple[str, ...]] = ("downstream_cx_active", "downstream_pre_cx_active")
     SET_WITH: ClassVar[tuple[str, ...]] = ("downstream_cx_total",)
     HISTOGRAMS: ClassVar[tuple[str, ...]] = ("downstream_cx_length_ms",)
 
@@ -27,8 +31,13 @@ class ListenerStats(StatsScope):
         self.downstream_cx_destroy: int = 0
         self.downstream_cx_overflow: int = 0
         self.downstream_global_cx_overflow: int = 0
+        self.downstream_pre_cx_timeout: int = 0
+        self.downstream_listener_filter_remote_close: int = 0
+        self.downstream_listener_filter_error: int = 0
+        self.downstream_cx_transport_socket_connect_timeout: int = 0
         self.no_filter_chain_match: int = 0
         self.downstream_cx_active: int = 0
+        self.downstream_pre_cx_active: int = 0
         self.downstream_cx_length_ms = Histogram()
 
 

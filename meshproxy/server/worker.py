@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
+from meshproxy.net.address import Address
 from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry
@@ -122,7 +123,7 @@ class Worker:
             running.update(config, self._drain_over_s)
             return
         listener = ActiveListener(
-            config, self.dispatcher, self.clusters, self._count, self._counters.counter(listener_counter(name))
+            config, self.dispatcher, self.clusters, self._count, self._counters.counter(listener_counter(name)), self
         )
         await listener.start(sockets or [])
         self.listeners[name] = listener
@@ -132,6 +133,15 @@ class Worker:
         else:
             stats.listener_modified += 1
             self._drain_listener(running)
+
+    def listener_at(self, address: Address) -> ActiveListener | None:
+        """The listener with this address; else one with its port on all addresses."""
+        wildcard = Address("::" if ":" in address.ip else "0.0.0.0", address.port)
+        for wanted in (address, wildcard):
+            for listener in self.listeners.values():
+                if wanted in listener.config.addresses:
+                    return listener
+        return None
 
     def _remove_listener(self, name: str) -> None:
         self.manager_stats.listener_removed += 1
@@ -182,7 +192,7 @@ class Worker:
     def fail_health_checks(self, fail: bool) -> None:
         """While they fail, every response says `connection: close`, as with Envoy."""
         for listener in self.listeners.values():
-            listener.chain.fail_health_checks(fail)
+            listener.fail_health_checks(fail)
 
     def stop_accepting(self, inbound_only: bool = False) -> None:
         """Close the listeners."""

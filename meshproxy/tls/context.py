@@ -43,9 +43,7 @@ class TlsConfigError(MeshProxyError):
 class Identity:
     """A certificate of ours, and the context that presents it."""
 
-    def __init__(
-        self, ssl_context: ssl.SSLContext, certificate: Certificate | None, staple: OcspStaple | None
-    ) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext, certificate: Certificate | None, staple: OcspStaple | None) -> None:
         self.ssl_context = ssl_context
         self.certificate = certificate
         self.staple = staple
@@ -133,7 +131,7 @@ class TlsContext:
             if not found:
                 field = f"{validation.field}.trusted_ca"
                 problems.append((field, f"Failed to load trusted CA certificates from {validation.source}"))
-            self.ca_certificates = [CertificateInfo(validation.source, each) for each in found[:1]]
+            self.ca_certificates = [CertificateInfo(validation.source, each) for each in found]
         has_ca = bool(validation.trusted_ca) or validation.system_roots
         if not openssl.AVAILABLE:
             return
@@ -144,7 +142,7 @@ class TlsContext:
             san_matchers=validation.san_matchers,
             hashes=validation.hashes,
             public_key_hashes=validation.public_key_hashes,
-            rsa_must_sign=self.options.enforce_rsa_key_usage,
+            checks_key_usage=not self.is_server,
         )
 
     def _add_identity(self, certificate: CertificateOptions | None, problems: list[Problem]) -> None:
@@ -180,7 +178,7 @@ class TlsContext:
                 san_matchers=(),
                 hashes=frozenset(),
                 public_key_hashes=frozenset(),
-                rsa_must_sign=options.enforce_rsa_key_usage,
+                checks_key_usage=False,
             )
         openssl.set_verifier(context, self.judge)
 

@@ -261,7 +261,10 @@ class TlsTransportSocket(TransportSocket):
             failure = _failure_kind(error)
             if failure == VERIFY_ERROR and judge is not None and judge.failure != NO_FAILURE:
                 failure = judge.failure
-            self._fail(failure_text(error, judge.reason if judge is not None else ""), failure)
+            if judge is not None and judge.failure == CONNECTION_ERROR:
+                self._fail(failure_of(judge.reason), failure)
+            else:
+                self._fail(failure_text(error, judge.reason if judge is not None else ""), failure)
             return
         if judge is not None and judge.failure != NO_FAILURE:
             self._events.on_failure(judge.failure)

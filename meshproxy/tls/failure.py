@@ -17,6 +17,7 @@ _REASONS: Final = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": 192,
     "UNSUPPORTED_PROTOCOL": 240,
     "WRONG_VERSION_NUMBER": 247,
+    "KEY_USAGE_BIT_INCORRECT": 302,
 }
 _NUMBERS: Final[dict[str, int]] = {
     name: reason for (library, reason), name in _ssl.err_codes_to_names.items() if library == _OPENSSL_LIBRARY

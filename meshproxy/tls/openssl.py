@@ -23,6 +23,10 @@ X509_V_OK: Final = 0
 X509_V_ERR_CERT_REJECTED: Final = 28
 _IGNORABLE_TIMES: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
+_KEY_EXCHANGE_RSA: Final = 1037  # NID_kx_rsa
+_KEY_ENCIPHERMENT: Final = 0x20  # bits of X509_get_key_usage, which has all of them set without the extension
+_DIGITAL_SIGNATURE: Final = 0x80
+
 _SET_SESSION_CACHE_MODE: Final = 44
 _SET_SERVERNAME_CB: Final = 53
 _SET_TICKET_KEYS: Final = 59
@@ -85,6 +89,11 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "X509_STORE_CTX_get_error_depth": (_INT, (_P,)),
     "X509_STORE_CTX_set_error": (None, (_P, _INT)),
     "X509_STORE_CTX_set_verify_cb": (None, (_P, _P)),
+    "X509_STORE_CTX_get_ex_data": (_P, (_P, _INT)),
+    "X509_get_key_usage": (ctypes.c_uint32, (_P,)),
+    "SSL_get_ex_data_X509_STORE_CTX_idx": (_INT, ()),
+    "SSL_get_pending_cipher": (_P, (_P,)),
+    "SSL_CIPHER_get_kx_nid": (_INT, (_P,)),
     "X509_verify_cert_error_string": (_TEXT, (ctypes.c_long,)),
     "i2d_X509": (_INT, (_P, ctypes.POINTER(_TEXT))),
     "OBJ_nid2sn": (_TEXT, (_INT,)),
@@ -298,6 +307,16 @@ def _ignoring_times(ok: int, store_context: int) -> int:
 
 
 _IGNORING_TIMES: Final = _CHAIN_VERIFY(_ignoring_times)
+
+
+def key_usage_fits(store_context: int) -> bool:
+    """Whether the key usage of a server's certificate allows what this handshake does with it: sign, or, with the plain
+    RSA key exchange, decrypt (RFC 5246 section 7.4.2). One without a key usage fits."""
+    ssl_pointer = _lib.X509_STORE_CTX_get_ex_data(store_context, _lib.SSL_get_ex_data_X509_STORE_CTX_idx())
+    cipher = _lib.SSL_get_pending_cipher(ssl_pointer)
+    is_plain_rsa = bool(cipher) and _lib.SSL_CIPHER_get_kx_nid(cipher) == _KEY_EXCHANGE_RSA
+    usage = int(_lib.X509_get_key_usage(_lib.X509_STORE_CTX_get0_cert(store_context)))
+    return bool(usage & (_KEY_ENCIPHERMENT if is_plain_rsa else _DIGITAL_SIGNATURE))
 
 
 def set_verify_error(store_context: int, error: int) -> None:

@@ -79,4 +79,3 @@ class TlsOptions:
     expects_server_name: bool = False  # auto_sni_san_validation
     allow_renegotiation: bool = False
     max_sessions: int = 1
-    enforce_rsa_key_usage: bool = False

@@ -16,7 +16,8 @@ VERIFY_HASH: Final = 5
 
 # X509_V_ERR_UNABLE_TO_GET_CRL … CRL_PATH_VALIDATION_ERROR: what is wrong with, or says, a revocation list
 _REVOCATION_ERRORS: Final = frozenset({3, 5, 8, 11, 12, 15, 16, 23, 33, 35, 36, 41, 44, 54})
-_DIGITAL_SIGNATURE: Final = 0  # bit of the key usage extension (RFC 5280 section 4.2.1.3)
+
+_MAX_JUDGED: Final = 256
 
 
 class TextMatcher(Protocol):
@@ -66,7 +67,7 @@ def dns_name_matches(name: str, pattern: str) -> bool:
 
 class Judge:
     """The rules of one validation context. `failure` and `reason` are of the latest handshake: there is one at a time,
-    since a handshake never waits halfway within a call."""
+    since a handshake never waits halfway within a call. The `reason` of a CONNECTION_ERROR is an OpenSSL-like name."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class Judge:
         san_matchers: tuple[SanMatcher, ...],
         hashes: frozenset[bytes],
         public_key_hashes: frozenset[bytes],
-        rsa_must_sign: bool,
+        checks_key_usage: bool,
     ) -> None:
         self._verifies_chain = verifies_chain
         self._accepts_untrusted = accepts_untrusted
@@ -85,8 +86,9 @@ class Judge:
         self._san_matchers = san_matchers
         self._hashes = hashes
         self._public_key_hashes = public_key_hashes
-        self._rsa_must_sign = rsa_must_sign
-        self._reads_leaf = bool(san_matchers or hashes or public_key_hashes or rsa_must_sign)
+        self._checks_key_usage = checks_key_usage
+        self._reads_leaf = bool(san_matchers or hashes or public_key_hashes)
+        self._judged: dict[tuple[bytes, str], tuple[int, str]] = {}
         self.expected_name: str = ""  # the DNS name that the peer of this handshake must have; empty for any
         self.failure: int = NO_FAILURE
         self.reason: str = ""
@@ -104,6 +106,10 @@ class Judge:
 
     def verify(self, store_context: int) -> bool:
         """Called by OpenSSL in the course of a handshake."""
+        if self._checks_key_usage and not openssl.key_usage_fits(store_context):
+            self.failure, self.reason = CONNECTION_ERROR, "KEY_USAGE_BIT_INCORRECT"
+            openssl.set_verify_error(store_context, openssl.X509_V_ERR_CERT_REJECTED)
+            return False
         if self._verifies_chain:
             error, depth = openssl.verify_chain(store_context, ignore_times=self._ignores_times)
             if error != openssl.X509_V_OK:
@@ -113,7 +119,8 @@ class Judge:
                 self.reason = ""
         if not self._reads_leaf and not self.expected_name:
             return True
-        self.failure, self.reason = self._judge_leaf(openssl.leaf_certificate(store_context), self.failure)
+        failure, self.reason = self._judge(openssl.leaf_certificate(store_context))
+        self.failure = failure or self.failure
         if self.reason:
             # OK stands for no reason of the chain: the alert is certificate_unknown, as Envoy's.
             error = openssl.X509_V_ERR_CERT_REJECTED if self.failure == VERIFY_HASH else openssl.X509_V_OK
@@ -125,22 +132,30 @@ class Judge:
         self.failure = failure
         self.reason = f"verify cert failed: {reason}"
 
-    def _judge_leaf(self, der: bytes, failure: int) -> tuple[int, str]:
-        """(what to count, why it fails or nothing)."""
+    def _judge(self, der: bytes) -> tuple[int, str]:
+        """Peers come again: what was found of a certificate holds, since nothing here goes by the time."""
+        key = (der, self.expected_name)
+        found = self._judged.get(key)
+        if found is None:
+            found = self._judge_leaf(der)
+            if len(self._judged) >= _MAX_JUDGED:
+                self._judged.clear()
+            self._judged[key] = found
+        return found
+
+    def _judge_leaf(self, der: bytes) -> tuple[int, str]:
+        """(what to count or NO_FAILURE, why it fails or nothing)."""
         try:
             certificate = x509.Certificate(der)
             names = certificate.alt_names()
         except (x509.DerError, ValueError):
             return VERIFY_ERROR, "verify cert failed: the certificate cannot be read"
-        is_rsa = certificate.key_type == "RSA"
-        if self._rsa_must_sign and is_rsa and not certificate.allows_key_usage(_DIGITAL_SIGNATURE):
-            return VERIFY_ERROR, "verify cert failed: the key usage of the RSA certificate does not allow signing"
         if not self._names_match(names):
             shown = ", ".join(text for _, text in names)
             return VERIFY_SAN, f"verify cert failed: SAN matcher, certificate SANs are [{shown}]"
         if (self._hashes or self._public_key_hashes) and not self._is_pinned(certificate):
             return VERIFY_HASH, "verify cert failed: cert hash and spki"
-        return failure, ""
+        return NO_FAILURE, ""
 
     def _names_match(self, names: list[tuple[int, str]]) -> bool:
         if self.expected_name:

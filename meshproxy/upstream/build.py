@@ -18,6 +18,7 @@ from meshproxy.upstream.build_lb import build_lb
 from meshproxy.upstream.config import HOUR_MS, STATIC, STRICT_DNS, ClusterConfig, DnsConfig
 from meshproxy.upstream.outlier import OutlierConfig
 from meshproxy.upstream.resource_limit import DEFAULT_LIMIT, DEFAULT_RETRIES, Thresholds
+from meshproxy.upstream.transport import build_transport_socket
 
 _REFUSED: Final = {
     "transport_socket_matches": "choosing among transport sockets is not supported yet",
@@ -51,7 +52,6 @@ _REFUSED_HTTP_OPTIONS: Final = {
 }
 _REFUSED_HTTP1: Final = {"send_fully_qualified_url": "not supported yet"}
 _UPSTREAM_CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-_RAW_BUFFER: Final = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 
 # `OutlierDetection`'s wrappers and their defaults.
 _OUTLIER_INTS: Final = {
@@ -89,6 +89,10 @@ def build_cluster(message: Any, path: str, context: BuildContext) -> ClusterConf
     config.connect_timeout_ms = float(milliseconds_or(message, "connect_timeout", 5000))
     config.per_connection_buffer_limit_bytes = int_or(message, "per_connection_buffer_limit_bytes", 1024 * 1024)
     config.metadata = metadata_of(message)
+    if message.HasField("transport_socket"):
+        where = child(path, "transport_socket")
+        prefix = f"cluster.{config.observability_name}."
+        config.transport = build_transport_socket(message.transport_socket, where, context, prefix)
     _build_discovery(config, message, path, errors)
     _build_connections(config, message, path, errors)
     _build_http(config, message, path, context)
@@ -150,15 +154,6 @@ def _build_discovery(config: ClusterConfig, message: Any, path: str, errors: Con
 
 
 def _build_connections(config: ClusterConfig, message: Any, path: str, errors: ConfigErrors) -> None:
-    if message.HasField("transport_socket"):
-        where = child(path, "transport_socket")
-        socket = message.transport_socket
-        raw = socket.name == "envoy.transport_sockets.raw_buffer"
-        if socket.HasField("typed_config"):
-            inner = unpack_any(socket.typed_config, child(where, "typed_config"), errors)
-            raw = inner is None or inner.DESCRIPTOR.full_name == _RAW_BUFFER
-        if not raw:
-            errors.add(where, "only raw_buffer is supported yet")
     options = message.upstream_connection_options
     if options.HasField("tcp_keepalive"):
         keepalive = options.tcp_keepalive

@@ -8,6 +8,7 @@ from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.config.runtime import RuntimeInt
 from meshproxy.net.address import Address
 from meshproxy.net.connect import SocketOption
+from meshproxy.net.transport_socket import TransportSocketFactory
 from meshproxy.upstream.host import NO_LOCALITY, Locality
 from meshproxy.upstream.outlier import OutlierConfig
 from meshproxy.upstream.resource_limit import Thresholds
@@ -83,6 +84,7 @@ class ClusterConfig:
         self.max_stream_duration_ms: float = 0.0
         self.http1 = Http1Settings(max_headers_bytes=80 * 1024)
         self.socket_options: tuple[SocketOption, ...] = ()
+        self.transport: TransportSocketFactory | None = None  # None: plain bytes
         self.lb: LbConfig = LbConfig(RuntimeInt("", 50))
         self.dns: DnsConfig = DnsConfig()
         self.outlier: OutlierConfig | None = None

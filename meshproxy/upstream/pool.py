@@ -6,7 +6,7 @@ the circuit breaker's limit, for one that connects or comes free. The rules and 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -33,6 +33,7 @@ from meshproxy.upstream.host import Host
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_SUCCESS
 from meshproxy.upstream.resource_limit import Breakers
 from meshproxy.upstream.stats import ClusterStats
+from meshproxy.upstream.transport import new_transport_socket
 
 # Where a connection stands.
 CONNECTING: Final = 0
@@ -264,6 +265,7 @@ class UpstreamConnection(ConnectHandler):
         self.state: int = CONNECTING
         self.id: int = 0
         self.local: Address | None = None
+        self.tls: Any = None  # facts of the TLS session; None on plaintext
         self.connection: Connection | None = None
         self.reused: bool = False
         self.stale: bool = False
@@ -300,6 +302,7 @@ class UpstreamConnection(ConnectHandler):
             config.connect_timeout_ms,
             config.per_connection_buffer_limit_bytes,
             config.socket_options,
+            transport_socket=None if config.transport is None else new_transport_socket(config.transport, self.host),
         )
 
     def on_connected(self, connection: Connection) -> None:
@@ -312,6 +315,8 @@ class UpstreamConnection(ConnectHandler):
         self.connection = connection
         self.id = connection.id
         self.local = connection.local
+        if connection.transport_socket is not None:
+            self.tls = connection.transport_socket.facts
         now = monotonic()
         self._stats.upstream_cx_connect_ms.record(int((now - self._opened_at) * 1000.0))
         if config.max_connection_duration_ms > 0.0:

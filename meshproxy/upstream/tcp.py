@@ -18,6 +18,7 @@ from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.connection_counts import ConnectionCounts
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED, LOCAL_ORIGIN_CONNECT_SUCCESS
+from meshproxy.upstream.transport import new_transport_socket
 
 _NEW: Final = 0
 _CONNECTING: Final = 1
@@ -95,6 +96,7 @@ class TcpUpstream(ConnectHandler):
             config.connect_timeout_ms,
             config.per_connection_buffer_limit_bytes,
             config.socket_options,
+            transport_socket=None if config.transport is None else new_transport_socket(config.transport, self.host),
         )
 
     # -- from the socket

@@ -66,7 +66,7 @@ def issue(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now + dt.timedelta(days=days[0]))
-        .not_valid_after(now + dt.timedelta(days=days[1]))
+        .not_valid_after(now + dt.timedelta(days=days[1], hours=1))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
     if names:
@@ -89,6 +89,14 @@ def revocation_list(issuer: Issued, *revoked: Issued) -> bytes:
         entry = x509.RevokedCertificateBuilder().serial_number(each.certificate.serial_number)
         builder = builder.add_revoked_certificate(entry.revocation_date(now - dt.timedelta(hours=1)).build())
     return builder.sign(issuer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def key_usage(*, signs: bool) -> x509.KeyUsage:
+    """Of a key that only signs, or only decrypts."""
+    return x509.KeyUsage(
+        digital_signature=signs, key_encipherment=not signs, content_commitment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
 
 
 def dns(*names: str) -> list[x509.GeneralName]:

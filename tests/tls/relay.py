@@ -57,7 +57,7 @@ class RelayedServer:
     def start(self) -> Socket:
         sock = Socket(self.context)
         if self.events is not None:
-            sock._events = self.events
+            sock.tls._events = self.events
         self.sockets.append(sock)
         return sock
 

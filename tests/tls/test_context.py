@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509 as cx509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -17,6 +16,7 @@ from meshproxy.tls import openssl, x509
 from meshproxy.tls.context import TlsConfigError, TlsContext
 from meshproxy.tls.options import TlsOptions
 from meshproxy.tls.verify import (
+    CONNECTION_ERROR,
     NO_CERTIFICATE,
     VERIFY_ERROR,
     VERIFY_HASH,
@@ -24,7 +24,7 @@ from meshproxy.tls.verify import (
     SanMatcher,
     dns_name_matches,
 )
-from tests.tls.certificates import Issued, dns, issue, revocation_list, world
+from tests.tls.certificates import Issued, dns, issue, key_usage, revocation_list, world
 from tests.tls.harness import (
     BOTH,
     V12,
@@ -265,16 +265,20 @@ def test_a_client_expects_the_name_that_it_asked_for() -> None:
     assert pair(server(), client(validation=validation()), "a.test", expected="b.test")[1].told.failures == [VERIFY_SAN]
 
 
-def test_the_key_usage_of_an_rsa_server_can_be_enforced() -> None:
-    usage = cx509.KeyUsage(
-        digital_signature=False, key_encipherment=True, content_commitment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+def test_the_key_usage_of_a_server_must_fit() -> None:
+    usage = key_usage(signs=False)
     odd = issue("rsa", world().ca, key=world().rsa_server.key, key_usage=usage)
-    assert pair(server(odd), client(validation=validation()))[1].established
-    enforcing = client(validation=validation(), enforce_rsa_key_usage=True)
-    assert pair(server(odd), enforcing)[1].told.failures == [VERIFY_ERROR]
-    assert pair(server(world().rsa_server), enforcing)[1].established
+    for version in BOTH:
+        _, other = pair(server(odd), client(validation=validation(), max_version=version))
+        assert "268435758:SSL routines:OPENSSL_internal:KEY_USAGE_BIT_INCORRECT" in other.failure
+        assert other.told.failures == [CONNECTION_ERROR]
+        assert pair(server(world().rsa_server), client(validation=validation(), max_version=version))[1].established
+    # where the key decrypts, and never signs:
+    plain: dict[str, Any] = {"max_version": V12, "ciphers": ("AES128-GCM-SHA256",)}
+    assert pair(server(odd, **plain), client(validation=validation(), **plain))[1].established
+    signing = issue("rsa", world().ca, key=world().rsa_server.key, key_usage=key_usage(signs=True))
+    assert not pair(server(signing, **plain), client(validation=validation(), **plain))[1].established
+    assert pair(server(signing), client(validation=validation()))[1].established
 
 
 # -- parameters
@@ -482,7 +486,7 @@ def tickets_across(first: TlsContext, second: TlsContext, context: TlsContext) -
     one.send(b"x")
     converse(one, two)
     one, two = pair(second, context, "a.test")
-    return one.established and one.facts.resumed
+    return bool(one.established and one.facts.resumed)
 
 
 def test_several_ticket_keys_all_decrypt() -> None:

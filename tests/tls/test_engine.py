@@ -239,8 +239,7 @@ def test_a_name_that_cannot_be_sent_is_a_failure_of_the_connection() -> None:
 
 
 def test_a_server_waits_for_its_turn_only_until_it_is_established() -> None:
-    one = TlsTransportSocket(server(), TlsEvents())
-    assert one.costly_handshake
+    assert TlsTransportSocket(server(), TlsEvents()).costly_handshake
     one, other = pair(server(), client())
     assert not one.costly_handshake
     assert not other.costly_handshake

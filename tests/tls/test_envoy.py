@@ -18,8 +18,8 @@ from meshproxy.observe.tls_stats import TlsCounter, TlsStats
 from meshproxy.tls.context import TlsContext
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, find_envoy, start_envoy
-from tests.tls.certificates import Issued, dns, issue, revocation_list, uri, world
-from tests.tls.harness import BOTH, V12, V13, Socket, client, converse, server
+from tests.tls.certificates import Issued, dns, issue, key_usage, revocation_list, uri, world
+from tests.tls.harness import BOTH, V12, V13, Socket, client, converse, pair, server, validation
 from tests.tls.relay import RelayedServer, connect
 
 pytestmark = pytest.mark.skipif(find_envoy() is None, reason="there is no Envoy binary")
@@ -118,8 +118,6 @@ def http_manager(action: Yaml) -> Yaml:
 
 
 def ours_mtls(**more: Any) -> TlsContext:
-    from tests.tls.harness import validation
-
     return server(require_client_certificate=True, validation=validation(**more))
 
 
@@ -128,6 +126,7 @@ def envoys_mtls(**more: Any) -> Yaml:
     return {"require_client_certificate": True, "common_tls_context": {"validation_context": validation}}
 
 
+TRUSTED = {"trusted_ca": inline(world().ca.pem)}
 CRL = revocation_list(world().ca, world().revoked)
 OTHER_CRL = revocation_list(world().other_ca)
 MANY = (
@@ -286,7 +285,7 @@ def test_what_is_counted(envoy: Envoy) -> None:
     for issued, version in ((world().client, V12), (world().client, V13), (None, V13), (world().stranger, V12)):
         before_envoy(envoy, "mtls", client(issued, max_version=version, ciphers=("ECDHE-ECDSA-AES128-GCM-SHA256",)))
         sock = Socket(BY_NAME["mtls"].ours)
-        sock._events = counter
+        sock.tls._events = counter
         converse(sock, Socket(client(issued, max_version=version, ciphers=("ECDHE-ECDSA-AES128-GCM-SHA256",))))
     after = wait_for(lambda: changed(ssl_stats(envoy, "mtls"), before, 4), "the stats", 5.0)
     stats = counter.stats
@@ -319,6 +318,7 @@ UPSTREAM = (
 
 def upstream_config(port: int, tls: Yaml) -> str:
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    failure = {"header": {"key": "x-failure", "value": "%UPSTREAM_TRANSPORT_FAILURE_REASON%"}}
     facts = [
         {
             "header": {"key": f"x-{name.lower().replace('_', '-')}", "value": f"%UPSTREAM_{name}%"},
@@ -334,7 +334,11 @@ def upstream_config(port: int, tls: Yaml) -> str:
                     "name": "in",
                     "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
                     "filter_chains": [
-                        {"filters": [http_manager({"route": {"cluster": "up"}, "response_headers_to_add": facts})]}
+                        {
+                            "filters": [
+                                http_manager({"route": {"cluster": "up"}, "response_headers_to_add": [failure, *facts]})
+                            ]
+                        }
                     ],
                 }
             ],
@@ -421,3 +425,13 @@ def test_envoy_refuses_us_and_we_hear_why(
     assert get(envoy.listener_ports()["in"]).startswith(b"HTTP/1.1 503")
     relay.join()
     assert "ALERT_UNKNOWN_CA" in relay.socket.failure
+
+
+def test_envoy_and_we_judge_the_key_usage_alike(
+    ours_upstream: Callable[[TlsContext, Yaml], tuple[RelayedServer, ProxyProcess]],
+) -> None:
+    odd = issue("rsa", world().ca, key=world().rsa_server.key, key_usage=key_usage(signs=False))
+    _, envoy = ours_upstream(server(odd), {"common_tls_context": {"validation_context": TRUSTED}})
+    head = get(envoy.listener_ports()["in"]).decode()
+    _, ours = pair(server(odd), client(validation=validation(), max_version=V12))
+    assert f"x-failure: {ours.failure.replace(' ', '_')}" in head

@@ -44,7 +44,7 @@ TABLES: Final[Tables] = {
         },
         later={"respect_dns_ttl": "names are resolved anew after dns_refresh_rate"},
         refused={
-            "transport_socket_matches transport_socket_matcher": "TLS to an upstream is not supported yet",
+            "transport_socket_matches transport_socket_matcher": "all hosts have one transport socket",
             "eds_cluster_config": "endpoints from a control plane are not supported yet",
             "lrs_server": "load reports are not supported yet",
             "health_checks": _HEALTH,
@@ -144,7 +144,7 @@ TABLES: Final[Tables] = {
         refused={"additional_addresses": "several addresses of one endpoint are not supported yet"},
     ),
     "envoy.config.core.v3.UpstreamHttpProtocolOptions": MessageTable(
-        ignored={"auto_sni auto_san_validation override_auto_sni_header": "there is no TLS to the upstream"}
+        refused={"auto_sni auto_san_validation override_auto_sni_header": "set sni in the UpstreamTlsContext"}
     ),
     _UPSTREAM + "HttpProtocolOptions": MessageTable(
         "common_http_protocol_options upstream_http_protocol_options explicit_http_config "

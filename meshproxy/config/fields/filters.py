@@ -12,10 +12,6 @@ _FAULT = "envoy.extensions.filters.common.fault.v3."
 _NETWORK = "envoy.extensions.filters.network."
 # Extensions that a sidecar meets and that we know, but cannot do: a chain that asks for one is refused as a whole.
 _UNSUPPORTED: Final = (
-    _NETWORK + "tcp_proxy.v3.TcpProxy",
-    _NETWORK + "direct_response.v3.Config",
-    _NETWORK + "echo.v3.Echo",
-    _NETWORK + "connection_limit.v3.ConnectionLimit",
     _NETWORK + "rbac.v3.RBAC",
     _NETWORK + "ext_authz.v3.ExtAuthz",
     _NETWORK + "local_ratelimit.v3.LocalRateLimit",
@@ -41,6 +37,34 @@ _UNSUPPORTED: Final = (
 
 TABLES: Final[Tables] = {
     **{name: MessageTable(refused_whole=NOT_SUPPORTED) for name in _UNSUPPORTED},
+    _NETWORK + "tcp_proxy.v3.TcpProxy": MessageTable(
+        "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts "
+        "max_downstream_connection_duration max_downstream_connection_duration_jitter_percentage "
+        "access_log_flush_interval flush_access_log_on_connected access_log_options",
+        only={"upstream_connect_mode": "IMMEDIATE"},
+        refused={
+            "on_demand": "clusters are not discovered on demand yet",
+            "metadata_match": "subsets are not supported yet",
+            "downstream_idle_timeout upstream_idle_timeout": "a connection has one idle timeout: set idle_timeout",
+            "backoff_options": "a connect attempt that failed is followed by the next at once",
+            "hash_policy": "consistent hashing is not supported yet",
+            "tunneling_config": "tunnels over HTTP are not supported yet",
+            "proxy_protocol_tlvs": "PROXY protocol towards upstreams is not supported yet",
+            "max_early_data_bytes": "the buffer limit of the connection bounds what comes early",
+        },
+    ),
+    _NETWORK + "tcp_proxy.v3.TcpProxy.WeightedCluster": MessageTable("clusters"),
+    _NETWORK + "tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": MessageTable(
+        "name weight", refused={"metadata_match": "subsets are not supported yet"}
+    ),
+    _NETWORK + "tcp_proxy.v3.TcpProxy.TcpAccessLogOptions": MessageTable(
+        "access_log_flush_interval flush_access_log_on_connected"
+    ),
+    _NETWORK + "direct_response.v3.Config": MessageTable("response"),
+    _NETWORK + "echo.v3.Echo": MessageTable(),
+    _NETWORK + "connection_limit.v3.ConnectionLimit": MessageTable(
+        "stat_prefix max_connections delay runtime_enabled"
+    ),
     _HTTP + "router.v3.Router": MessageTable(
         "dynamic_stats upstream_log suppress_envoy_headers respect_expected_rq_timeout",
         ignored={

@@ -6,33 +6,29 @@ from typing import Final
 
 from meshproxy.config.fields.table import MessageTable, Tables
 
-_ONE_CHAIN = "filter chain matching is not supported yet"
 _LISTENER = "envoy.extensions.filters.listener."
 _PREDICATE = "envoy.config.listener.v3.ListenerFilterChainMatchPredicate"
-_NO_TLS = "transport sockets are not supported yet: a listener that should speak TLS must not speak plain text"
 
 TABLES: Final[Tables] = {
     "envoy.config.listener.v3.Listener": MessageTable(
         "name address additional_addresses stat_prefix filter_chains default_filter_chain "
         "per_connection_buffer_limit_bytes socket_options traffic_direction enable_reuse_port reuse_port "
-        "tcp_backlog_size ignore_global_conn_limit access_log",
+        "tcp_backlog_size ignore_global_conn_limit access_log listener_filters listener_filters_timeout "
+        "continue_on_listener_filters_timeout use_original_dst",
         only={
             "drain_type": "DEFAULT",
-            "use_original_dst": "false",
             "transparent": "false",
             "freebind": "false",
             "bind_to_port": "true",
         },
         ignored={
             "metadata": "is for readers",
-            "listener_filters_timeout continue_on_listener_filters_timeout": "there are no listener filters",
             "connection_balance_config max_connections_to_accept_per_socket_event": "the kernel balances connections",
             "tcp_fast_open_queue_length": "connections are made without TCP fast open",
             "bypass_overload_manager": "there is no overload manager",
         },
         refused={
             "deprecated_v1": "use bind_to_port",
-            "listener_filters": "listener filters are not supported yet",
             "filter_chain_matcher": "chains are picked by filter_chain_match: matcher trees are not supported",
             "fcds_config": "filter chain discovery is not supported",
             "udp_listener_config": "UDP is not supported",
@@ -45,12 +41,10 @@ TABLES: Final[Tables] = {
         "address", refused={"socket_options": "an additional address has the listener's socket options"}
     ),
     "envoy.config.listener.v3.FilterChain": MessageTable(
-        "filters transport_socket name",
+        "filter_chain_match filters transport_socket transport_socket_connect_timeout name",
         only={"use_proxy_proto": "false"},
-        refused={"filter_chain_match": _ONE_CHAIN},
         ignored={
             "metadata": "is for readers",
-            "transport_socket_connect_timeout": "a plain connection has no handshake",
         },
     ),
     "envoy.config.listener.v3.FilterChainMatch": MessageTable(
@@ -82,6 +76,4 @@ TABLES: Final[Tables] = {
     ),
     "envoy.config.core.v3.TransportSocket": MessageTable("name typed_config", required="typed_config"),
     "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer": MessageTable(),
-    "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext": MessageTable(refused_whole=_NO_TLS),
-    "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext": MessageTable(refused_whole=_NO_TLS),
 }

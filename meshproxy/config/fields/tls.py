@@ -18,8 +18,8 @@ TABLES: Final[Tables] = {
         refused={"session_ticket_keys_sds_secret_config": _SDS},
     ),
     _TLS + "UpstreamTlsContext": MessageTable(
-        "common_tls_context sni auto_host_sni auto_sni_san_validation allow_renegotiation max_session_keys "
-        "enforce_rsa_key_usage"
+        "common_tls_context sni auto_host_sni auto_sni_san_validation allow_renegotiation max_session_keys",
+        ignored={"enforce_rsa_key_usage": "where a certificate is validated, so is its key usage, as in Envoy today"},
     ),
     _TLS + "CommonTlsContext": MessageTable(
         "tls_params tls_certificates validation_context alpn_protocols key_log",

@@ -87,7 +87,7 @@ class TcpProxyConfig:
 
     def __init__(self, stats: TcpProxyStats) -> None:
         self.stats = stats
-        self.clusters: list[tuple[str, int, str]] = []  # name, weight, path of the field that names it
+        self.clusters: list[tuple[str, int]] = []  # name, weight
         self.total_weight: int = 0
         self.max_connect_attempts: int = 1
         self.idle_timeout_ms: float = _HOUR_MS
@@ -102,7 +102,7 @@ class TcpProxyConfig:
         if len(self.clusters) == 1:
             return self.clusters[0][0]
         point = random.randrange(self.total_weight)
-        for name, weight, _ in self.clusters:
+        for name, weight in self.clusters:
             point -= weight
             if point < 0:
                 return name
@@ -131,9 +131,6 @@ class TcpProxyFilter(NetworkFilter):
 
     def adopt(self, newer: NetworkFilter) -> None:
         """Nothing of it changes under open connections."""
-
-    def referenced_clusters(self) -> list[tuple[str, str]]:
-        return [(name, path) for name, _, path in self.config.clusters]
 
 
 class ProxiedConnection(RawConnection):
@@ -466,11 +463,13 @@ def build_tcp_proxy(message: Any, path: str, context: BuildContext) -> NetworkFi
 
 def _set_clusters(config: TcpProxyConfig, message: Any, path: str, context: BuildContext) -> None:
     if message.WhichOneof("cluster_specifier") == "cluster":
-        config.clusters = [(message.cluster, 1, child(path, "cluster"))]
+        config.clusters = [(message.cluster, 1)]
+        context.references.append((message.cluster, child(path, "cluster")))
     for index, weighted in enumerate(message.weighted_clusters.clusters):
         where = child(item(child(path, "weighted_clusters"), "clusters", index), "name")
-        config.clusters.append((weighted.name, weighted.weight, where))
-    config.total_weight = sum(weight for _, weight, _ in config.clusters)
+        config.clusters.append((weighted.name, weighted.weight))
+        context.references.append((weighted.name, where))
+    config.total_weight = sum(weight for _, weight in config.clusters)
     if not config.clusters:
         context.errors.add(path, "one of cluster, weighted_clusters is required")
 
