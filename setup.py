@@ -37,6 +37,7 @@ HOT = (
     "meshproxy/tls/engine.py",
     "meshproxy/upstream/**/*.py",
     "meshproxy/filters/http/*.py",
+    "meshproxy/filters/network/*.py",
 )
 # Modules under HOT that stay Python source: they run when configuration arrives, not per request, or do not compile.
 NOT_COMPILED: frozenset[str] = frozenset()

@@ -97,7 +97,7 @@ def test_every_error_is_told() -> None:
         f"{group}.lb_endpoints[1].endpoint.additional_addresses",
         "c.lb_policy",
         "c.health_checks",
-        "c.transport_socket",
+        "c.transport_socket.typed_config",
         "c.upstream_bind_config",
         "c.outlier_detection.max_ejection_time",
     }

@@ -36,7 +36,7 @@ from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.manager import ClusterManager
 from meshproxy.upstream.tcp import TcpUpstream, TcpUpstreamCallbacks
 
-_HOUR_MS: Final = 3_600_000
+_HOUR_MS: Final = 3_600_000.0
 
 CONNECTING: Final = 0
 OPEN: Final = 1
@@ -448,14 +448,14 @@ def build_tcp_proxy(message: Any, path: str, context: BuildContext) -> NetworkFi
     config = TcpProxyConfig(context.scope(f"tcp.{message.stat_prefix}.", TcpProxyStats))
     _set_clusters(config, message, path, context)
     config.max_connect_attempts = int_or(message, "max_connect_attempts", 1)
-    config.idle_timeout_ms = milliseconds_or(message, "idle_timeout", _HOUR_MS)
-    config.max_duration_ms = milliseconds_or(message, "max_downstream_connection_duration", 0)
+    config.idle_timeout_ms = float(milliseconds_or(message, "idle_timeout", 3_600_000))
+    config.max_duration_ms = float(milliseconds_or(message, "max_downstream_connection_duration", 0))
     config.jitter_percent = message.max_downstream_connection_duration_jitter_percentage.value
     config.access_logs = tuple(build_access_logs(message.access_log, child(path, "access_log"), context))
     options = message.access_log_options
     config.log_on_connected = message.flush_access_log_on_connected or options.flush_access_log_on_connected
     source = options if options.HasField("access_log_flush_interval") else message
-    config.log_interval_ms = milliseconds_or(source, "access_log_flush_interval", 0)
+    config.log_interval_ms = float(milliseconds_or(source, "access_log_flush_interval", 0))
     if len(context.errors) != before:
         return None
     return TcpProxyFilter(config, bytes(message.SerializeToString(deterministic=True)))
