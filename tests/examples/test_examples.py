@@ -1,0 +1,273 @@
+"""examples/*/envoy.yaml: each runs unchanged on the real Envoy and here, and does on both what its comments say."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
+from tests.support.upstream import ScriptedUpstream, reply
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+STARTERS = [start_envoy, start_meshproxy]
+Start = Callable[[str], ProxyProcess]
+_PORT = re.compile(r"(port_value: )(\d+)")
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What examples/make_certs.sh makes, in a folder of the tests' own."""
+    folder = tmp_path_factory.mktemp("examples")
+    script = folder / "make_certs.sh"
+    script.write_text((EXAMPLES / "make_certs.sh").read_text())
+    subprocess.run(["sh", str(script)], check=True, capture_output=True)
+    return folder / "certs"
+
+
+@contextmanager
+def running(start: Start, kind: str, ports: Mapping[int, int], certs: Path | None = None) -> Iterator[ProxyProcess]:
+    """The example with these ports in place of its own; all others become free ones."""
+    text = (EXAMPLES / kind / "envoy.yaml").read_text()
+    text = _PORT.sub(lambda match: f"{match[1]}{ports.get(int(match[2]), 0)}", text)
+    if certs is not None:
+        text = text.replace("examples/certs", str(certs))
+    with start(text) as proxy:
+        yield proxy
+
+
+class Answer:
+    """An answer of the proxy."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self.body = answer.read().decode()
+
+
+class Client:
+    """Where and how requests go."""
+
+    def __init__(self, proxy: ProxyProcess, listener: str, context: ssl.SSLContext | None = None) -> None:
+        self._port = proxy.listener_ports()[listener]
+        self._context = context
+
+    def ask(self, path: str = "/", name: str = "shop.example", first: bytes = b"", **headers: str) -> Answer:
+        """GET `path`; `first` goes out before everything else. Raises OSError when the connection ends instead."""
+        with socket.create_connection(("127.0.0.1", self._port), timeout=30) as sock:
+            sock.sendall(first)
+            with closing(http.client.HTTPConnection(name)) as connection:
+                secure = None if self._context is None else self._context.wrap_socket(sock, server_hostname=name)
+                connection.sock = secure or sock
+                fields = {key.replace("_", "-"): value for key, value in headers.items()}
+                connection.request("GET", path, headers=fields)
+                return Answer(connection.getresponse())
+
+
+def trusting(certs: Path, *, client: bool = False) -> ssl.SSLContext:
+    """A client that trusts the CA of the examples, with a certificate of its own if `client`."""
+    context = ssl.create_default_context(cafile=str(certs / "ca.pem"))
+    if client:
+        context.load_cert_chain(certs / "client.pem", certs / "client.key")
+    return context
+
+
+class TlsServer:
+    """Answers every connection with its name, over TLS."""
+
+    def __init__(self, certs: Path, name: str) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certs / "server.pem", certs / "server.key")
+        head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(name)
+        self._answer = head + name.encode()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listening.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listening.accept()
+            except OSError:
+                return
+            with sock:
+                self._answer_one(sock)
+
+    def _answer_one(self, sock: socket.socket) -> None:
+        sock.settimeout(30)
+        try:
+            with self._context.wrap_socket(sock, server_side=True) as secure:
+                received = b""
+                while not received.endswith(b"\r\n\r\n"):
+                    received += secure.recv(4096)
+                secure.sendall(self._answer)
+        except OSError:  # a client that did not like us
+            return
+
+
+@pytest.fixture
+def upstream() -> Iterator[ScriptedUpstream]:
+    """Two services, each saying its name."""
+    server = ScriptedUpstream(("one", "two"))
+    server.play(by_server={name: [reply(body=name.encode())] for name in ("one", "two")})
+    yield server
+    server.close()
+    assert server.errors == []
+
+
+def two(upstream: ScriptedUpstream) -> dict[int, int]:
+    """The ports at which the examples look for their services."""
+    return {8101: upstream.ports["one"], 8102: upstream.ports["two"]}
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_front_proxy(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "front-proxy", two(upstream)) as proxy:
+        front = Client(proxy, "front")
+        assert front.ask("/").body == "one"
+        assert front.ask("/cart/7").body == "two"
+        assert front.ask("/carton").body == "one"
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_gateway_by_header(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "gateway-by-header", two(upstream)) as proxy:
+        gateway = Client(proxy, "gateway")
+        assert gateway.ask(x_service="cart").body == "one"
+        assert gateway.ask(x_service="cart", x_tenant="beta").body == "two"
+        assert gateway.ask(x_service="nobody").status == 404
+        assert gateway.ask().status == 400
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_https_redirect(start: Start, upstream: ScriptedUpstream, certs: Path) -> None:
+    with running(start, "https-redirect", two(upstream), certs) as proxy:
+        redirect = Client(proxy, "plain").ask("/where?a=1")
+        assert (redirect.status, redirect.headers["location"]) == (301, "https://shop.example:10443/where?a=1")
+        assert Client(proxy, "secure", trusting(certs)).ask("/where?a=1").body == "one"
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_tls_termination(start: Start, upstream: ScriptedUpstream, certs: Path) -> None:
+    with running(start, "tls-termination", two(upstream), certs) as proxy:
+        script = upstream.play([reply(body=b"one")])
+        assert Client(proxy, "secure", trusting(certs)).ask().body == "one"
+        assert script.seen[0].message.get(b"x-forwarded-proto") == b"https"
+        with pytest.raises((OSError, http.client.HTTPException)):
+            Client(proxy, "secure").ask()
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_tls_origination(start: Start, certs: Path) -> None:
+    with TlsServer(certs, "secret") as server, running(start, "tls-origination", {8101: server.port}, certs) as proxy:
+        assert Client(proxy, "plain").ask().body == "secret"
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_mtls(start: Start, upstream: ScriptedUpstream, certs: Path) -> None:
+    with running(start, "mtls", two(upstream), certs) as proxy:
+        assert Client(proxy, "secure", trusting(certs, client=True)).ask().body == "one"
+        with pytest.raises((OSError, http.client.HTTPException)):
+            Client(proxy, "secure", trusting(certs)).ask()
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_sni_routing(start: Start, certs: Path) -> None:
+    with (
+        TlsServer(certs, "cart") as cart,
+        TlsServer(certs, "web") as web,
+        running(start, "sni-routing", {8101: cart.port, 8102: web.port}) as proxy,
+    ):
+        tls = Client(proxy, "tls", trusting(certs))
+        assert tls.ask(name="cart.shop.example").body == "cart"
+        assert tls.ask(name="www.shop.example").body == "web"
+        with pytest.raises(OSError):
+            tls.ask(name="elsewhere.example")
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_double_proxy(start: Start, upstream: ScriptedUpstream, certs: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:  # the near listener must know the far one's port
+        far = placeholder.getsockname()[1]
+    with running(start, "double-proxy", {**two(upstream), 10443: far}, certs) as proxy:
+        assert Client(proxy, "near").ask().body == "one"
+        with pytest.raises((OSError, http.client.HTTPException)):
+            Client(proxy, "far", trusting(certs)).ask()
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_proxy_protocol(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "proxy-protocol", two(upstream)) as proxy:
+        script = upstream.play([reply(body=b"one")])
+        assert Client(proxy, "front").ask(first=b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n").body == "one"
+        assert script.seen[0].message.get(b"x-forwarded-for") == b"192.0.2.7"
+        with pytest.raises((OSError, http.client.HTTPException)):
+            Client(proxy, "front").ask()
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_tcp_weighted(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "tcp-weighted", two(upstream)) as proxy:
+        bodies = [Client(proxy, "database").ask().body for _ in range(150)]
+        assert 100 < bodies.count("one") < 150  # 135 on average; outside once in a million runs
+        assert bodies.count("one") + bodies.count("two") == 150
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_retries(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "retries", two(upstream)) as proxy:
+        upstream.play(by_server={"one": [reply(503)], "two": [reply(body=b"two")]})
+        assert [Client(proxy, "front").ask().body for _ in range(4)] == ["two"] * 4
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_fault_injection(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "fault-injection", two(upstream)) as proxy:
+        front = Client(proxy, "front")
+        assert front.ask().body == "one"
+        assert front.ask(x_chaos="abort").status == 503
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_cors(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "cors", two(upstream)) as proxy:
+        front = Client(proxy, "front")
+        allowed = front.ask(origin="https://app.example")
+        assert (allowed.body, allowed.headers["access-control-allow-origin"]) == ("one", "https://app.example")
+        assert front.ask(origin="https://other.example").headers["access-control-allow-origin"] is None
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_rewrite(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "rewrite", two(upstream)) as proxy:
+        script = upstream.play([reply(body=b"one", headers=(("x-legacy", "1"),))])
+        answer = Client(proxy, "front").ask("/api/v2/items/7")
+        message = script.seen[0].message
+        assert (message.target, message.get(b"host")) == (b"/item.cgi?id=7", b"legacy.internal")
+        assert message.get(b"x-came-from") == b"127.0.0.1"
+        assert answer.headers["x-legacy"] is None
+        assert Client(proxy, "front").ask("/api/v2/items/x").status == 404
+
+
+def test_no_example_is_forgotten() -> None:
+    tested = {name.removeprefix("test_").replace("_", "-") for name in globals() if name.startswith("test_")}
+    kinds = {folder.name for folder in EXAMPLES.iterdir() if (folder / "envoy.yaml").exists()}
+    assert kinds - tested == {"canary"}  # which the demonstration shows, and tests/demo drives
