@@ -46,12 +46,14 @@ class Closed:
     """Closed loop: every connection asks again as soon as it is answered, so the proxy is as busy as it can be."""
 
     connections: int = 32
+    path: str = "/"
     tool: str = "wrk"
 
     @property
     def words(self) -> str:
         """How it reads in the report."""
-        return f"wrk, {self.connections} connections, as fast as they are answered"
+        where = "" if self.path == "/" else f" for {self.path}"
+        return f"wrk, {self.connections} connections, as fast as they are answered{where}"
 
     def run(self, port: int, seconds: int) -> Traffic:
         """Raises LoadError."""
@@ -62,7 +64,7 @@ class Closed:
             f"-d{seconds}s",
             "-s",
             str(_REPORT),
-            f"http://127.0.0.1:{port}/",
+            f"http://127.0.0.1:{port}{self.path}",
         ]
         result = json.loads(_run(command, seconds).strip().splitlines()[-1])
         if result["errors"] or not result["requests"]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ class Peer:
 
 def start_upstream() -> Running:
     """The server behind every proxy."""
-    return _start_nginx("upstream.nginx.conf", 0)
+    return _start_nginx("upstream.nginx.conf", 0, {"1MiB": 1024 * 1024})
 
 
 def nginx_binary() -> str:
@@ -133,8 +133,12 @@ def _start_proxy(argv: list[str], config: str, upstream_port: int) -> Running:
     return Running(proxy.listener_ports()[_LISTENER], proxy.pid, proxy.stop)
 
 
-def _start_nginx(file: str, upstream_port: int) -> Running:
+def _start_nginx(file: str, upstream_port: int, files: Mapping[str, int] | None = None) -> Running:
+    """`files` are the sizes of those that stand beside its configuration."""
     folder = Path(tempfile.mkdtemp(prefix="bench-nginx-"))
+    folder.chmod(0o755)  # nginx's workers are another user
+    for name, size_bytes in (files or {}).items():
+        (folder / name).write_bytes(b"0" * size_bytes)
     port = _free_port()
     text = (_CONFIGS / file).read_text(encoding="utf-8")
     text = text.replace("@UPSTREAM_PORT@", str(upstream_port)).replace("@PORT@", str(port))

@@ -14,9 +14,10 @@ _HEAD = """\
 # Benchmark results
 
 Written by `make bench` (`python -m bench`), as measured. Every round measures every proxy in turn, on the same machine
-and against the same upstream (nginx that returns 64 bytes), and shifts the order by one. CPU is user + system time of
-the proxy's whole process tree, from /proc, over the requests answered in that time. A ratio is taken within a round, so
-that a noisy minute hits both sides; a table has the medians, and the lowest and highest ratio too.
+and against the same upstream (nginx that returns 64 bytes, or a file), and shifts the order by one. CPU is user +
+system time of the proxy's whole process tree, from /proc, over the requests answered in that time. A ratio is
+taken within a round, so that a noisy minute hits both sides; a table has the medians, and the lowest and
+highest ratio too.
 """
 
 

@@ -55,4 +55,22 @@ SCENARIOS: Final = (
         peers=("meshproxy", "meshproxy-2"),
         baseline="meshproxy",
     ),
+    Scenario(
+        name="tcp",
+        title="TCP, small requests and answers on connections that stay, one worker each",
+        config="tcp",
+        load=Closed(connections=32),
+        peers=("envoy", "meshproxy"),
+        baseline="envoy",
+        goal=Goal("meshproxy", 1.0),
+    ),
+    Scenario(
+        name="tcp-bulk",
+        title="TCP, 1 MiB downloads, one worker each",
+        config="tcp",
+        load=Closed(connections=8, path="/1MiB"),
+        peers=("envoy", "meshproxy"),
+        baseline="envoy",
+        goal=Goal("meshproxy", 1.0),
+    ),
 )

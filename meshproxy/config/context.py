@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
+from meshproxy.config.datasource import FileStamp, file_stamp
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
 from meshproxy.observe.stats import StatsRegistry, StatsScope
+from meshproxy.tls.context import TlsContext
 
 S = TypeVar("S", bound=StatsScope)
 
@@ -21,7 +23,8 @@ class BuildContext:
 
     It remembers what the build acquired (stats scopes, log files): the resource that came of it closes the context when
     it goes, and a build that failed closes it at once. `references` are the clusters that must exist, each with the
-    path of the field that names it.
+    path of the field that names it. `files` are those on whose change the resource is to be built anew, as they were
+    before they were read; `tls` are the contexts that it made.
     """
 
     def __init__(
@@ -35,6 +38,8 @@ class BuildContext:
         self.service_cluster: str = ""  # node.cluster and node.id of the bootstrap
         self.service_node: str = ""
         self.references: list[tuple[str, str]] = []
+        self.files: dict[str, FileStamp | None] = {}
+        self.tls: list[TlsContext] = []
         self._postpones = postpones
         self._postponed: list[tuple[str, Iterator[None]]] = []
         self._acquired: list[tuple[str, type[StatsScope]]] = []
@@ -48,6 +53,10 @@ class BuildContext:
     def keep(self, closeable: Closeable) -> None:
         """Close it when the resource goes (an access log gives back its file)."""
         self._closeables.append(closeable)
+
+    def watch(self, filename: str) -> None:
+        """The resource goes by what this file, which is read next, holds."""
+        self.files.setdefault(filename, file_stamp(filename))
 
     def later(self, steps: Iterator[None]) -> None:
         """Work in many steps that nothing else of the build waits for: it is done now, unless the caller wants to do it

@@ -7,6 +7,17 @@ from typing import Any
 
 from meshproxy.config.errors import ConfigErrors, child
 
+FileStamp = tuple[int, int, int]  # inode, time of the last change in ns, size
+
+
+def file_stamp(filename: str) -> FileStamp | None:
+    """What tells that a file is another one, or was written; None where there is none."""
+    try:
+        status = os.stat(filename)
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
 
 def load_data_source(message: Any, path: str, errors: ConfigErrors, max_bytes: int | None = None) -> bytes | None:
     """The bytes of an `envoy.config.core.v3.DataSource`.

@@ -44,17 +44,13 @@ _NO_CA: Final = "SAN-based verification of peer certificates without trusted CA 
 
 
 class TlsSocketFactory(TransportSocketFactory):
-    """A built context: makes the transport socket of each connection.
+    """A built context: makes the transport socket of each connection."""
 
-    `watched_paths` are the files, and the directories, on whose change the context is to be built anew.
-    """
-
-    def __init__(self, context: TlsContext, events: TlsEvents, watched_paths: tuple[str, ...]) -> None:
+    def __init__(self, context: TlsContext, events: TlsEvents) -> None:
         super().__init__()
         self.asks_for_host = context.options.auto_host_sni
         self.context = context
         self.events = events
-        self.watched_paths = watched_paths
 
     def new(self, server_name: str = "", expected_name: str = "") -> TlsTransportSocket:
         """For one connection; the names are a client's, see TlsTransportSocket."""
@@ -65,7 +61,7 @@ def build_downstream_tls(
     message: Any, path: str, context: BuildContext, server_names: tuple[str, ...] = ()
 ) -> TlsSocketFactory | None:
     """The context of a filter chain that matches `server_names`; None, with errors, when it cannot be."""
-    builder = _Builder(path, context.errors)
+    builder = _Builder(path, context)
     require_certificate = bool_or(message, "require_client_certificate", False)
     common = builder.common(message.common_tls_context, is_server=True)
     ticket_keys = builder.ticket_keys(message)
@@ -90,7 +86,7 @@ def build_downstream_tls(
 def build_upstream_tls(message: Any, path: str, context: BuildContext, stat_prefix: str) -> TlsSocketFactory | None:
     """The context of a cluster whose stats stand under `stat_prefix` (`cluster.<name>.`); None, with errors, when it
     cannot be."""
-    builder = _Builder(path, context.errors)
+    builder = _Builder(path, context)
     common = builder.common(message.common_tls_context, is_server=False)
     builder.check_server_name(message.sni, "sni")
     if message.auto_sni_san_validation:
@@ -110,13 +106,13 @@ def build_upstream_tls(message: Any, path: str, context: BuildContext, stat_pref
 
 
 class _Builder:
-    """One context under construction: knows its path, and remembers files and failure."""
+    """One context under construction: knows its path, and remembers failure."""
 
-    def __init__(self, path: str, errors: ConfigErrors) -> None:
+    def __init__(self, path: str, context: BuildContext) -> None:
         self._path = path
-        self._errors = errors
-        self._errors_before = len(errors)
-        self._watched: list[str] = []
+        self._context = context
+        self._errors: ConfigErrors = context.errors
+        self._errors_before = len(context.errors)
 
     @property
     def failed(self) -> bool:
@@ -133,21 +129,18 @@ class _Builder:
                 self._error(field, reason)
             return None
         events = TlsCounter(context.scope(stat_prefix, TlsStats))
-        return TlsSocketFactory(tls, events, tuple(dict.fromkeys(self._watched)))
+        context.tls.append(tls)
+        return TlsSocketFactory(tls, events)
 
     def load(self, message: Any, field: str) -> bytes:
-        """The bytes of a DataSource; nothing, with an error, where there are none. Its file is watched."""
+        """The bytes of a DataSource; nothing, with an error, where there are none. Its file is watched: links on the
+        way to it are followed, so that a `watched_directory` says nothing more."""
         if message.WhichOneof("specifier") == "filename":
-            self._watched.append(message.filename)
-        self._watch(message)
+            self._context.watch(message.filename)
         data = load_data_source(message, child(self._path, field), self._errors)
         if data == b"":
             self._error(field, "is empty")
         return data or b""
-
-    def _watch(self, message: Any) -> None:
-        if message.HasField("watched_directory"):
-            self._watched.append(message.watched_directory.path)
 
     # -- CommonTlsContext
 
@@ -184,7 +177,6 @@ class _Builder:
         return tuple(names)
 
     def _certificate(self, message: Any, field: str) -> CertificateOptions:
-        self._watch(message)
         for name in ("certificate_chain", "private_key"):
             if not message.HasField(name):
                 self._error(f"{field}.{name}", "No certificate chain, or no private key, for a TLS certificate")
@@ -203,7 +195,6 @@ class _Builder:
     # -- CertificateValidationContext
 
     def _validation(self, message: Any, field: str) -> ValidationOptions:
-        self._watch(message)
         has_ca = message.HasField("trusted_ca")
         trusted_ca = self.load(message.trusted_ca, f"{field}.trusted_ca") if has_ca else b""
         has_ca = has_ca or message.HasField("system_root_certs")

@@ -11,6 +11,7 @@ from meshproxy.config.errors import child, item
 from meshproxy.config.values import milliseconds_or
 from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.http.chain import FilterChain
+from meshproxy.http.client_cert import SANITIZE, ClientCertForwarding
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
 from meshproxy.http.manager_config import ConnectionManagerConfig, InternalAddresses, Network, RoutesRef
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
@@ -186,6 +187,9 @@ def _set_identity(config: ConnectionManagerConfig, message: Any) -> None:
     config.xff_num_trusted_hops = message.xff_num_trusted_hops
     config.skip_xff_append = message.skip_xff_append
     config.append_x_forwarded_port = message.append_x_forwarded_port
+    if message.forward_client_cert_details != SANITIZE:
+        details = message.set_current_client_cert_details
+        config.client_cert = ClientCertForwarding(message.forward_client_cert_details, details)
     config.via = message.via.encode()
     config.local_address = local_address().encode()
     config.generate_request_id = message.generate_request_id.value if message.HasField("generate_request_id") else True

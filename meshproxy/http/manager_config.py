@@ -9,6 +9,7 @@ from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.config.runtime import RuntimeBool
 from meshproxy.http.access_log import AccessLog
 from meshproxy.http.chain import FilterChain
+from meshproxy.http.client_cert import ClientCertForwarding
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
 from meshproxy.net.address import Address
 from meshproxy.route.table import RouteTable
@@ -17,9 +18,6 @@ from meshproxy.route.table import RouteTable
 OVERWRITE: Final = 0
 APPEND_IF_ABSENT: Final = 1
 PASS_THROUGH: Final = 2
-
-# HttpConnectionManager.ForwardClientCertDetails
-SANITIZE: Final = 0
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -76,6 +74,7 @@ class ConnectionManagerConfig:
         self.xff_num_trusted_hops: int = 0
         self.skip_xff_append: bool = False
         self.append_x_forwarded_port: bool = False
+        self.client_cert: ClientCertForwarding | None = None  # None: SANITIZE
         self.via: bytes = b""
         self.internal_addresses = InternalAddresses(False, ())
         self.local_address: bytes = b"127.0.0.1"  # this node's, which stands for a loopback peer in x-forwarded-for

@@ -137,8 +137,9 @@ def mutate_request_headers(
         headers.set(b"x-envoy-external-address", info.remote.ip.encode())
     if config.via:
         _append(headers, b"via", config.via, b", ")
-    if headers.known & h.CLIENT_CERT:
-        # forward_client_cert_details SANITIZE; plaintext carries no identity
+    if config.client_cert is not None:
+        config.client_cert.apply(headers, connection)
+    elif headers.known & h.CLIENT_CERT:  # SANITIZE
         headers.remove(b"x-forwarded-client-cert")
     _request_id(config, headers, info, not internal and config.use_remote_address)
 

@@ -19,6 +19,7 @@ from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
 from meshproxy.http.upstream_request import UpstreamRequest
 from meshproxy.net.timers import CallTimer, Timer
 from meshproxy.observe import response_flags as flags
+from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.route.route import ROUTE_CLUSTER, ROUTE_REDIRECT, Route
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host, LbContext
@@ -62,6 +63,7 @@ class Router:
         self._had_interim: bool = False  # response of the upstream, which decides: no attempt follows
         self._try_timed_out: bool = False
         self._read_disabled: int = 0
+        self._set_cookies: list[bytes] | None = None  # that hash policies made up
 
     # -- the request
 
@@ -158,6 +160,10 @@ class Router:
             status, body = route.direct_response(stream.info)
             stream.send_local_reply(status, body, "direct_response", 0, extra, content_type=route.direct_content_type)
 
+    def _add_cookies(self, headers: HeaderMap) -> None:
+        for cookie in self._set_cookies or ():
+            headers.add(b"set-cookie", cookie)
+
     def _add_route_headers(self, route: Route, headers: HeaderMap) -> None:
         if route.has_response_mutations:
             route.finalize_response(headers, self.stream.info)
@@ -197,7 +203,8 @@ class Router:
         info = stream.info.upstream
         assert info is not None
         info.attempts = self.attempts
-        host = cluster.choose_host(self._lb_context())
+        context = self._lb_context()
+        host = self._choose_by_hash(cluster, route, context) if cluster.hashes else cluster.choose_host(context)
         if host is None:
             cluster.stats.upstream_cx_none_healthy += 1
             self._charge(cluster, 503, None)
@@ -233,6 +240,14 @@ class Router:
     def _lb_context(self) -> LbContext | None:
         """Only another attempt avoids hosts."""
         return None if self.retry is None or self.attempts == 1 else self.retry.lb_context
+
+    def _choose_by_hash(self, cluster: Cluster, route: Route, context: LbContext | None) -> Host | None:
+        policy = cluster.config.lb.hash_policy or route.hash_policy
+        if policy is None:
+            return cluster.choose_by_hash(context, NO_HASH)
+        if self._set_cookies is None:
+            self._set_cookies = []
+        return cluster.choose_by_hash(context, policy.hash(self.headers, self.stream.info, self._set_cookies))
 
     def _on_request_complete(self) -> None:
         """The overall timeout counts from the end of the request, over all attempts."""
@@ -293,6 +308,8 @@ class Router:
                 headers.known |= h.ENVOY
         if route.virtual_host.include_attempt_count_in_response:
             headers.set(b"x-envoy-attempt-count", b"%d" % self.attempts)
+        if self._set_cookies is not None:
+            self._add_cookies(headers)
         if route.has_response_mutations:
             route.finalize_response(headers, info)
         if end:

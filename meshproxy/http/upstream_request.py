@@ -160,6 +160,12 @@ class UpstreamRequest(PooledStream):
     # -- from the pool
 
     def on_pool_failure(self, reason: int, details: str, host: Host) -> None:
+        info = self.router.stream.info.upstream
+        if info is not None:  # as in Envoy, logs name the host that could not be reached
+            info.host = host.address
+            info.host_name = host.hostname
+            info.host_metadata = host.metadata
+            info.local = None
         self.on_reset(reason, details)
 
     def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:

@@ -57,7 +57,7 @@ class ConnectAttempt(Timer):
             self._task.cancel()
 
     def on_timer(self) -> None:
-        self._fail(RESET_CONNECT_TIMEOUT, "connection timeout")
+        self._fail(RESET_CONNECT_TIMEOUT, "")
 
     def _finish(self) -> ConnectHandler | None:
         self.disarm()

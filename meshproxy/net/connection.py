@@ -8,6 +8,8 @@ and its body, or many frames, leave in one write.
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
@@ -127,7 +129,10 @@ class Connection(Flushable):
             try:
                 if self.transport_socket is not None:
                     self.transport_socket.receive_eof()
-                self._tell_eof()
+                if self.established:
+                    self._tell_eof()
+                else:
+                    self.close()  # the handshake will never end
             except Exception as error:  # noqa: BLE001
                 self._on_bug(error)
             self.dispatcher.end_turn()
@@ -230,6 +235,13 @@ class Connection(Flushable):
         self.state = CLOSED
         if self._transport is not None:
             self._transport.abort()
+
+    def reset(self) -> None:
+        """As `abort`, with a TCP reset: the peer learns that it is no orderly end."""
+        sock = self.get_extra_info("socket")
+        if sock is not None and self.state != CLOSED and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.abort()
 
     def set_handler(self, handler: ConnectionHandler) -> None:
         """Let another handler speak from now on (an upgrade, a listener filter's hand-over)."""
@@ -373,6 +385,7 @@ class Connection(Flushable):
 
 
 _NOWHERE: Final = Address("", 0, "-")
+_NO_LINGER: Final = struct.pack("ii", 1, 0)  # close() drops what is unsent and sends RST
 
 
 def _error_text(error: Exception | None) -> str:

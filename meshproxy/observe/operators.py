@@ -159,6 +159,12 @@ def _upstream_host(info: StreamInfo) -> Address | None:
     return info.upstream.host if info.upstream is not None else None
 
 
+def _upstream_remote(info: StreamInfo) -> Address | None:
+    """The host, once there is a connection to it."""
+    upstream = info.upstream
+    return None if upstream is None or upstream.local is None else upstream.host
+
+
 def _upstream_local(info: StreamInfo) -> Address | None:
     return info.upstream.local if info.upstream is not None else None
 
@@ -168,7 +174,7 @@ _ADDRESSES: Final[dict[str, Callable[[StreamInfo], Address | None]]] = {
     "DOWNSTREAM_DIRECT_REMOTE": lambda info: info.connection.direct_remote,
     "DOWNSTREAM_LOCAL": lambda info: info.connection.local,
     "DOWNSTREAM_DIRECT_LOCAL": lambda info: info.connection.local,
-    "UPSTREAM_REMOTE": _upstream_host,
+    "UPSTREAM_REMOTE": _upstream_remote,
     "UPSTREAM_LOCAL": _upstream_local,
 }
 

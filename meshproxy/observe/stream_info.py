@@ -32,6 +32,7 @@ class ConnectionInfo:
         self.listener_direction: int = 0  # core.v3.TrafficDirection
         self.transport_failure_reason: str = ""
         self.transport_socket: TransportSocket | None = None  # None: plain bytes
+        self.client_cert: bytes | None = None  # its element of x-forwarded-client-cert, once a request asked for it
         self.ja3: str = ""
         self.ja4: str = ""
         self.dynamic_metadata: dict[str, dict[str, Any]] | None = None  # of listener filters

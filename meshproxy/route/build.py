@@ -398,6 +398,8 @@ class _HostBuilder:
         elif total > _UINT32_MAX:
             self.errors.add(path, f"the sum of weights exceeds {_UINT32_MAX}")
         weighted = WeightedRoutes(routes, message.header_name.lower().encode())
+        if message.use_hash_policy.value:
+            weighted.hash_policy = route.hash_policy
         if message.runtime_key_prefix:
             prefix: str = message.runtime_key_prefix
             runtime = self.context.runtime

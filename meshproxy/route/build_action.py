@@ -13,6 +13,7 @@ from meshproxy.config.regex import build_substitution
 from meshproxy.config.typed_struct import unpack_any
 from meshproxy.config.values import milliseconds, milliseconds_or
 from meshproxy.observe.formatter import FormatError, Formatter, JsonFormatter, parse_format
+from meshproxy.route.hash_policy import build_hash_policy
 from meshproxy.route.path_matcher import PathMatcher, PathTemplateMatcher
 from meshproxy.route.path_template import TemplateError, compile_rewrite
 from meshproxy.route.redirect import Redirect
@@ -49,6 +50,7 @@ def build_forwarding(
     route.append_x_forwarded_host = message.append_x_forwarded_host
     route.host_rewrite = _build_host_rewrite(route, message, path, errors)
     route.path_rewrite = _build_path_rewrite(message, matcher, path, errors)
+    route.hash_policy = build_hash_policy(message.hash_policy, path, "hash_policy", errors)
     if message.HasField("retry_policy"):
         route.retry = build_retry_policy(message.retry_policy, child(path, "retry_policy"), errors)
 

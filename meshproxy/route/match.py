@@ -161,7 +161,7 @@ class RouteMatch(Step):
         if not self.plain and not self._holds(lookup):
             return None
         weighted = self.weighted
-        return self.route if weighted is None else weighted.pick(lookup.headers, lookup.random)
+        return self.route if weighted is None else weighted.pick(lookup.headers, lookup.random, lookup.info)
 
     def _holds(self, lookup: Lookup) -> bool:
         if self.fraction is not None and not self.fraction.sample(lookup.random):

@@ -7,6 +7,7 @@ from typing import Final
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.observe.formatter import Formatter, JsonFormatter
 from meshproxy.observe.stream_info import Metadata, RouteInfo, StreamInfo
+from meshproxy.route.hash_policy import HashPolicy
 from meshproxy.route.header_matcher import HeaderMatcher, matches_all
 from meshproxy.route.header_ops import HeaderOperations
 from meshproxy.route.redirect import Redirect, tls_location
@@ -107,6 +108,7 @@ class Route:
         self.max_stream_duration_ms: int | None = None
         self.retry: RetryPolicy | None = None
         self.priority: int = PRIORITY_DEFAULT
+        self.hash_policy: HashPolicy | None = None
         self.auto_host_rewrite: bool = False  # the upstream host's name, known once the host is picked
         self.append_x_forwarded_host: bool = False
         self.host_rewrite: HostRewrite | None = None
@@ -145,6 +147,7 @@ class Route:
         new.max_stream_duration_ms = self.max_stream_duration_ms
         new.retry = self.retry
         new.priority = self.priority
+        new.hash_policy = self.hash_policy
         new.auto_host_rewrite = self.auto_host_rewrite
         new.append_x_forwarded_host = self.append_x_forwarded_host
         new.host_rewrite = self.host_rewrite

@@ -7,6 +7,8 @@ from typing import Final
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.runtime import RuntimeInt
+from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.route.hash_policy import NO_HASH, HashPolicy
 from meshproxy.route.route import Route
 
 _UINT64: Final = re.compile(rb"[ \t\r\n\v\f]*\+?[0-9]{1,20}[ \t\r\n\v\f]*")
@@ -14,18 +16,24 @@ _UINT64_MAX: Final = (1 << 64) - 1
 
 
 class WeightedRoutes:
-    """One Route per weighted cluster. A number, random or from a header, modulo the total is in one's interval."""
+    """One Route per weighted cluster. A number, from a header, a hash policy or random, modulo the total is in one's
+    interval."""
 
     def __init__(self, routes: list[Route], header_name: bytes) -> None:
         self.routes = routes
         self.header_name = header_name
+        self.hash_policy: HashPolicy | None = None  # `use_hash_policy`
         self.weights: list[int] = [route.weight for route in routes]
         self.total: int = sum(self.weights)
         # Weights that the runtime may override (`runtime_key_prefix`), one per route; empty when it may not.
         self.runtime_weights: list[RuntimeInt] = []
 
-    def pick(self, headers: HeaderMap, random: int) -> Route | None:
+    def pick(self, headers: HeaderMap, random: int, info: StreamInfo) -> Route | None:
         """None only when runtime overrides set every weight to 0."""
+        if self.hash_policy is not None:
+            key = self.hash_policy.hash(headers, info, None)
+            if key != NO_HASH:
+                random = key
         if self.header_name:
             given = _number_in(headers, self.header_name)
             if given >= 0:

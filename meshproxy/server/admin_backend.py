@@ -82,6 +82,9 @@ class SupervisorBackend(AdminBackend):
     async def clusters(self) -> Sequence[Mapping[str, Any]]:
         return merge_clusters(await self._supervisor.parts("clusters"))
 
+    async def certificates(self) -> Sequence[Mapping[str, Any]]:
+        return await self._supervisor.parts_of_one("certificates")
+
     async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         supervisor = self._supervisor
         endpoints = await supervisor.parts_of_one("endpoints") if include_eds else None

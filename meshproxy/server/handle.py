@@ -104,7 +104,7 @@ class RemoteWorker(WorkerHandle):
 
     async def give_sockets(self, sockets: dict[str, list[socket.socket]]) -> None:
         for name, given in sockets.items():
-            for first in range(0, len(given), FDS_PER_FRAME):
+            for first in range(0, max(len(given), 1), FDS_PER_FRAME):  # none: it binds nothing any more
                 part = [sock.fileno() for sock in given[first : first + FDS_PER_FRAME]]
                 self._control.send((SOCKETS, name, len(part)), part)
 

@@ -92,7 +92,7 @@ class ActiveFilterChain(ConnectionOwner):
         transport_socket = info.transport_socket = factory.new()
         connection.start_transport_socket(transport_socket)
         if self.config.handshake_timeout_ms > 0.0:
-            timeout = HandshakeTimeout(connection, self.listener.stats)
+            timeout = HandshakeTimeout(connection, info, self.listener.stats)
             self.listener.dispatcher.timers.arm(timeout, self.config.handshake_timeout_ms)
 
     def adopt(self, new: FilterChainConfig, listener: ListenerConfig) -> None:
@@ -153,14 +153,16 @@ class ListenerDirectory(Protocol):
 class HandshakeTimeout(Timer):
     """Closes a connection whose transport socket is not established in time."""
 
-    def __init__(self, connection: Connection, stats: ListenerStats) -> None:
+    def __init__(self, connection: Connection, info: ConnectionInfo, stats: ListenerStats) -> None:
         super().__init__()
         self._connection = connection
+        self._info = info
         self._stats = stats
 
     def on_timer(self) -> None:
         if self._connection.connected and not self._connection.established:
             self._stats.downstream_cx_transport_socket_connect_timeout += 1
+            self._info.termination_details = "transport socket timeout was reached"
             self._connection.abort()
 
 
@@ -326,8 +328,7 @@ class ActiveListener:
         if chain is None:
             self.stats.no_filter_chain_match += 1
             info.response_flags |= flags.NO_ROUTE_FOUND
-            info.termination_details = "filter_chain_not_found"
-            self.refuse(connection, info)
+            self.refuse(connection, info, "filter_chain_not_found")
             return
         chain.accept(connection, info, data)
 
@@ -337,12 +338,13 @@ class ActiveListener:
         self._own_count.add(1)
         self.inspect(connection, accepted, data)
 
-    def refuse(self, connection: Connection, info: ConnectionInfo) -> None:
-        """Close a connection that has no filter chain."""
+    def refuse(self, connection: Connection, info: ConnectionInfo, details: str = "") -> None:
+        """Close a connection that has no filter chain; `details` are for its log."""
         self.uncount()
         if self.config.access_logs:
             info.listener_name = self.config.name
             record = _record(Accepted(connection, info), monotonic())
+            record.response_code_details = details
             for log in self.config.access_logs:
                 log.log(record)
         connection.set_handler(_Unclaimed(self))
@@ -359,6 +361,9 @@ class ActiveListener:
         self.stats.downstream_cx_active -= 1
         self.stats.downstream_cx_destroy += 1
         self.stats.downstream_cx_length_ms.record(int((now - accepted.began) * 1000.0))
+        transport_socket = accepted.info.transport_socket
+        if transport_socket is not None and transport_socket.failure:
+            accepted.info.transport_failure_reason = transport_socket.failure
         if chain.access_logs:
             record = _record(accepted, now)
             for log in chain.access_logs:

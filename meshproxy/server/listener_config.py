@@ -70,6 +70,7 @@ class SocketConfig:
         self.mode: int = 0
         self.ipv4_compat: bool = False
         self.backlog: int = 4096
+        self.binds: bool = True
 
 
 def listener_addresses(message: Any) -> tuple[Address, ...]:
@@ -99,6 +100,7 @@ def socket_config(message: Any) -> SocketConfig:
     config.mode = address.pipe.mode if pipe else 0
     config.ipv4_compat = address.socket_address.ipv4_compat
     config.options = socket_options(message)
+    config.binds = message.bind_to_port.value or not message.HasField("bind_to_port")
     config.backlog = message.tcp_backlog_size.value if message.HasField("tcp_backlog_size") else 4096
     return config
 

@@ -20,11 +20,15 @@ _INBOUND: Final = 1  # core.v3.TrafficDirection
 
 
 class _Bound:
-    """The sockets of one listener: `sockets[worker][address]`; none once it has stopped."""
+    """The sockets of one listener: `sockets[worker][address]`; none once it has stopped.
 
-    def __init__(self, key: tuple[object, ...], addresses: tuple[Address, ...]) -> None:
+    One that `binds` nothing has none ever: it gets the connections that other listeners hand to its addresses.
+    """
+
+    def __init__(self, key: tuple[object, ...], addresses: tuple[Address, ...], binds: bool) -> None:
         self.key = key
         self.addresses = addresses
+        self.binds = binds
         self.inbound: bool = False
         self.mode: int = 0  # of the files of Unix sockets
         self.sockets: list[list[socket.socket]] = []
@@ -36,6 +40,8 @@ class _Bound:
 
     def note_files(self) -> None:
         """Remember which files are ours: somebody may put another at the same path."""
+        if not self.binds:
+            return
         paths = [address.path for address in self.addresses if address.path and not address.path.startswith("@")]
         self._files = {path: os.stat(path).st_ino for path in paths}
 
@@ -99,10 +105,10 @@ class ListeningSockets:
         self, name: str, message: Any, addresses: tuple[Address, ...], path: str, errors: ConfigErrors
     ) -> None:
         config = socket_config(message)
-        key = (addresses, config.reuse_port, config.options)
+        key = (addresses, config.reuse_port, config.options, config.binds)
         bound = self._running(name, addresses, key)
         if bound is None:
-            bound = _Bound(key, addresses)
+            bound = _Bound(key, addresses, config.binds)
             bound.mode = config.mode
             try:
                 self._bind(bound, config)
@@ -124,7 +130,7 @@ class ListeningSockets:
 
     def _bind(self, bound: _Bound, config: SocketConfig) -> None:
         share = not config.reuse_port
-        for worker in range(self._workers):
+        for worker in range(self._workers if config.binds else 0):
             row: list[socket.socket] = []
             bound.sockets.append(row)
             for index, wanted in enumerate(bound.addresses):
@@ -153,9 +159,9 @@ class ListeningSockets:
     def new_sockets(self, worker: int) -> dict[str, list[socket.socket]]:
         """What the listeners of the plan are to listen on that did not before, for one worker."""
         return {
-            name: bound.sockets[worker]
+            name: bound.sockets[worker] if bound.binds else []
             for name, bound in self._planned.items()
-            if self._bound.get(name) is not bound and bound.sockets
+            if self._bound.get(name) is not bound and (bound.sockets or not bound.binds)
         }
 
     def refuse_removed(self) -> bool:

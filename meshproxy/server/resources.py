@@ -10,11 +10,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from meshproxy.config.context import BuildContext
+from meshproxy.config.datasource import FileStamp, file_stamp
 from meshproxy.config.errors import ConfigErrors, item
 from meshproxy.config.runtime import Layer, Runtime, build_layers
 from meshproxy.net.address import Address
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.server.listener_config import ListenerConfig, build_listener, listener_addresses, listener_name
+from meshproxy.tls.context import TlsContext
 from meshproxy.upstream.build import build_cluster
 from meshproxy.upstream.config import ClusterConfig
 
@@ -25,7 +27,7 @@ class Resource(Generic[T]):
     """A named resource: its serialised message, and what was built of it (None: the same as before).
 
     `references` are the clusters that it names, with the path below the resource's own: they must exist after every
-    change.
+    change. `files` and `tls` are those of its context.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class Resource(Generic[T]):
         built: T | None,
         context: BuildContext | None,
         references: list[tuple[str, str]],
+        files: dict[str, FileStamp | None],
+        tls: list[TlsContext],
     ) -> None:
         self.name = name
         self.path = path
@@ -43,6 +47,12 @@ class Resource(Generic[T]):
         self.built = built
         self.context = context
         self.references = references
+        self.files = files
+        self.tls = tls
+
+    def holds(self, message: bytes) -> bool:
+        """Whether it is what would be built of this message now."""
+        return self.message == message and all(file_stamp(name) in (None, was) for name, was in self.files.items())
 
 
 class Resources:
@@ -57,6 +67,10 @@ class Resources:
         """The size of the messages that something was built of."""
         clusters = sum(len(one.message) for one in self.clusters.values() if one.context is not None)
         return clusters + sum(len(one.message) for one in self.listeners.values() if one.context is not None)
+
+    def each(self) -> list[Resource[Any]]:
+        """Clusters, then listeners."""
+        return [*self.clusters.values(), *self.listeners.values()]
 
     def discard(self) -> None:
         """Not to be used after all: give back what the builds acquired."""
@@ -128,8 +142,8 @@ class ResourceBuilder:
                 continue
             serialised = message.SerializeToString(deterministic=True)
             old = previous.get(name)
-            if old is not None and old.message == serialised:
-                into[name] = Resource(name, where, serialised, None, None, old.references)
+            if old is not None and old.holds(serialised):
+                into[name] = Resource(name, where, serialised, None, None, old.references, old.files, old.tls)
                 continue
             context = self._context()
             made: T | None = None
@@ -140,7 +154,7 @@ class ResourceBuilder:
                 if not self._broken:
                     raise
             references = [(cluster, path.removeprefix(where)) for cluster, path in context.references]
-            into[name] = Resource(name, where, serialised, made, context, references)
+            into[name] = Resource(name, where, serialised, made, context, references, context.files, context.tls)
             yield
 
     def _context(self) -> BuildContext:

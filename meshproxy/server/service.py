@@ -19,6 +19,7 @@ from meshproxy.server.endpoint_dump import dump_endpoints
 from meshproxy.server.garbage import GARBAGE
 from meshproxy.server.slices import SLICE_S
 from meshproxy.server.worker import Worker
+from meshproxy.tls.certs import days_until_first_expires, describe
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.status import cluster_status
 
@@ -42,6 +43,9 @@ class WorkerService:
             "reset_counters": worker.stats.reset_counters,
             "clusters": self._clusters,
             "endpoints": self._endpoints,
+            "watched_files": worker.watched_files,
+            "certificates": self._certificates,
+            "days_until_first_cert_expiring": self._days_until_first_expires,
             "runtime": worker.runtime.entries,
             "modify_runtime": worker.runtime.modify,
             "start_drain": worker.start_drain,
@@ -107,6 +111,14 @@ class WorkerService:
         """A part a cluster: its name and serialised ClusterLoadAssignment."""
         for cluster in self._sorted_clusters():
             yield cluster.name, dump_endpoints(cluster).SerializeToString()
+
+    def _certificates(self) -> Iterator[Plain]:
+        """A part a context, for `/certs`."""
+        for context in self.worker.tls_contexts():
+            yield describe(context)
+
+    def _days_until_first_expires(self) -> int | None:
+        return days_until_first_expires(self.worker.tls_contexts())
 
     def _snapshot(self, without: tuple[str, ...]) -> Iterator[Plain]:
         """Of all scopes but those with one of these prefixes."""

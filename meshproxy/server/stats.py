@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from meshproxy.observe.stats import Histogram, StatsScope
 
@@ -82,6 +82,9 @@ class ListenerManagerStats(StatsScope):
         self.workers_started: int = 0
 
 
+NO_CERTIFICATES: Final = 4294967295  # days_until_first_cert_expiring, as Envoy says it
+
+
 class ServerStats(StatsScope):
     """Under `server.`; kept by the process that owns the others."""
 
@@ -123,7 +126,7 @@ class ServerStats(StatsScope):
         self.parent_connections: int = 0
         self.hot_restart_epoch: int = 0
         self.hot_restart_generation: int = 0
-        self.days_until_first_cert_expiring: int = 4294967295  # none, as Envoy says it
+        self.days_until_first_cert_expiring: int = NO_CERTIFICATES
         self.memory_allocated: int = 0
         self.memory_physical_size: int = 0
         self.version: int = 0

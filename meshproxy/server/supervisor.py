@@ -31,8 +31,8 @@ from meshproxy.server.listener_config import listener_name
 from meshproxy.server.listening import ListeningSockets
 from meshproxy.server.options import Options
 from meshproxy.server.slices import in_slices
-from meshproxy.server.stats import ServerStats
-from meshproxy.server.watch import FileWatch
+from meshproxy.server.stats import NO_CERTIFICATES, ServerStats
+from meshproxy.server.watch import FilesWatch, FileWatch
 from meshproxy.server.worker import ALL_CONNECTIONS, listener_counter
 
 _log: Final = logging.getLogger("meshproxy.main")
@@ -91,6 +91,7 @@ class Supervisor:
         self.stats_settings = StatsSettings()
         self.intervals = Intervals()
         self._watch = FileWatch(Path(options.config_path), self.reload_soon) if options.config_path else None
+        self._files = FilesWatch(self.reload_soon)  # certificates
         self._reloading = asyncio.Lock()
         self._reload_waits = False
         self._sweep_until: float = 0.0  # replaced chains may drain so long
@@ -118,6 +119,7 @@ class Supervisor:
             self.dispatcher.spawn(self._look_after_workers(), "workers")
             if self._watch is not None:
                 self.dispatcher.spawn(self._watch.run(), "config file watch")
+            self.dispatcher.spawn(self._files.run(), "certificate watch")
             _log.info("all clusters and listeners are up; starting to serve")
             await self._ending.wait()
             await self._drain()
@@ -183,6 +185,7 @@ class Supervisor:
             await asyncio.sleep(_ACCEPT_QUEUE_S)
         await self._commit()
         self.sockets.accept_plan()
+        self._files.watch((name, was) for read in await self.each("watched_files") for name, was in read)
         self.runtime.replace_layers(build_layers(bootstrap.layered_runtime, "layered_runtime", errors))
         self.stats_settings = settings
         self.bootstrap = bootstrap
@@ -243,7 +246,7 @@ class Supervisor:
             for warning in errors.warnings:
                 _log.warning("%s", warning)
             if bootstrap is not None and not errors:
-                if bootstrap == self.bootstrap:
+                if bootstrap == self.bootstrap and not self._files.changed():
                     self.last_error = None
                     _log.info("the configuration has not changed")
                     return True
@@ -379,6 +382,7 @@ class Supervisor:
         total = Snapshot()
         parts = [load_snapshot(part) for parts in await self._snapshots() for part in parts]
         self.refresh_stats()
+        self.server_stats.days_until_first_cert_expiring = await self._first_expiry_days()
         await in_slices(_add_all(total, [*parts, self._kept_counters, self.stats.snapshot()]))
         return total
 
@@ -401,6 +405,12 @@ class Supervisor:
         """What an operator set in the admin layer, for a worker that comes later."""
         layers = [layer for layer in self.runtime.layers if layer.is_admin]
         return {key: str(value) for layer in layers for key, value in layer.values.items()}
+
+    async def _first_expiry_days(self) -> int:
+        for days in await self.parts_of_one("days_until_first_cert_expiring"):
+            if days is not None:
+                return int(days)
+        return NO_CERTIFICATES
 
     def refresh_stats(self) -> None:
         """Bring those of the server's own stats up to date that nothing counts along the way."""

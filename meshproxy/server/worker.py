@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, Final
 
+from meshproxy.config.datasource import FileStamp
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
 from meshproxy.net.address import Address
@@ -17,6 +18,7 @@ from meshproxy.server.listener import ActiveFilterChain, ActiveListener, Connect
 from meshproxy.server.resources import ResourceBuilder, Resources
 from meshproxy.server.slices import in_slices
 from meshproxy.server.stats import ListenerManagerStats
+from meshproxy.tls.context import TlsContext
 from meshproxy.upstream.manager import ClusterManager
 
 _log: Final = logging.getLogger("meshproxy.config")
@@ -133,6 +135,16 @@ class Worker:
         else:
             stats.listener_modified += 1
             self._drain_listener(running)
+
+    def watched_files(self) -> list[tuple[str, FileStamp | None]]:
+        """The files that the running configuration was built of, as they were then."""
+        found = [] if self._resources is None else self._resources.each()
+        return [entry for resource in found for entry in resource.files.items()]
+
+    def tls_contexts(self) -> list[TlsContext]:
+        """Of the running configuration."""
+        found = [] if self._resources is None else self._resources.each()
+        return [context for resource in found for context in resource.tls]
 
     def listener_at(self, address: Address) -> ActiveListener | None:
         """The listener with this address; else one with its port on all addresses."""

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from meshproxy.tls.context import CertificateInfo, TlsContext
-from meshproxy.tls.x509 import DNS, IP_ADDRESS, URI, Certificate
+from meshproxy.tls.x509 import DNS, IP_ADDRESS, URI
 
 _DAY_S: Final = 86_400
-_FIELDS: Final = {DNS: "dns", URI: "uri", IP_ADDRESS: "ip_address"}
+_FIELDS: Final = {DNS: "dns", URI: "uri", IP_ADDRESS: "ip_address"}  # in Envoy's order
 
 
 def describe(context: TlsContext, now: Callable[[], float] = time.time) -> dict[str, Any]:
@@ -25,7 +25,8 @@ def describe(context: TlsContext, now: Callable[[], float] = time.time) -> dict[
 def days_until_first_expires(contexts: Iterable[TlsContext], now: Callable[[], float] = time.time) -> int | None:
     """`server.days_until_first_cert_expiring`; 0 when one has expired, None where there is no certificate."""
     infos = (info for context in contexts for info in (*context.ca_certificates, *context.certificates))
-    return min((_days(info.certificate, now()) for info in infos), default=None)
+    first = min((info.expires for info in infos), default=None)
+    return None if first is None else _days_until(first, now())
 
 
 def _details(info: CertificateInfo, now: float) -> dict[str, Any]:
@@ -33,8 +34,10 @@ def _details(info: CertificateInfo, now: float) -> dict[str, Any]:
     details: dict[str, Any] = {
         "path": info.source,
         "serial_number": certificate.serial,
-        "subject_alt_names": [{_FIELDS[kind]: text} for kind, text in certificate.alt_names() if kind in _FIELDS],
-        "days_until_expiration": str(_days(certificate, now)),
+        "subject_alt_names": [
+            {field: name} for kind, field in _FIELDS.items() for name in certificate.alt_names_of(kind)
+        ],
+        "days_until_expiration": str(_days_until(info.expires, now)),
         "valid_from": _time(certificate.not_before),
         "expiration_time": _time(certificate.not_after),
     }
@@ -46,9 +49,9 @@ def _details(info: CertificateInfo, now: float) -> dict[str, Any]:
     return details
 
 
-def _days(certificate: Certificate, now: float) -> int:
-    """Whole days; 0 when it has expired."""
-    return max(0, int((certificate.not_after.timestamp() - int(now)) // _DAY_S))
+def _days_until(moment: float, now: float) -> int:
+    """Whole days; 0 when it is over."""
+    return max(0, int((moment - int(now)) // _DAY_S))
 
 
 def _time(moment: datetime) -> str:

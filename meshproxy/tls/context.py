@@ -52,10 +52,11 @@ class Identity:
 class CertificateInfo:
     """One certificate of a context, for /certs."""
 
-    def __init__(self, source: str, certificate: Certificate, staple: OcspStaple | None = None) -> None:
+    def __init__(self, source: str, certificate: Certificate) -> None:
         self.source = source
         self.certificate = certificate
-        self.staple = staple
+        self.expires: float = certificate.not_after.timestamp()  # Unix time
+        self.staple: OcspStaple | None = None
 
 
 class TlsContext:
@@ -126,12 +127,12 @@ class TlsContext:
         if validation.trusted_ca:
             try:
                 found = certificates_of_pem(validation.trusted_ca)
+                self.ca_certificates = [CertificateInfo(validation.source, each) for each in found]
             except DerError:
-                found = []
-            if not found:
+                self.ca_certificates = []
+            if not self.ca_certificates:
                 field = f"{validation.field}.trusted_ca"
                 problems.append((field, f"Failed to load trusted CA certificates from {validation.source}"))
-            self.ca_certificates = [CertificateInfo(validation.source, each) for each in found]
         has_ca = bool(validation.trusted_ca) or validation.system_roots
         if not openssl.AVAILABLE:
             return
@@ -150,12 +151,12 @@ class TlsContext:
         context = _new_ssl_context(options, problems)
         leaf: Certificate | None = None
         staple: OcspStaple | None = None
-        if certificate is not None:
-            leaf = _load_certificate(context, certificate, problems)
-            if leaf is not None and options.is_server:
-                staple = _load_staple(context, certificate, leaf, problems)
-            if leaf is not None:
-                self.certificates.append(CertificateInfo(certificate.source, leaf, staple))
+        info = None if certificate is None else _load_certificate(context, certificate, problems)
+        if certificate is not None and info is not None:
+            leaf = info.certificate
+            if options.is_server:
+                staple = info.staple = _load_staple(context, certificate, leaf, problems)
+            self.certificates.append(info)
         self._set_validation(context, problems)
         if options.is_server:
             _set_server_sessions(context, options, problems)
@@ -275,15 +276,15 @@ def _set_parameters(context: ssl.SSLContext, options: TlsOptions, problems: list
 
 def _load_certificate(
     context: ssl.SSLContext, certificate: CertificateOptions, problems: list[Problem]
-) -> Certificate | None:
+) -> CertificateInfo | None:
     """Chain and key into the context; the first certificate, or None where something is no good."""
     chain_field = f"{certificate.field}.certificate_chain"
     failed = f"Failed to load certificate chain from {certificate.source}"
     try:
-        chain = certificates_of_pem(certificate.chain)
-        weakness = _weakness(chain[0]) if chain else "no certificate"
+        found = [CertificateInfo(certificate.source, each) for each in certificates_of_pem(certificate.chain)[:1]]
+        weakness = _weakness(found[0].certificate) if found else "no certificate"
     except (DerError, ValueError):
-        chain, weakness = [], "malformed"
+        found, weakness = [], "malformed"
     if weakness:
         problems.append((chain_field, f"{failed}, {weakness}"))
         return None
@@ -296,7 +297,7 @@ def _load_certificate(
         reason = f"Failed to load private key from {certificate.source}, Cause: {cause}"
         problems.append((f"{certificate.field}.private_key", reason))
         return None
-    return chain[0]
+    return found[0]
 
 
 def _load_staple(

@@ -8,7 +8,9 @@ from meshproxy.config.runtime import Runtime
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry, response_names
 from meshproxy.observe.stream_info import ClusterInfo
+from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.upstream.config import ClusterConfig, EndpointConfig
+from meshproxy.upstream.hash_tables import HashTables
 from meshproxy.upstream.host import EDS_FLAGS, FAILED_OUTLIER_CHECK, Host, LbContext
 from meshproxy.upstream.load_balancer import RandomBits
 from meshproxy.upstream.outlier import EjectionListener, OutlierDetector
@@ -47,7 +49,10 @@ class Cluster(EjectionListener):
                 self._breakers.append(Breakers(config.name, priority, thresholds, runtime))
         self._acquire_breaker_stats()
         self.hosts: list[Host] = []
-        self._priorities = PrioritySet(config.lb, self.stats, random_bits)
+        self.hashes: bool = config.lb.hashes  # hosts are chosen by a hash of the request
+        self._random_bits = random_bits
+        self._tables = HashTables(config.lb, random_bits, registry, self._prefix) if self.hashes else None
+        self._priorities = PrioritySet(config.lb, self.stats, random_bits, self._tables)
         self._inherited: dict[str, list[HostStats]] = {}  # by address, the first at the end
         if previous is not None:
             for address, same in _by_address(previous.hosts).items():
@@ -89,6 +94,8 @@ class Cluster(EjectionListener):
             self._registry.release(prefix, BreakerStats)
             if thresholds.track_remaining:
                 self._registry.release(prefix, RemainingStats)
+        if self._tables is not None:
+            self._tables.close()
         self._registry.release(self._prefix, ClusterStats)
         for name in self._alt_stats:
             self._registry.release(f"{self._prefix}{name}.", AltStats)
@@ -116,6 +123,21 @@ class Cluster(EjectionListener):
             if host is None or not context.rejects(host):
                 break
             host = self._priorities.pick()
+        return host
+
+    def choose_by_hash(self, context: LbContext | None, key: int) -> Host | None:
+        """As `choose_host`, for a request with this hash; NO_HASH stands for any."""
+        if key == NO_HASH:
+            key = self._random_bits(64)
+        picker = self._priorities.picker_for(key)
+        if picker is None:
+            return None
+        host = picker.pick_by_hash(key, 0)
+        if context is not None:
+            for attempt in range(1, context.max_attempts + 1):
+                if not context.rejects(host):
+                    break
+                host = picker.pick_by_hash(key, attempt)
         return host
 
     def new_pool(self, host: Host, priority: int) -> ConnectionPool:
@@ -248,6 +270,7 @@ def _apply(endpoint: EndpointConfig, host: Host) -> bool:
     """Give the host what its endpoint says; True when load balancing must hear of it."""
     flags = (host.health_flags & ~EDS_FLAGS) | endpoint.health_flags
     changed = flags != host.health_flags or endpoint.weight != host.weight or endpoint.priority != host.priority
+    changed = changed or endpoint.hostname != host.hostname or endpoint.metadata != host.metadata  # keys of hashing
     host.health_flags = flags
     host.weight = endpoint.weight
     host.priority = endpoint.priority

@@ -9,6 +9,7 @@ from meshproxy.config.runtime import RuntimeInt
 from meshproxy.net.address import Address
 from meshproxy.net.connect import SocketOption
 from meshproxy.net.transport_socket import TransportSocketFactory
+from meshproxy.route.hash_policy import HashPolicy
 from meshproxy.upstream.host import NO_LOCALITY, Locality
 from meshproxy.upstream.outlier import OutlierConfig
 from meshproxy.upstream.resource_limit import Thresholds
@@ -21,6 +22,8 @@ STRICT_DNS: Final = 1
 ROUND_ROBIN: Final = 0
 LEAST_REQUEST: Final = 1
 RANDOM: Final = 2
+RING_HASH: Final = 3
+MAGLEV: Final = 4
 
 HOUR_MS: Final = 3_600_000.0
 
@@ -59,10 +62,21 @@ class LbConfig:
         self.choice_count: int = 2
         self.full_scan: bool = False
         self.active_request_bias: float = 1.0
+        self.minimum_ring_size: int = 1024
+        self.maximum_ring_size: int = 8 * 1024 * 1024
+        self.murmur: bool = False  # the ring's hashes are MurmurHash2, not xxHash
+        self.table_size: int = 65537  # of MAGLEV; a prime
+        self.use_hostname_for_hashing: bool = False
+        self.hash_policy: HashPolicy | None = None  # takes the place of the routes'
         self.panic_threshold = panic_threshold  # percent
         self.fail_traffic_on_panic: bool = False
         self.overprovisioning_factor: int = 140  # percent
         self.close_connections_on_host_set_change: bool = False
+
+    @property
+    def hashes(self) -> bool:
+        """Hosts are picked by a hash of the request."""
+        return self.policy in (RING_HASH, MAGLEV)
 
 
 class ClusterConfig:

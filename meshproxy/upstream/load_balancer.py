@@ -31,6 +31,10 @@ class Picker:
     def pick(self) -> Host:
         raise NotImplementedError
 
+    def pick_by_hash(self, key: int, attempt: int) -> Host:
+        """The host of a hash of 64 bits; most policies go by none. `attempt` counts from 0."""
+        return self.pick()
+
 
 class RandomPicker(Picker):
     """Any host, whatever its weight (as Envoy's RANDOM)."""

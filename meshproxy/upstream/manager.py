@@ -63,8 +63,8 @@ class ClusterManager(DnsListener):
     def add_or_update(self, config: ClusterConfig) -> None:
         """Add the cluster, or change the one of its name.
 
-        When only its endpoints changed, hosts that stay keep their connections. Any other change drains all connections
-        of the old version; its streams end there.
+        When only its endpoints or certificates changed, hosts that stay keep their connections. Any other change drains
+        all connections of the old version; its streams end there.
         """
         name = config.name
         current = self._active.get(name)
@@ -81,6 +81,7 @@ class ClusterManager(DnsListener):
 
     def _update_endpoints(self, cluster: Cluster, config: ClusterConfig) -> None:
         cluster.config.endpoints = config.endpoints
+        cluster.config.transport = config.transport  # its certificates may be new
         dns = self._dns.get(cluster)
         if dns is None:
             cluster.set_endpoints(config.endpoints)

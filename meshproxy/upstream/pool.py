@@ -15,7 +15,6 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http1.client import ClientConnectionCallbacks, Http1ClientConnection
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import (
-    RESET_CONNECT_TIMEOUT,
     RESET_LOCAL,
     RESET_OVERFLOW,
     RESET_PROTOCOL_ERROR,
@@ -29,6 +28,7 @@ from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import CallTimer
 from meshproxy.observe.wire import WireBytes, read_wire
 from meshproxy.upstream.config import ClusterConfig
+from meshproxy.upstream.connection_counts import ConnectionCounts
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_SUCCESS
 from meshproxy.upstream.resource_limit import Breakers
@@ -281,20 +281,14 @@ class UpstreamConnection(ConnectHandler):
         self._idle_since: float = 0.0
         self._idle_timer: CallTimer | None = None
         self._age_timer: CallTimer | None = None
-        self._opened_at: float = monotonic()
+        self._counts = ConnectionCounts(pool.host, pool.stats)
 
     # -- opening
 
     def connect(self) -> None:
         pool = self.pool
         config = pool.config
-        host_stats = self.host.stats
-        host_stats.cx_total += 1
-        host_stats.cx_active += 1
-        stats = self._stats
-        stats.upstream_cx_total += 1
-        stats.upstream_cx_active += 1
-        stats.upstream_cx_http1_total += 1
+        self._stats.upstream_cx_http1_total += 1
         self._attempt = connect(
             pool.dispatcher,
             self.host.address,
@@ -317,25 +311,19 @@ class UpstreamConnection(ConnectHandler):
         self.local = connection.local
         if connection.transport_socket is not None:
             self.tls = connection.transport_socket.facts
-        now = monotonic()
-        self._stats.upstream_cx_connect_ms.record(int((now - self._opened_at) * 1000.0))
+        self._counts.connected()
         if config.max_connection_duration_ms > 0.0:
             self._age_timer = CallTimer(self.on_age_timer)
             pool.dispatcher.timers.arm(self._age_timer, config.max_connection_duration_ms)
         self.state = READY
-        self._start_idle(now)
+        self._start_idle(monotonic())
         pool.on_connected(self)
 
     def on_connect_failure(self, reason: int, details: str) -> None:
         if self.state != CONNECTING:
             return
-        stats = self._stats
-        if reason == RESET_CONNECT_TIMEOUT:
-            stats.upstream_cx_connect_timeout += 1
-        stats.upstream_cx_connect_fail += 1
-        self.host.stats.cx_connect_fail += 1
         self.state = CLOSED
-        self._count_destroyed(reason == RESET_CONNECT_TIMEOUT, False)
+        self._counts.connect_failed(reason)
         pool = self.pool
         pool.on_connect_failed(self, reason, details)
         pool.replace()
@@ -561,24 +549,11 @@ class UpstreamConnection(ConnectHandler):
             self._idle_timer.disarm()
         if self._age_timer is not None:
             self._age_timer.disarm()
-        self.host.stats.cx_active -= 1
+        self._counts.destroyed(local, with_stream)
         stats = self._stats
-        stats.upstream_cx_active -= 1
-        stats.upstream_cx_length_ms.record(int((monotonic() - self._opened_at) * 1000.0))
         if self.requests:
             stats.upstream_rq_per_cx.record(self.requests)
         stats.upstream_cx_close_notify += self._codec.peer_closes
-        stats.upstream_cx_destroy += 1
-        if local:
-            stats.upstream_cx_destroy_local += 1
-        else:
-            stats.upstream_cx_destroy_remote += 1
-        if with_stream:
-            stats.upstream_cx_destroy_with_active_rq += 1
-            if local:
-                stats.upstream_cx_destroy_local_with_active_rq += 1
-            else:
-                stats.upstream_cx_destroy_remote_with_active_rq += 1
 
 
 class _CodecEvents(ClientConnectionCallbacks):

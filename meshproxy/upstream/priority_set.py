@@ -8,6 +8,8 @@ the first priority as far as it is available, and on to the next; when too few h
 from __future__ import annotations
 
 from meshproxy.upstream.config import LbConfig
+from meshproxy.upstream.hash_tables import HashTables
+from meshproxy.upstream.hashing import HashPicker
 from meshproxy.upstream.host import EXCLUDED, Host
 from meshproxy.upstream.load_balancer import Picker, RandomBits, new_picker
 from meshproxy.upstream.stats import ClusterStats
@@ -26,6 +28,7 @@ class HostSet:
         self.healthy_picker: Picker | None = None
         self.degraded_picker: Picker | None = None
         self.all_picker: Picker | None = None
+        self.hash_picker: HashPicker | None = None  # of the policies that go by a hash, the only one
 
     def availability(self, usable: int, factor: int) -> int:
         """Percent, at most 100."""
@@ -42,12 +45,19 @@ class HostSet:
         self.degraded_picker = new_picker(self.degraded, config, random_bits, degraded)
         self.all_picker = new_picker(self.hosts, config, random_bits, everything)
 
+    def use_hash_picker(self, picker: HashPicker | None) -> None:
+        """As in Envoy one table serves healthy, degraded and all hosts: which are in it, panic decides."""
+        self.hash_picker = self.healthy_picker = self.degraded_picker = self.all_picker = picker
+
 
 class PrioritySet:
     """All hosts of a cluster: rebuilt when a host comes, goes, or changes its health; picked from for every request."""
 
-    def __init__(self, config: LbConfig, stats: ClusterStats, random_bits: RandomBits) -> None:
+    def __init__(
+        self, config: LbConfig, stats: ClusterStats, random_bits: RandomBits, tables: HashTables | None = None
+    ) -> None:
         self._config = config
+        self._tables = tables  # None: the policy does not go by a hash
         self._stats = stats
         self._random_bits = random_bits
         self.sets: list[HostSet] = [HostSet([])]
@@ -68,7 +78,11 @@ class PrioritySet:
         levels = 1 + max([host.priority for host in hosts], default=0)
         self.sets = [HostSet([host for host in hosts if host.priority == level]) for level in range(levels)]
         for level, host_set in enumerate(self.sets):
-            host_set.make_pickers(self._config, self._random_bits, previous[level] if level < len(previous) else None)
+            before = previous[level] if level < len(previous) else None
+            if self._tables is None:
+                host_set.make_pickers(self._config, self._random_bits, before)
+            elif before is not None:
+                host_set.hash_picker = before.hash_picker
         self._recalculate()
         self._count()
 
@@ -79,23 +93,30 @@ class PrioritySet:
         only = self._only
         if only is not None:
             return only.pick()
-        return self._pick_by_load()
+        picker = self._picker_by_load(self._random_bits(30))
+        return None if picker is None else picker.pick()
 
-    def _pick_by_load(self) -> Host | None:
-        draw = self._random_bits(30) % 100 + 1
+    def picker_for(self, key: int) -> Picker | None:
+        """Who picks for a hash: it decides on the priority, too. None when no host is eligible."""
+        if self._panic_threshold != self._config.panic_threshold.value:
+            self._recalculate()
+        only = self._only
+        return self._picker_by_load(key) if only is None else only
+
+    def _picker_by_load(self, number: int) -> Picker | None:
+        draw = number % 100 + 1
         for degraded, loads in ((False, self._healthy_load), (True, self._degraded_load)):
             for level, load in enumerate(loads):
                 draw -= load
                 if draw <= 0 and load > 0:
-                    return self._pick_from(self.sets[level], degraded)
+                    return self._picker_from(self.sets[level], degraded)
         return None
 
-    def _pick_from(self, host_set: HostSet, degraded: bool) -> Host | None:
-        picker = host_set.degraded_picker if degraded else host_set.healthy_picker
-        if host_set.panic:
-            self._stats.lb_healthy_panic += 1
-            picker = None if self._config.fail_traffic_on_panic else host_set.all_picker
-        return None if picker is None else picker.pick()
+    def _picker_from(self, host_set: HostSet, degraded: bool) -> Picker | None:
+        if not host_set.panic:
+            return host_set.degraded_picker if degraded else host_set.healthy_picker
+        self._stats.lb_healthy_panic += 1
+        return None if self._config.fail_traffic_on_panic else host_set.all_picker
 
     # -- how the traffic is split
 
@@ -110,8 +131,16 @@ class PrioritySet:
             self._split_in_panic()
         else:
             self._split(healthy, degraded, total)
+        if self._tables is not None:
+            self._make_tables(self._tables)
         first = self.sets[0]
         self._only = first.healthy_picker if self._healthy_load[0] == 100 and not first.panic else None
+
+    def _make_tables(self, tables: HashTables) -> None:
+        """The last priority's figures are shown, as in Envoy."""
+        for host_set in self.sets:
+            hosts = host_set.hosts if host_set.panic else host_set.healthy
+            host_set.use_hash_picker(tables.make(hosts, host_set.hash_picker))
 
     def _decide_panic(self, total: int) -> None:
         for host_set in self.sets:

@@ -1,7 +1,7 @@
 """Raw connections to hosts: one for each downstream connection that is passed on as it is. Nothing is reused.
 
 Limits and stats are those of Envoy's TCP connection pool: while it connects it is a pending request, afterwards an
-active one.
+active one, which max_requests does not limit. Who opens one has asked whether max_connections lets him.
 """
 
 from __future__ import annotations
@@ -74,10 +74,6 @@ class TcpUpstream(ConnectHandler):
         """The callbacks hear what becomes of it, in this call only when a limit forbids it."""
         cluster, host, breakers = self.cluster, self.host, self._breakers
         stats = cluster.stats
-        if not breakers.connections.can_acquire():
-            stats.upstream_cx_overflow += 1
-            self._callbacks.on_upstream_failed(RESET_OVERFLOW, "")
-            return
         if not breakers.pending.try_acquire():
             stats.upstream_rq_pending_overflow += 1
             self._callbacks.on_upstream_failed(RESET_OVERFLOW, "")
@@ -108,13 +104,7 @@ class TcpUpstream(ConnectHandler):
         counts = self._counts
         assert counts is not None
         counts.connected()
-        if not breakers.requests.try_acquire():
-            stats.upstream_rq_active_overflow += 1
-            self._state = _CLOSED
-            self._destroy(True, False)
-            connection.close()
-            self._callbacks.on_upstream_failed(RESET_OVERFLOW, "")
-            return
+        breakers.requests.acquire()
         self._state = _OPEN
         self.connection = connection
         host.stats.rq_total += 1
@@ -188,8 +178,11 @@ class TcpUpstream(ConnectHandler):
         if self.connection is not None:
             self.connection.read_disable(disable)
 
-    def close(self) -> None:
-        """Close after what is pending is sent; give up a connection that is not open yet. No more callbacks."""
+    def close(self, local: bool = True) -> None:
+        """Close after what is pending is sent; give up a connection that is not open yet. No more callbacks.
+
+        `local`: it counts as closed by us.
+        """
         if self._state == _CONNECTING:
             self._state = _CLOSED
             self._end_pending()
@@ -200,20 +193,16 @@ class TcpUpstream(ConnectHandler):
                 attempt.cancel()
         elif self._state == _OPEN:
             connection = self.connection
-            self._end(True)
+            self._end(local)
             if connection is not None:
                 connection.close()
 
-    def abort(self) -> None:
-        """As `close`, at once."""
+    def reset(self) -> None:
+        """As `close`, at once, and with a TCP reset."""
         connection = self.connection
         self.close()
         if connection is not None:
-            connection.abort()
-
-    @property
-    def is_open(self) -> bool:
-        return self._state == _OPEN
+            connection.reset()
 
     # -- the end
 

@@ -13,6 +13,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from google.protobuf import json_format
 
 from meshproxy.config.context import BuildContext
+from meshproxy.config.datasource import file_stamp
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.fields import check_fields
 from meshproxy.config.runtime import Runtime
@@ -232,9 +233,10 @@ def test_files_are_watched(tmp_path: Path) -> None:
         "watched_directory": {"path": str(tmp_path)},
     }
     trusted = {"trusted_ca": {"filename": str(paths["ca"]), "watched_directory": {"path": "/elsewhere"}}}
-    factory = good(downstream(None, tls_certificates=[given], validation_context=trusted))
-    expected = {str(paths["chain"]), str(paths["key"]), str(paths["ca"]), str(tmp_path), "/elsewhere"}
-    assert set(factory.watched_paths) == expected
+    context = new_context()
+    factory = good(downstream(None, context, tls_certificates=[given], validation_context=trusted))
+    assert context.files == {str(paths[name]): file_stamp(str(paths[name])) for name in ("chain", "key", "ca")}
+    assert context.tls == [factory.context]
     assert factory.context.certificates[0].source == str(paths["chain"])
 
 
@@ -330,6 +332,6 @@ def test_what_is_refused_names_its_field(message: Yaml, path: str, reason: str) 
 def test_the_events_of_a_factory_are_the_sockets() -> None:
     factory = good(downstream())
     told = Recorded()
-    replaced = TlsSocketFactory(factory.context, told, ())
+    replaced = TlsSocketFactory(factory.context, told)
     talk(replaced, good(upstream()))
     assert len(told.handshakes) == 1

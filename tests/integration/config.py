@@ -99,3 +99,10 @@ def runtime(**values: Any) -> Json:
     """A layered runtime with one static layer, and the admin's; "__" in a name stands for a dot."""
     layer = {name.replace("__", "."): value for name, value in values.items()}
     return {"layers": [{"name": "static", "static_layer": layer}, {"name": "admin", "admin_layer": {}}]}
+
+
+def tcp_listener(name: str, to: str, *, at: Json | None = None, proxy: Json | None = None, **fields: Any) -> Json:
+    """A listener whose connections go on to a cluster as they are; `proxy` are fields of its TcpProxy."""
+    config = {"@type": f"{_TYPES}.network.tcp_proxy.v3.TcpProxy", "stat_prefix": name, "cluster": to, **(proxy or {})}
+    chain = {"filters": [{"name": "tcp", "typed_config": config}]}
+    return {"name": name, "address": at or address(), "filter_chains": [chain], **fields}

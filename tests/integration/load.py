@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -109,7 +110,7 @@ def echoed(*names: str) -> Check:
 
 class Load:
     """Clients that ask one request after the other until `stop`: `kept` of them on a connection that they keep as long
-    as the proxy lets them, `fresh` of them on a new one for each.
+    as the proxy lets them, `fresh` of them on a new one for each; with `tls` they speak it, and ask for a.test.
 
     `failures` has what must not be: a wrong answer, or a request that was sent and not answered. A refused connection
     is counted, and tried again; with `until_refused` it ends the client.
@@ -125,6 +126,7 @@ class Load:
         pause_s: float = 0.01,
         until_refused: bool = False,
         path: str = "/",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.port = port
         self.check = check
@@ -135,6 +137,7 @@ class Load:
         self.connections = 0
         self.closed_unasked = 0  # kept connections that ended between two requests, without a word
         self._path = path
+        self._tls = tls
         self._pause_s = pause_s
         self._until_refused = until_refused
         self._numbers = itertools.count()
@@ -196,7 +199,7 @@ class Load:
         while not self._stopping:
             if connection is None:
                 try:
-                    connection = await _Client.open(self.port)
+                    connection = await _Client.open(self.port, self._tls)
                 except ConnectionRefusedError:
                     self.refused += 1
                     if self._until_refused:
@@ -247,8 +250,10 @@ class _Client:
         self.requests = 0
 
     @classmethod
-    async def open(cls, port: int) -> _Client:
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def open(cls, port: int, tls: ssl.SSLContext | None) -> _Client:
+        return cls(
+            *await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname="a.test" if tls else None)
+        )
 
     @property
     def ended(self) -> bool:

@@ -62,6 +62,20 @@ def test_one_shared_socket(sockets: ListeningSockets, kind: str, tmp_path: Path)
     assert sockets.new_sockets(0)["main"][0] is sockets.new_sockets(1)["main"][0]
 
 
+def test_a_listener_that_binds_nothing(sockets: ListeningSockets) -> None:
+    at = address(_free_port())
+    unbound = _listener("main", at=at, bind_to_port=False)
+    _take(sockets, unbound)
+    assert sockets.all_sockets(0) == {}
+    assert _place(sockets, "main") == f"127.0.0.1:{at['socket_address']['port_value']}"
+    assert _plan(sockets, unbound) == []
+    assert sockets.new_sockets(0) == {}
+    _take(sockets, _listener("main", at=at))
+    assert len(sockets.all_sockets(0)["main"]) == 1
+    assert _plan(sockets, unbound) == []
+    assert sockets.new_sockets(0) == {"main": []}
+
+
 def test_an_unchanged_address_keeps_its_sockets(sockets: ListeningSockets) -> None:
     _take(sockets, _listener("main"))
     place = _place(sockets, "main")

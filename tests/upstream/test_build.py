@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from meshproxy.upstream.config import LEAST_REQUEST, RANDOM, ROUND_ROBIN, STRICT_DNS
+from meshproxy.upstream.config import LEAST_REQUEST, MAGLEV, RANDOM, RING_HASH, ROUND_ROBIN, STRICT_DNS
 from tests.upstream.harness import build, cluster_dict, endpoint, errors_of
 
+LB = "envoy.extensions.load_balancing_policies"
 HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -85,7 +86,7 @@ def test_every_error_is_told() -> None:
     fields = cluster_dict(
         endpoint("not an address"),
         endpoint("10.0.0.1", endpoint={"additional_addresses": [{}]}),
-        lb_policy="RING_HASH",
+        lb_policy="CLUSTER_PROVIDED",
         health_checks=[{}],
         transport_socket={"name": "envoy.transport_sockets.tls"},
         upstream_bind_config={},
@@ -124,7 +125,7 @@ def test_least_request_options() -> None:
 
 def test_the_first_known_typed_policy_is_taken() -> None:
     prefix = "envoy.extensions.load_balancing_policies"
-    unknown = any_of(f"{prefix}.maglev.v3.Maglev")
+    unknown = any_of(f"{prefix}.subset.v3.Subset")
     least = any_of(f"{prefix}.least_request.v3.LeastRequest", choice_count=3, selection_method="FULL_SCAN")
     random = any_of(f"{prefix}.random.v3.Random")
     config = build(with_policy(unknown, least, random))
@@ -204,3 +205,48 @@ def test_the_fingerprint_leaves_out_the_endpoints_only() -> None:
     one = build(cluster_dict(endpoint("10.0.0.1")))
     assert build(cluster_dict(endpoint("10.0.0.2"))).fingerprint == one.fingerprint
     assert build(cluster_dict(endpoint("10.0.0.1"), lb_policy="RANDOM")).fingerprint != one.fingerprint
+
+
+def test_ring_hash_options() -> None:
+    options = {"minimum_ring_size": 10, "maximum_ring_size": 20, "hash_function": "MURMUR_HASH_2"}
+    lb = build(cluster_dict(lb_policy="RING_HASH", ring_hash_lb_config=options)).lb
+    assert (lb.policy, lb.minimum_ring_size, lb.maximum_ring_size, lb.murmur) == (RING_HASH, 10, 20, True)
+    lb = build(with_policy(any_of(f"{LB}.ring_hash.v3.RingHash", use_hostname_for_hashing=True))).lb
+    assert (lb.policy, lb.minimum_ring_size, lb.maximum_ring_size, lb.murmur) == (RING_HASH, 1024, 8388608, False)
+    assert lb.use_hostname_for_hashing
+    options = {"minimum_ring_size": 21, "maximum_ring_size": 20}
+    assert errors_of(cluster_dict(lb_policy="RING_HASH", ring_hash_lb_config=options)) == {
+        "c.ring_hash_lb_config": "minimum_ring_size (21) exceeds maximum_ring_size (20)"
+    }
+
+
+def test_maglev_options() -> None:
+    lb = build(cluster_dict(lb_policy="MAGLEV", maglev_lb_config={"table_size": 251})).lb
+    assert (lb.policy, lb.table_size) == (MAGLEV, 251)
+    policy = {"query_parameter": {"name": "q"}}
+    hashing = {"use_hostname_for_hashing": True, "hash_policy": [policy]}
+    lb = build(with_policy(any_of(f"{LB}.maglev.v3.Maglev", consistent_hashing_lb_config=hashing))).lb
+    assert (lb.policy, lb.table_size, lb.use_hostname_for_hashing) == (MAGLEV, 65537, True)
+    assert lb.hash_policy is not None
+    assert errors_of(cluster_dict(lb_policy="MAGLEV", maglev_lb_config={"table_size": 250})) == {
+        "c.maglev_lb_config.table_size": "must be a prime number"
+    }
+
+
+def test_what_hashing_refuses() -> None:
+    hashing = {"use_hostname_for_hashing": True, "hash_balance_factor": 120}
+    fields = cluster_dict(lb_policy="MAGLEV", common_lb_config={"consistent_hashing_lb_config": hashing})
+    where = "c.common_lb_config.consistent_hashing_lb_config"
+    assert set(errors_of(fields)) == {f"{where}.use_hostname_for_hashing", f"{where}.hash_balance_factor"}
+    typed = any_of(
+        f"{LB}.ring_hash.v3.RingHash",
+        hash_balance_factor=120,
+        locality_weighted_lb_config={},
+        consistent_hashing_lb_config={"hash_balance_factor": 120},
+    )
+    at = "c.load_balancing_policy.policies[0].typed_extension_config.typed_config"
+    assert set(errors_of(with_policy(typed))) == {
+        f"{at}.hash_balance_factor",
+        f"{at}.locality_weighted_lb_config",
+        f"{at}.consistent_hashing_lb_config.hash_balance_factor",
+    }

@@ -11,7 +11,7 @@ _ENDPOINT = "envoy.config.endpoint.v3."
 _UPSTREAM = "envoy.extensions.upstreams.http.v3."
 _LB = "envoy.extensions.load_balancing_policies."
 _SUBSETS = "subsets are not supported yet"
-_HASHING = "consistent hashing is not supported yet"
+_BALANCE = "bounded loads are not supported yet"
 _LOCALITIES = "balancing by locality is not supported yet"
 _HTTP2 = "HTTP/2 to an upstream is not supported yet"
 _HEALTH = "active health checks are not supported yet"
@@ -25,11 +25,12 @@ TABLES: Final[Tables] = {
         "max_requests_per_connection circuit_breakers upstream_http_protocol_options common_http_protocol_options "
         "http_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate "
         "dns_lookup_family typed_dns_resolver_config dns_resolution_config outlier_detection "
-        "least_request_lb_config round_robin_lb_config common_lb_config transport_socket metadata "
+        "least_request_lb_config round_robin_lb_config ring_hash_lb_config maglev_lb_config common_lb_config "
+        "transport_socket metadata "
         "upstream_connection_options load_balancing_policy",
         only={
             "type": "STATIC STRICT_DNS",
-            "lb_policy": "ROUND_ROBIN LEAST_REQUEST RANDOM LOAD_BALANCING_POLICY_CONFIG",
+            "lb_policy": "ROUND_ROBIN LEAST_REQUEST RANDOM RING_HASH MAGLEV LOAD_BALANCING_POLICY_CONFIG",
             "protocol_selection": "USE_CONFIGURED_PROTOCOL",
             "connection_pool_per_downstream_connection": "false",
         },
@@ -52,7 +53,6 @@ TABLES: Final[Tables] = {
             "dns_resolvers": "names are resolved by the operating system: set the servers there",
             "upstream_bind_config": "binding upstream connections is not supported yet",
             "lb_subset_config": _SUBSETS,
-            "ring_hash_lb_config maglev_lb_config": _HASHING,
             "original_dst_lb_config": "original destination clusters are not supported yet",
             "filters": "network filters on upstream connections are not supported",
             "upstream_config": "other upstreams than HTTP are not supported",
@@ -65,7 +65,8 @@ TABLES: Final[Tables] = {
     ),
     _CLUSTER + "Cluster.RoundRobinLbConfig": MessageTable(refused={"slow_start_config": _SLOW_START}),
     _CLUSTER + "Cluster.CommonLbConfig": MessageTable(
-        "healthy_panic_threshold zone_aware_lb_config close_connections_on_host_set_change",
+        "healthy_panic_threshold zone_aware_lb_config close_connections_on_host_set_change "
+        "consistent_hashing_lb_config",
         ignored={
             "update_merge_window": "changes of hosts are taken as they come",
             "ignore_new_hosts_until_first_hc": "no host's health is checked",
@@ -73,9 +74,13 @@ TABLES: Final[Tables] = {
         refused={
             "override_host_status": "is not supported yet",
             "locality_weighted_lb_config": _LOCALITIES,
-            "consistent_hashing_lb_config": _HASHING,
         },
     ),
+    _CLUSTER + "Cluster.CommonLbConfig.ConsistentHashingLbConfig": MessageTable(
+        "use_hostname_for_hashing", refused={"hash_balance_factor": _BALANCE}
+    ),
+    _CLUSTER + "Cluster.RingHashLbConfig": MessageTable("minimum_ring_size maximum_ring_size hash_function"),
+    _CLUSTER + "Cluster.MaglevLbConfig": MessageTable("table_size"),
     _CLUSTER + "Cluster.CommonLbConfig.ZoneAwareLbConfig": MessageTable(
         "fail_traffic_on_panic",
         ignored={"routing_enabled min_cluster_size": _NO_LOCAL_CLUSTER},
@@ -89,6 +94,16 @@ TABLES: Final[Tables] = {
         refused={"slow_start_config": _SLOW_START},
     ),
     _LB + "random.v3.Random": MessageTable("locality_lb_config"),
+    _LB + "ring_hash.v3.RingHash": MessageTable(
+        "hash_function minimum_ring_size maximum_ring_size use_hostname_for_hashing consistent_hashing_lb_config",
+        refused={"hash_balance_factor": _BALANCE, "locality_weighted_lb_config": _LOCALITIES},
+    ),
+    _LB + "maglev.v3.Maglev": MessageTable(
+        "table_size consistent_hashing_lb_config", refused={"locality_weighted_lb_config": _LOCALITIES}
+    ),
+    _LB + "common.v3.ConsistentHashingLbConfig": MessageTable(
+        "use_hostname_for_hashing hash_policy", refused={"hash_balance_factor": _BALANCE}
+    ),
     _LB + "common.v3.LocalityLbConfig": MessageTable(
         ignored={"zone_aware_lb_config": _NO_LOCAL_CLUSTER}, refused={"locality_weighted_lb_config": _LOCALITIES}
     ),

@@ -33,7 +33,10 @@ TABLES: Final[Tables] = {
     ),
     "envoy.config.core.v3.DataSource": MessageTable(
         "filename inline_bytes inline_string environment_variable",
-        ignored={"watched_directory": "files are read when the configuration is"},
+        ignored={
+            "watched_directory": "files that hold certificates and keys are watched themselves, through links on the "
+            "way to them; other files are read when the configuration is"
+        },
     ),
     "envoy.config.core.v3.TypedExtensionConfig": MessageTable("name typed_config"),
     "envoy.config.core.v3.HeaderValue": MessageTable(

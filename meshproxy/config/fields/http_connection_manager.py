@@ -19,16 +19,14 @@ TABLES: Final[Tables] = {
         "internal_address_config skip_xff_append via generate_request_id preserve_external_request_id "
         "always_set_request_id_in_response proxy_100_continue normalize_path merge_slashes "
         "path_with_escaped_slashes_action request_id_extension strip_matching_host_port strip_any_host_port "
-        "strip_trailing_host_dot append_x_forwarded_port http1_safe_max_connection_duration",
+        "strip_trailing_host_dot append_x_forwarded_port http1_safe_max_connection_duration "
+        "forward_client_cert_details set_current_client_cert_details",
         only={
             "codec_type": "AUTO HTTP1",
-            # Without TLS there is no client certificate: whatever a client sends as such is taken out.
-            "forward_client_cert_details": "SANITIZE",
             "append_local_overload": "false",
         },
         ignored={
             "http2_protocol_options": "says nothing about HTTP/1 connections, and others are not accepted",
-            "set_current_client_cert_details": "no client certificate is asked for",
             "stream_flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
             "stream_error_on_invalid_http_message": _ALWAYS_CLOSED,
             "add_proxy_protocol_connection_state": "no connection comes with the PROXY protocol",
@@ -38,7 +36,7 @@ TABLES: Final[Tables] = {
             "rds scoped_routes": "routes from a control plane are not supported yet",
             "http3_protocol_options": "HTTP/3 is not supported",
             "original_ip_detection_extensions early_header_mutation_extensions": "is not supported yet",
-            "forward_client_cert_matcher": "TLS is not supported yet",
+            "forward_client_cert_matcher": "is not supported yet: forward_client_cert_details is for all requests",
             "upgrade_configs": "upgrades are not supported yet",
             "local_reply_config": "mapping of local replies is not supported yet",
             "represent_ipv4_remote_address_as_ipv4_mapped_ipv6": "addresses are shown as they are",
@@ -53,6 +51,7 @@ TABLES: Final[Tables] = {
             "flush_log_on_tunnel_successfully_established": "tunnels are not supported yet",
         },
     ),
+    _HCM + "HttpConnectionManager.SetCurrentClientCertDetails": MessageTable("subject cert chain dns uri"),
     _HCM + "HttpConnectionManager.InternalAddressConfig": MessageTable("unix_sockets cidr_ranges"),
     _HCM + "HttpFilter": MessageTable(
         "name typed_config is_optional disabled",

@@ -14,12 +14,11 @@ TABLES: Final[Tables] = {
         "name address additional_addresses stat_prefix filter_chains default_filter_chain "
         "per_connection_buffer_limit_bytes socket_options traffic_direction enable_reuse_port reuse_port "
         "tcp_backlog_size ignore_global_conn_limit access_log listener_filters listener_filters_timeout "
-        "continue_on_listener_filters_timeout use_original_dst",
+        "continue_on_listener_filters_timeout use_original_dst bind_to_port",
         only={
             "drain_type": "DEFAULT",
             "transparent": "false",
             "freebind": "false",
-            "bind_to_port": "true",
         },
         ignored={
             "metadata": "is for readers",

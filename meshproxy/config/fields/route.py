@@ -7,6 +7,7 @@ from typing import Final
 from meshproxy.config.fields.table import MessageTable, Tables
 
 _ROUTE = "envoy.config.route.v3."
+_HASH_POLICY = _ROUTE + "RouteAction.HashPolicy"
 _PLUGINS = "cluster specifier plugins are not supported"
 _MIRRORING = "mirroring is not supported yet"
 _RATE_LIMITS = "rate limits are not supported yet"
@@ -68,7 +69,7 @@ TABLES: Final[Tables] = {
         "cluster cluster_header weighted_clusters cluster_not_found_response_code prefix_rewrite cors "
         "regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header "
         "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout retry_policy "
-        "priority hedge_policy max_stream_duration",
+        "priority hedge_policy max_stream_duration hash_policy",
         ignored={
             "early_data_policy": "there is no early data without TLS",
             "flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
@@ -81,12 +82,20 @@ TABLES: Final[Tables] = {
             "rate_limits include_vh_rate_limits": _RATE_LIMITS,
             "max_grpc_timeout grpc_timeout_offset": _GRPC_TIMEOUT,
             "upgrade_configs": "upgrades are not supported yet",
-            "hash_policy": "hash policies are not supported yet",
             "internal_redirect_policy internal_redirect_action max_internal_redirects": (
                 "internal redirects are not supported yet"
             ),
         },
     ),
+    _HASH_POLICY: MessageTable(
+        "header cookie connection_properties query_parameter terminal",
+        refused={"filter_state": "no filter keeps anything there that has a hash"},
+    ),
+    _HASH_POLICY + ".Header": MessageTable("header_name regex_rewrite"),
+    _HASH_POLICY + ".Cookie": MessageTable("name ttl path attributes"),
+    _HASH_POLICY + ".CookieAttribute": MessageTable("name value"),
+    _HASH_POLICY + ".ConnectionProperties": MessageTable("source_ip"),
+    _HASH_POLICY + ".QueryParameter": MessageTable("name"),
     _ROUTE + "RouteAction.MaxStreamDuration": MessageTable(
         "max_stream_duration", refused={"grpc_timeout_header_max grpc_timeout_header_offset": _GRPC_TIMEOUT}
     ),
@@ -116,8 +125,7 @@ TABLES: Final[Tables] = {
     ),
     _ROUTE + "DirectResponseAction": MessageTable("status body body_format"),
     _ROUTE + "WeightedCluster": MessageTable(
-        "clusters runtime_key_prefix header_name",
-        only={"use_hash_policy": "false"},
+        "clusters runtime_key_prefix header_name use_hash_policy",
         ignored={"total_weight": "the total is the sum of the weights"},
     ),
     _ROUTE + "WeightedCluster.ClusterWeight": MessageTable(

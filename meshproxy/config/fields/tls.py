@@ -9,6 +9,7 @@ from meshproxy.config.fields.table import MessageTable, Tables
 _TLS = "envoy.extensions.transport_sockets.tls.v3."
 _SDS = "secrets from a control plane are not supported yet"
 _PROVIDERS = "certificate providers are not supported"
+_WATCHED = "the files themselves are watched, through links on the way to them"
 
 TABLES: Final[Tables] = {
     _TLS + "DownstreamTlsContext": MessageTable(
@@ -36,7 +37,8 @@ TABLES: Final[Tables] = {
         refused={"compliance_policies": "OpenSSL has no compliance policies"},
     ),
     _TLS + "TlsCertificate": MessageTable(
-        "certificate_chain private_key password watched_directory ocsp_staple",
+        "certificate_chain private_key password ocsp_staple",
+        ignored={"watched_directory": _WATCHED},
         refused={
             "pkcs12": "use certificate_chain and private_key",
             "private_key_provider": "private key providers are not supported",
@@ -49,9 +51,10 @@ TABLES: Final[Tables] = {
         refused={"local_address_range remote_address_range": "the keys of all connections are logged, or none"},
     ),
     _TLS + "CertificateValidationContext": MessageTable(
-        "trusted_ca system_root_certs watched_directory verify_certificate_spki verify_certificate_hash "
+        "trusted_ca system_root_certs verify_certificate_spki verify_certificate_hash "
         "match_typed_subject_alt_names match_subject_alt_names crl allow_expired_certificate trust_chain_verification "
         "only_verify_leaf_cert_crl max_verify_depth",
+        ignored={"watched_directory": _WATCHED},
         only={"require_signed_certificate_timestamp": "false"},
         refused={
             "ca_certificate_provider_instance": _PROVIDERS,

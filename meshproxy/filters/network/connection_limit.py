@@ -63,7 +63,6 @@ class Limited(ConnectionHandler):
         if delay_ms <= 0.0:
             connection.close()
         else:
-            connection.read_disable(True)
             connection.dispatcher.timers.arm(CallTimer(connection.close), delay_ms)
 
     def on_data(self, data: bytes) -> None:

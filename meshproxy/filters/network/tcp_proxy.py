@@ -32,6 +32,8 @@ from meshproxy.observe import response_flags as flags
 from meshproxy.observe.access_log import AccessLog
 from meshproxy.observe.stats import StatsScope
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo, UpstreamInfo
+from meshproxy.observe.wire import WireBytes
+from meshproxy.route.hash_policy import NO_HASH, source_ip_hash
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.manager import ClusterManager
 from meshproxy.upstream.tcp import TcpUpstream, TcpUpstreamCallbacks
@@ -53,15 +55,8 @@ class TcpProxyStats(StatsScope):
         "downstream_cx_rx_bytes_total",
         "downstream_flow_control_paused_reading_total",
         "downstream_flow_control_resumed_reading_total",
-        "early_data_received_count_total",
         "idle_timeout",
         "max_downstream_connection_duration",
-        "upstream_flush_total",
-    )
-    GAUGES: ClassVar[tuple[str, ...]] = (
-        "downstream_cx_tx_bytes_buffered",
-        "downstream_cx_rx_bytes_buffered",
-        "upstream_flush_active",
     )
     SET_WITH: ClassVar[tuple[str, ...]] = ("downstream_cx_total",)
 
@@ -73,13 +68,8 @@ class TcpProxyStats(StatsScope):
         self.downstream_cx_rx_bytes_total: int = 0
         self.downstream_flow_control_paused_reading_total: int = 0
         self.downstream_flow_control_resumed_reading_total: int = 0
-        self.early_data_received_count_total: int = 0
         self.idle_timeout: int = 0
         self.max_downstream_connection_duration: int = 0
-        self.upstream_flush_total: int = 0
-        self.downstream_cx_tx_bytes_buffered: int = 0
-        self.downstream_cx_rx_bytes_buffered: int = 0
-        self.upstream_flush_active: int = 0
 
 
 class TcpProxyConfig:
@@ -90,12 +80,14 @@ class TcpProxyConfig:
         self.clusters: list[tuple[str, int]] = []  # name, weight
         self.total_weight: int = 0
         self.max_connect_attempts: int = 1
+        self.hashes_source_ip: bool = False
         self.idle_timeout_ms: float = _HOUR_MS
         self.max_duration_ms: float = 0.0
         self.jitter_percent: float = 0.0
         self.access_logs: tuple[AccessLog, ...] = ()
         self.log_on_connected: bool = False
         self.log_interval_ms: float = 0.0
+        self.measures: bool = False  # an access log tells of bytes on the wire
 
     def pick_cluster(self) -> str:
         """The cluster of one connection."""
@@ -158,6 +150,7 @@ class ProxiedConnection(RawConnection):
         self._attempts: int = 0
         self._early: list[bytes] = []  # what came before the upstream was connected
         self._early_bytes: int = 0
+        self._upstream_sent_bytes: int = 0
         self._reading_paused: bool = False
         self._downstream_ended: bool = False
         self._upstream_ended: bool = False
@@ -191,23 +184,29 @@ class ProxiedConnection(RawConnection):
         cluster = self._cluster = self.clusters.get(name)
         if cluster is None:
             self.config.stats.downstream_cx_no_route += 1
-            self._give_up(flags.NO_CLUSTER_FOUND, "cluster_not_found")
+            self._give_up(flags.NO_CLUSTER_FOUND)
             return
         upstream_info = info.upstream = UpstreamInfo()
         upstream_info.cluster = cluster.info
         self._attempt(cluster)
 
     def _attempt(self, cluster: Cluster) -> None:
+        if not cluster.breakers(0).connections.can_acquire():
+            cluster.stats.upstream_cx_overflow += 1
+            self._give_up(flags.UPSTREAM_OVERFLOW)
+            return
         self._attempts += 1
-        host = cluster.choose_host(None)
+        if cluster.hashes:
+            key = source_ip_hash(self.info) if self.config.hashes_source_ip else NO_HASH
+            host = cluster.choose_by_hash(None, key)
+        else:
+            host = cluster.choose_host(None)
         if host is None:
             cluster.stats.upstream_cx_none_healthy += 1
-            self._give_up(flags.NO_HEALTHY_UPSTREAM, "no_healthy_upstream")
+            self._give_up(flags.NO_HEALTHY_UPSTREAM)
             return
         upstream_info = self.info.upstream
         assert upstream_info is not None
-        upstream_info.host = host.address
-        upstream_info.host_name = host.hostname
         upstream_info.attempts = self._attempts
         self._upstream = TcpUpstream(self.dispatcher, cluster, host, self._events)
         self._upstream.open()
@@ -220,6 +219,8 @@ class ProxiedConnection(RawConnection):
         self._touch()
         upstream_info = self.info.upstream
         if upstream_info is not None:
+            upstream_info.host = upstream.host.address
+            upstream_info.host_name = upstream.host.hostname
             upstream_info.local = upstream.connection.local
             upstream_info.connection_id = upstream.connection.id
             upstream_info.pool_ready = monotonic()
@@ -227,32 +228,32 @@ class ProxiedConnection(RawConnection):
             self._log("TcpUpstreamConnected")
         early, self._early = self._early, []
         for data in early:
-            upstream.send(data)
+            self._send_upstream(upstream, data)
         if self._reading_paused:
             self._pause_reading(False)
         if self._downstream_ended:
             upstream.end_output()
 
     def on_upstream_failed(self, reason: int, details: str) -> None:
-        cluster = self._cluster
+        cluster, upstream, upstream_info = self._cluster, self._upstream, self.info.upstream
         assert cluster is not None
         self._upstream = None
-        info = self.info
-        if info.upstream is not None and details:
-            info.upstream.transport_failure_reason = details
-        if reason == RESET_OVERFLOW:
-            self._give_up(flags.UPSTREAM_OVERFLOW, "overflow")
-            return
+        new_flags = flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
+        if reason != RESET_OVERFLOW:
+            new_flags |= flags.UPSTREAM_CONNECTION_FAILURE
+            if upstream is not None and upstream_info is not None:
+                upstream_info.host = upstream.host.address
+                upstream_info.host_name = upstream.host.hostname
+                if reason != RESET_CONNECT_TIMEOUT:
+                    upstream_info.transport_failure_reason = details
         if self._attempts < self.config.max_connect_attempts:
             self._attempt(cluster)
             return
         cluster.stats.upstream_cx_connect_attempts_exceeded += 1
-        words = "upstream_connection_timeout" if reason == RESET_CONNECT_TIMEOUT else "upstream_connection_failure"
-        self._give_up(flags.UPSTREAM_CONNECTION_FAILURE, words)
+        self._give_up(new_flags)
 
-    def _give_up(self, flag: int, details: str) -> None:
-        self.info.response_flags |= flag
-        self.info.response_code_details = details
+    def _give_up(self, new_flags: int) -> None:
+        self.info.response_flags |= new_flags
         self._finish()
         self.connection.close()
 
@@ -266,7 +267,7 @@ class ProxiedConnection(RawConnection):
     def on_upstream_eof(self) -> None:
         self._upstream_ended = True
         if self._downstream_ended:
-            self._end()
+            self._end(local=False)
         else:
             self.connection.end_output()
 
@@ -274,10 +275,11 @@ class ProxiedConnection(RawConnection):
         if self.state == DONE:
             return
         self._upstream = None
+        if error:
+            self.info.response_flags |= flags.UPSTREAM_REMOTE_RESET
         self._finish()
         if error:
-            self.info.response_flags |= flags.UPSTREAM_CONNECTION_TERMINATION
-            self.connection.abort()
+            self.connection.reset()
         else:
             self.connection.close()
 
@@ -296,13 +298,15 @@ class ProxiedConnection(RawConnection):
         self.config.stats.downstream_cx_rx_bytes_total += len(data)
         upstream = self._upstream
         if self.state == OPEN and upstream is not None:
-            upstream.send(data)
+            self._send_upstream(upstream, data)
         elif self.state == CONNECTING:
             self._keep(data)
 
+    def _send_upstream(self, upstream: TcpUpstream, data: bytes) -> None:
+        self._upstream_sent_bytes += len(data)
+        upstream.send(data)
+
     def _keep(self, data: bytes) -> None:
-        if not self._early:
-            self.config.stats.early_data_received_count_total += 1
         self._early.append(data)
         self._early_bytes += len(data)
         if self._early_bytes > self.connection.buffer_limit_bytes and not self._reading_paused:
@@ -317,13 +321,10 @@ class ProxiedConnection(RawConnection):
 
     def on_close(self, error: str) -> None:
         upstream, self._upstream = self._upstream, None
-        if self.state != DONE:
-            if error:
-                self.info.response_flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
-            self._finish()
+        self._finish()
         if upstream is not None:
             if error:
-                upstream.abort()
+                upstream.reset()
             else:
                 upstream.close()
         super().on_close(error)
@@ -358,14 +359,11 @@ class ProxiedConnection(RawConnection):
             self.dispatcher.timers.arm(timer, left_ms)
             return
         self.config.stats.idle_timeout += 1
-        self.info.response_flags |= flags.STREAM_IDLE_TIMEOUT
-        self.info.response_code_details = "idle_timeout"
         self._end()
 
     def on_max_duration(self) -> None:
         self.config.stats.max_downstream_connection_duration += 1
         self.info.response_flags |= flags.DURATION_TIMEOUT
-        self.info.response_code_details = "max_duration_timeout"
         self._end()
 
     def on_log_timer(self) -> None:
@@ -376,12 +374,12 @@ class ProxiedConnection(RawConnection):
 
     # -- the end
 
-    def _end(self) -> None:
-        """Both sides are closed when what is pending has been sent."""
+    def _end(self, local: bool = True) -> None:
+        """Both sides are closed when what is pending has been sent. `local`: the upstream was not the last to end."""
         upstream, self._upstream = self._upstream, None
         self._finish()
         if upstream is not None:
-            upstream.close()
+            upstream.close(local)
         self.connection.close()
 
     def _finish(self) -> None:
@@ -397,9 +395,20 @@ class ProxiedConnection(RawConnection):
         self._log("TcpConnectionEnd")
 
     def _log(self, kind: str) -> None:
-        self.info.log_type = kind
+        info = self.info
+        info.log_type = kind
+        if self.config.measures:
+            self._measure(info)
         for access_log in self.config.access_logs:
-            access_log.log(self.info)
+            access_log.log(info)
+
+    def _measure(self, info: StreamInfo) -> None:
+        """On the wire is what was passed on: nothing frames it."""
+        wire = info.wire = WireBytes()
+        wire.received, wire.sent = info.bytes_received, info.bytes_sent
+        if info.upstream is not None:
+            wire = info.upstream.wire = WireBytes()
+            wire.received, wire.sent = info.bytes_sent, self._upstream_sent_bytes
 
     # -- from the listener
 
@@ -407,7 +416,7 @@ class ProxiedConnection(RawConnection):
         upstream, self._upstream = self._upstream, None
         self._finish()
         if upstream is not None:
-            upstream.abort()
+            upstream.reset()
         super().abort()
 
 
@@ -448,10 +457,12 @@ def build_tcp_proxy(message: Any, path: str, context: BuildContext) -> NetworkFi
     config = TcpProxyConfig(context.scope(f"tcp.{message.stat_prefix}.", TcpProxyStats))
     _set_clusters(config, message, path, context)
     config.max_connect_attempts = int_or(message, "max_connect_attempts", 1)
+    config.hashes_source_ip = any(policy.HasField("source_ip") for policy in message.hash_policy)
     config.idle_timeout_ms = float(milliseconds_or(message, "idle_timeout", 3_600_000))
     config.max_duration_ms = float(milliseconds_or(message, "max_downstream_connection_duration", 0))
     config.jitter_percent = message.max_downstream_connection_duration_jitter_percentage.value
     config.access_logs = tuple(build_access_logs(message.access_log, child(path, "access_log"), context))
+    config.measures = any(log.measures for log in config.access_logs)
     options = message.access_log_options
     config.log_on_connected = message.flush_access_log_on_connected or options.flush_access_log_on_connected
     source = options if options.HasField("access_log_flush_interval") else message

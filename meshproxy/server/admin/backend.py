@@ -109,6 +109,10 @@ class AdminBackend(ABC):
         """
 
     @abstractmethod
+    async def certificates(self) -> Sequence[Mapping[str, Any]]:
+        """envoy.admin.v3.Certificate in JSON's shape, one per TLS context."""
+
+    @abstractmethod
     async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         """What runs, as sections (`config_dump.py` makes them); endpoints only with `include_eds`."""
 

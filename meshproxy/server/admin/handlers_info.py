@@ -94,8 +94,8 @@ def _resident_bytes() -> int:
 
 
 async def certs(backend: AdminBackend, request: AdminRequest) -> AdminResponse:
-    """No certificates are loaded: there is no TLS yet."""
-    return json_response({"certificates": []})
+    """envoy.admin.v3.Certificates."""
+    return json_response({"certificates": list(await backend.certificates())})
 
 
 async def init_dump(backend: AdminBackend, request: AdminRequest) -> AdminResponse:

@@ -34,6 +34,7 @@ class FakeBackend(AdminBackend):
         self.snapshot.counters = {"cluster.v1.upstream_rq_total": 3, "cluster.v1.upstream_rq_retry": 0}
         self.snapshot.levels = {"server.live": 1, "server.uptime": 7}
         self.cluster_statuses: list[dict[str, Any]] = []
+        self.certificate_statuses: list[dict[str, Any]] = []
         self.sections: list[ConfigSection] = []
         self.sections_with_eds: list[ConfigSection] = []
         self.targets: list[tuple[str, list[str]]] = []
@@ -62,6 +63,9 @@ class FakeBackend(AdminBackend):
 
     async def clusters(self) -> Sequence[Mapping[str, Any]]:
         return self.cluster_statuses
+
+    async def certificates(self) -> Sequence[Mapping[str, Any]]:
+        return self.certificate_statuses
 
     async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         return self.sections_with_eds if include_eds else self.sections

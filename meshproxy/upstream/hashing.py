@@ -1,0 +1,77 @@
+"""What RING_HASH and MAGLEV have in common: the key of a host, its share of the weight, and a picker by hash.
+
+Keys, hashes and rounding are Envoy's, so that both proxies put a request on the same host.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mypy_extensions import mypyc_attr
+
+from meshproxy.upstream.config import LbConfig
+from meshproxy.upstream.host import Host
+from meshproxy.upstream.load_balancer import Picker, RandomBits
+
+_MASK: Final = (1 << 64) - 1
+_MULTIPLIER: Final = 0xC6A4A7935BD1E995
+_SEED: Final = 0xC70F6907
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class HashPicker(Picker):
+    """A host by the request's hash; by a random one where the request has none. `key` has 64 bits."""
+
+    def __init__(self, hosts: list[Host], config: LbConfig, random_bits: RandomBits) -> None:
+        super().__init__(hosts)
+        self.weights: list[int] = [host.weight for host in hosts]  # those that it was built with
+        self.keys: list[bytes] = [host_key(host, config.use_hostname_for_hashing) for host in hosts]
+        self._random_bits = random_bits
+
+    def pick(self) -> Host:
+        return self.pick_by_hash(self._random_bits(64), 0)
+
+    def publish(self) -> None:
+        """Show its figures in the stats."""
+        raise NotImplementedError
+
+    def serves(self, hosts: list[Host], config: LbConfig) -> bool:
+        """Whether it would be built the same for these hosts."""
+        if len(hosts) != len(self.hosts):
+            return False
+        for index, host in enumerate(hosts):
+            if host is not self.hosts[index] or host.weight != self.weights[index]:
+                return False
+            if host_key(host, config.use_hostname_for_hashing) != self.keys[index]:
+                return False
+        return True
+
+
+def host_key(host: Host, use_hostname: bool) -> bytes:
+    """What stands for the host in a table: `hash_key` of its metadata `envoy.lb`, or its name, or its address."""
+    if host.metadata is not None:
+        own = host.metadata.get("envoy.lb", {}).get("hash_key")
+        if isinstance(own, str) and own:
+            return own.encode()
+    return (host.hostname if use_hostname else host.address.text).encode()
+
+
+def normalized_weights(weights: list[int]) -> list[float]:
+    """Each one's share of the sum."""
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def murmur_hash_2(data: bytes) -> int:
+    """The 64-bit MurmurHash2 of the C++ library's `std::hash`, with its seed."""
+    length = len(data)
+    result = _SEED ^ (length * _MULTIPLIER & _MASK)
+    aligned = length & ~7
+    for start in range(0, aligned, 8):
+        word = int.from_bytes(data[start : start + 8], "little") * _MULTIPLIER & _MASK
+        word = (word ^ (word >> 47)) * _MULTIPLIER & _MASK
+        result = (result ^ word) * _MULTIPLIER & _MASK
+    if aligned != length:
+        result = (result ^ int.from_bytes(data[aligned:], "little")) * _MULTIPLIER & _MASK
+    result = (result ^ (result >> 47)) * _MULTIPLIER & _MASK
+    return result ^ (result >> 47)

@@ -1,0 +1,196 @@
+"""RING_HASH and MAGLEV. The hosts of keys and the figures are those that Envoy 1.40 showed for the same hosts."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import xxhash
+
+from meshproxy.config.runtime import RuntimeInt
+from meshproxy.net.address import Address
+from meshproxy.observe.stats import StatsRegistry
+from meshproxy.upstream.config import MAGLEV, RING_HASH, LbConfig
+from meshproxy.upstream.hash_tables import HashTables
+from meshproxy.upstream.hashing import host_key, murmur_hash_2
+from meshproxy.upstream.host import FAILED_EDS_HEALTH, NO_LOCALITY, Host
+from meshproxy.upstream.maglev import MaglevPicker, MaglevStats, fill_table, is_prime
+from meshproxy.upstream.priority_set import PrioritySet
+from meshproxy.upstream.ring_hash import RingHashPicker, RingHashStats
+from meshproxy.upstream.stats import ClusterStats
+
+UNEVEN = (1, 5, 2, 9, 3, 1, 7)
+BITS = random.Random(7).getrandbits
+
+
+def make_hosts(*weights: int) -> list[Host]:
+    hosts = []
+    for index, weight in enumerate(weights):
+        host = Host(Address(f"127.9.0.{index + 1}", 80), f"name-{index}", 0, NO_LOCALITY)
+        host.weight = weight
+        hosts.append(host)
+    return hosts
+
+
+def make_config(policy: int, **fields: object) -> LbConfig:
+    config = LbConfig(RuntimeInt("", 50))
+    config.policy = policy
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return config
+
+
+def make_set(policy: int, hosts: list[Host], registry: StatsRegistry | None = None, **fields: object) -> PrioritySet:
+    config = make_config(policy, **fields)
+    tables = HashTables(config, BITS, registry or StatsRegistry(), "c.")
+    priorities = PrioritySet(config, ClusterStats(), BITS, tables)
+    priorities.update(hosts)
+    return priorities
+
+
+def key(text: str) -> int:
+    return xxhash.xxh64_intdigest(text.encode())
+
+
+def chosen(priorities: PrioritySet, hosts: list[Host], count: int = 30) -> list[int]:
+    """The hosts of the keys k0, k1 …, numbered from 1."""
+    found = []
+    for index in range(count):
+        picker = priorities.picker_for(key(f"k{index}"))
+        assert picker is not None
+        found.append(hosts.index(picker.pick_by_hash(key(f"k{index}"), 0)) + 1)
+    return found
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"", 6142509188972423790),
+        (b"foo", 9631199822919835226),
+        (b"foo\nbar", 16306510975912980159),
+        (b"lyft", 12847078931730529320),
+    ],
+)
+def test_murmur_hash(text: bytes, expected: int) -> None:
+    """Values of libstdc++'s std::hash, which it is to equal."""
+    assert murmur_hash_2(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "weights", "murmur", "expected"),
+    [
+        (RING_HASH, UNEVEN, False, "1 7 5 2 2 3 7 7 4 3 7 4 2 5 4 4 4 2 3 2 2 7 4 7 4 7 4 4 7 2"),
+        (RING_HASH, UNEVEN, True, "7 7 4 4 4 7 7 2 4 4 2 4 3 2 5 2 7 4 4 2 7 4 7 2 4 7 5 4 7 7"),
+        (MAGLEV, UNEVEN, False, "7 7 7 4 4 6 4 7 2 3 2 4 7 3 4 5 7 3 4 4 7 4 7 1 4 4 1 6 7 2"),
+        (MAGLEV, (1,) * 12, False, "7 12 10 8 10 6 1 8 1 12 8 9 10 3 6 8 6 3 8 4 12 6 1 1 6 10 1 6 6 2"),
+    ],
+)
+def test_keys_stand_where_envoy_puts_them(
+    policy: int, weights: tuple[int, ...], murmur: bool, expected: str
+) -> None:
+    hosts = make_hosts(*weights)
+    assert chosen(make_set(policy, hosts, murmur=murmur), hosts) == numbers(expected)
+
+
+def test_unhealthy_hosts_are_not_on_the_ring() -> None:
+    hosts = make_hosts(*(1,) * 12)
+    for index in (0, 2):
+        hosts[index].health_flags = FAILED_EDS_HEALTH
+    expected = "9 5 5 2 7 10 7 7 4 8 12 4 8 5 4 4 4 6 4 8 12 8 6 6 12 4 11 12 5 2"
+    assert chosen(make_set(RING_HASH, hosts), hosts) == numbers(expected)
+
+
+@pytest.mark.parametrize("policy", [RING_HASH, MAGLEV])
+def test_a_host_that_goes_takes_few_keys_along(policy: int) -> None:
+    hosts = make_hosts(*(1,) * 12)
+    priorities = make_set(policy, hosts)
+    before = chosen(priorities, hosts, 1000)
+    priorities.update(hosts[:-1])
+    after = chosen(priorities, hosts, 1000)
+    moved = [index for index in range(1000) if before[index] != 12 and before[index] != after[index]]
+    assert 12 not in after
+    assert len(moved) < 150  # modulo the number of hosts it would be about 900
+
+
+def test_stats() -> None:
+    registry = StatsRegistry()
+    make_set(RING_HASH, make_hosts(*UNEVEN), registry)
+    make_set(MAGLEV, make_hosts(*UNEVEN), registry)
+    assert registry.snapshot().levels == {
+        "c.ring_hash_lb.size": 1036,
+        "c.ring_hash_lb.min_hashes_per_host": 37,
+        "c.ring_hash_lb.max_hashes_per_host": 333,
+        "c.maglev_lb.min_entries_per_host": 2341,
+        "c.maglev_lb.max_entries_per_host": 21064,
+    }
+
+
+def test_the_stats_go_with_the_tables() -> None:
+    registry = StatsRegistry()
+    for policy in (RING_HASH, MAGLEV):
+        HashTables(make_config(policy), BITS, registry, "c.").close()
+    assert registry.scopes() == []
+
+
+def test_without_hosts_nobody_is_picked() -> None:
+    priorities = make_set(RING_HASH, [])
+    assert priorities.picker_for(1) is None
+    assert priorities.pick() is None
+
+
+def test_the_last_of_the_ring_is_followed_by_the_first() -> None:
+    hosts = make_hosts(1, 1, 1)
+    picker = RingHashPicker(hosts, make_config(RING_HASH), BITS, RingHashStats())
+    assert picker.pick_by_hash((1 << 64) - 1, 0) is picker.pick_by_hash(0, 0)
+
+
+def test_another_attempt_is_meant_for_another_host() -> None:
+    hosts = make_hosts(1, 1, 1)
+    for picker in (
+        RingHashPicker(hosts, make_config(RING_HASH), BITS, RingHashStats()),
+        MaglevPicker(hosts, make_config(MAGLEV), BITS, MaglevStats()),
+    ):
+        assert {picker.pick_by_hash(key("k"), attempt) for attempt in range(30)} == set(hosts)
+
+
+def test_the_table_is_kept_until_something_in_it_changes() -> None:
+    hosts = make_hosts(1, 2)
+    config = make_config(RING_HASH)
+    tables = HashTables(config, BITS, StatsRegistry(), "c.")
+    first = tables.make(hosts, None)
+    assert tables.make(list(hosts), first) is first
+    hosts[1].weight = 3
+    second = tables.make(hosts, first)
+    assert second is not first
+    hosts[1].metadata = {"envoy.lb": {"hash_key": "other"}}
+    third = tables.make(hosts, second)
+    assert third is not second
+    assert tables.make(hosts[:1], third) is not third
+
+
+def test_what_stands_for_a_host() -> None:
+    host = make_hosts(1)[0]
+    assert host_key(host, False) == b"127.9.0.1:80"
+    assert host_key(host, True) == b"name-0"
+    host.metadata = {"envoy.lb": {"hash_key": "mine"}}
+    assert host_key(host, True) == b"mine"
+    host.metadata = {"envoy.lb": {"hash_key": 3}}
+    assert host_key(host, False) == b"127.9.0.1:80"
+
+
+def test_a_maglev_table_is_filled_by_weight() -> None:
+    table, counts = fill_table([b"a", b"b", b"c"], [0.25, 0.25, 0.5], 1009)
+    assert sorted(set(table)) == [0, 1, 2]
+    assert [table.count(index) for index in range(3)] == counts
+    assert sum(counts) == 1009
+    assert abs(counts[2] - 505) <= 2
+
+
+def test_primes() -> None:
+    assert [number for number in range(30) if is_prime(number)] == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
+    assert is_prime(65537)
+    assert not is_prime(65536)
