@@ -38,25 +38,24 @@ class WeightedRoutes:
             given = _number_in(headers, self.header_name)
             if given >= 0:
                 random = given
+        weights, total = self.weights, self.total
         if self.runtime_weights:
-            return self._pick([weight.value for weight in self.runtime_weights], random)
-        point = random % self.total
-        for i in range(len(self.weights)):
-            point -= self.weights[i]
-            if point < 0:
-                return self.routes[i]
-        return None
+            weights = [weight.value for weight in self.runtime_weights]
+            total = sum(weights)
+        index = weighted_index(weights, total, random)
+        return None if index < 0 else self.routes[index]
 
-    def _pick(self, weights: list[int], random: int) -> Route | None:
-        total = sum(weights)
-        if total == 0:
-            return None
-        point = random % total
-        for i in range(len(weights)):
-            point -= weights[i]
-            if point < 0:
-                return self.routes[i]
-        return None
+
+def weighted_index(weights: list[int], total: int, number: int) -> int:
+    """In whose interval `number` modulo the total lies; -1 when every weight is 0."""
+    if total == 0:
+        return -1
+    point = number % total
+    for i in range(len(weights)):
+        point -= weights[i]
+        if point < 0:
+            return i
+    return -1
 
 
 def _number_in(headers: HeaderMap, name: bytes) -> int:

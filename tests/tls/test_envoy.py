@@ -17,12 +17,10 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 from meshproxy.observe.tls_stats import TlsCounter, TlsStats
 from meshproxy.tls.context import TlsContext
 from tests.support.polling import wait_for
-from tests.support.proxy import ProxyProcess, find_envoy, start_envoy
+from tests.support.proxy import ProxyProcess, start_envoy
 from tests.tls.certificates import Issued, dns, issue, key_usage, revocation_list, uri, world
 from tests.tls.harness import BOTH, V12, V13, Socket, client, converse, pair, server, validation
 from tests.tls.relay import RelayedServer, connect
-
-pytestmark = pytest.mark.skipif(find_envoy() is None, reason="there is no Envoy binary")
 
 TYPE = "type.googleapis.com/envoy.extensions."
 TLS = TYPE + "transport_sockets.tls.v3."

@@ -34,6 +34,7 @@ from meshproxy.observe.stats import StatsScope
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo, UpstreamInfo
 from meshproxy.observe.wire import WireBytes
 from meshproxy.route.hash_policy import NO_HASH, source_ip_hash
+from meshproxy.route.weighted import weighted_index
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.manager import ClusterManager
 from meshproxy.upstream.tcp import TcpUpstream, TcpUpstreamCallbacks
@@ -77,7 +78,8 @@ class TcpProxyConfig:
 
     def __init__(self, stats: TcpProxyStats) -> None:
         self.stats = stats
-        self.clusters: list[tuple[str, int]] = []  # name, weight
+        self.clusters: list[str] = []
+        self.weights: list[int] = []  # of the clusters, and their sum
         self.total_weight: int = 0
         self.max_connect_attempts: int = 1
         self.hashes_source_ip: bool = False
@@ -91,14 +93,7 @@ class TcpProxyConfig:
 
     def pick_cluster(self) -> str:
         """The cluster of one connection."""
-        if len(self.clusters) == 1:
-            return self.clusters[0][0]
-        point = random.randrange(self.total_weight)
-        for name, weight in self.clusters:
-            point -= weight
-            if point < 0:
-                return name
-        return ""
+        return self.clusters[weighted_index(self.weights, self.total_weight, random.getrandbits(64))]
 
 
 class TcpProxyFilter(NetworkFilter):
@@ -137,10 +132,10 @@ class ProxiedConnection(RawConnection):
         connection: Connection,
         info: ConnectionInfo,
     ) -> None:
+        super().__init__(owner, connection)
         self.config = config
         self.dispatcher = dispatcher
         self.clusters = clusters
-        super().__init__(owner, connection)
         self.info = StreamInfo(info, monotonic())
         self.info.protocol = 0
         self.state: int = CONNECTING
@@ -474,13 +469,14 @@ def build_tcp_proxy(message: Any, path: str, context: BuildContext) -> NetworkFi
 
 def _set_clusters(config: TcpProxyConfig, message: Any, path: str, context: BuildContext) -> None:
     if message.WhichOneof("cluster_specifier") == "cluster":
-        config.clusters = [(message.cluster, 1)]
+        config.clusters, config.weights = [message.cluster], [1]
         context.references.append((message.cluster, child(path, "cluster")))
     for index, weighted in enumerate(message.weighted_clusters.clusters):
         where = child(item(child(path, "weighted_clusters"), "clusters", index), "name")
-        config.clusters.append((weighted.name, weighted.weight))
+        config.clusters.append(weighted.name)
+        config.weights.append(weighted.weight)
         context.references.append((weighted.name, where))
-    config.total_weight = sum(weight for _, weight in config.clusters)
+    config.total_weight = sum(config.weights)
     if not config.clusters:
         context.errors.add(path, "one of cluster, weighted_clusters is required")
 
