@@ -18,6 +18,7 @@ RESET_CONNECT_TIMEOUT: Final = 5  # … within the connect timeout
 RESET_TERMINATION: Final = 6  # the connection ended under the stream
 RESET_OVERFLOW: Final = 7  # a circuit breaker is open
 RESET_PROTOCOL_ERROR: Final = 8  # the peer broke the protocol
+RESET_LOCAL_CONNECT_FAILURE: Final = 9  # a connection could not even be begun: its source address is not to be had
 
 
 class MeshProxyError(Exception):

@@ -68,7 +68,7 @@ KNOWN: Final[dict[bytes, int]] = {
     b"x-envoy-max-retries": ENVOY | ENVOY_RETRY,
     b"x-envoy-retriable-status-codes": ENVOY | ENVOY_RETRY,
     b"x-envoy-retriable-header-names": ENVOY | ENVOY_RETRY,
-    b"x-envoy-hedge-on-per-try-timeout": ENVOY | ENVOY_RETRY,
+    b"x-envoy-hedge-on-per-try-timeout": ENVOY | ENVOY_RETRY | ENVOY_TIMEOUT,
     b"x-envoy-upstream-rq-timeout-ms": ENVOY | ENVOY_TIMEOUT,
     b"x-envoy-upstream-rq-per-try-timeout-ms": ENVOY | ENVOY_TIMEOUT,
     b"x-envoy-upstream-rq-timeout-alt-response": ENVOY | ENVOY_TIMEOUT,

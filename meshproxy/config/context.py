@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
-from meshproxy.config.datasource import FileStamp, file_stamp
+from meshproxy.config.datasource import ReadFile, file_stamp, load_data_source
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
+from meshproxy.net.resolver import ResolverSettings
 from meshproxy.observe.stats import StatsRegistry, StatsScope
 from meshproxy.tls.context import TlsContext
 
@@ -23,8 +24,8 @@ class BuildContext:
 
     It remembers what the build acquired (stats scopes, log files): the resource that came of it closes the context when
     it goes, and a build that failed closes it at once. `references` are the clusters that must exist, each with the
-    path of the field that names it. `files` are those on whose change the resource is to be built anew, as they were
-    before they were read; `tls` are the contexts that it made.
+    path of the field that names it. `files` are those on whose change the resource is to be built anew; `tls` are the
+    contexts that it made.
     """
 
     def __init__(
@@ -37,11 +38,15 @@ class BuildContext:
         self.listener_stat_prefix: str = ""  # `listener.<address>.`, while a listener is built
         self.service_cluster: str = ""  # node.cluster and node.id of the bootstrap
         self.service_node: str = ""
+        self.ticket_seed: bytes = b""  # of the keys of TLS session tickets; b"": each context has a random key
+        self.resolver = ResolverSettings()  # the bootstrap's, for those who have none of their own
         self.references: list[tuple[str, str]] = []
-        self.files: dict[str, FileStamp | None] = {}
+        self.files: dict[str, ReadFile] = {}
+        self.given_files: dict[str, ReadFile] = {}  # to be taken as they are here, whatever the disk holds by now
         self.tls: list[TlsContext] = []
         self._postpones = postpones
         self._postponed: list[tuple[str, Iterator[None]]] = []
+        self._when_in_force: list[Callable[[], None]] = []
         self._acquired: list[tuple[str, type[StatsScope]]] = []
         self._closeables: list[Closeable] = []
 
@@ -50,13 +55,33 @@ class BuildContext:
         self._acquired.append((prefix, kind))
         return self.stats.acquire(prefix, kind)
 
+    def when_in_force(self, action: Callable[[], None]) -> None:
+        """Do it when the resource takes effect (a gauge tells of what is in use), which not every build does."""
+        self._when_in_force.append(action)
+
+    def take_effect(self) -> None:
+        """What was built is in force now; a second call does nothing."""
+        actions, self._when_in_force = self._when_in_force, []
+        for action in actions:
+            action()
+
     def keep(self, closeable: Closeable) -> None:
         """Close it when the resource goes (an access log gives back its file)."""
         self._closeables.append(closeable)
 
-    def watch(self, filename: str) -> None:
-        """The resource goes by what this file, which is read next, holds."""
-        self.files.setdefault(filename, file_stamp(filename))
+    def load(self, source: Any, path: str) -> bytes | None:
+        """The bytes of a DataSource, by which the resource goes; None, with an error, when there are none."""
+        if source.WhichOneof("specifier") != "filename":
+            return load_data_source(source, path, self.errors)
+        name = source.filename
+        given = self.given_files.get(name)
+        if given is not None:
+            self.files[name] = given
+            return given[1]
+        was = file_stamp(name)
+        data = load_data_source(source, path, self.errors)
+        self.files.setdefault(name, (was, data or b""))
+        return data
 
     def later(self, steps: Iterator[None]) -> None:
         """Work in many steps that nothing else of the build waits for: it is done now, unless the caller wants to do it

@@ -8,6 +8,7 @@ from typing import Any
 from meshproxy.config.errors import ConfigErrors, child
 
 FileStamp = tuple[int, int, int]  # inode, time of the last change in ns, size
+ReadFile = tuple[FileStamp | None, bytes]  # as it was before it was read, and what it held
 
 
 def file_stamp(filename: str) -> FileStamp | None:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import ssl
 from typing import Any, Final
 
 from meshproxy.config.context import BuildContext
-from meshproxy.config.datasource import load_data_source
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.string_matcher import build_string_matcher
 from meshproxy.config.values import bool_or, int_or
 from meshproxy.net.transport_socket import TransportSocketFactory
-from meshproxy.observe.tls_stats import TlsCounter, TlsStats
+from meshproxy.observe.tls_stats import CertificateStats, TlsCounter, TlsStats
 from meshproxy.tls import x509
 from meshproxy.tls.context import TlsConfigError, TlsContext
 from meshproxy.tls.engine import TlsEvents, TlsTransportSocket
@@ -40,6 +40,7 @@ _VERSIONS: Final = {
 }
 _KINDS: Final = {"EMAIL": x509.EMAIL, "DNS": x509.DNS, "URI": x509.URI, "IP_ADDRESS": x509.IP_ADDRESS}
 _SHA256_BYTES: Final = 32
+_UNNAMED: Final = hashlib.sha256(b"").hexdigest()[:8]  # of the name of a secret, where there is none
 _NO_CA: Final = "SAN-based verification of peer certificates without trusted CA is insecure and not allowed"
 
 
@@ -52,9 +53,9 @@ class TlsSocketFactory(TransportSocketFactory):
         self.context = context
         self.events = events
 
-    def new(self, server_name: str = "", expected_name: str = "") -> TlsTransportSocket:
+    def new(self, server_name: str = "", demanded_name: str = "") -> TlsTransportSocket:
         """For one connection; the names are a client's, see TlsTransportSocket."""
-        return TlsTransportSocket(self.context, self.events, server_name, expected_name)
+        return TlsTransportSocket(self.context, self.events, server_name, demanded_name)
 
 
 def build_downstream_tls(
@@ -75,6 +76,7 @@ def build_downstream_tls(
         full_scan_on_sni_mismatch=bool_or(message, "full_scan_certs_on_sni_mismatch", False),
         prefer_client_ciphers=message.prefer_client_ciphers,
         ticket_keys=ticket_keys,
+        ticket_seed=_ticket_seed(context),
         tickets=not message.disable_stateless_session_resumption,
         session_cache=not message.disable_stateful_session_resumption,
         session_timeout_s=timeout,
@@ -130,14 +132,13 @@ class _Builder:
             return None
         events = TlsCounter(context.scope(stat_prefix, TlsStats))
         context.tls.append(tls)
+        _tell_expiry(tls, context, stat_prefix)
         return TlsSocketFactory(tls, events)
 
     def load(self, message: Any, field: str) -> bytes:
         """The bytes of a DataSource; nothing, with an error, where there are none. Its file is watched: links on the
         way to it are followed, so that a `watched_directory` says nothing more."""
-        if message.WhichOneof("specifier") == "filename":
-            self._context.watch(message.filename)
-        data = load_data_source(message, child(self._path, field), self._errors)
+        data = self._context.load(message, child(self._path, field))
         if data == b"":
             self._error(field, "is empty")
         return data or b""
@@ -281,6 +282,18 @@ class _Builder:
             self._error("auto_sni_san_validation", reason)
 
 
+def _tell_expiry(tls: TlsContext, context: BuildContext, stat_prefix: str) -> None:
+    """As Envoy: the gauge is of the latest certificate, but of that of a CA bundle that expires first."""
+    found = {}
+    if tls.certificates:
+        found["cert"] = tls.certificates[-1].expires
+    if tls.ca_certificates:
+        found["ca_cert"] = min(certificate.expires for certificate in tls.ca_certificates)
+    for kind, expires in found.items():
+        scope = context.scope(f"{stat_prefix}certificate.unnamed_{kind}_{_UNNAMED}.", CertificateStats)
+        context.when_in_force(functools.partial(setattr, scope, "expiration_unix_time_seconds", int(expires)))
+
+
 def is_server_name(name: str) -> bool:
     """Whether `name` can be sent as SNI: no empty label, and none of more than 63 bytes."""
     try:
@@ -316,6 +329,13 @@ def _session_id_context(message: Any, validation: ValidationOptions | None, serv
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.digest()
+
+
+def _ticket_seed(context: BuildContext) -> bytes:
+    """Its own for each listener, as Envoy's random keys are: no session of one is resumed on another."""
+    if not context.ticket_seed:
+        return b""
+    return hashlib.sha256(context.ticket_seed + context.listener_stat_prefix.encode()).digest()
 
 
 def _from_hexadecimal(text: str) -> bytes:

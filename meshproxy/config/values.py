@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors, child
+from meshproxy.net.connect import SocketOption
 
 _DENOMINATORS: Final = (100, 10_000, 1_000_000)
 
@@ -61,6 +62,14 @@ def socket_address(address: Any, path: str, errors: ConfigErrors) -> tuple[str, 
         return str(address.pipe.path)
     errors.add(path, "an address is required" if kind is None else f"{kind} is not supported yet")
     return None
+
+
+def socket_options(message: Any) -> tuple[SocketOption, ...]:
+    """The `socket_options` of a message that has some."""
+    return tuple(
+        (option.level, option.name, option.int_value if option.WhichOneof("value") == "int_value" else option.buf_value)
+        for option in message.socket_options
+    )
 
 
 def _host_and_port(address: Any, path: str, errors: ConfigErrors) -> tuple[str, int] | None:

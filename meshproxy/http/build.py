@@ -5,16 +5,18 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, Final
 
-from meshproxy.codec.http1.settings import Http1Settings
+from meshproxy.codec.http1.settings import Http1Settings, UpgradeFilter
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
-from meshproxy.config.values import milliseconds_or
+from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
+from meshproxy.config.values import bool_or, milliseconds_or
 from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import SANITIZE, ClientCertForwarding
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
 from meshproxy.http.manager_config import ConnectionManagerConfig, InternalAddresses, Network, RoutesRef
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
+from meshproxy.http.upgrade import Upgrade
 from meshproxy.net.interfaces import local_address
 from meshproxy.route.build import build_route_configuration
 from meshproxy.route.table import RouteTable
@@ -37,18 +39,28 @@ class RouterOptions(HttpFilter):
         self.dynamic_stats: bool = True
         self.upstream_log: tuple[AccessLog, ...] = ()
 
+    def same(self, other: RouterOptions) -> bool:
+        """Whether both say the same."""
+        return (
+            self.suppress_envoy_headers == other.suppress_envoy_headers
+            and self.respect_expected_rq_timeout == other.respect_expected_rq_timeout
+            and self.dynamic_stats == other.dynamic_stats
+            and len(self.upstream_log) == len(other.upstream_log) == 0
+        )
+
 
 def build_connection_manager(message: Any, path: str, context: BuildContext) -> ConnectionManagerConfig | None:
     """All errors go to the context, with their paths; None when there were any."""
     before = len(context.errors)
     prefix = f"http.{message.stat_prefix}."
     context.stat_prefix = prefix
-    filters = _build_filters(message, path, context)
+    filters = _build_filters(message.http_filters, child(path, "http_filters"), context)
+    upgrades = _build_upgrades(message, path, context, filters)
     stats = context.scope(prefix, ConnectionManagerStats)
     table = _build_routes(message, path, context)
     logs = build_access_logs(message.access_log, child(path, "access_log"), context)
     internal = _internal_addresses(message, path, context)
-    codec = _codec_settings(message)
+    codec = _codec_settings(message, path, context)
     if len(context.errors) != before or filters is None:
         return None
     chain, router = filters
@@ -59,6 +71,8 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     config.access_log_on_new_request = (
         message.flush_access_log_on_new_request or message.access_log_options.flush_access_log_on_new_request
     )
+    config.access_log_on_tunnel = message.access_log_options.flush_log_on_tunnel_successfully_established
+    config.upgrades = upgrades
     config.internal_addresses = internal
     _set_identity(config, message)
     if message.add_user_agent.value:
@@ -88,13 +102,13 @@ def build_access_logs(messages: Any, path: str, context: BuildContext) -> list[A
 # -- filters
 
 
-def _build_filters(message: Any, path: str, context: BuildContext) -> tuple[FilterChain, RouterOptions] | None:
+def _build_filters(entries: Any, path: str, context: BuildContext) -> tuple[FilterChain, RouterOptions] | None:
     """The chain and the router's options; the router must stand last, and nowhere else."""
     built: list[HttpFilter] = []
     disabled: set[str] = set()
     names: set[str] = set()
-    for index, entry in enumerate(message.http_filters):
-        where = item(path, "http_filters", index)
+    for index, entry in enumerate(entries):
+        where = f"{path}[{index}]"
         if entry.name in names:
             context.errors.add(child(where, "name"), f"the name {entry.name!r} is used twice")
         names.add(entry.name)
@@ -102,7 +116,7 @@ def _build_filters(message: Any, path: str, context: BuildContext) -> tuple[Filt
         if http_filter is None:
             continue
         http_filter.name = entry.name
-        last = index == len(message.http_filters) - 1
+        last = index == len(entries) - 1
         if isinstance(http_filter, RouterOptions) != last:
             reason = "the router must be the last filter" if not last else "the last filter must be the router"
             context.errors.add(where, reason)
@@ -110,8 +124,8 @@ def _build_filters(message: Any, path: str, context: BuildContext) -> tuple[Filt
         if entry.disabled:
             disabled.add(entry.name)
         built.append(http_filter)
-    if not message.http_filters:
-        context.errors.add(child(path, "http_filters"), "at least the router filter is required")
+    if not entries:
+        context.errors.add(path, "at least the router filter is required")
     if not built or not isinstance(built[-1], RouterOptions):
         return None
     router = built.pop()
@@ -134,6 +148,26 @@ def _build_filter(entry: Any, path: str, context: BuildContext) -> HttpFilter | 
     return filter_type.build(config, where, context)
 
 
+def _build_upgrades(
+    message: Any, path: str, context: BuildContext, usual: tuple[FilterChain, RouterOptions] | None
+) -> dict[bytes, Upgrade]:
+    upgrades: dict[bytes, Upgrade] = {}
+    for index, entry in enumerate(message.upgrade_configs):
+        where = item(path, "upgrade_configs", index)
+        protocol = entry.upgrade_type.lower().encode()
+        if protocol in upgrades:
+            context.errors.add(child(where, "upgrade_type"), f"the upgrade {entry.upgrade_type!r} is there twice")
+        chain: FilterChain | None = None
+        if entry.filters:
+            built = _build_filters(entry.filters, child(where, "filters"), context)
+            if built is not None:
+                chain = built[0]
+                if usual is not None and not built[1].same(usual[1]):
+                    context.errors.add(child(where, "filters"), "the router must be configured as in http_filters")
+        upgrades[protocol] = Upgrade(bool_or(entry, "enabled", True), chain)
+    return upgrades
+
+
 # -- routes
 
 
@@ -151,7 +185,26 @@ def _build_routes(message: Any, path: str, context: BuildContext) -> RouteTable 
 # -- everything else
 
 
-def _codec_settings(message: Any) -> Http1Settings:
+class _IgnoredUpgrades(UpgradeFilter):
+    def __init__(self, matchers: list[StringMatcher]) -> None:
+        self._matchers = matchers
+
+    def ignores(self, protocol: bytes) -> bool:
+        return any(matcher.match(protocol) for matcher in self._matchers)
+
+
+def _ignored_upgrades(http1: Any, path: str, context: BuildContext) -> UpgradeFilter | None:
+    if not http1.ignore_http_11_upgrade:
+        return None
+    where = child(path, "http_protocol_options")
+    found = [
+        build_string_matcher(message, item(where, "ignore_http_11_upgrade", index), context.errors)
+        for index, message in enumerate(http1.ignore_http_11_upgrade)
+    ]
+    return _IgnoredUpgrades([matcher for matcher in found if matcher is not None])
+
+
+def _codec_settings(message: Any, path: str, context: BuildContext) -> Http1Settings:
     http1 = message.http_protocol_options
     common = message.common_http_protocol_options
     key_format = http1.header_key_format.WhichOneof("header_format")
@@ -163,6 +216,7 @@ def _codec_settings(message: Any) -> Http1Settings:
         allow_chunked_length=http1.allow_chunked_length,
         proper_case=key_format == "proper_case_words",
         max_headers_count=common.max_headers_count.value or _DEFAULT_MAX_HEADERS,
+        ignored_upgrades=_ignored_upgrades(http1, path, context),
         max_headers_bytes=(message.max_request_headers_kb.value or _DEFAULT_HEADERS_KB) * 1024,
     )
 

@@ -22,6 +22,7 @@ from meshproxy.observe.wire import WireBytes, read_wire
 from meshproxy.upstream.manager import ClusterManager
 
 _random_bits: Final = random.Random().getrandbits
+_PIPELINED_PER_TURN: Final = 16  # requests of one connection that are answered here, one after the other
 
 
 class ConnectionManager(ServerConnectionCallbacks):
@@ -45,12 +46,14 @@ class ConnectionManager(ServerConnectionCallbacks):
         self.connection_info = connection_info
         self.buffer_limit_bytes: int = connection.buffer_limit_bytes
         self.codec = Http1ServerConnection(self, config.codec)
-        self.handler = _Handler(self)
+        self.handler: ActiveConnection = _Handler(self)
         self._streams: list[Stream] = []
         self._requests: int = 0
         self._draining: bool = False
         self._closed: bool = False
         self._spoke: bool = False  # the peer has sent something, which is HTTP/1
+        self._secure: bool = connection_info.transport_socket is not None
+        self._backed_up: bool = False  # more than the limit waits to be sent
         self._began: float = monotonic()
         self._last_active: float = self._began
         self._idle_timer: CallTimer | None = None
@@ -64,6 +67,8 @@ class ConnectionManager(ServerConnectionCallbacks):
         stats = self.config.stats
         stats.downstream_cx_total += 1
         stats.downstream_cx_active += 1
+        stats.downstream_cx_ssl_total += self._secure
+        stats.downstream_cx_ssl_active += self._secure
         config = self.config
         if config.idle_timeout_ms > 0.0:
             self._idle_timer = CallTimer(self.on_idle_timer)
@@ -135,8 +140,9 @@ class ConnectionManager(ServerConnectionCallbacks):
         if not self._spoke:
             self._on_first_data()
         codec = self.codec
-        if self._headers_timer is not None and not self._streams and not self._headers_timer.armed:
-            self.timers.arm(self._headers_timer, self._head_timeout_ms())
+        timer = self._headers_timer
+        if timer is not None and not timer.armed and not self._streams and not self._backed_up:
+            self.timers.arm(timer, self._head_timeout_ms())
         wanted = codec.reading_wanted
         codec.receive_data(data)
         if wanted and not codec.reading_wanted:
@@ -165,14 +171,25 @@ class ConnectionManager(ServerConnectionCallbacks):
         return parts
 
     def on_above_write_watermark(self) -> None:
+        self._backed_up = True
         for stream in self._streams:
             stream.on_above_write_watermark()
 
     def on_below_write_watermark(self) -> None:
+        self._backed_up = False
         for stream in list(self._streams):
             stream.on_below_write_watermark()
+        if not self._streams and not self._closed:
+            self._read_next()
 
     # -- streams
+
+    def recreate_stream(self, old: Stream) -> Stream:
+        """The stream that goes on with the request of one that was redirected, and sends its response."""
+        stream = Stream(self, old.encoder)
+        self._streams[self._streams.index(old)] = stream
+        self.codec.decoder = stream
+        return stream
 
     def on_stream_done(self, stream: Stream) -> None:
         self._streams.remove(stream)
@@ -186,14 +203,21 @@ class ConnectionManager(ServerConnectionCallbacks):
 
     def _read_next(self) -> None:
         """A pipelined request waits for the end of the turn: by then the upstream connection of the one before it is
-        free again."""
-        if self.codec.buffered_bytes:
+        free again. After so many of them it waits for the next turn, so that others have theirs.
+
+        Whoever does not take our answers is not asked for more.
+        """
+        if self._backed_up:
+            return
+        if not self.codec.buffered_bytes:
+            self.codec.read_next()
+        elif self._requests % _PIPELINED_PER_TURN:
             self.dispatcher.mark_dirty(_NextRequest(self))
         else:
-            self.codec.read_next()
+            self.dispatcher.post(_NextRequest(self).mark)
 
     def read_next(self) -> None:
-        if not self._closed:
+        if not self._closed and not self._backed_up:
             self.codec.read_next()
 
     def measure(self, stream: Stream) -> None:
@@ -259,12 +283,18 @@ class ConnectionManager(ServerConnectionCallbacks):
         stats = self.config.stats
         stats.downstream_cx_active -= 1
         stats.downstream_cx_http1_active -= self._spoke
+        stats.downstream_cx_ssl_active -= self._secure
         stats.downstream_cx_length_ms.record(int((monotonic() - self._began) * 1000.0))
         for timer in (self._idle_timer, self._duration_timer, self._headers_timer, self._drain_timer):
             if timer is not None:
                 timer.disarm()
         self.connection_info.protocol = self.codec.protocol if self._requests else 0
-        self.owner.on_connection_done(self.handler)
+        handler = self.handler
+        # No cycle is left, so all of the connection is freed now: memory that waits for the collector is cold.
+        self._idle_timer = self._duration_timer = self._headers_timer = self._drain_timer = None
+        self.codec.forget_callbacks()
+        self.handler = _GONE
+        self.owner.on_connection_done(handler)
 
     # -- timeouts
 
@@ -321,11 +351,17 @@ class ConnectionManager(ServerConnectionCallbacks):
             self.codec.fail(ProtocolError(408, "request_overall_timeout", "request timeout"))
 
 
+_GONE: Final = ActiveConnection()
+
+
 class _NextRequest(Flushable):
-    """The end of the turn, as a manager with a pipelined request waits for it."""
+    """The end of a turn, as a manager with a pipelined request waits for it."""
 
     def __init__(self, manager: ConnectionManager) -> None:
         self._manager = manager
+
+    def mark(self) -> None:
+        self._manager.dispatcher.mark_dirty(self)
 
     def flush(self) -> None:
         self._manager.read_next()

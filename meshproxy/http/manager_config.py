@@ -11,6 +11,7 @@ from meshproxy.http.access_log import AccessLog
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import ClientCertForwarding
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
+from meshproxy.http.upgrade import Upgrade
 from meshproxy.net.address import Address
 from meshproxy.route.table import RouteTable
 
@@ -66,6 +67,8 @@ class ConnectionManagerConfig:
         self.listener_stats = ResponseStats()  # `listener.<address>.http.<stat prefix>.`
         self.access_logs: tuple[AccessLog, ...] = ()
         self.access_log_on_new_request: bool = False
+        self.access_log_on_tunnel: bool = False
+        self.upgrades: dict[bytes, Upgrade] = {}  # by protocol, in lower case
         self.measures: bool = False  # a log tells of bytes on the wire
         # identity and trust
         self.server_name: bytes = b"envoy"

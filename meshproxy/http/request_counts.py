@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshproxy.codec.headers import HeaderMap
+from meshproxy.codec.headers import ENVOY, HeaderMap
 from meshproxy.observe.stream_info import StreamInfo
 from meshproxy.route.route import Route
 from meshproxy.route.stats import RequestStats
@@ -28,23 +28,23 @@ class RequestCounts:
         for group in self._groups:
             group.upstream_rq_total += 1
 
-    def on_response_headers(self, status: int, host: Host, internal: bool) -> None:
+    def on_response_headers(self, status: int, host: Host, internal: bool, canary: bool) -> None:
         """As `Cluster.on_response_headers`."""
         if not self._dynamic:
             if status < 500:
                 host.stats.rq_success += 1
             return
-        self._cluster.on_response_headers(status, host, internal)
-        self._charge(status, internal, host.canary)
+        self._cluster.on_response_headers(status, host, internal, canary)
+        self._charge(status, internal, canary)
 
-    def on_response_complete(self, host: Host, duration_ms: int, internal: bool) -> None:
+    def on_response_complete(self, duration_ms: int, internal: bool, canary: bool) -> None:
         """As `Cluster.on_response_complete`."""
         if self._dynamic:
-            self._cluster.on_response_complete(host, duration_ms, internal)
+            self._cluster.on_response_complete(duration_ms, internal, canary)
             for group in self._groups:
                 group.upstream_rq_time.record(duration_ms)
             if self._alt is not None:
-                self._alt.charge_time(duration_ms, internal, host.canary)
+                self._alt.charge_time(duration_ms, internal, canary)
 
     def count_local_response(self, status: int, host: Host | None, internal: bool) -> None:
         """As `Cluster.count_local_response`."""
@@ -78,6 +78,11 @@ class RequestCounts:
             group.charge_response(status)
         if self._alt is not None:
             self._alt.charge_response(status, internal, canary)
+
+
+def is_canary(headers: HeaderMap) -> bool:
+    """Whether a response says that it comes of a canary."""
+    return headers.known & ENVOY != 0 and headers.get(b"x-envoy-upstream-canary") == b"true"
 
 
 def request_counts(

@@ -21,6 +21,7 @@ from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
 
 # Never passed on (RFC 9110 section 7.6.1; `transfer-encoding` is the codec's own).
 _HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"transfer-encoding"))
+_HOP_BY_HOP_OF_TUNNELS: Final = _HOP_BY_HOP - {b"connection", b"upgrade"}
 # x-envoy-… that only an internal caller may set.
 _INTERNAL_ONLY: Final = frozenset(
     (
@@ -55,9 +56,12 @@ _NOT_NOMINATED: Final = frozenset((b"close", b"keep-alive", b"te", b"upgrade", b
 _NEVER_NOMINATED: Final = frozenset((b"content-length", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
 
 
-def remove_hop_by_hop(headers: HeaderMap) -> RejectedRequest | None:
+def remove_hop_by_hop(headers: HeaderMap, tunnel: bytes = b"") -> RejectedRequest | None:
     """Drop what belongs to this connection only, and what `Connection` names; the reason when it names what it may
-    not."""
+    not.
+
+    A request for a `tunnel` keeps Connection and Upgrade as they are: the upstream is to read them.
+    """
     known = headers.known
     if known & h.CONNECTION:
         value = headers.joined(b"connection")
@@ -66,7 +70,7 @@ def remove_hop_by_hop(headers: HeaderMap) -> RejectedRequest | None:
             if rejected is not None:
                 return rejected
     if known & (h.CONNECTION | h.UPGRADE | h.TRANSFER_ENCODING):
-        headers.remove_names(_HOP_BY_HOP)
+        headers.remove_names(_HOP_BY_HOP_OF_TUNNELS if tunnel else _HOP_BY_HOP)
     if known & h.TE:
         te = headers.joined(b"te")
         if te is not None:
@@ -79,15 +83,6 @@ def remove_hop_by_hop(headers: HeaderMap) -> RejectedRequest | None:
 
 _NO_HOST: Final = RejectedRequest(400, "missing_host_header")
 _BAD_NOMINATION: Final = RejectedRequest(400, "http1.connection_header_rejected", malformed=True)
-
-
-def asks_upgrade(headers: HeaderMap) -> bool:
-    """Whether a request wants another protocol on its connection, h2c aside (which is ignored, as Envoy does)."""
-    upgrade = headers.get(b"upgrade")
-    connection = headers.joined(b"connection")
-    if upgrade is None or connection is None or upgrade.lower() == b"h2c":
-        return False
-    return b"upgrade" in [token.strip() for token in connection.lower().split(b",")]
 
 
 def _remove_nominated(headers: HeaderMap, connection: bytes) -> RejectedRequest | None:

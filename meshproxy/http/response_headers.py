@@ -19,6 +19,8 @@ _HOP_BY_HOP: Final = frozenset(
 )
 
 
+_HOP_BY_HOP_OF_TUNNELS: Final = _HOP_BY_HOP - {b"connection", b"upgrade"}
+
 _PLAIN: Final = (b"keep-alive", b"close")  # Connection, as nearly all send it: it names no other field
 
 
@@ -46,7 +48,10 @@ def mutate_response_headers(
     """Hop-by-hop fields go; date, server, via and `connection: close` come (Envoy's order)."""
     known = headers.known
     if known & (h.CONNECTION | h.TRANSFER_ENCODING | h.UPGRADE):
-        _remove_hop_by_hop(headers)
+        if stream.tunnel_open:
+            headers.remove_names(_HOP_BY_HOP_OF_TUNNELS)
+        else:
+            _remove_hop_by_hop(headers)
     if not known & h.DATE or headers.get(b"date") is None:
         headers.add(b"date", _DATE.now())
     mode = config.server_header_transformation
@@ -63,7 +68,7 @@ def mutate_response_headers(
     forced = stream.info.internal and stream.request_headers.get(b"x-envoy-force-trace") is not None
     if (config.always_set_request_id_in_response or forced) and stream.info.request_id:
         headers.set(b"x-request-id", stream.info.request_id)
-    if manager.closes_after(stream):
+    if manager.closes_after(stream) and not stream.tunnel_open:
         headers.set(b"connection", b"close")
 
 

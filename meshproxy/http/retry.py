@@ -11,6 +11,7 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.errors import (
     RESET_CONNECT_FAILURE,
     RESET_CONNECT_TIMEOUT,
+    RESET_LOCAL_CONNECT_FAILURE,
     RESET_OVERFLOW,
     RESET_REMOTE_REFUSED,
 )
@@ -37,7 +38,6 @@ _HEADERS: Final = frozenset(
         b"x-envoy-max-retries",
         b"x-envoy-retriable-status-codes",
         b"x-envoy-retriable-header-names",
-        b"x-envoy-hedge-on-per-try-timeout",
     )
 )
 # grpc-status in the head of a response -> the condition that retries it
@@ -49,13 +49,14 @@ _GRPC_STATUSES: Final[dict[bytes | None, int]] = {
     b"14": on.RETRY_GRPC_UNAVAILABLE,
 }
 _GRPC_BITS: Final = sum(_GRPC_STATUSES.values())
+_CONNECT_FAILURES: Final = (RESET_CONNECT_FAILURE, RESET_LOCAL_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT)
 _LIST: Final = re.compile(rb"[\s,]+")
 
 
 def retry_state_for(route: Route, cluster: Cluster, headers: HeaderMap, stream: Stream) -> RetryState | None:
-    """The retry state of a request, from the route's policy and its headers (which are taken out); None: never
-    retried."""
-    policy = route.retry
+    """The retry state of a request, from the policy of its cluster, or else of its route, and from its headers (which
+    are taken out); None: never retried."""
+    policy = cluster.config.retry or route.retry
     bits = 0
     tries = 1
     codes: frozenset[int] = frozenset()
@@ -124,6 +125,7 @@ class RetryState:
         self.backoff_ms: float = 0.0
         self.lb_context: LbContext | None = None
         self._retried: int = 0
+        self._rate_limited: bool = False  # the back-off is what the upstream asked for
         self._holds_retry: bool = False
         self._base_ms: float = 25.0
         self._max_ms: float = 250.0
@@ -154,8 +156,25 @@ class RetryState:
         """The decision about an attempt that was reset before its response; `started`: some of it was on the wire."""
         return self._decide(self._wants_reset(reason, started), None)
 
+    def on_hedge(self) -> int:
+        """The decision about an attempt that goes on beyond its per-try timeout: another is made, whatever the
+        conditions, as long as there are tries left."""
+        return self._decide(self.bits != 0, None)
+
+    def would_retry(self, headers: HeaderMap, status: int) -> bool:
+        """Whether a response is one that conditions ask to try again."""
+        return self._wants_response(headers, status)
+
     def on_retry_started(self) -> None:
         """The back-off is over; the attempt is under way."""
+        stats = self.cluster.stats
+        stats.upstream_rq_retry += 1
+        if self._rate_limited:
+            stats.upstream_rq_retry_backoff_ratelimited += 1
+        else:
+            stats.upstream_rq_retry_backoff_exponential += 1
+        if self.counts is not None:
+            self.counts.on_retry()
 
     def on_done(self, success: bool) -> None:
         """No attempt follows any more."""
@@ -195,7 +214,7 @@ class RetryState:
             return True
         if bits & on.RETRY_REFUSED_STREAM and reason == RESET_REMOTE_REFUSED:
             return True
-        return bool(bits & on.RETRY_CONNECT_FAILURE) and reason in (RESET_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT)
+        return bool(bits & on.RETRY_CONNECT_FAILURE) and reason in _CONNECT_FAILURES
 
     def _decide(self, wanted: bool, headers: HeaderMap | None) -> int:
         stats, counts = self.cluster.stats, self.counts
@@ -218,22 +237,18 @@ class RetryState:
                 counts.on_retry_overflow()
             return NO_OVERFLOW
         self._holds_retry = True
-        stats.upstream_rq_retry += 1
-        if counts is not None:
-            counts.on_retry()
         self.backoff_ms = self._backoff(headers)
         return RETRY
 
     def _backoff(self, headers: HeaderMap | None) -> float:
         """Fully jittered exponential back-off, or what a rate-limited upstream asked for."""
-        stats = self.cluster.stats
         policy = self.policy
+        self._rate_limited = False
         if policy is not None and headers is not None:
             asked = _rate_limited_ms(policy, headers)
             if asked > 0.0:
-                stats.upstream_rq_retry_backoff_ratelimited += 1
+                self._rate_limited = True
                 return asked + self.stream.manager.random() % max(1, int(asked / 2))
-        stats.upstream_rq_retry_backoff_exponential += 1
         limit = min(self._base_ms * (2.0**self._retried), self._max_ms)
         self._retried += 1
         return float(self.stream.manager.random() % max(1, int(limit)))

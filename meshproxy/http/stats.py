@@ -46,6 +46,7 @@ class ConnectionManagerStats(ResponseStats):
     COUNTERS: ClassVar[tuple[str, ...]] = (
         "downstream_cx_total",
         "downstream_cx_http1_total",
+        "downstream_cx_ssl_total",
         "downstream_cx_destroy",
         "downstream_cx_destroy_remote",
         "downstream_cx_destroy_local",
@@ -53,6 +54,7 @@ class ConnectionManagerStats(ResponseStats):
         "downstream_cx_destroy_local_active_rq",
         "downstream_cx_destroy_remote_active_rq",
         "downstream_cx_drain_close",
+        "downstream_cx_upgrades_total",
         "downstream_cx_idle_timeout",
         "downstream_cx_max_duration_reached",
         "downstream_cx_max_requests_reached",
@@ -89,8 +91,19 @@ class ConnectionManagerStats(ResponseStats):
         "rq_direct_response",
         "rq_redirect",  # stays 0, as in Envoy, which counts a redirect as a direct response
         "rq_reset_after_downstream_response_started",
+        "passthrough_internal_redirect_bad_location",
+        "passthrough_internal_redirect_no_route",
+        "passthrough_internal_redirect_predicate",
+        "passthrough_internal_redirect_too_many_redirects",
+        "passthrough_internal_redirect_unsafe_scheme",
     )
-    GAUGES: ClassVar[tuple[str, ...]] = ("downstream_cx_active", "downstream_cx_http1_active", "downstream_rq_active")
+    GAUGES: ClassVar[tuple[str, ...]] = (
+        "downstream_cx_active",
+        "downstream_cx_http1_active",
+        "downstream_cx_ssl_active",
+        "downstream_cx_upgrades_active",
+        "downstream_rq_active",
+    )
     SET_WITH: ClassVar[tuple[str, ...]] = ("downstream_cx_total",)
     HISTOGRAMS: ClassVar[tuple[str, ...]] = ("downstream_cx_length_ms", "downstream_rq_time")
 
@@ -100,6 +113,8 @@ class ConnectionManagerStats(ResponseStats):
         self.downstream_cx_active: int = 0
         self.downstream_cx_http1_total: int = 0
         self.downstream_cx_http1_active: int = 0
+        self.downstream_cx_ssl_total: int = 0
+        self.downstream_cx_ssl_active: int = 0
         self.downstream_cx_destroy: int = 0
         self.downstream_cx_destroy_remote: int = 0
         self.downstream_cx_destroy_local: int = 0
@@ -107,6 +122,8 @@ class ConnectionManagerStats(ResponseStats):
         self.downstream_cx_destroy_local_active_rq: int = 0
         self.downstream_cx_destroy_remote_active_rq: int = 0
         self.downstream_cx_drain_close: int = 0
+        self.downstream_cx_upgrades_total: int = 0
+        self.downstream_cx_upgrades_active: int = 0
         self.downstream_cx_idle_timeout: int = 0
         self.downstream_cx_max_duration_reached: int = 0
         self.downstream_cx_max_requests_reached: int = 0
@@ -140,3 +157,8 @@ class ConnectionManagerStats(ResponseStats):
         self.rq_direct_response: int = 0
         self.rq_redirect: int = 0
         self.rq_reset_after_downstream_response_started: int = 0
+        self.passthrough_internal_redirect_bad_location: int = 0
+        self.passthrough_internal_redirect_no_route: int = 0
+        self.passthrough_internal_redirect_predicate: int = 0
+        self.passthrough_internal_redirect_too_many_redirects: int = 0
+        self.passthrough_internal_redirect_unsafe_scheme: int = 0

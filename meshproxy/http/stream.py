@@ -16,10 +16,12 @@ from meshproxy.http.filter import HttpFilter
 from meshproxy.http.local_reply import complete_grpc_reply_headers, complete_reply_headers, is_grpc
 from meshproxy.http.response_headers import mutate_response_headers
 from meshproxy.http.router import Router
+from meshproxy.http.upgrade import establishes_tunnel, tunnel_chain, tunnel_protocol
 from meshproxy.net.timers import CallTimer, Timer
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.log import RateLimitedLog
 from meshproxy.observe.stream_info import StreamInfo, UpstreamInfo
+from meshproxy.route.internal_redirect import RedirectHistory
 from meshproxy.route.route import DISABLED, ENABLED, ROUTE_CLUSTER, Route
 from meshproxy.upstream.cluster import Cluster
 
@@ -57,6 +59,9 @@ class Stream(StreamDecoder):
         self.response_complete: bool = False
         self.local_reply: bool = False
         self.done: bool = False
+        self.tunnel: bytes = b""  # the protocol that the connection is wanted for, where that is allowed
+        self.tunnel_open: bool = False
+        self.redirects: RedirectHistory | None = None  # internal ones that led here
         self._entered_chain: bool = False
         self._route_cached: bool = False
         self._request_path: RequestPath | None = None
@@ -93,13 +98,14 @@ class Stream(StreamDecoder):
             self._on_request_complete()
         else:
             self._touch()
-        upgrade = False
+        tunnel = b""
         if headers.known & _UNUSUAL:
             self._handle_unusual(headers)
-            upgrade = headers.known & UPGRADE != 0 and rules.asks_upgrade(headers)
+            if headers.known & UPGRADE:
+                tunnel = tunnel_protocol(headers)
         rejected = check_and_normalize(config, headers, info)
         if rejected is None:
-            rejected = rules.remove_hop_by_hop(headers)
+            rejected = rules.remove_hop_by_hop(headers, tunnel)
         if rejected is not None:
             self._reject(rejected)
             return
@@ -107,15 +113,31 @@ class Stream(StreamDecoder):
         if config.max_stream_duration_ms > 0.0:
             self.arm_max_duration(config.max_stream_duration_ms)
         route = self._match_route()
-        if upgrade:  # to a protocol that no route allows
-            config.stats.downstream_rq_ws_on_non_ws_route += 1
-            self._count_unfinished()
-            self.manager.drain_close()
-            self.send_local_reply(403, b"", "upgrade_failed")
-            return
+        chain = config.chain
+        if tunnel:
+            allowed = tunnel_chain(tunnel, config.upgrades, chain, route)
+            if allowed is None and route is not None:
+                config.stats.downstream_rq_ws_on_non_ws_route += 1
+                self.send_local_reply(403, b"", "upgrade_failed")
+                return
+            if allowed is not None:
+                self._begin_tunnel(tunnel)
+                chain = allowed
+        self._enter_chain(chain, route, headers, end)
+
+    def _begin_tunnel(self, protocol: bytes) -> None:
+        """The request may have its tunnel, if the upstream agrees. How long it sends is nobody's business."""
+        self.tunnel = protocol
+        self.config.stats.downstream_cx_upgrades_total += 1
+        self.config.stats.downstream_cx_upgrades_active += 1
+        if self._request_timer is not None:
+            self._request_timer.disarm()
+
+    def _enter_chain(self, chain: FilterChain, route: Route | None, headers: HeaderMap, end: bool) -> None:
+        config = self.config
         if config.access_log_on_new_request:
             self._write_logs("DownstreamStart")
-        chain = config.chain.for_route(route)
+        chain = chain.for_route(route)
         self.chain = chain
         if chain.size:
             self.state = [None] * chain.size
@@ -371,12 +393,16 @@ class Stream(StreamDecoder):
             self.response_started = True
             info.response_start = monotonic()
             info.response_code = status_code(headers)
+            if self.tunnel:
+                self.tunnel_open = establishes_tunnel(self.tunnel, info.response_code)
             if not self.request_complete:
                 # Nobody reads the rest of the request: the connection cannot serve another (RFC 9112 section 9.3).
                 self.config.stats.downstream_rq_response_before_rq_complete += 1
                 self.manager.drain_close()
             mutate_response_headers(self.config, self.manager, self, headers)
             self.encoder.send_headers(headers, end)
+            if self.tunnel_open and self.config.access_log_on_tunnel:
+                self._write_logs("DownstreamTunnelSuccessfullyEstablished")
         elif kind == DATA:
             info.bytes_sent += len(part)
             self.encoder.send_data(part, end)
@@ -478,7 +504,43 @@ class Stream(StreamDecoder):
             self.config.stats.downstream_rq_response_before_rq_complete += 1
             self.config.stats.downstream_rq_rx_reset += 1
 
+    def recreate(self, response: HeaderMap, body: bytes) -> None:
+        """Follow an internal redirect: this stream ends with the upstream's answer, and a new one takes its request
+        (whose headers were changed) through the filters again, the `body` with it."""
+        info = self.info
+        info.response_headers = response
+        info.response_code = status_code(response)
+        info.response_code_details = "internal_redirect"
+        self._end()
+        self.manager.recreate_stream(self).resume_from(self, body)
+
+    def resume_from(self, old: Stream, body: bytes) -> None:
+        """Begin as the successor of a stream that was redirected: trust and identity were settled by it."""
+        headers, info, before = old.request_headers, self.info, old.info
+        self.redirects = old.redirects
+        self.request_headers = headers
+        info.request_headers = headers
+        info.protocol = before.protocol
+        info.bytes_received = before.bytes_received
+        info.remote = before.remote
+        info.internal = before.internal
+        info.request_id = before.request_id
+        self._on_request_complete()
+        rejected = check_and_normalize(self.config, headers, info)
+        if rejected is not None:
+            self._reject(rejected)
+            return
+        if self.config.max_stream_duration_ms > 0.0:
+            self.arm_max_duration(self.config.max_stream_duration_ms)
+        self._enter_chain(self.config.chain, self._match_route(), headers, not body)
+        if body and not self.done:
+            self.on_data(body, True)
+
     def _finish(self) -> None:
+        self._end()
+        self.manager.on_stream_done(self)
+
+    def _end(self) -> None:
         """Exactly once, at the end of every stream: timers, the upstream request, filters, stats, the log."""
         self.done = True
         if self._idle_timer is not None:
@@ -500,6 +562,8 @@ class Stream(StreamDecoder):
         info.end = monotonic()
         stats = self.config.stats
         stats.downstream_rq_active -= 1
+        if self.tunnel:
+            stats.downstream_cx_upgrades_active -= 1
         if self.response_started:
             stats.count_response(info.response_code)
             self.config.listener_stats.count_response(info.response_code)
@@ -509,7 +573,6 @@ class Stream(StreamDecoder):
         # Timers, paths and router know their stream: without these cycles it goes at once, not at the next collection.
         self._idle_timer = self._request_timer = self._duration_timer = None
         self._request_path = self._response_path = self.router = None
-        self.manager.on_stream_done(self)
 
     def _write_logs(self, log_type: str) -> None:
         info = self.info

@@ -20,14 +20,16 @@ class RequestTimeouts:
         per_try_ms: float,
         per_try_idle_ms: float,
         max_duration_ms: float,
-        expected_ms: int,
+        hedges: bool,
         alternative_response: bool,
     ) -> None:
         self.response_ms = response_ms
         self.per_try_ms = per_try_ms
         self.per_try_idle_ms = per_try_idle_ms
         self.max_duration_ms = max_duration_ms  # of one attempt, from its connection on
-        self.expected_ms = expected_ms
+        self.hedges = hedges  # a try outlives its timeout, and another begins beside it
+        # A try may take the whole time where it outlives its own.
+        self.expected_ms: int = int(per_try_ms if per_try_ms > 0.0 and not hedges else response_ms)
         self.alternative_response = alternative_response
 
 
@@ -35,7 +37,8 @@ _RESPONSE: Final = b"x-envoy-upstream-rq-timeout-ms"
 _PER_TRY: Final = b"x-envoy-upstream-rq-per-try-timeout-ms"
 _ALTERNATIVE: Final = b"x-envoy-upstream-rq-timeout-alt-response"
 _DURATION: Final = b"x-envoy-upstream-stream-duration-ms"
-_HEADERS: Final = frozenset((_RESPONSE, _PER_TRY, _ALTERNATIVE, _DURATION))
+_HEDGE: Final = b"x-envoy-hedge-on-per-try-timeout"
+_HEADERS: Final = frozenset((_RESPONSE, _PER_TRY, _ALTERNATIVE, _DURATION, _HEDGE))
 
 
 def request_timeouts(
@@ -47,7 +50,9 @@ def request_timeouts(
         shared = route.shared_timeouts
         if isinstance(shared, RequestTimeouts) and shared.max_duration_ms == max_duration_ms:
             return shared
-        made = _build(float(route.timeout_ms), _per_try(route), _per_try_idle(route), max_duration_ms, False)
+        made = _build(
+            float(route.timeout_ms), _per_try(route), _per_try_idle(route), max_duration_ms, route.hedges, False
+        )
         route.shared_timeouts = made
         return made
     response_ms = float(route.timeout_ms)
@@ -57,20 +62,23 @@ def request_timeouts(
     per_try_ms = _number(headers.get(_PER_TRY), _per_try(route))
     max_duration_ms = _number(headers.get(_DURATION), max_duration_ms)
     alternative = headers.get(_ALTERNATIVE) is not None
+    asked = headers.get(_HEDGE)
+    hedges = asked == b"true" or (route.hedges and asked != b"false")
     headers.remove_names(_HEADERS)
-    made = _build(response_ms, per_try_ms, _per_try_idle(route), max_duration_ms, alternative)
-    if headers.get(b"x-envoy-hedge-on-per-try-timeout") == b"true":
-        made.expected_ms = int(response_ms)  # a try may outlive its timeout then
-    return made
+    return _build(response_ms, per_try_ms, _per_try_idle(route), max_duration_ms, hedges, alternative)
 
 
 def _build(
-    response_ms: float, per_try_ms: float, per_try_idle_ms: float, max_duration_ms: float, alternative: bool
+    response_ms: float,
+    per_try_ms: float,
+    per_try_idle_ms: float,
+    max_duration_ms: float,
+    hedges: bool,
+    alternative: bool,
 ) -> RequestTimeouts:
     if per_try_ms >= response_ms > 0.0:
         per_try_ms = 0.0
-    expected = per_try_ms if per_try_ms > 0.0 else response_ms
-    return RequestTimeouts(response_ms, per_try_ms, per_try_idle_ms, max_duration_ms, int(expected), alternative)
+    return RequestTimeouts(response_ms, per_try_ms, per_try_idle_ms, max_duration_ms, hedges, alternative)
 
 
 def _per_try(route: Route) -> float:

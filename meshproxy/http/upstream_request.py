@@ -8,12 +8,15 @@ from meshproxy.clock import monotonic
 from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL
+from meshproxy.http.tcp_tunnel import TcpTunnel
 from meshproxy.http.timeouts import RequestTimeouts
+from meshproxy.net.connection import Connection
 from meshproxy.net.timers import CallTimer
+from meshproxy.observe.stream_info import UpstreamInfo
 from meshproxy.observe.wire import WireBytes
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host
-from meshproxy.upstream.pool import PendingStream, PooledStream, UpstreamConnection
+from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream, UpstreamConnection
 
 if TYPE_CHECKING:
     from meshproxy.http.router import Router
@@ -32,19 +35,25 @@ class UpstreamRequest(PooledStream):
         self.cluster = cluster
         self.host = host
         self.priority = priority
+        self.pool: ConnectionPool | None = None  # None: the host's own
         self.state: int = WAITING
         self.status: int = 0
         self.started: bool = False  # some of the request is on the wire
         self.reused: bool = False  # on a connection that served before
         self.stale: bool = False  # reused, and closed by the peer before any byte of a response
         self.headers_received: bool = False
+        self.retried: bool = False  # another attempt was made beside it
+        self.timed_out: bool = False  # … as its per-try timeout was over
         self._headers: HeaderMap | None = None
         self._end: bool = False
         self._encoder: StreamEncoder | None = None
         self._connection: UpstreamConnection | None = None
         self._wire: WireBytes | None = None  # what the connection had had when the attempt began, if it is measured
         self._pending: PendingStream | None = None
+        self._tunnel: TcpTunnel | None = None  # in place of a pool's connection
         self._queue: list[bytes] = []
+        self._queued_bytes: int = 0
+        self._queue_full: bool = False
         self._trailers: HeaderMap | None = None
         self._read_disabled: int = 0
         self._downstream_paused: int = 0
@@ -59,21 +68,36 @@ class UpstreamRequest(PooledStream):
         self._headers = headers
         self._end = end
         self._timeouts = timeouts
-        if timeouts.per_try_ms > 0.0:
-            self._per_try = CallTimer(self.on_per_try_timeout)
-            self.router.stream.manager.timers.arm(self._per_try, timeouts.per_try_ms)
-        pool = self.host.pool(self.cluster, self.priority)
+        pool = self.pool
+        if pool is None:
+            pool = self.host.pool(self.cluster, self.priority)
         self._pending = pool.new_stream(self)
+
+    def start_tunnel(self, headers: HeaderMap, preface: bytes, timeouts: RequestTimeouts) -> None:
+        """As `start`, on a raw connection that begins with `preface`: nothing of the head is sent."""
+        self._headers = headers
+        self._timeouts = timeouts
+        self._tunnel = TcpTunnel(self.router.stream.dispatcher, self.cluster, self.host, self, preface)
+        self._tunnel.open()
 
     def send_data(self, data: bytes, end: bool) -> None:
         self._end = end
         encoder = self._encoder
         if encoder is None:
             if data:
-                self._queue.append(data)
+                self._keep_waiting(data)
         else:
             encoder.send_data(data, end)
             self._on_sent(end)
+
+    def _keep_waiting(self, data: bytes) -> None:
+        """Until there is a connection: more than a buffer holds is not taken from the downstream."""
+        self._queue.append(data)
+        self._queued_bytes += len(data)
+        limit = self.router.stream.manager.buffer_limit_bytes
+        if limit and self._queued_bytes > limit and not self._queue_full:
+            self._queue_full = True
+            self.router.stream.read_disable_request(True)
 
     def send_trailers(self, trailers: HeaderMap) -> None:
         self._end = True
@@ -88,6 +112,12 @@ class UpstreamRequest(PooledStream):
             self._encoder.read_disable(disable)
         else:
             self._read_disabled += 1 if disable else -1
+
+    def arm_per_try(self, timeout_ms: float) -> None:
+        """The request is complete: from here on counts the time of a try."""
+        if self._per_try is None and self.state != ENDED and not self.headers_received:
+            self._per_try = CallTimer(self.on_per_try_timeout)
+            self.router.stream.manager.timers.arm(self._per_try, timeout_ms)
 
     def on_final(self) -> None:
         """The router takes this response: from here on its whole time is what counts."""
@@ -111,6 +141,8 @@ class UpstreamRequest(PooledStream):
             encoder.reset(RESET_LOCAL)
         elif pending is not None:
             pending.cancel()
+        elif self._tunnel is not None:
+            self._tunnel.close()
 
     def cancel(self) -> None:
         """The downstream is gone, or answered otherwise."""
@@ -143,12 +175,14 @@ class UpstreamRequest(PooledStream):
     def _measure(self, before: WireBytes) -> None:
         """Add what this attempt had on the wire to what those before it had."""
         info = self.router.stream.info.upstream
-        connection = self._connection
-        if info is None or connection is None:
+        if info is None:
             return
         if info.wire is None:
             info.wire = WireBytes()
-        info.wire.add(connection.wire_bytes(), before)
+        if self._connection is not None:
+            info.wire.add(self._connection.wire_bytes(), before)
+        elif self._tunnel is not None:
+            info.wire.add(self._tunnel.wire, before)
 
     def _write_log(self) -> None:
         info = self.router.stream.info
@@ -166,32 +200,47 @@ class UpstreamRequest(PooledStream):
             info.host_name = host.hostname
             info.host_metadata = host.metadata
             info.local = None
+            info.remote = None
         self.on_reset(reason, details)
 
     def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
         self._pending = None
-        self._encoder = encoder
         self._connection = connection
-        self.state = SENDING
-        self.started = True
         self.reused = connection.reused
-        stream = self.router.stream
-        info = stream.info.upstream
-        headers = self._headers
+        info = self.router.stream.info.upstream
         assert info is not None
-        assert headers is not None
+        self._tell_host(info, connection)
+        if self.router.config.measures:
+            self._wire = connection.wire_bytes()
+        self._begin(encoder, info)
+
+    def on_tunnel_ready(self, encoder: StreamEncoder, connection: Connection) -> None:
+        """As `on_pool_ready`."""
+        info = self.router.stream.info.upstream
+        assert info is not None
         info.host = self.host.address
         info.host_name = self.host.hostname
         info.host_metadata = self.host.metadata
         info.local = connection.local
-        info.tls = connection.tls
+        info.remote = connection.remote
         info.connection_id = connection.id
-        info.protocol = 11
+        if connection.transport_socket is not None:
+            info.tls = connection.transport_socket.facts
+        if self.router.config.measures:
+            self._wire = WireBytes()
+        self._begin(encoder, info)
+
+    def _begin(self, encoder: StreamEncoder, info: UpstreamInfo) -> None:
+        """Send what there is of the request."""
+        self._encoder = encoder
+        self.state = SENDING
+        self.started = True
+        stream = self.router.stream
+        headers = self._headers
+        assert headers is not None
         info.first_byte_sent = info.pool_ready = monotonic()
         if self.router.counts is not None:
             self.router.counts.on_attempt()
-        if self.router.config.measures:
-            self._wire = connection.wire_bytes()
         for _ in range(self._read_disabled):
             encoder.read_disable(True)
         timeouts = self._timeouts
@@ -212,6 +261,24 @@ class UpstreamRequest(PooledStream):
             encoder.send_trailers(trailers)
         if end:
             self._on_sent(True)
+        if self._queue_full:
+            self._release_queue()
+
+    def _tell_host(self, info: UpstreamInfo, connection: UpstreamConnection) -> None:
+        info.host = self.host.address
+        info.host_name = self.host.hostname
+        info.host_metadata = self.host.metadata
+        info.local = connection.local
+        info.remote = connection.remote
+        info.tls = connection.tls
+        info.connection_id = connection.id
+        info.protocol = 11
+
+    def on_chosen(self) -> None:
+        """Of several attempts it is this one's response that counts: logs tell its host."""
+        info = self.router.stream.info.upstream
+        if info is not None and self._connection is not None:
+            self._tell_host(info, self._connection)
 
     def _on_sent(self, end: bool) -> None:
         if end:
@@ -273,7 +340,13 @@ class UpstreamRequest(PooledStream):
             self._downstream_paused -= 1
             self.router.stream.read_disable_request(False)
 
+    def _release_queue(self) -> None:
+        self._queue_full = False
+        self.router.stream.read_disable_request(False)
+
     def _release_downstream(self) -> None:
+        if self._queue_full:
+            self._release_queue()
         while self._downstream_paused > 0:
             self.on_below_write_watermark()
 

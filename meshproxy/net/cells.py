@@ -1,9 +1,9 @@
 """Counts that hold for all workers together: a table of 64-bit cells in shared memory.
 
-A column is what is counted, a row is a worker. Each cell has one writer, its worker, and whoever wants the count adds
-the column up: no locks. Who checks a limit and then counts may find that others did so at the same time, so that a
-limit is overshot by at most one for each other worker. The supervisor names the columns, and clears the row of a worker
-that died.
+A column is what is counted, in up to 16 numbers; a row is a worker. Each cell has one writer, its worker, and whoever
+wants the count adds up what all rows have there: no locks. Who checks a limit and then counts may find that others did
+so at the same time, so that a limit is overshot by at most one for each other worker. The supervisor names the columns,
+and clears the row of a worker that died.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from typing import Final
 
 COLUMNS: Final = 65_536  # memory is only taken for those that are used
+NUMBERS: Final = 16  # that a column has
+_ROW: Final = COLUMNS * NUMBERS  # cells
 _CELL_BYTES: Final = 8
 
 
@@ -35,13 +37,20 @@ class CellTable:
     """The table, as one process sees it."""
 
     def __init__(self, fd: int, workers: int) -> None:
-        self._map = mmap.mmap(fd, workers * COLUMNS * _CELL_BYTES)
+        self.workers = workers
+        self._map = mmap.mmap(fd, workers * _ROW * _CELL_BYTES)
         self._whole = memoryview(self._map)
         self.cells = self._whole.cast("q")
 
-    def total(self, column: int) -> int:
-        """The count of a column."""
-        return sum(self.cells[column::COLUMNS])
+    def counts(self, column: int) -> bool:
+        """Whether any number of the column is not 0."""
+        first = column * NUMBERS
+        return any(any(self.cells[first + row : first + row + NUMBERS]) for row in range(0, self.workers * _ROW, _ROW))
+
+    def clear(self, worker: int, column: int) -> None:
+        first = worker * _ROW + column * NUMBERS
+        for cell in range(first, first + NUMBERS):
+            self.cells[cell] = 0
 
     def close(self) -> None:
         self.cells.release()
@@ -50,19 +59,31 @@ class CellTable:
 
 
 class SharedCounter(Counter):
-    """So many there are, in all workers."""
+    """So many there are, in all workers. There is one object for each cell that this worker writes."""
 
-    def __init__(self, table: CellTable, worker: int, column: int) -> None:
+    def __init__(self, table: CellTable, worker: int, column: int, number: int) -> None:
         super().__init__()
+        self.column = column
         self._table = table
-        self._column = column
-        self._mine = worker * COLUMNS + column
+        cell = column * NUMBERS + number
+        self._mine = worker * _ROW + cell
+        self._others = [other * _ROW + cell for other in range(table.workers) if other != worker]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether this worker counts something."""
+        return self._own != 0
 
     def add(self, number: int) -> None:
-        self._table.cells[self._mine] += number
+        self._own += number
+        self._table.cells[self._mine] = self._own
 
     def total(self) -> int:
-        return self._table.total(self._column)
+        cells = self._table.cells
+        total: int = self._own
+        for cell in self._others:
+            total += cells[cell]
+        return total
 
 
 class CellColumns:
@@ -70,7 +91,7 @@ class CellColumns:
 
     def __init__(self, workers: int) -> None:
         self.fd = os.memfd_create("meshproxy cells", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, workers * COLUMNS * _CELL_BYTES)
+        os.ftruncate(self.fd, workers * _ROW * _CELL_BYTES)
         self.table = CellTable(self.fd, workers)
         self._columns: dict[str, int] = {}
 
@@ -81,7 +102,7 @@ class CellColumns:
         """
         wanted = dict.fromkeys(names)
         for name, column in list(self._columns.items()):
-            if name not in wanted and not self.table.total(column):
+            if name not in wanted and not self.table.counts(column):
                 del self._columns[name]
         taken = set(self._columns.values())
         free = iter([column for column in range(min(COLUMNS, len(taken) + len(wanted))) if column not in taken])
@@ -95,7 +116,7 @@ class CellColumns:
     def clear(self, worker: int) -> None:
         """The worker is gone, with all that it counted."""
         for column in self._columns.values():
-            self.table.cells[worker * COLUMNS + column] = 0
+            self.table.clear(worker, column)
 
     def close(self) -> None:
         self.table.close()
@@ -110,20 +131,31 @@ class Counters:
         self._worker = worker
         self._columns: dict[str, int] = {}
         self._counters: dict[str, Counter] = {}
+        self._shared: dict[tuple[str, int], SharedCounter] = {}
 
     def take_columns(self, columns: dict[str, int]) -> None:
-        """The columns of the configuration to come; counters of other names are forgotten by whoever holds none."""
-        self._counters = {
-            name: counter for name, counter in self._counters.items() if columns.get(name) == self._columns.get(name)
+        """The columns of the configuration to come. Counters of names that have none any more are kept while they count
+        something: so does the supervisor, in case that the name comes again."""
+        self._shared = {
+            key: counter
+            for key, counter in self._shared.items()
+            if columns.get(key[0], counter.column if counter.in_use else -1) == counter.column
         }
         self._columns = columns
 
     def counter(self, name: str) -> Counter:
-        """The counter of this name: one and the same for all who ask."""
-        held = self._counters.get(name)
+        """The first number under this name: one and the same counter for all who ask."""
+        shared = self.shared(name, 0)
+        if shared is not None:
+            return shared
+        return self._counters.setdefault(name, Counter())
+
+    def shared(self, name: str, number: int) -> SharedCounter | None:
+        """A number under this name, of all workers; None where there is no other worker, or no column."""
+        table, column = self._table, self._columns.get(name)
+        if table is None or column is None:
+            return None
+        held = self._shared.get((name, number))
         if held is None:
-            column = self._columns.get(name)
-            table = self._table
-            held = Counter() if table is None or column is None else SharedCounter(table, self._worker, column)
-            self._counters[name] = held
+            held = self._shared[(name, number)] = SharedCounter(table, self._worker, column, number)
         return held

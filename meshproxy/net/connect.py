@@ -9,7 +9,7 @@ from typing import Any
 
 from mypy_extensions import mypyc_attr
 
-from meshproxy.errors import RESET_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT
+from meshproxy.errors import RESET_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT, RESET_LOCAL_CONNECT_FAILURE
 from meshproxy.net.address import Address, socket_name
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
@@ -24,8 +24,11 @@ class ConnectHandler(ConnectionHandler):
     """A handler whose connection we open: `on_connected`, or `on_connect_failure` instead."""
 
     def on_connect_failure(self, reason: int, details: str) -> None:
-        """`reason` is RESET_CONNECT_FAILURE or RESET_CONNECT_TIMEOUT."""
+        """`reason` is RESET_CONNECT_FAILURE, RESET_LOCAL_CONNECT_FAILURE or RESET_CONNECT_TIMEOUT."""
         raise NotImplementedError
+
+    def on_another_attempt(self) -> None:
+        """Another of the host's addresses is tried too, see net.happy_eyeballs."""
 
 
 class ConnectAttempt(Timer):
@@ -94,12 +97,14 @@ class ConnectAttempt(Timer):
     async def _connect(self, address: Address, options: tuple[SocketOption, ...], bind: Address | None) -> None:
         family = socket.AF_UNIX if address.path else socket.AF_INET6 if ":" in address.ip else socket.AF_INET
         sock: socket.socket | None = None
+        local = True  # no failure has to do with the peer yet
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             for level, name, value in options:
                 sock.setsockopt(level, name, value)
             if bind is not None:
                 sock.bind(socket_name(bind))
+            local = False
             if family == socket.AF_UNIX:
                 sock.connect(socket_name(address))  # at once; or EAGAIN: the peer's queue is full, nothing is under way
             else:
@@ -109,6 +114,9 @@ class ConnectAttempt(Timer):
             if sock is not None:
                 sock.close()
             reason = os.strerror(error.errno) if error.errno else str(error)
+            if local:
+                self._fail(RESET_LOCAL_CONNECT_FAILURE, "")
+                return
             self._fail(RESET_CONNECT_FAILURE, f"delayed connect error: {reason}")
         except asyncio.CancelledError:
             if sock is not None:
@@ -121,10 +129,15 @@ class ConnectAttempt(Timer):
         assert connection is not None
         loop = self._dispatcher.loop
         factory: Any = connection.as_protocol
-        if family == socket.AF_UNIX:
-            await loop.create_unix_connection(factory, sock=sock)
-        else:
-            await loop.create_connection(factory, sock=sock)
+        try:
+            if family == socket.AF_UNIX:
+                await loop.create_unix_connection(factory, sock=sock)
+            else:
+                await loop.create_connection(factory, sock=sock)
+        finally:
+            # The descriptor is uvloop's, which only learns of `sock` after `on_connected`: closed before that, it would
+            # be closed by `sock` again, when it may be another connection's already.
+            sock.detach()
 
 
 class _Connecting(ConnectionHandler):

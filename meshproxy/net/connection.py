@@ -286,7 +286,7 @@ class Connection(Flushable):
 
     def _receive(self, transport_socket: TransportSocket, data: bytes) -> None:
         established = transport_socket.established
-        if not established and transport_socket.costly_handshake:
+        if not established and transport_socket.costly_handshake and not self.dispatcher.handshakes.has_time():
             self.read_disable(True)  # nothing more until it is this part's turn: memory stays bounded
             self.dispatcher.handshakes.add(self, data)
             return
@@ -382,9 +382,11 @@ class Connection(Flushable):
             _log.error("connection %d: error while closing", self.id, exc_info=bug)
         self._transport = None
         self._write = None
+        self.handler = _NOBODY  # who points back here: no cycle is left
 
 
 _NOWHERE: Final = Address("", 0, "-")
+_NOBODY: Final = ConnectionHandler()
 _NO_LINGER: Final = struct.pack("ii", 1, 0)  # close() drops what is unsent and sends RST
 
 

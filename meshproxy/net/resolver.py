@@ -1,8 +1,7 @@
-"""Resolving names to addresses, without blocking the loop."""
+"""Resolving names to addresses: what is asked, what is answered, and by whom."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -18,22 +17,22 @@ FAMILY_V6_ONLY: Final = 2
 FAMILY_V4_PREFERRED: Final = 3  # IPv4; IPv6 when there is none
 FAMILY_ALL: Final = 4
 
-_V4: Final = int(socket.AF_INET)
-_V6: Final = int(socket.AF_INET6)
-_ORDER: Final = {
-    FAMILY_AUTO: (_V6, _V4),
-    FAMILY_V4_ONLY: (_V4,),
-    FAMILY_V6_ONLY: (_V6,),
-    FAMILY_V4_PREFERRED: (_V4, _V6),
-    FAMILY_ALL: (_V4, _V6),
-}
-_NO_SUCH_NAME: Final = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))
+V4: Final = int(socket.AF_INET)
+V6: Final = int(socket.AF_INET6)
+
+
+class DnsAddress:
+    """An IP address of a name, and for how long it may be kept (0: nobody says)."""
+
+    def __init__(self, ip: str, ttl_s: int) -> None:
+        self.ip = ip
+        self.ttl_s = ttl_s
 
 
 class Resolution:
-    """What became of a query: the IP addresses, in order (none: the name has none), or why it could not be answered."""
+    """What became of a query: the addresses, in order (none: the name has none), or why it could not be answered."""
 
-    def __init__(self, addresses: list[str], error: str = "") -> None:
+    def __init__(self, addresses: list[DnsAddress], error: str = "") -> None:
         self.addresses = addresses
         self.error = error
 
@@ -58,55 +57,98 @@ class Resolver:
         """Call back once, in a later turn. `family` is one of FAMILY_*."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Give up what is under way; the callbacks hear nothing."""
 
-class SystemResolver(Resolver):
-    """The resolver of the C library (hosts file, resolv.conf, NSS), run by the loop in threads of its own."""
+
+class ResolverCounts:
+    """Envoy's `dns.cares.*`: of all lookups of this process."""
+
+    def __init__(self) -> None:
+        self.resolve_total: int = 0
+        self.pending_resolutions: int = 0
+        self.not_found: int = 0
+        self.timeouts: int = 0
+        self.get_addr_failure: int = 0
+        self.reinits: int = 0
+
+
+class ResolverSettings:
+    """What configuration says of a resolver. Envoy's default is c-ares with the system's resolv.conf."""
+
+    def __init__(self) -> None:
+        self.getaddrinfo: bool = False  # the C library's resolver, and not c-ares
+        # Of c-ares:
+        self.servers: tuple[str, ...] = ()  # `address:port`; none: the system's
+        self.servers_as_fallback: bool = False  # only when the system has none
+        self.use_tcp: bool = False
+        self.no_default_search_domain: bool = False
+        self.filter_unroutable_families: bool = False
+        self.udp_max_queries: int = 0  # from one port; 0: no limit
+        self.max_channel_ms: float = 0.0  # how long a port is used at most; 0.0: no limit
+        self.timeout_s: int = 5  # of the first try
+        self.tries: int = 4
+        self.rotate: bool = False
+        self.reinit_on_timeout: bool = False
+        # Of getaddrinfo:
+        self.retries: int = -1  # of temporary failures; -1: for ever
+        self.threads: int = 1
+
+    def key(self) -> str:
+        """Equal for settings that one resolver serves."""
+        if self.getaddrinfo:
+            return f"getaddrinfo {self.retries} {self.threads}"
+        flags = (
+            self.servers_as_fallback,
+            self.use_tcp,
+            self.no_default_search_domain,
+            self.filter_unroutable_families,
+            self.rotate,
+            self.reinit_on_timeout,
+        )
+        limits = (self.udp_max_queries, self.max_channel_ms, self.timeout_s, self.tries)
+        return f"cares {self.servers} {flags} {limits}"
+
+
+class _Shared:
+    def __init__(self, resolver: Resolver) -> None:
+        self.resolver = resolver
+        self.users: int = 0
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Resolvers:
+    """The resolvers of one process: whoever asks for the same settings shares one."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
+        self.counts = ResolverCounts()
         self._dispatcher = dispatcher
+        self._shared: dict[str, _Shared] = {}
 
-    def resolve(self, name: str, family: int, callback: ResolveCallback) -> DnsQuery:
-        query = _SystemQuery(self._dispatcher, callback)
-        query.start(name, family)
-        return query
+    def acquire(self, settings: ResolverSettings) -> Resolver:
+        """The resolver for these settings, until it is released."""
+        key = settings.key()
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = _Shared(self.new(settings))
+        shared.users += 1
+        return shared.resolver
 
+    def release(self, settings: ResolverSettings) -> None:
+        """The last user's closes the resolver."""
+        key = settings.key()
+        shared = self._shared[key]
+        shared.users -= 1
+        if shared.users == 0:
+            del self._shared[key]
+            shared.resolver.close()
 
-class _SystemQuery(DnsQuery):
-    def __init__(self, dispatcher: Dispatcher, callback: ResolveCallback) -> None:
-        self._dispatcher = dispatcher
-        self._callback: ResolveCallback | None = callback
-        self._task: asyncio.Task[Resolution] | None = None
+    def new(self, settings: ResolverSettings) -> Resolver:
+        """A resolver with these settings. Its library is loaded when the first name is to be resolved."""
+        if settings.getaddrinfo:
+            from meshproxy.net.dns_getaddrinfo import GetAddrInfoResolver
 
-    def start(self, name: str, family: int) -> None:
-        coroutine = self._resolve(name, family)
-        self._task = self._dispatcher.run(coroutine, f"resolve {name}", self._on_done)
+            return GetAddrInfoResolver(self._dispatcher, settings)
+        from meshproxy.net.dns_cares import CaresResolver
 
-    def cancel(self) -> None:
-        self._callback = None
-        if self._task is not None:
-            self._task.cancel()
-
-    def _on_done(self, task: asyncio.Task[Resolution]) -> None:
-        callback, self._callback = self._callback, None
-        if callback is None or task.cancelled():
-            return
-        error = task.exception()
-        callback(task.result() if error is None else Resolution([], str(error)))
-
-    async def _resolve(self, name: str, family: int) -> Resolution:
-        found: list[str] = []
-        error = ""
-        for wanted in _ORDER[family]:
-            try:
-                answers = await self._dispatcher.loop.getaddrinfo(name, None, family=wanted, type=socket.SOCK_STREAM)
-            except OSError as failure:
-                if failure.errno not in _NO_SUCH_NAME:
-                    error = failure.strerror or str(failure)
-                continue
-            for answer in answers:
-                address = str(answer[4][0])
-                if address not in found:
-                    found.append(address)
-            if found and family != FAMILY_ALL:
-                break
-        return Resolution(found, "" if found else error)
+        return CaresResolver(self._dispatcher, settings, self.counts)

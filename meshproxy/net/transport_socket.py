@@ -53,7 +53,7 @@ class TransportSocketFactory:
     def __init__(self) -> None:
         self.asks_for_host: bool = False  # `server_name` is to be the host's name
 
-    def new(self, server_name: str = "", expected_name: str = "") -> TransportSocket:
-        """The names are for the upstream's side: what to ask for, and whose certificate it must be; "" leaves both to
-        the configuration."""
+    def new(self, server_name: str = "", demanded_name: str = "") -> TransportSocket:
+        """The names are for the upstream's side: what to ask for, and whose certificate it must be, beside what the
+        configuration asks of it."""
         raise NotImplementedError

@@ -160,9 +160,7 @@ def _upstream_host(info: StreamInfo) -> Address | None:
 
 
 def _upstream_remote(info: StreamInfo) -> Address | None:
-    """The host, once there is a connection to it."""
-    upstream = info.upstream
-    return None if upstream is None or upstream.local is None else upstream.host
+    return info.upstream.remote if info.upstream is not None else None
 
 
 def _upstream_local(info: StreamInfo) -> Address | None:

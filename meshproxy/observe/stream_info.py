@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.net.address import Address
+from meshproxy.net.proxy_protocol import ProxyHeader
 from meshproxy.net.transport_socket import TransportSocket
 from meshproxy.observe.wire import WireBytes
 
@@ -26,6 +27,7 @@ class ConnectionInfo:
         self.remote = remote  # after a proxy_protocol or original_src filter
         self.direct_remote = remote  # the peer of the socket
         self.local = local
+        self.local_restored: bool = False  # `local` is where the connection was bound for, not where it came
         self.requested_server_name: str = ""
         self.filter_chain_name: str = ""
         self.listener_name: str = ""
@@ -37,6 +39,7 @@ class ConnectionInfo:
         self.ja4: str = ""
         self.dynamic_metadata: dict[str, dict[str, Any]] | None = None  # of listener filters
         self.filter_state: dict[str, Any] | None = None
+        self.proxy_header: ProxyHeader | None = None  # that a proxy before us sent
         self.termination_details: str = ""  # why it was closed, where no stream says so
         self.protocol: int = 0  # what was spoken on it, known at its end; 0: nothing
         self.response_flags: int = 0  # of the connection itself, not of a stream
@@ -73,6 +76,7 @@ class UpstreamInfo:
         self.host: Address | None = None
         self.host_name: str = ""
         self.local: Address | None = None
+        self.remote: Address | None = None  # the host's address that is connected to
         self.protocol: int = 0
         self.connection_id: int = 0
         self.transport_failure_reason: str = ""

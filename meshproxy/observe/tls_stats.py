@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from meshproxy.observe.stats import StatsScope
 from meshproxy.tls.engine import TlsEvents
 from meshproxy.tls.facts import TlsFacts
@@ -25,7 +27,6 @@ class TlsStats(StatsScope):
         "ocsp_staple_requests",
         "ocsp_staple_responses",
         "session_reused",
-        "was_key_usage_invalid",
     )
 
     def __init__(self) -> None:
@@ -42,7 +43,17 @@ class TlsStats(StatsScope):
         self.ocsp_staple_requests: int = 0
         self.ocsp_staple_responses: int = 0
         self.session_reused: int = 0
-        self.was_key_usage_invalid: int = 0
+
+
+class CertificateStats(StatsScope):
+    """Stands under `<owner>.ssl.certificate.<name>.`."""
+
+    LEVELS: ClassVar[tuple[str, ...]] = ("expiration_unix_time_seconds",)
+    SET_AT_START: ClassVar[tuple[str, ...]] = LEVELS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expiration_unix_time_seconds: int = 0
 
 
 class TlsCounter(TlsEvents):
@@ -56,13 +67,17 @@ class TlsCounter(TlsEvents):
         stats.handshake += 1
         if facts.resumed:
             stats.session_reused += 1
-        if not facts.peer_certificate_presented:
-            stats.no_certificate += 1
         stats.count(f"ciphers.{facts.cipher}")
         stats.count(f"versions.{facts.version}")
-        for kind, name in (("curves", facts.group), ("sigalgs", facts.peer_signature_algorithm)):
-            if name:
-                stats.count(f"{kind}.{name}")
+        group = facts.group
+        if group:
+            stats.count(f"curves.{group}")
+        if not facts.peer_certificate_presented:
+            stats.no_certificate += 1
+            return  # and nothing was signed with it
+        algorithm = facts.peer_signature_algorithm
+        if algorithm:
+            stats.count(f"sigalgs.{algorithm}")
 
     def on_failure(self, failure: int) -> None:
         stats = self.stats

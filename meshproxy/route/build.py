@@ -24,6 +24,8 @@ from meshproxy.route.build_match import build_conditions, build_path_matcher
 from meshproxy.route.header_matcher import HeaderMatcher, build_header_matchers
 from meshproxy.route.header_ops import build_header_operations
 from meshproxy.route.match import RouteMatch, Subject, make_steps
+from meshproxy.route.metadata_criteria import build_criteria
+from meshproxy.route.mirror import build_mirrors
 from meshproxy.route.path_matcher import PathMatcher
 from meshproxy.route.retry_policy import RetryPolicy, build_retry_policy
 from meshproxy.route.route import (
@@ -150,6 +152,7 @@ class _TableBuilder:
         self.overrides = overrides
         self.table = RouteTable(message.name)
         self.level = Level(message, path, context, overrides)
+        self.mirrors = build_mirrors(message.request_mirror_policies, path, context, self.table.referenced)
 
     def steps(self) -> Iterator[None]:
         """Fill the table, a virtual host a step."""
@@ -319,6 +322,7 @@ class _HostBuilder:
         self.errors = owner.errors
         self.level = Level(message, path, owner.context, owner.overrides)
         self.cors = build_legacy_cors(message, path, owner.context, owner.overrides)
+        self.mirrors = build_mirrors(message.request_mirror_policies, path, owner.context, owner.table.referenced)
         self.retry: RetryPolicy | None = None
         if message.HasField("retry_policy"):
             self.retry = build_retry_policy(message.retry_policy, child(path, "retry_policy"), owner.errors)
@@ -357,12 +361,15 @@ class _HostBuilder:
         if message.stat_prefix:
             prefix = f"vhost.{self.host.name}.route.{message.stat_prefix}."
             route.stats = self.context.scope(prefix, RequestStats)
-        route.request_body_buffer_limit = body_buffer_limit(message)
-        if route.request_body_buffer_limit is None:
-            route.request_body_buffer_limit = body_buffer_limit(self.message)
+        route.request_body_buffer_limit = body_buffer_limit(message, self.message)
         at = child(path, kind)
         if kind == "route":
             route.retry = self.retry
+            route.hedges = self.message.hedge_policy.hedge_on_per_try_timeout
+            mirrors = build_mirrors(
+                message.route.request_mirror_policies, at, self.context, self.owner.table.referenced
+            )
+            route.mirrors = mirrors or self.mirrors or self.owner.mirrors
             build_forwarding(route, message.route, matcher, at, self.context)
             own = build_legacy_cors(message.route, at, self.context, self.owner.overrides)
             route.cors = [policy for policy in (own, self.cors) if policy is not None]
@@ -418,6 +425,7 @@ class _HostBuilder:
         else:
             self.owner.table.referenced.append((message.name, child(path, "name")))
         route.weight = message.weight.value
+        route.metadata_match = build_criteria(message.metadata_match, base.metadata_match)
         route.weighted_host_rewrite = message.host_rewrite_literal.encode()
         own = Level(message, path, self.context, self.owner.overrides)
         self.seal(route, levels, own)
@@ -448,10 +456,10 @@ def header_name(text: str) -> bytes:
     return b":authority" if name == b"host" else name
 
 
-def body_buffer_limit(message: Any) -> int | None:
-    """`request_body_buffer_limit`, or its deprecated predecessor."""
-    if message.HasField("request_body_buffer_limit"):
-        return int(message.request_body_buffer_limit.value)
-    if message.HasField("per_request_buffer_limit_bytes"):
-        return int(message.per_request_buffer_limit_bytes.value)
+def body_buffer_limit(route: Any, virtual_host: Any) -> int | None:
+    """`request_body_buffer_limit` of the route, else of its virtual host; else its deprecated predecessor of either."""
+    for field in ("request_body_buffer_limit", "per_request_buffer_limit_bytes"):
+        for message in (route, virtual_host):
+            if message.HasField(field):
+                return int(getattr(message, field).value)
     return None

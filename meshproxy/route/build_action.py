@@ -14,6 +14,8 @@ from meshproxy.config.typed_struct import unpack_any
 from meshproxy.config.values import milliseconds, milliseconds_or
 from meshproxy.observe.formatter import FormatError, Formatter, JsonFormatter, parse_format
 from meshproxy.route.hash_policy import build_hash_policy
+from meshproxy.route.internal_redirect import build_internal_redirect
+from meshproxy.route.metadata_criteria import build_criteria
 from meshproxy.route.path_matcher import PathMatcher, PathTemplateMatcher
 from meshproxy.route.path_template import TemplateError, compile_rewrite
 from meshproxy.route.redirect import Redirect
@@ -32,6 +34,7 @@ from meshproxy.route.rewrite import (
     WholePathRewrite,
 )
 from meshproxy.route.route import DEFAULT_TIMEOUT_MS, Route
+from meshproxy.route.upgrade import build_upgrades
 
 _URI_TEMPLATE_REWRITE: Final = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
 
@@ -51,6 +54,11 @@ def build_forwarding(
     route.host_rewrite = _build_host_rewrite(route, message, path, errors)
     route.path_rewrite = _build_path_rewrite(message, matcher, path, errors)
     route.hash_policy = build_hash_policy(message.hash_policy, path, "hash_policy", errors)
+    route.upgrades = build_upgrades(message, path, errors)
+    route.metadata_match = build_criteria(message.metadata_match, None)
+    if message.HasField("hedge_policy"):
+        route.hedges = message.hedge_policy.hedge_on_per_try_timeout
+    route.internal_redirect = build_internal_redirect(message, path, errors)
     if message.HasField("retry_policy"):
         route.retry = build_retry_policy(message.retry_policy, child(path, "retry_policy"), errors)
 
@@ -159,10 +167,10 @@ def build_redirect(message: Any, matcher: PathMatcher, path: str, errors: Config
 
 
 def build_direct_response(route: Route, message: Any, path: str, limit_bytes: int, errors: ConfigErrors) -> None:
-    """Fill in what a DirectResponseAction says. A body over the table's limit is an error."""
+    """Fill in what a DirectResponseAction says. A body over the table's limit is an error; 0 is no limit."""
     route.direct_status = message.status
     if message.HasField("body"):
-        route.direct_body = load_data_source(message.body, child(path, "body"), errors, limit_bytes) or b""
+        route.direct_body = load_data_source(message.body, child(path, "body"), errors, limit_bytes or None) or b""
     if message.HasField("body_format"):
         _build_body_format(route, message.body_format, child(path, "body_format"), errors)
 

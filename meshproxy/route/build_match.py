@@ -12,6 +12,7 @@ from meshproxy.route.header_matcher import build_header_matchers
 from meshproxy.route.match import RouteMatch
 from meshproxy.route.metadata_matcher import build_filter_state_matchers, build_metadata_matchers
 from meshproxy.route.path_matcher import (
+    ConnectMatcher,
     PathExact,
     PathIgnoreCase,
     PathMatcher,
@@ -33,8 +34,7 @@ def build_path_matcher(message: Any, path: str, errors: ConfigErrors) -> PathMat
         errors.add(path, "a path specifier is required")
         return None
     if kind == "connect_matcher":
-        errors.add(child(path, kind), "CONNECT requests are not supported yet")
-        return None
+        return ConnectMatcher()
     if kind == "safe_regex":
         regex = compile_regex(message.safe_regex, child(path, kind), errors)
         return None if regex is None else PathRegex(regex)

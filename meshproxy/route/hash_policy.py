@@ -103,6 +103,20 @@ class QueryParameterHash(HashMethod):
         return NO_HASH if value is None else xxh64_intdigest(value)
 
 
+class FilterStateHash(HashMethod):
+    """A text that a filter keeps in the stream's filter state; objects of other kinds have no hash."""
+
+    def __init__(self, terminal: bool, key: str) -> None:
+        super().__init__(terminal)
+        self._key = key
+
+    def evaluate(self, headers: HeaderMap, info: StreamInfo, cookies: list[bytes] | None) -> int:
+        value = None if info.filter_state is None else info.filter_state.get(self._key)
+        if isinstance(value, str):
+            return xxh64_intdigest(value.encode())
+        return xxh64_intdigest(value) if isinstance(value, bytes) else NO_HASH
+
+
 class HashPolicy:
     """The policies of a route, in their order."""
 
@@ -159,9 +173,10 @@ def _build_method(message: Any, path: str, errors: ConfigErrors) -> HashMethod |
         return SourceIpHash(terminal) if message.connection_properties.source_ip else None
     if kind == "query_parameter":
         return QueryParameterHash(terminal, message.query_parameter.name.encode())
-    if kind is None:
-        errors.add(path, "a policy specifier is required")
-    return None  # filter_state is refused by the field's table
+    if kind == "filter_state":
+        return FilterStateHash(terminal, message.filter_state.key)
+    errors.add(path, "a policy specifier is required")
+    return None
 
 
 def _build_header(message: Any, terminal: bool, path: str, errors: ConfigErrors) -> HashMethod | None:

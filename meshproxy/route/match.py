@@ -13,7 +13,7 @@ from meshproxy.config.runtime import Fraction
 from meshproxy.observe.stream_info import StreamInfo
 from meshproxy.route.header_matcher import HeaderMatcher
 from meshproxy.route.metadata_matcher import FilterStateMatcher, MetadataMatcher
-from meshproxy.route.path_matcher import PathMatcher
+from meshproxy.route.path_matcher import ConnectMatcher, PathMatcher
 from meshproxy.route.query_matcher import QueryMatcher, parse_query
 from meshproxy.route.route import Route
 from meshproxy.route.weighted import WeightedRoutes
@@ -159,6 +159,13 @@ class RouteMatch(Step):
         elif not self.path_matcher.match(lookup.path):
             return None
         if not self.plain and not self._holds(lookup):
+            return None
+        weighted = self.weighted
+        return self.route if weighted is None else weighted.pick(lookup.headers, lookup.random, lookup.info)
+
+    def find_connect(self, lookup: Lookup) -> Route | None:
+        """As `find`, for a request without a path: only a `connect_matcher` takes it."""
+        if not isinstance(self.path_matcher, ConnectMatcher) or not (self.plain or self._holds(lookup)):
             return None
         weighted = self.weighted
         return self.route if weighted is None else weighted.pick(lookup.headers, lookup.random, lookup.info)

@@ -47,6 +47,17 @@ class PathSeparatedPrefix(PathMatcher):
         return path.startswith(self.literal) and (len(path) == length or path[length] == 0x2F)
 
 
+class ConnectMatcher(PathMatcher):
+    """No path: the route is for CONNECT requests, and for nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+        self.is_literal = False
+
+    def match(self, path: bytes) -> bool:
+        return False
+
+
 class PathIgnoreCase(PathMatcher):
     """One of the above on the lower-case path (`case_sensitive: false`); `inner` holds a lower-case literal."""
 

@@ -10,10 +10,14 @@ from meshproxy.observe.stream_info import Metadata, RouteInfo, StreamInfo
 from meshproxy.route.hash_policy import HashPolicy
 from meshproxy.route.header_matcher import HeaderMatcher, matches_all
 from meshproxy.route.header_ops import HeaderOperations
+from meshproxy.route.internal_redirect import InternalRedirectPolicy
+from meshproxy.route.metadata_criteria import MetadataCriteria
+from meshproxy.route.mirror import MirrorPolicy
 from meshproxy.route.redirect import Redirect, tls_location
 from meshproxy.route.retry_policy import RetryPolicy
 from meshproxy.route.rewrite import HostRewrite, PathRewrite, set_authority
 from meshproxy.route.stats import RequestStats
+from meshproxy.route.upgrade import RouteUpgrades
 
 # What a route does (Route.kind).
 ROUTE_CLUSTER: Final = 0
@@ -102,11 +106,16 @@ class Route:
         self.cluster_name: str = ""
         self.cluster_header: bytes = b""
         self.cluster_not_found_status: int = 503
+        self.metadata_match: MetadataCriteria | None = None  # for the load balancer's subsets
         self.weight: int = 0
         self.timeout_ms: int = DEFAULT_TIMEOUT_MS
         self.idle_timeout_ms: int | None = None
         self.max_stream_duration_ms: int | None = None
         self.retry: RetryPolicy | None = None
+        self.upgrades: RouteUpgrades | None = None
+        self.hedges: bool = False  # hedge_on_per_try_timeout
+        self.mirrors: list[MirrorPolicy] | None = None
+        self.internal_redirect: InternalRedirectPolicy | None = None
         self.priority: int = PRIORITY_DEFAULT
         self.hash_policy: HashPolicy | None = None
         self.auto_host_rewrite: bool = False  # the upstream host's name, known once the host is picked
@@ -146,8 +155,13 @@ class Route:
         new.idle_timeout_ms = self.idle_timeout_ms
         new.max_stream_duration_ms = self.max_stream_duration_ms
         new.retry = self.retry
+        new.upgrades = self.upgrades
+        new.hedges = self.hedges
+        new.mirrors = self.mirrors
+        new.internal_redirect = self.internal_redirect
         new.priority = self.priority
         new.hash_policy = self.hash_policy
+        new.metadata_match = self.metadata_match
         new.auto_host_rewrite = self.auto_host_rewrite
         new.append_x_forwarded_host = self.append_x_forwarded_host
         new.host_rewrite = self.host_rewrite

@@ -37,13 +37,21 @@ class HostRoutes:
                 return self.tls_redirect
         target = headers.get(b":path")
         if target is None:
-            return None
+            return self._match_connect(headers, info, random)
         path = target[: path_end(target)]
         if ignore_path_parameters and b";" in path:
             path = path[: path.find(b";")]
         lookup = Lookup(headers, info, random, target, path, self.subjects, self.path_patterns)
         for step in self.steps:
             route = step.find(lookup)
+            if route is not None:
+                return route
+        return None
+
+    def _match_connect(self, headers: HeaderMap, info: StreamInfo, random: int) -> Route | None:
+        lookup = Lookup(headers, info, random, b"", b"", self.subjects, None)
+        for candidate in self.routes:
+            route = candidate.find_connect(lookup)
             if route is not None:
                 return route
         return None

@@ -8,11 +8,12 @@ from typing import Any
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.config.string_matcher import build_string_matcher
+from meshproxy.config.values import socket_options
 from meshproxy.http.build import build_access_logs
 from meshproxy.net.address import Address, is_ip
 from meshproxy.net.connect import SocketOption
 from meshproxy.observe.access_log import AccessLog
-from meshproxy.server.listener_config import socket_options, to_address
+from meshproxy.server.listener_config import to_address
 
 
 class AdminConfig:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from google.protobuf import json_format
 
+from meshproxy.net.address import Address
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host
 
@@ -44,13 +45,19 @@ def _locality(host: Host, assignment: Any) -> Any:
     return endpoints
 
 
+def _dump_address(address: Address, shown: Any) -> None:
+    if address.path:
+        shown.pipe.path = address.path
+    else:
+        shown.socket_address.address = address.ip
+        shown.socket_address.port_value = address.port
+
+
 def _dump_host(host: Host, shown: Any) -> None:
     endpoint = shown.endpoint
-    if host.address.path:
-        endpoint.address.pipe.path = host.address.path
-    else:
-        endpoint.address.socket_address.address = host.address.ip
-        endpoint.address.socket_address.port_value = host.address.port
+    _dump_address(host.address, endpoint.address)
+    for address in host.more:
+        _dump_address(address, endpoint.additional_addresses.add().address)
     endpoint.health_check_config.SetInParent()
     endpoint.hostname = host.hostname
     shown.health_status = _HEALTHY if host.healthy else _DEGRADED if host.degraded else _UNHEALTHY

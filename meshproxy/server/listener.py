@@ -18,7 +18,7 @@ from meshproxy.net.cells import Counter
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import CallTimer, Timer
-from meshproxy.net.transport_socket import TransportSocketFactory
+from meshproxy.net.transport_socket import TransportSocket
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
 from meshproxy.server.listener_config import FilterChainConfig, ListenerConfig
@@ -81,15 +81,16 @@ class ActiveFilterChain(ConnectionOwner):
                     passed.leave()
                 listener.on_connection_done(self, Accepted(connection, info))
                 return
+        if config.transport is not None:
+            info.transport_socket = config.transport.new()
         active = config.terminal.accept(listener.dispatcher, listener.clusters, self, connection, info)
         self.connections[active] = Accepted(connection, info)
-        if config.transport is not None:
-            self._secure(config.transport, connection, info)
+        if info.transport_socket is not None:
+            self._secure(info.transport_socket, connection, info)
         if data:
             connection.receive(data)
 
-    def _secure(self, factory: TransportSocketFactory, connection: Connection, info: ConnectionInfo) -> None:
-        transport_socket = info.transport_socket = factory.new()
+    def _secure(self, transport_socket: TransportSocket, connection: Connection, info: ConnectionInfo) -> None:
         connection.start_transport_socket(transport_socket)
         if self.config.handshake_timeout_ms > 0.0:
             timeout = HandshakeTimeout(connection, info, self.listener.stats)
@@ -383,6 +384,8 @@ def connection_info(connection: Connection, accepted: AcceptedSocket) -> Connect
     info.transport_failure_reason = accepted.transport_failure_reason
     info.dynamic_metadata = accepted.dynamic_metadata
     info.filter_state = accepted.filter_state
+    info.proxy_header = accepted.proxy_header
+    info.local_restored = accepted.local_restored
     return info
 
 

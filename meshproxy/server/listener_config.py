@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
-from meshproxy.config.values import milliseconds_or
+from meshproxy.config.values import milliseconds_or, socket_options
 from meshproxy.filters.listener_filter import ConfiguredListenerFilter, build_listener_filters
 from meshproxy.http.build import build_access_logs
 from meshproxy.http.network_filter import NETWORK_FILTERS, ConnectionGate, NetworkFilter
@@ -103,14 +103,6 @@ def socket_config(message: Any) -> SocketConfig:
     config.binds = message.bind_to_port.value or not message.HasField("bind_to_port")
     config.backlog = message.tcp_backlog_size.value if message.HasField("tcp_backlog_size") else 4096
     return config
-
-
-def socket_options(message: Any) -> tuple[SocketOption, ...]:
-    """The `socket_options` of a message that has some."""
-    return tuple(
-        (option.level, option.name, option.int_value if option.WhichOneof("value") == "int_value" else option.buf_value)
-        for option in message.socket_options
-    )
 
 
 def build_listener(message: Any, path: str, context: BuildContext) -> ListenerConfig | None:

@@ -10,15 +10,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from meshproxy.config.context import BuildContext
-from meshproxy.config.datasource import FileStamp, file_stamp
+from meshproxy.config.datasource import ReadFile, file_stamp
 from meshproxy.config.errors import ConfigErrors, item
 from meshproxy.config.runtime import Layer, Runtime, build_layers
 from meshproxy.net.address import Address
+from meshproxy.net.resolver import ResolverSettings
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.server.listener_config import ListenerConfig, build_listener, listener_addresses, listener_name
 from meshproxy.tls.context import TlsContext
 from meshproxy.upstream.build import build_cluster
+from meshproxy.upstream.build_resolver import build_resolver
 from meshproxy.upstream.config import ClusterConfig
+from meshproxy.upstream.source_address import with_bind_config
 
 T = TypeVar("T")
 
@@ -38,7 +41,7 @@ class Resource(Generic[T]):
         built: T | None,
         context: BuildContext | None,
         references: list[tuple[str, str]],
-        files: dict[str, FileStamp | None],
+        files: dict[str, ReadFile],
         tls: list[TlsContext],
     ) -> None:
         self.name = name
@@ -52,7 +55,7 @@ class Resource(Generic[T]):
 
     def holds(self, message: bytes) -> bool:
         """Whether it is what would be built of this message now."""
-        return self.message == message and all(file_stamp(name) in (None, was) for name, was in self.files.items())
+        return self.message == message and all(file_stamp(name) in (None, was) for name, (was, _) in self.files.items())
 
 
 class Resources:
@@ -60,6 +63,7 @@ class Resources:
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
+        self.resolver = ResolverSettings()
         self.clusters: dict[str, Resource[ClusterConfig]] = {}
         self.listeners: dict[str, Resource[ListenerConfig]] = {}
 
@@ -96,8 +100,12 @@ class ResourceBuilder:
         errors: ConfigErrors,
         *,
         broken: bool = False,
+        ticket_seed: bytes = b"",
+        given_files: dict[str, ReadFile] | None = None,
     ) -> None:
         self._broken = broken
+        self._ticket_seed = ticket_seed
+        self._given_files = given_files or {}
         self.resources = Resources()
         self._bootstrap = bootstrap
         self._previous = previous or Resources()
@@ -109,9 +117,17 @@ class ResourceBuilder:
         """Build everything."""
         bootstrap, resources, previous = self._bootstrap, self.resources, self._previous
         resources.layers = build_layers(bootstrap.layered_runtime, "layered_runtime", self._errors)
+        resources.resolver = build_resolver(bootstrap, "", self._errors) or ResolverSettings()
         static = bootstrap.static_resources
+        clusters = (with_bind_config(cluster, bootstrap.cluster_manager) for cluster in static.clusters)
         yield from self._build_each(
-            static.clusters, "clusters", build_cluster, previous.clusters, resources.clusters, _cluster_name
+            clusters,
+            "clusters",
+            build_cluster,
+            # A cluster may resolve its names as the bootstrap says.
+            previous.clusters if previous.resolver.key() == resources.resolver.key() else {},
+            resources.clusters,
+            _cluster_name,
         )
         yield from self._build_each(
             static.listeners, "listeners", build_listener, previous.listeners, resources.listeners, listener_name
@@ -160,6 +176,9 @@ class ResourceBuilder:
     def _context(self) -> BuildContext:
         context = BuildContext(self._errors, self._runtime, self._stats, postpones=True)
         context.service_cluster, context.service_node = self._bootstrap.node.cluster, self._bootstrap.node.id
+        context.resolver = self.resources.resolver
+        context.ticket_seed = self._ticket_seed
+        context.given_files = self._given_files
         return context
 
     def _check_references(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
+from meshproxy.config.datasource import ReadFile
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.observe.log import set_level
 from meshproxy.observe.log_file import LOG_FILES
@@ -44,6 +45,7 @@ class WorkerService:
             "clusters": self._clusters,
             "endpoints": self._endpoints,
             "watched_files": worker.watched_files,
+            "files": self._files,
             "certificates": self._certificates,
             "days_until_first_cert_expiring": self._days_until_first_expires,
             "runtime": worker.runtime.entries,
@@ -85,11 +87,13 @@ class WorkerService:
         self.worker.abandon()
         GARBAGE.resume()
 
-    async def _prepare(self, serialised: bytes, columns: dict[str, int]) -> list[tuple[str, str]]:
+    async def _prepare(
+        self, serialised: bytes, columns: dict[str, int], ticket_seed: bytes, given_files: dict[str, ReadFile]
+    ) -> list[tuple[str, str]]:
         """Errors as (path, reason)."""
         errors = ConfigErrors()
         GARBAGE.pause()  # until `commit` or `abandon`
-        await self.worker.prepare(Bootstrap.FromString(serialised), columns, errors)
+        await self.worker.prepare(Bootstrap.FromString(serialised), columns, errors, ticket_seed, given_files)
         self._built_bytes = self.worker.built_bytes()
         return [(error.path, error.reason) for error in errors.items]
 
@@ -111,6 +115,10 @@ class WorkerService:
         """A part a cluster: its name and serialised ClusterLoadAssignment."""
         for cluster in self._sorted_clusters():
             yield cluster.name, dump_endpoints(cluster).SerializeToString()
+
+    def _files(self) -> Iterator[Plain]:
+        """A part a file that the running configuration was built of: its name, its stamp and what it held."""
+        yield from self.worker.files()
 
     def _certificates(self) -> Iterator[Plain]:
         """A part a context, for `/certs`."""

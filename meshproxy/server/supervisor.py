@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from meshproxy.config.datasource import ReadFile
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime, build_layers
 from meshproxy.errors import ConfigError
@@ -34,6 +36,7 @@ from meshproxy.server.slices import in_slices
 from meshproxy.server.stats import NO_CERTIFICATES, ServerStats
 from meshproxy.server.watch import FilesWatch, FileWatch
 from meshproxy.server.worker import ALL_CONNECTIONS, listener_counter
+from meshproxy.upstream.resource_limit import breakers_counter
 
 _log: Final = logging.getLogger("meshproxy.main")
 
@@ -80,6 +83,8 @@ class Supervisor:
         self.sockets = ListeningSockets(options.concurrency)
         self.workers: list[WorkerHandle] = []
         self._columns = CellColumns(options.concurrency) if options.concurrency > 1 else None
+        self._files_in_use: dict[str, ReadFile] = {}  # by the workers; for one that comes later
+        self._ticket_seed = secrets.token_bytes(32)  # of TLS session tickets; told to workers only
         self._kept_counters = Snapshot()  # what dead workers had counted
         self._replacements: list[asyncio.Task[None]] = []  # of dead workers, under way
         self.bootstrap: Any = None
@@ -185,6 +190,8 @@ class Supervisor:
             await asyncio.sleep(_ACCEPT_QUEUE_S)
         await self._commit()
         self.sockets.accept_plan()
+        if self.options.concurrency > 1:
+            self._files_in_use = dict(await self.parts_of_one("files"))
         self._files.watch((name, was) for read in await self.each("watched_files") for name, was in read)
         self.runtime.replace_layers(build_layers(bootstrap.layered_runtime, "layered_runtime", errors))
         self.stats_settings = settings
@@ -196,8 +203,10 @@ class Supervisor:
         if self._columns is None:
             return {}
         configurations = [bootstrap] if self.bootstrap is None else [self.bootstrap, bootstrap]
-        listeners = [listener_name(one) for each in configurations for one in each.static_resources.listeners]
-        return self._columns.assign([ALL_CONNECTIONS, *map(listener_counter, listeners)])
+        static = [each.static_resources for each in configurations]
+        listeners = [listener_counter(listener_name(one)) for each in static for one in each.listeners]
+        clusters = [breakers_counter(one.name) for each in static for one in each.clusters]
+        return self._columns.assign([ALL_CONNECTIONS, *listeners, *clusters])
 
     async def _prepare(self, serialised: bytes, columns: dict[str, int], errors: ConfigErrors) -> None:
         """Have every worker build the configuration.
@@ -205,7 +214,7 @@ class Supervisor:
         All find the same errors, unless a file that it names changes meanwhile.
         """
         try:
-            answers = await self.each("prepare", serialised, columns)
+            answers = await self.each("prepare", serialised, columns, self._ticket_seed, {})
         except Exception as error:  # noqa: BLE001  a bug in a build must not cost what runs
             _log.exception("a configuration could not be built")
             errors.add("", f"internal error: {type(error).__name__}: {error}")
@@ -339,7 +348,9 @@ class Supervisor:
 
     async def _equip(self, worker: RemoteWorker) -> None:
         """Bring a new worker to where the others are. Raises WorkerGone and WorkerFailed."""
-        errors = await worker.call("prepare", self.bootstrap.SerializeToString(), self._assign_columns(self.bootstrap))
+        serialised = self.bootstrap.SerializeToString()
+        columns = self._assign_columns(self.bootstrap)
+        errors = await worker.call("prepare", serialised, columns, self._ticket_seed, self._files_in_use)
         if errors:
             raise WorkerFailed(f"worker {worker.index} cannot take the running configuration: {errors}")
         await worker.call("commit")

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, Final
 
-from meshproxy.config.datasource import FileStamp
+from meshproxy.config.datasource import FileStamp, ReadFile
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
 from meshproxy.net.address import Address
@@ -43,24 +43,40 @@ class Worker:
         self._drain_over_s = drain_over_s  # of a gradual drain; 0: connections are told to close at once
         self.stats = StatsRegistry()
         self.runtime = Runtime(stats=self.stats)
-        self.clusters = ClusterManager(dispatcher, self.stats, self.runtime)
+        self._counters = counters or Counters()
+        self.clusters = ClusterManager(dispatcher, self.stats, self.runtime, counters=self._counters)
         self.listeners: dict[str, ActiveListener] = {}
         self.draining_listeners: list[ActiveListener] = []
         self.manager_stats = self.stats.acquire("listener_manager.", ListenerManagerStats)
         self._count = ConnectionCount(self.runtime.integer("overload.global_downstream_max_connections", _UNLIMITED))
-        self._counters = counters or Counters()
         self._resources: Resources | None = None
         self._prepared: Resources | None = None
 
     # -- configuration
 
-    async def prepare(self, bootstrap: Any, columns: dict[str, int], errors: ConfigErrors) -> None:
+    async def prepare(
+        self,
+        bootstrap: Any,
+        columns: dict[str, int],
+        errors: ConfigErrors,
+        ticket_seed: bytes = b"",
+        given_files: dict[str, ReadFile] | None = None,
+    ) -> None:
         """Build what `bootstrap` changes; with errors, what runs stays as it is. `columns` are those of the counts that
-        workers share."""
+        workers share, `ticket_seed` makes the keys of their TLS session tickets; `given_files` stand for those on the
+        disk."""
         self.abandon()
         self._counters.take_columns(columns)
         self._count.everywhere = self._counters.counter(ALL_CONNECTIONS)
-        builder = ResourceBuilder(bootstrap, self._resources, self.runtime, self.stats, errors)
+        builder = ResourceBuilder(
+            bootstrap,
+            self._resources,
+            self.runtime,
+            self.stats,
+            errors,
+            ticket_seed=ticket_seed,
+            given_files=given_files,
+        )
         try:
             await in_slices(builder.steps())
         except BaseException:
@@ -103,6 +119,9 @@ class Worker:
                 self._remove_listener(name)
             for name in old.clusters.keys() - resources.clusters.keys():
                 self.clusters.remove(name)
+        for resource in resources.each():
+            if resource.context is not None:
+                resource.context.take_effect()
         self._count_listeners()
 
     def _set_clusters(self, resources: Resources) -> Iterator[None]:
@@ -138,6 +157,10 @@ class Worker:
 
     def watched_files(self) -> list[tuple[str, FileStamp | None]]:
         """The files that the running configuration was built of, as they were then."""
+        return [(name, was) for name, (was, _) in self.files()]
+
+    def files(self) -> list[tuple[str, ReadFile]]:
+        """The same with what they held."""
         found = [] if self._resources is None else self._resources.each()
         return [entry for resource in found for entry in resource.files.items()]
 

@@ -5,6 +5,7 @@ There is one `ssl.SSLContext` for each certificate. All that is loaded goes thro
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 import warnings
@@ -259,6 +260,7 @@ def _set_parameters(context: ssl.SSLContext, options: TlsOptions, problems: list
         context.maximum_version = options.max_version
     if not openssl.AVAILABLE:
         return
+    openssl.send_chain_as_given(context)
     if not options.is_server:
         openssl.set_tls13_ciphers(context, _CLIENT_TLS13_CIPHERS)
     try:
@@ -379,7 +381,15 @@ def _set_server_sessions(context: ssl.SSLContext, options: TlsOptions, problems:
     openssl.set_session_timeout(context, options.session_timeout_s)
     if not options.session_cache:
         openssl.disable_session_cache(context)
-    _set_ticket_keys(context, options.ticket_keys, problems)
+    keys = options.ticket_keys
+    if not keys and options.ticket_seed:
+        keys = (_own_ticket_key(options),)
+    _set_ticket_keys(context, keys, problems)
+
+
+def _own_ticket_key(options: TlsOptions) -> bytes:
+    """Made of the seed; another one for each session id context, so that no other context can read its tickets."""
+    return hashlib.shake_256(options.ticket_seed + options.session_id_context).digest(_TICKET_KEY_BYTES)
 
 
 def _set_ticket_keys(context: ssl.SSLContext, keys: tuple[bytes, ...], problems: list[Problem]) -> None:

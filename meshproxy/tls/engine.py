@@ -18,7 +18,7 @@ from meshproxy.tls.facts import TlsFacts
 from meshproxy.tls.failure import failure_of, failure_text
 from meshproxy.tls.inspector import ClientHelloReader
 from meshproxy.tls.ocsp import NOT_ASKED, SENT
-from meshproxy.tls.verify import CONNECTION_ERROR, NO_CERTIFICATE, NO_FAILURE, VERIFY_ERROR
+from meshproxy.tls.verify import CONNECTION_ERROR, NO_CERTIFICATE, NO_FAILURE, VERIFY_ERROR, VERIFY_SAN
 
 _HEADER_BYTES: Final = 5
 _SLICE_BYTES: Final = 16 * 1024  # a record holds no more plain bytes (RFC 8446 section 5.1)
@@ -46,11 +46,11 @@ class TlsEvents:
 class TlsTransportSocket(TransportSocket):
     """One connection's TLS, either side.
 
-    `server_name` is what a client asks for (SNI), `expected_name` the DNS name that the server's certificate must have
-    where that is not left to the context's matchers.
+    `server_name` is what a client asks for (SNI), `demanded_name` a name that the server's certificate must have,
+    beside what the context asks of it.
     """
 
-    def __init__(self, context: TlsContext, events: TlsEvents, server_name: str = "", expected_name: str = "") -> None:
+    def __init__(self, context: TlsContext, events: TlsEvents, server_name: str = "", demanded_name: str = "") -> None:
         super().__init__()
         self.costly_handshake = context.is_server
         self.application_protocol: str = ""  # what ALPN agreed on
@@ -59,9 +59,10 @@ class TlsTransportSocket(TransportSocket):
         self._events = events
         options = context.options
         self._server_name: str = server_name or options.server_name
-        self._expected_name: str = expected_name or (self._server_name if options.expects_server_name else "")
+        self._expected_name: str = self._server_name if options.expects_server_name else ""
+        self._demanded_name: str = demanded_name
         self._ssl: ssl.SSLObject | None = None
-        # the methods of what SSLObject wraps, once established: a Python frame less for each record
+        # the methods of what SSLObject wraps, once established: a Python frame less for each record (and so elsewhere)
         self._read: Callable[[int], bytes] = _not_established
         self._write: Callable[[bytes | memoryview], int] = _not_established
         self._incoming = ssl.MemoryBIO()
@@ -73,6 +74,8 @@ class TlsTransportSocket(TransportSocket):
         self._is_shut: bool = False
         self._refuses_handshakes: bool = False  # one of TLS 1.2, once established
         self._awaits_session: bool = False
+        self._made_tickets: bool = False
+        self._holds_output: bool = False  # tickets, until the first answer takes them along
         if context.is_server:
             if context.selector is not None:
                 self._hello = ClientHelloReader()
@@ -108,6 +111,10 @@ class TlsTransportSocket(TransportSocket):
         position = self._take_records(data, plain)
         if position < len(data) and not self.failure:
             self._held = data[position:] if position > 0 else data
+        if self._made_tickets:
+            # Who waits for nothing (a request came right behind the handshake) gets them with its answer, in one write.
+            self._made_tickets = False
+            self._holds_output = len(plain) > 0
         return plain if len(plain) < 2 else [b"".join(plain)]
 
     def receive_eof(self) -> None:
@@ -119,6 +126,7 @@ class TlsTransportSocket(TransportSocket):
     def send(self, data: bytes) -> None:
         if not self.established or self._is_shut or self.failure:
             return
+        self._holds_output = False
         try:
             if len(data) <= _SLICE_BYTES:
                 self._write(data)
@@ -137,13 +145,16 @@ class TlsTransportSocket(TransportSocket):
         if ssl_object is None or self._is_shut or not self.established or self.failure:
             return
         self._is_shut = True
+        self._holds_output = False
         try:
-            ssl_object.unwrap()
+            ssl_object._sslobj.shutdown()  # type: ignore[attr-defined]
         except ssl.SSLError:
             # The close_notify is out; that the peer's is not in, or that it broke off, is no news here.
             return
 
     def take_output(self) -> bytes:
+        if self._holds_output:
+            return b""
         if not self._out:
             return self._outgoing.read()
         out = self._out
@@ -245,12 +256,12 @@ class TlsTransportSocket(TransportSocket):
         assert ssl_object is not None
         judge = self._context.judge
         if judge is not None:
-            judge.begin(self._expected_name)
+            judge.begin(self._expected_name, self._demanded_name)
         staple = self._identity.staple
         if staple is not None:
             staple.outcome = NOT_ASKED
         try:
-            ssl_object.do_handshake()
+            ssl_object._sslobj.do_handshake()  # type: ignore[attr-defined]
         except ssl.SSLWantReadError:
             if judge is not None and judge.failure != NO_FAILURE:
                 self._events.on_failure(judge.failure)  # untrusted, and accepted
@@ -268,6 +279,9 @@ class TlsTransportSocket(TransportSocket):
             return
         if judge is not None and judge.failure != NO_FAILURE:
             self._events.on_failure(judge.failure)
+        if self._demanded_name and (judge is None or not judge.verifies_chain):
+            self._fail(failure_of("CERTIFICATE_VERIFY_FAILED"), VERIFY_SAN)  # whoever it is, it has signed its own name
+            return
         self._establish(ssl_object)
 
     def _establish(self, ssl_object: ssl.SSLObject) -> None:
@@ -281,14 +295,15 @@ class TlsTransportSocket(TransportSocket):
         self.facts = facts
         self.established = True
         self.costly_handshake = False
-        self.application_protocol = ssl_object.selected_alpn_protocol() or ""
-        is_tls13 = ssl_object.version() == "TLSv1.3"
+        self.application_protocol = inner.selected_alpn_protocol() or ""
+        is_tls13 = inner.version() == "TLSv1.3"
         self._refuses_handshakes = not is_tls13 and not context.options.allow_renegotiation
-        if not context.is_server:
-            if is_tls13:
-                self._awaits_session = True
-            else:
-                self._keep_session(ssl_object)
+        if context.is_server:
+            self._made_tickets = is_tls13
+        elif is_tls13:
+            self._awaits_session = True
+        else:
+            self._keep_session(ssl_object)
         self._events.on_handshake(facts)
 
     def _keep_session(self, ssl_object: ssl.SSLObject) -> None:
@@ -298,11 +313,12 @@ class TlsTransportSocket(TransportSocket):
 
     def _session_key(self) -> str:
         """A session is good for a peer of the same names only: its certificate is not looked at again."""
-        return f"{self._server_name}|{self._expected_name}"
+        return f"{self._server_name}|{self._expected_name}|{self._demanded_name}"
 
     def _fail(self, reason: str, failure: int) -> None:
         self.failure = reason
         self._held = b""
+        self._holds_output = False
         self._events.on_failure(failure)
 
 

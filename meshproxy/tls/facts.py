@@ -19,10 +19,11 @@ _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.000Z"
 class TlsFacts:
     """One session's. Lists are empty and texts are empty where there is nothing."""
 
-    __slots__ = ("_der", "_peer", "_ssl", "_verifies", "local_certificate")
+    __slots__ = ("_der", "_inner", "_peer", "_ssl", "_verifies", "local_certificate")
 
     def __init__(self, ssl_object: ssl.SSLObject, local_certificate: Certificate | None, verifies: bool) -> None:
         self._ssl = ssl_object
+        self._inner: Any = ssl_object._sslobj  # type: ignore[attr-defined]  # what it wraps: a frame less for a question
         self._verifies = verifies
         self._der: bytes | None = None
         self._peer: Certificate | None = None
@@ -33,12 +34,12 @@ class TlsFacts:
     @property
     def version(self) -> str:
         """`TLSv1.3` …"""
-        return self._ssl.version() or ""
+        return self._inner.version() or ""
 
     @property
     def cipher(self) -> str:
         """The suite's name in OpenSSL, `ECDHE-ECDSA-AES128-GCM-SHA256`."""
-        cipher = self._ssl.cipher()
+        cipher = self._inner.cipher()
         return "" if cipher is None else cipher[0]
 
     @property
@@ -64,7 +65,7 @@ class TlsFacts:
 
     @property
     def resumed(self) -> bool:
-        return bool(self._ssl.session_reused)
+        return bool(self._inner.session_reused)
 
     @property
     def application_protocol(self) -> str:
@@ -77,7 +78,7 @@ class TlsFacts:
     def peer_der(self) -> bytes:
         """The peer's certificate; empty where it presented none."""
         if self._der is None:
-            self._der = self._ssl.getpeercert(binary_form=True) or b""
+            self._der = self._inner.getpeercert(True) or b""
         return self._der
 
     @property

@@ -17,8 +17,10 @@ _REASONS: Final = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": 192,
     "UNSUPPORTED_PROTOCOL": 240,
     "WRONG_VERSION_NUMBER": 247,
+    "NO_SHARED_GROUP": 266,
     "KEY_USAGE_BIT_INCORRECT": 302,
 }
+_RENAMED: Final = {"NO_SUITABLE_KEY_SHARE": "NO_SHARED_GROUP"}  # where only the names differ
 _NUMBERS: Final[dict[str, int]] = {
     name: reason for (library, reason), name in _ssl.err_codes_to_names.items() if library == _OPENSSL_LIBRARY
 }
@@ -27,7 +29,8 @@ _DETAILS: Final = {"PEER_DID_NOT_RETURN_A_CERTIFICATE": "peer did not provide re
 
 def failure_text(error: ssl.SSLError, verification: str) -> str:
     """`TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:…:TLS_error_end`."""
-    reason = error.reason or "UNKNOWN_ERROR"
+    given = error.reason or "UNKNOWN_ERROR"
+    reason = _RENAMED.get(given, given)
     return failure_of(reason, verification if reason == "CERTIFICATE_VERIFY_FAILED" else _DETAILS.get(reason, ""))
 
 

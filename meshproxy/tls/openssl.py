@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _ssl
 import ctypes
+import functools
 import logging
 import os
 import ssl
@@ -27,6 +28,7 @@ _KEY_EXCHANGE_RSA: Final = 1037  # NID_kx_rsa
 _KEY_ENCIPHERMENT: Final = 0x20  # bits of X509_get_key_usage, which has all of them set without the extension
 _DIGITAL_SIGNATURE: Final = 0x80
 
+_SET_MODE: Final = 33
 _SET_SESSION_CACHE_MODE: Final = 44
 _SET_SERVERNAME_CB: Final = 53
 _SET_TICKET_KEYS: Final = 59
@@ -36,6 +38,7 @@ _SET_GROUPS_LIST: Final = 92
 _SET_SIGALGS_LIST: Final = 98
 _GET_PEER_SIGNATURE_NID: Final = 108
 _GET_NEGOTIATED_GROUP: Final = 134
+_NO_AUTO_CHAIN: Final = 8
 _TLSEXT_OK: Final = 0
 _TLSEXT_NOACK: Final = 3
 
@@ -200,6 +203,12 @@ def _on_servername(_ssl: int, _alert: int, _argument: int) -> int:
 
 
 _ON_SERVERNAME: Final = _SERVERNAME(_on_servername)
+
+
+def send_chain_as_given(context: ssl.SSLContext) -> None:
+    """Present the certificates that were loaded and no others, as BoringSSL does. OpenSSL would look for more among
+    those that are trusted, in each handshake: clients would be shown what a server trusts."""
+    _lib.SSL_CTX_ctrl(_context_pointer(context), _SET_MODE, _NO_AUTO_CHAIN, None)
 
 
 def set_session_timeout(context: ssl.SSLContext, timeout_s: int) -> None:
@@ -455,6 +464,7 @@ def verify_result(ssl_object: ssl.SSLObject) -> int:
     return int(_lib.SSL_get_verify_result(_ssl_pointer(ssl_object)))
 
 
+@functools.cache
 def _short_name(nid: int) -> str:
     name: bytes | None = _lib.OBJ_nid2sn(nid) if nid else None
     return name.decode() if name else ""

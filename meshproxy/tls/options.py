@@ -68,6 +68,7 @@ class TlsOptions:
     full_scan_on_sni_mismatch: bool = False
     prefer_client_ciphers: bool = False
     ticket_keys: tuple[bytes, ...] = ()
+    ticket_seed: bytes = b""  # without `ticket_keys`: contexts with the same one resume each other's sessions
     tickets: bool = True
     session_cache: bool = True
     session_timeout_s: int = DEFAULT_SESSION_TIMEOUT_S

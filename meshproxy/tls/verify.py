@@ -65,6 +65,11 @@ def dns_name_matches(name: str, pattern: str) -> bool:
     return len(own_label) >= len(label) - 1 and own_label.startswith(before) and own_label.endswith(after)
 
 
+def name_matches(name: str, kind: int, text: str) -> bool:
+    """Whether a certificate's alternative name is `name`: as DNS names match, or the very same text."""
+    return dns_name_matches(name, text) if kind == x509.DNS else name == text
+
+
 class Judge:
     """The rules of one validation context. `failure` and `reason` are of the latest handshake: there is one at a time,
     since a handshake never waits halfway within a call. The `reason` of a CONNECTION_ERROR is an OpenSSL-like name."""
@@ -88,8 +93,9 @@ class Judge:
         self._public_key_hashes = public_key_hashes
         self._checks_key_usage = checks_key_usage
         self._reads_leaf = bool(san_matchers or hashes or public_key_hashes)
-        self._judged: dict[tuple[bytes, str], tuple[int, str]] = {}
-        self.expected_name: str = ""  # the DNS name that the peer of this handshake must have; empty for any
+        self._judged: dict[tuple[bytes, str, str], tuple[int, str]] = {}
+        self.expected_name: str = ""  # the DNS name that the peer of this handshake must have, instead of the matchers'
+        self.demanded_name: str = ""  # a name of any kind that it must have too
         self.failure: int = NO_FAILURE
         self.reason: str = ""
 
@@ -98,9 +104,15 @@ class Judge:
         """Whether a peer that passes has been validated by something."""
         return bool(self._verifies_chain or self._hashes or self._public_key_hashes)
 
-    def begin(self, expected_name: str) -> None:
-        """Before each step of a handshake."""
+    @property
+    def verifies_chain(self) -> bool:
+        """Whether names of a certificate mean anything: somebody who is trusted has signed it."""
+        return self._verifies_chain and not self._accepts_untrusted
+
+    def begin(self, expected_name: str, demanded_name: str) -> None:
+        """Before each step of a handshake; a name that is "" is not asked for."""
         self.expected_name = expected_name
+        self.demanded_name = demanded_name
         self.failure = NO_FAILURE
         self.reason = ""
 
@@ -117,7 +129,7 @@ class Judge:
                 if not self._accepts_untrusted:
                     return False
                 self.reason = ""
-        if not self._reads_leaf and not self.expected_name:
+        if not self._reads_leaf and not self.expected_name and not self.demanded_name:
             return True
         failure, self.reason = self._judge(openssl.leaf_certificate(store_context))
         self.failure = failure or self.failure
@@ -134,7 +146,7 @@ class Judge:
 
     def _judge(self, der: bytes) -> tuple[int, str]:
         """Peers come again: what was found of a certificate holds, since nothing here goes by the time."""
-        key = (der, self.expected_name)
+        key = (der, self.expected_name, self.demanded_name)
         found = self._judged.get(key)
         if found is None:
             found = self._judge_leaf(der)
@@ -158,6 +170,8 @@ class Judge:
         return NO_FAILURE, ""
 
     def _names_match(self, names: list[tuple[int, str]]) -> bool:
+        if self.demanded_name and not any(name_matches(self.demanded_name, kind, text) for kind, text in names):
+            return False
         if self.expected_name:
             return any(kind == x509.DNS and dns_name_matches(self.expected_name, text) for kind, text in names)
         if not self._san_matchers:

@@ -11,46 +11,40 @@ from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.typed_struct import unpack_any
-from meshproxy.config.values import bool_or, float_or, int_or, milliseconds, milliseconds_or
+from meshproxy.config.values import bool_or, float_or, int_or, milliseconds_or
 from meshproxy.net.connect import keepalive_options
+from meshproxy.route.hash_policy import build_hash_policy
+from meshproxy.route.mirror import build_mirrors
+from meshproxy.route.retry_policy import build_retry_policy
+from meshproxy.upstream.build_discovery import build_discovery
 from meshproxy.upstream.build_endpoints import build_endpoints
-from meshproxy.upstream.build_lb import build_lb
-from meshproxy.upstream.config import HOUR_MS, STATIC, STRICT_DNS, ClusterConfig, DnsConfig
+from meshproxy.upstream.build_lb import build_drop_overload, build_lb
+from meshproxy.upstream.config import HOUR_MS, ClusterConfig
 from meshproxy.upstream.outlier import OutlierConfig
+from meshproxy.upstream.proxy_protocol import ProxyProtocolFactory
 from meshproxy.upstream.resource_limit import DEFAULT_LIMIT, DEFAULT_RETRIES, Thresholds
-from meshproxy.upstream.transport import build_transport_socket
+from meshproxy.upstream.source_address import build_source_addresses
+from meshproxy.upstream.transport import build_transport_sockets
 
 _REFUSED: Final = {
-    "transport_socket_matches": "choosing among transport sockets is not supported yet",
-    "transport_socket_matcher": "choosing among transport sockets is not supported yet",
-    "cluster_type": "cluster extensions are not supported yet",
+    "transport_socket_matcher": "only transport_socket_matches is supported",
     "eds_cluster_config": "endpoint discovery is not supported yet",
     "health_checks": "active health checks are not supported yet",
     "http2_protocol_options": "HTTP/2 is not supported yet",
-    "dns_resolvers": "only the system's resolver is supported",
-    "upstream_bind_config": "binding upstream connections is not supported yet",
-    "lb_subset_config": "subsets are not supported yet",
     "filters": "upstream network filters are not supported",
     "lrs_server": "load reports are not supported yet",
     "upstream_config": "upstream extensions are not supported",
-    "connection_pool_per_downstream_connection": "not supported",
 }
 _WITHOUT_EFFECT: Final = {
-    "respect_dns_ttl": "not supported yet: names are resolved anew after dns_refresh_rate",
-    "preconnect_policy": "not supported yet: connections are opened when they are needed",
     "track_timeout_budgets": "these statistics do not exist yet",
     "track_cluster_stats": "these statistics do not exist yet",
 }
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _REFUSED_HTTP_OPTIONS: Final = {
-    "auto_config": "choosing the protocol by ALPN needs TLS, which is not supported yet",
+    "auto_config": "choosing the protocol by ALPN comes with HTTP/2, which is not supported yet",
     "outlier_detection": "not supported yet",
-    "request_mirror_policies": "mirroring is not supported yet",
-    "hash_policy": "not supported yet",
-    "retry_policy": "not supported yet",
     "header_validation_config": "extensions of the header validation are not supported",
 }
-_REFUSED_HTTP1: Final = {"send_fully_qualified_url": "not supported yet"}
 _UPSTREAM_CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 
 # `OutlierDetection`'s wrappers and their defaults.
@@ -84,24 +78,28 @@ def build_cluster(message: Any, path: str, context: BuildContext) -> ClusterConf
         if _is_set(message, field):
             errors.warn(child(path, field), reason)
     config = ClusterConfig(message.name)
+    config.context = context
     config.alt_stat_name = message.alt_stat_name
     config.fingerprint = _fingerprint(message)
     config.connect_timeout_ms = float(milliseconds_or(message, "connect_timeout", 5000))
     config.per_connection_buffer_limit_bytes = int_or(message, "per_connection_buffer_limit_bytes", 1024 * 1024)
     config.metadata = metadata_of(message)
-    if message.HasField("transport_socket"):
-        where = child(path, "transport_socket")
-        prefix = f"cluster.{config.observability_name}."
-        config.transport = build_transport_socket(message.transport_socket, where, context, prefix)
-    _build_discovery(config, message, path, errors)
+    config.transports = build_transport_sockets(message, path, context, f"cluster.{config.observability_name}.")
+    build_discovery(config, message, path, context)
     _build_connections(config, message, path, errors)
     _build_http(config, message, path, context)
     config.lb = build_lb(message, path, context)
+    if config.lb.hash_policy is None:
+        config.lb.hash_policy = config.hash_policy
+    policy = child(child(path, "load_assignment"), "policy")
+    config.drop_overload = build_drop_overload(message.load_assignment.policy, policy, context)
     config.thresholds = _build_thresholds(message.circuit_breakers, child(path, "circuit_breakers"), errors)
+    _build_demands(config, message)
+    config.preconnect_ratio = float_or(message.preconnect_policy, "per_upstream_preconnect_ratio", 1.0)
     if message.HasField("outlier_detection"):
         config.outlier = _build_outlier(message.outlier_detection, child(path, "outlier_detection"), context)
     assignment = child(path, "load_assignment")
-    config.endpoints = build_endpoints(message.load_assignment, assignment, config.discovery == STRICT_DNS, errors)
+    config.endpoints = build_endpoints(message.load_assignment, assignment, config.discovery, errors)
     return config if len(errors) == before else None
 
 
@@ -134,26 +132,10 @@ def _fingerprint(message: Any) -> bytes:
     return hashlib.sha256(rest.SerializeToString(deterministic=True)).digest()
 
 
-def _build_discovery(config: ClusterConfig, message: Any, path: str, errors: ConfigErrors) -> None:
-    if message.type not in (STATIC, STRICT_DNS):
-        name = message.DESCRIPTOR.enum_types_by_name["DiscoveryType"].values_by_number[message.type].name
-        errors.add(child(path, "type"), f"{name} is not supported yet (supported: STATIC, STRICT_DNS)")
-        return
-    config.discovery = message.type
-    dns = DnsConfig()
-    dns.family = message.dns_lookup_family
-    dns.refresh_ms = float(milliseconds_or(message, "dns_refresh_rate", 5000))
-    dns.jitter_ms = float(milliseconds_or(message, "dns_jitter", 0))
-    if message.HasField("dns_failure_refresh_rate"):
-        rate = message.dns_failure_refresh_rate
-        dns.failure_base_ms = float(milliseconds(rate.base_interval))
-        dns.failure_max_ms = float(milliseconds_or(rate, "max_interval", int(dns.failure_base_ms) * 10))
-        if dns.failure_max_ms < dns.failure_base_ms:
-            errors.add(child(path, "dns_failure_refresh_rate"), "max_interval must not be below base_interval")
-    config.dns = dns
-
-
 def _build_connections(config: ClusterConfig, message: Any, path: str, errors: ConfigErrors) -> None:
+    if message.HasField("upstream_bind_config"):
+        where = child(path, "upstream_bind_config")
+        config.sources = build_source_addresses(message.upstream_bind_config, where, errors)
     options = message.upstream_connection_options
     if options.HasField("tcp_keepalive"):
         keepalive = options.tcp_keepalive
@@ -167,6 +149,16 @@ def _build_connections(config: ClusterConfig, message: Any, path: str, errors: C
         errors.add(child(where, "set_local_interface_name_on_upstream_connections"), "not supported")
 
 
+def _build_demands(config: ClusterConfig, message: Any) -> None:
+    demands = config.demands
+    demands.per_connection = message.connection_pool_per_downstream_connection
+    demands.limits_pools = any(thresholds.max_connection_pools is not None for thresholds in config.thresholds)
+    for factory in config.transports.all:
+        if isinstance(factory, ProxyProtocolFactory):
+            demands.tells_addresses = True
+            demands.tells_tlvs = demands.tells_tlvs or factory.keyed_by_tlvs
+
+
 # -- HTTP
 
 
@@ -175,6 +167,7 @@ def _build_http(config: ClusterConfig, message: Any, path: str, context: BuildCo
     errors = context.errors
     config.max_requests_per_connection = int_or(message, "max_requests_per_connection", 0)
     common, http1 = message.common_http_protocol_options, message.http_protocol_options
+    upstream = message.upstream_http_protocol_options
     http1_path = child(path, "http_protocol_options")
     options_path = child(path, "typed_extension_protocol_options")
     for name, any_message in message.typed_extension_protocol_options.items():
@@ -185,10 +178,23 @@ def _build_http(config: ClusterConfig, message: Any, path: str, context: BuildCo
         if options.DESCRIPTOR.full_name != _HTTP_OPTIONS:
             errors.add(where, f"{options.DESCRIPTOR.full_name} is not supported")
             continue
-        common = options.common_http_protocol_options
+        common, upstream = options.common_http_protocol_options, options.upstream_http_protocol_options
         http1, http1_path = _http1_of(options, where, errors)
+        _build_instead_of_routes(config, options, where, context)
     _build_common(config, common)
+    config.demands.auto_sni = upstream.auto_sni
+    config.demands.auto_san_validation = upstream.auto_san_validation
+    config.demands.override_header = upstream.override_auto_sni_header.lower().encode()
     config.http1 = _build_http1(common, http1, http1_path, errors)
+
+
+def _build_instead_of_routes(config: ClusterConfig, options: Any, path: str, context: BuildContext) -> None:
+    """What takes the place of the routes' own policies."""
+    if options.HasField("retry_policy"):
+        config.retry = build_retry_policy(options.retry_policy, child(path, "retry_policy"), context.errors)
+    if options.hash_policy:
+        config.hash_policy = build_hash_policy(options.hash_policy, path, "hash_policy", context.errors)
+    config.mirrors = build_mirrors(options.request_mirror_policies, path, context, [])
 
 
 def _http1_of(options: Any, path: str, errors: ConfigErrors) -> tuple[Any, str]:
@@ -220,7 +226,6 @@ def _build_common(config: ClusterConfig, common: Any) -> None:
 
 
 def _build_http1(common: Any, http1: Any, path: str, errors: ConfigErrors) -> Http1Settings:
-    refuse(http1, _REFUSED_HTTP1, path, errors)
     header_format = http1.header_key_format.WhichOneof("header_format")
     if header_format == "stateful_formatter":
         errors.add(child(child(path, "header_key_format"), header_format), "header formatters are not supported")
@@ -228,6 +233,7 @@ def _build_http1(common: Any, http1: Any, path: str, errors: ConfigErrors) -> Ht
         enable_trailers=http1.enable_trailers,
         allow_chunked_length=http1.allow_chunked_length,
         proper_case=header_format == "proper_case_words",
+        send_fully_qualified_url=http1.send_fully_qualified_url,
         max_headers_count=int_or(common, "max_headers_count", 100),
         max_headers_bytes=int_or(common, "max_response_headers_kb", 80) * 1024,
     )
@@ -242,8 +248,6 @@ def _build_thresholds(message: Any, path: str, errors: ConfigErrors) -> list[Thr
     seen: set[int] = set()
     for index, entry in enumerate(message.thresholds):
         where = item(path, "thresholds", index)
-        if entry.HasField("max_connection_pools"):
-            errors.add(child(where, "max_connection_pools"), "not supported yet")
         if entry.priority not in seen:
             seen.add(entry.priority)
             _fill_thresholds(built[entry.priority], entry)
@@ -258,6 +262,8 @@ def _build_thresholds(message: Any, path: str, errors: ConfigErrors) -> list[Thr
 
 def _fill_thresholds(thresholds: Thresholds, entry: Any) -> None:
     thresholds.max_connections = int_or(entry, "max_connections", DEFAULT_LIMIT)
+    if entry.HasField("max_connection_pools"):
+        thresholds.max_connection_pools = entry.max_connection_pools.value
     thresholds.max_pending_requests = int_or(entry, "max_pending_requests", DEFAULT_LIMIT)
     thresholds.max_requests = int_or(entry, "max_requests", DEFAULT_LIMIT)
     thresholds.max_retries = int_or(entry, "max_retries", DEFAULT_RETRIES)

@@ -10,39 +10,42 @@ from google.protobuf import json_format
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.values import int_or, socket_address
 from meshproxy.net.address import Address
-from meshproxy.upstream.config import EndpointConfig
+from meshproxy.upstream.config import LOGICAL_DNS, STRICT_DNS, EndpointConfig
 from meshproxy.upstream.host import EDS_HEALTH_FLAGS, NO_LOCALITY, Locality
 
+_PROXY_TLVS: Final = "envoy.transport_sockets.proxy_protocol"  # TLVs of this endpoint's PROXY protocol headers
 _MAX_WEIGHT: Final = 2**32 - 1
 
 
-def build_endpoints(message: Any, path: str, by_name: bool, errors: ConfigErrors) -> list[EndpointConfig]:
-    """The endpoints of all localities; `by_name`: their addresses are names to resolve."""
+def build_endpoints(message: Any, path: str, discovery: int, errors: ConfigErrors) -> list[EndpointConfig]:
+    """The endpoints of all localities; `discovery` says whether their addresses are names to resolve."""
+    by_name = discovery in (STRICT_DNS, LOGICAL_DNS)
     endpoints: list[EndpointConfig] = []
     if message.named_endpoints:
         errors.add(child(path, "named_endpoints"), "not supported")
-    if message.policy.drop_overloads:
-        errors.add(child(child(path, "policy"), "drop_overloads"), "not supported yet")
     for index, group in enumerate(message.endpoints):
         where = item(path, "endpoints", index)
         if group.HasField("leds_cluster_locality_config"):
             errors.add(child(where, "leds_cluster_locality_config"), "not supported")
         locality = _locality(group)
+        metadata = filter_metadata(group)
         weights = 0
         for number, lb_endpoint in enumerate(group.lb_endpoints):
             endpoint = _build_endpoint(lb_endpoint, item(where, "lb_endpoints", number), by_name, errors)
             if endpoint is not None:
                 endpoint.locality = locality
-                endpoint.priority = group.priority
+                endpoint.priority = 0 if discovery == LOGICAL_DNS else group.priority  # its only host, as in Envoy
+                endpoint.locality_metadata = metadata
                 weights += endpoint.weight
                 endpoints.append(endpoint)
         if weights > _MAX_WEIGHT:
             errors.add(where, f"the sum of the weights of a locality must not exceed {_MAX_WEIGHT}")
-    _check_priorities(endpoints, message, path, errors)
+    if discovery != LOGICAL_DNS:
+        _check_priorities(message, path, errors)
     return endpoints
 
 
-def _check_priorities(endpoints: list[EndpointConfig], message: Any, path: str, errors: ConfigErrors) -> None:
+def _check_priorities(message: Any, path: str, errors: ConfigErrors) -> None:
     levels = {group.priority for group in message.endpoints}
     for level in range(max(levels, default=0)):
         if level not in levels:
@@ -53,7 +56,8 @@ def _locality(group: Any) -> Locality:
     if not group.HasField("locality"):
         return NO_LOCALITY
     locality = group.locality
-    return Locality(locality.region, locality.zone, locality.sub_zone)
+    weight = int_or(group, "load_balancing_weight", 0)
+    return Locality(locality.region, locality.zone, locality.sub_zone, weight)
 
 
 def _build_endpoint(message: Any, path: str, by_name: bool, errors: ConfigErrors) -> EndpointConfig | None:
@@ -62,18 +66,36 @@ def _build_endpoint(message: Any, path: str, by_name: bool, errors: ConfigErrors
         return None
     endpoint = message.endpoint
     where = child(path, "endpoint")
-    if endpoint.additional_addresses:
-        errors.add(child(where, "additional_addresses"), "not supported")
     address_path = child(where, "address")
     parts = socket_address(endpoint.address, address_path, errors)
     if parts is None:
         return None
+    if _PROXY_TLVS in message.metadata.typed_filter_metadata:
+        errors.add(child(child(path, "metadata"), f"typed_filter_metadata[{_PROXY_TLVS}]"), "is not supported yet")
     built = _with_address(parts, endpoint.hostname, address_path, by_name, errors)
     if built is not None:
+        _add_addresses(built, endpoint, where, by_name, errors)
         built.weight = int_or(message, "load_balancing_weight", 1)
         built.health_flags = EDS_HEALTH_FLAGS[message.health_status]
         _add_metadata(built, message)
     return built
+
+
+def _add_addresses(built: EndpointConfig, endpoint: Any, path: str, by_name: bool, errors: ConfigErrors) -> None:
+    """Further addresses of the host, which Envoy does not look at where addresses come from DNS."""
+    if by_name:
+        if endpoint.additional_addresses:
+            errors.warn(child(path, "additional_addresses"), "takes no effect, as in Envoy: the addresses are DNS's")
+        return
+    more: list[Address] = []
+    for index, entry in enumerate(endpoint.additional_addresses):
+        where = child(item(path, "additional_addresses", index), "address")
+        parts = socket_address(entry.address, where, errors)
+        address = None if parts is None else _with_address(parts, "", where, False, errors)
+        if address is not None:
+            more.append(address.address)
+    if more:
+        built.set_more(more)
 
 
 def _with_address(
@@ -95,8 +117,15 @@ def _with_address(
     return EndpointConfig(Address(ip, port), "", hostname)
 
 
+def filter_metadata(message: Any) -> dict[str, Any] | None:
+    """`metadata.filter_metadata` as plain values; None where there is no metadata."""
+    if not message.HasField("metadata"):
+        return None
+    fields = message.metadata.filter_metadata
+    return {name: json_format.MessageToDict(value) for name, value in fields.items()}
+
+
 def _add_metadata(built: EndpointConfig, message: Any) -> None:
-    if message.HasField("metadata"):
-        fields = message.metadata.filter_metadata
-        built.metadata = {name: json_format.MessageToDict(value) for name, value in fields.items()}
+    built.metadata = filter_metadata(message)
+    if built.metadata is not None:
         built.canary = built.metadata.get("envoy.lb", {}).get("canary") is True

@@ -6,25 +6,45 @@ from typing import Any, Final
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
-from meshproxy.config.typed_struct import unpack_any
-from meshproxy.config.values import float_or, int_or
-from meshproxy.route.hash_policy import build_hash_policy
-from meshproxy.upstream.config import LEAST_REQUEST, MAGLEV, RANDOM, RING_HASH, ROUND_ROBIN, STRICT_DNS, LbConfig
-from meshproxy.upstream.maglev import is_prime
+from meshproxy.config.runtime import Fraction
+from meshproxy.config.values import float_or, fraction, int_or
+from meshproxy.upstream.build_lb_policy import (
+    build_maglev,
+    build_policies,
+    build_ring,
+    build_slow_start,
+    fails_in_panic,
+    runtime_double,
+)
+from meshproxy.upstream.build_subsets import build_subsets
+from meshproxy.upstream.config import (
+    CLUSTER_PROVIDED,
+    LEAST_REQUEST,
+    LOGICAL_DNS,
+    MAGLEV,
+    RANDOM,
+    RING_HASH,
+    ROUND_ROBIN,
+    STRICT_DNS,
+    LbConfig,
+)
 
 _TYPED_POLICY: Final = 7  # LbPolicy.LOAD_BALANCING_POLICY_CONFIG
-_POLICIES: Final = {0: ROUND_ROBIN, 1: LEAST_REQUEST, 2: RING_HASH, 3: RANDOM, 5: MAGLEV}
-_TYPED: Final = {
-    "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin": ROUND_ROBIN,
-    "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest": LEAST_REQUEST,
-    "envoy.extensions.load_balancing_policies.random.v3.Random": RANDOM,
-    "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash": RING_HASH,
-    "envoy.extensions.load_balancing_policies.maglev.v3.Maglev": MAGLEV,
+_POLICIES: Final = {
+    0: ROUND_ROBIN,
+    1: LEAST_REQUEST,
+    2: RING_HASH,
+    3: RANDOM,
+    5: MAGLEV,
+    6: CLUSTER_PROVIDED,
 }
+_ORIGINAL_DST: Final = 4  # Cluster.DiscoveryType
+_ORIGINAL_DST_NAME: Final = "envoy.cluster.original_dst"
 _DEFAULT_PANIC: Final = 50.0
-_NOT_YET: Final = "not supported yet"
 _MURMUR: Final = 1  # RingHashLbConfig.HashFunction
-_TYPED_MURMUR: Final = 2  # RingHash.HashFunction
+_SAID_BY_POLICIES: Final = ("zone_aware_lb_config", "locality_weighted_lb_config", "consistent_hashing_lb_config")
+_NOT_WITH_POLICY: Final = "cannot be combined with load_balancing_policy"
+_NEEDS_ORIGINAL_DST: Final = "the cluster provides no balancer: its type must be ORIGINAL_DST"
 
 
 def build_lb(message: Any, path: str, context: BuildContext) -> LbConfig:
@@ -33,133 +53,102 @@ def build_lb(message: Any, path: str, context: BuildContext) -> LbConfig:
     common = message.common_lb_config
     panic = int(float_or(common, "healthy_panic_threshold", _DEFAULT_PANIC))
     config = LbConfig(context.runtime.integer("upstream.healthy_panic_threshold", panic))
-    config.overprovisioning_factor = int_or(message.load_assignment.policy, "overprovisioning_factor", 140)
-    _build_common(config, common, message.type == STRICT_DNS, child(path, "common_lb_config"), errors)
-    if message.HasField("original_dst_lb_config"):
-        errors.add(child(path, "original_dst_lb_config"), _NOT_YET)
+    assignment = message.load_assignment.policy
+    config.overprovisioning_factor = int_or(assignment, "overprovisioning_factor", 140)
+    config.weighted_priority_health = assignment.weighted_priority_health
+    _build_common(config, common, message.type in (STRICT_DNS, LOGICAL_DNS), child(path, "common_lb_config"), errors)
     if message.HasField("load_balancing_policy"):
-        _build_typed(config, message.load_balancing_policy, child(path, "load_balancing_policy"), errors)
+        _refuse_legacy(message, path, errors)
+        build_policies(config, message.load_balancing_policy, child(path, "load_balancing_policy"), context)
     elif message.lb_policy == _TYPED_POLICY:
         errors.add(child(path, "load_balancing_policy"), "is required by LOAD_BALANCING_POLICY_CONFIG")
-    elif message.lb_policy in _POLICIES:
-        config.policy = _POLICIES[message.lb_policy]
-        _build_options(config, message, path, errors)
     else:
-        name = message.DESCRIPTOR.enum_types_by_name["LbPolicy"].values_by_number[message.lb_policy].name
-        errors.add(child(path, "lb_policy"), f"{name} is {_NOT_YET}")
+        config.policy = _POLICIES[message.lb_policy]
+        _build_options(config, message, path, context)
+        _build_subsets(config, message, path, errors)
+    _check_provided(config, message, path, errors)
     if config.hashes:
         config.fail_traffic_on_panic = False  # Envoy looks at it elsewhere only
     return config
 
 
+def _refuse_legacy(message: Any, path: str, errors: ConfigErrors) -> None:
+    """What a typed policy says itself."""
+    for field in _SAID_BY_POLICIES:
+        if message.common_lb_config.HasField(field):
+            errors.add(child(child(path, "common_lb_config"), field), _NOT_WITH_POLICY)
+    if message.HasField("lb_subset_config"):
+        errors.add(child(path, "lb_subset_config"), _NOT_WITH_POLICY)
+
+
+def _check_provided(config: LbConfig, message: Any, path: str, errors: ConfigErrors) -> None:
+    if message.HasField("cluster_type"):
+        original_dst = message.cluster_type.name == _ORIGINAL_DST_NAME
+    else:
+        original_dst = message.type == _ORIGINAL_DST
+    if original_dst and _POLICIES.get(message.lb_policy) != CLUSTER_PROVIDED:
+        errors.add(child(path, "lb_policy"), "must be CLUSTER_PROVIDED for the type ORIGINAL_DST")
+    elif config.policy == CLUSTER_PROVIDED and not original_dst:
+        errors.add(child(path, "lb_policy"), _NEEDS_ORIGINAL_DST)
+
+
 def _build_common(config: LbConfig, common: Any, named: bool, path: str, errors: ConfigErrors) -> None:
     """`named`: the hosts have DNS names."""
-    if common.HasField("locality_weighted_lb_config"):
-        errors.add(child(path, "locality_weighted_lb_config"), _NOT_YET)
-    if common.HasField("zone_aware_lb_config"):
-        # Without a local cluster it decides nothing but this.
-        config.fail_traffic_on_panic = common.zone_aware_lb_config.fail_traffic_on_panic
+    config.locality_weighted = common.HasField("locality_weighted_lb_config")
+    # Without a local cluster zone awareness decides nothing but this.
+    config.fail_traffic_on_panic = fails_in_panic(common)
     if common.HasField("consistent_hashing_lb_config"):
         options = common.consistent_hashing_lb_config
-        where = child(path, "consistent_hashing_lb_config")
-        _build_hashing(config, options, where, errors)
+        config.use_hostname_for_hashing = options.use_hostname_for_hashing
+        config.hash_balance_factor = int_or(options, "hash_balance_factor", 0)
         if options.use_hostname_for_hashing and not named:
-            errors.add(child(where, "use_hostname_for_hashing"), "needs a STRICT_DNS cluster")
-    if common.HasField("override_host_status"):
-        errors.add(child(path, "override_host_status"), _NOT_YET)
+            where = child(path, "consistent_hashing_lb_config")
+            errors.add(child(where, "use_hostname_for_hashing"), "needs a cluster of type STRICT_DNS or LOGICAL_DNS")
     config.close_connections_on_host_set_change = common.close_connections_on_host_set_change
 
 
-def _build_options(config: LbConfig, message: Any, path: str, errors: ConfigErrors) -> None:
-    if message.HasField("round_robin_lb_config"):
-        _refuse_slow_start(message.round_robin_lb_config, child(path, "round_robin_lb_config"), errors)
-    if message.HasField("least_request_lb_config"):
+def _build_options(config: LbConfig, message: Any, path: str, context: BuildContext) -> None:
+    policy = config.policy
+    if policy == ROUND_ROBIN:
+        config.slow_start = build_slow_start(message.round_robin_lb_config, context)
+    elif policy == LEAST_REQUEST:
         options = message.least_request_lb_config
-        where = child(path, "least_request_lb_config")
-        _refuse_slow_start(options, where, errors)
+        config.slow_start = build_slow_start(options, context)
         config.choice_count = int_or(options, "choice_count", 2)
         if options.HasField("active_request_bias"):
-            config.active_request_bias = options.active_request_bias.default_value
-
-
-    if config.policy == RING_HASH:
+            config.active_request_bias = runtime_double(options.active_request_bias, context)
+    elif policy == RING_HASH:
         config.murmur = message.ring_hash_lb_config.hash_function == _MURMUR
-        _build_ring(config, message.ring_hash_lb_config, child(path, "ring_hash_lb_config"), errors)
-    elif config.policy == MAGLEV:
-        _build_maglev(config, message.maglev_lb_config, child(path, "maglev_lb_config"), errors)
+        build_ring(config, message.ring_hash_lb_config, child(path, "ring_hash_lb_config"), context.errors)
+    elif policy == MAGLEV:
+        build_maglev(config, message.maglev_lb_config, child(path, "maglev_lb_config"), context.errors)
 
 
-def _build_hashing(config: LbConfig, options: Any, path: str, errors: ConfigErrors) -> None:
-    config.use_hostname_for_hashing = options.use_hostname_for_hashing
-    if options.HasField("hash_balance_factor"):
-        errors.add(child(path, "hash_balance_factor"), _NOT_YET)
-
-
-def _build_ring(config: LbConfig, options: Any, path: str, errors: ConfigErrors) -> None:
-    least = config.minimum_ring_size = int_or(options, "minimum_ring_size", config.minimum_ring_size)
-    most = config.maximum_ring_size = int_or(options, "maximum_ring_size", config.maximum_ring_size)
-    if least > most:
-        errors.add(path, f"minimum_ring_size ({least}) exceeds maximum_ring_size ({most})")
-
-
-def _build_maglev(config: LbConfig, options: Any, path: str, errors: ConfigErrors) -> None:
-    config.table_size = int_or(options, "table_size", config.table_size)
-    if not is_prime(config.table_size):
-        errors.add(child(path, "table_size"), "must be a prime number")
-
-
-def _refuse_slow_start(options: Any, path: str, errors: ConfigErrors) -> None:
-    if options.HasField("slow_start_config"):
-        errors.add(child(path, "slow_start_config"), _NOT_YET)
-
-
-def _build_typed(config: LbConfig, message: Any, path: str, errors: ConfigErrors) -> None:
-    """The first policy that is known is taken, as the API says."""
-    names: list[str] = []
-    for index, policy in enumerate(message.policies):
-        extension = policy.typed_extension_config
-        where = child(child(item(path, "policies", index), "typed_extension_config"), "typed_config")
-        name = extension.typed_config.type_url.rpartition("/")[2]
-        names.append(name)
-        if name in _TYPED:
-            options = unpack_any(extension.typed_config, where, errors)
-            if options is not None:
-                config.policy = _TYPED[name]
-                _build_typed_options(config, options, where, errors)
-            return
-    errors.add(path, f"none of these policies is supported yet: {', '.join(names)}")
-
-
-def _build_typed_options(config: LbConfig, options: Any, path: str, errors: ConfigErrors) -> None:
-    if config.hashes:
-        _build_typed_hashing(config, options, path, errors)
+def _build_subsets(config: LbConfig, message: Any, path: str, errors: ConfigErrors) -> None:
+    if not message.HasField("lb_subset_config"):
         return
-    if config.policy != RANDOM:
-        _refuse_slow_start(options, path, errors)
-    locality = options.locality_lb_config
-    if locality.WhichOneof("locality_config_specifier") == "locality_weighted_lb_config":
-        errors.add(child(child(path, "locality_lb_config"), "locality_weighted_lb_config"), _NOT_YET)
-    if config.policy == LEAST_REQUEST:
-        config.choice_count = int_or(options, "choice_count", 2)
-        config.full_scan = options.selection_method == 1
-        if options.HasField("active_request_bias"):
-            config.active_request_bias = options.active_request_bias.default_value
+    options = message.lb_subset_config
+    where = child(path, "lb_subset_config")
+    if config.policy == CLUSTER_PROVIDED:
+        errors.add(where, "cannot be combined with CLUSTER_PROVIDED")
+    if options.locality_weight_aware and not config.locality_weighted:
+        errors.add(child(where, "locality_weight_aware"), "needs common_lb_config.locality_weighted_lb_config")
+    if options.subset_selectors:  # without any, the rest has no effect in Envoy either
+        config.subsets = build_subsets(options, where, errors)
 
 
-def _build_typed_hashing(config: LbConfig, options: Any, path: str, errors: ConfigErrors) -> None:
-    config.use_hostname_for_hashing = False
-    if config.policy == RING_HASH:
-        config.use_hostname_for_hashing = options.use_hostname_for_hashing
-        if options.HasField("hash_balance_factor"):
-            errors.add(child(path, "hash_balance_factor"), _NOT_YET)
-        config.murmur = options.hash_function == _TYPED_MURMUR
-        _build_ring(config, options, path, errors)
-    else:
-        _build_maglev(config, options, path, errors)
-    if options.HasField("locality_weighted_lb_config"):
-        errors.add(child(path, "locality_weighted_lb_config"), _NOT_YET)
-    if options.HasField("consistent_hashing_lb_config"):
-        common = options.consistent_hashing_lb_config
-        where = child(path, "consistent_hashing_lb_config")
-        _build_hashing(config, common, where, errors)
-        config.hash_policy = build_hash_policy(common.hash_policy, where, "hash_policy", errors)
+def build_drop_overload(policy: Any, path: str, context: BuildContext) -> Fraction | None:
+    """The share of requests that are refused, of a `ClusterLoadAssignment.Policy`; None for none."""
+    entries = policy.drop_overloads
+    if not entries:
+        return None
+    where = child(path, "drop_overloads")
+    if len(entries) > 1:
+        context.errors.add(where, f"has {len(entries)} categories, of which only one can be honoured")
+    numerator, denominator = fraction(entries[0].drop_percentage)
+    if numerator > denominator:
+        context.errors.add(child(item(path, "drop_overloads", 0), "drop_percentage"), "must not exceed 100 percent")
+    limit = context.runtime.get_int("load_balancing_policy.drop_overload_limit", 100)
+    if numerator * 100 > limit * denominator:
+        numerator, denominator = limit, 100
+    return Fraction("", numerator, denominator) if numerator > 0 else None

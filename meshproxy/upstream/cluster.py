@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from meshproxy.config.runtime import Runtime
+from meshproxy.config.runtime import Fraction, Runtime
+from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry, response_names
 from meshproxy.observe.stream_info import ClusterInfo
-from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.upstream.config import ClusterConfig, EndpointConfig
 from meshproxy.upstream.hash_tables import HashTables
-from meshproxy.upstream.host import EDS_FLAGS, FAILED_OUTLIER_CHECK, Host, LbContext
-from meshproxy.upstream.load_balancer import RandomBits
+from meshproxy.upstream.host import EDS_FLAGS, EXCLUDED, FAILED_OUTLIER_CHECK, Host, LbContext
+from meshproxy.upstream.load_balancer import LoadBalancer, RandomBits
+from meshproxy.upstream.original_dst import OriginalDstBalancer
 from meshproxy.upstream.outlier import EjectionListener, OutlierDetector
 from meshproxy.upstream.pool import ConnectionPool
 from meshproxy.upstream.priority_set import PrioritySet
 from meshproxy.upstream.resource_limit import PRIORITY_NAMES, Breakers, BreakerStats, RemainingStats
 from meshproxy.upstream.stats import AltStats, ClusterStats, HostStats, OutlierStats
+from meshproxy.upstream.subset import SubsetLoadBalancer
 
 _MOST_ALT_STATS: Final = 1_000
 
@@ -33,6 +35,7 @@ class Cluster(EjectionListener):
         runtime: Runtime,
         random_bits: RandomBits,
         previous: Cluster | None,
+        counters: Counters | None = None,
     ) -> None:
         self.config = config
         self.name = config.name
@@ -46,13 +49,15 @@ class Cluster(EjectionListener):
         self._breakers: list[Breakers] = [] if previous is None else previous._breakers
         if previous is None:
             for priority, thresholds in enumerate(config.thresholds):
-                self._breakers.append(Breakers(config.name, priority, thresholds, runtime))
+                self._breakers.append(Breakers(config.name, priority, thresholds, runtime, counters or Counters()))
         self._acquire_breaker_stats()
         self.hosts: list[Host] = []
         self.hashes: bool = config.lb.hashes  # hosts are chosen by a hash of the request
+        self.keys_pools: bool = config.demands.any  # not everybody may share a connection
         self._random_bits = random_bits
-        self._tables = HashTables(config.lb, random_bits, registry, self._prefix) if self.hashes else None
-        self._priorities = PrioritySet(config.lb, self.stats, random_bits, self._tables)
+        self.drop_overload: Fraction | None = config.drop_overload
+        self.needs_context: bool = config.lb.needs_context  # hosts are chosen by facts of the request
+        self._balancer: LoadBalancer = self._new_balancer()
         self._inherited: dict[str, list[HostStats]] = {}  # by address, the first at the end
         if previous is not None:
             for address, same in _by_address(previous.hosts).items():
@@ -71,6 +76,15 @@ class Cluster(EjectionListener):
             self._registry.acquire(prefix, BreakerStats).breakers = self._breakers[priority]
             if thresholds.track_remaining:
                 self._registry.acquire(prefix, RemainingStats).breakers = self._breakers[priority]
+
+    def _new_balancer(self) -> LoadBalancer:
+        if self.config.original_dst is not None:
+            return OriginalDstBalancer(self, self.config.original_dst)
+        lb, random_bits = self.config.lb, self._random_bits
+        tables = HashTables(lb, random_bits, self._registry, self._prefix, self.stats) if lb.hashes else None
+        if lb.subsets is not None:
+            return SubsetLoadBalancer(lb, lb.subsets, self.stats, random_bits, tables, self._registry, self._prefix)
+        return PrioritySet(lb, self.stats, random_bits, tables, lb.locality_weighted)
 
     def activate(self) -> None:
         """Traffic comes from now on."""
@@ -94,8 +108,8 @@ class Cluster(EjectionListener):
             self._registry.release(prefix, BreakerStats)
             if thresholds.track_remaining:
                 self._registry.release(prefix, RemainingStats)
-        if self._tables is not None:
-            self._tables.close()
+        self._balancer.close()
+        self.config.take_context(None)
         self._registry.release(self._prefix, ClusterStats)
         for name in self._alt_stats:
             self._registry.release(f"{self._prefix}{name}.", AltStats)
@@ -114,31 +128,17 @@ class Cluster(EjectionListener):
             found = self._alt_stats[name] = self._registry.acquire(f"{self._prefix}{name}.", AltStats)
         return found
 
+    def drops(self, share: Fraction) -> bool:
+        """Whether the next request is among those that `drop_overload` refuses."""
+        return share.sample(self._random_bits(64))
+
     def choose_host(self, context: LbContext | None) -> Host | None:
-        """The host that takes a request; None when there is none that may."""
-        host = self._priorities.pick()
-        if context is None:
-            return host
-        for _ in range(context.max_attempts):
-            if host is None or not context.rejects(host):
-                break
-            host = self._priorities.pick()
-        return host
+        """The host that takes a request; None when there is none. `needs_context` says when `context` is needed."""
+        return self._balancer.choose_host(context)
 
     def choose_by_hash(self, context: LbContext | None, key: int) -> Host | None:
         """As `choose_host`, for a request with this hash; NO_HASH stands for any."""
-        if key == NO_HASH:
-            key = self._random_bits(64)
-        picker = self._priorities.picker_for(key)
-        if picker is None:
-            return None
-        host = picker.pick_by_hash(key, 0)
-        if context is not None:
-            for attempt in range(1, context.max_attempts + 1):
-                if not context.rejects(host):
-                    break
-                host = picker.pick_by_hash(key, attempt)
-        return host
+        return self._balancer.choose_by_hash(context, key)
 
     def new_pool(self, host: Host, priority: int) -> ConnectionPool:
         """For `Host.pool`, which keeps it."""
@@ -146,20 +146,23 @@ class Cluster(EjectionListener):
 
     def on_response(self, status: int, host: Host, duration_ms: int, internal: bool) -> None:
         """Both of the following, for a response that comes in one piece."""
-        self.on_response_headers(status, host, internal)
-        self.on_response_complete(host, duration_ms, internal)
+        self.on_response_headers(status, host, internal, host.canary)
+        self.on_response_complete(duration_ms, internal, host.canary)
 
-    def on_response_headers(self, status: int, host: Host, internal: bool) -> None:
-        """Count an upstream's response that goes downstream: as soon as its head is there, even if it is cut short."""
-        self.stats.charge_response(status, internal, host.canary)
+    def on_response_headers(self, status: int, host: Host, internal: bool, canary: bool) -> None:
+        """Count an upstream's response that goes downstream: as soon as its head is there, even if it is cut short.
+
+        `canary` is that of the host, or of a response that says so itself.
+        """
+        self.stats.charge_response(status, internal, canary)
         if status >= 500:
             host.stats.rq_error += 1
         else:
             host.stats.rq_success += 1
 
-    def on_response_complete(self, host: Host, duration_ms: int, internal: bool) -> None:
+    def on_response_complete(self, duration_ms: int, internal: bool, canary: bool) -> None:
         """Record how long a whole response took since its request was complete."""
-        self.stats.charge_time(duration_ms, internal, host.canary)
+        self.stats.charge_time(duration_ms, internal, canary)
 
     def count_local_response(self, status: int, host: Host | None, internal: bool) -> None:
         """Count a response that the proxy made for the upstream (a timeout, a reset, no host)."""
@@ -192,8 +195,10 @@ class Cluster(EjectionListener):
             if host is None:
                 host = self._new_host(endpoint)
                 moved.add(endpoint.priority)
-            elif host.priority != endpoint.priority:
-                moved.update((host.priority, endpoint.priority))
+            else:
+                self._rematch(endpoint, host)
+                if host.priority != endpoint.priority:
+                    moved.update((host.priority, endpoint.priority))
             changed = _apply(endpoint, host) or changed
             hosts.append(host)
         removed = [host for left in known.values() for host in left]
@@ -203,9 +208,47 @@ class Cluster(EjectionListener):
         self._take_hosts(hosts, removed, len(moved))
         return True
 
+    def add_host(self, endpoint: EndpointConfig) -> Host:
+        """One more host, that a request names."""
+        host = self._new_host(endpoint)
+        self.hosts.append(host)
+        if self.detector is not None:
+            self.detector.set_hosts(list(self.hosts))
+        self.stats.membership_change += 1
+        self.stats.membership_total += 1
+        self.stats.membership_healthy += 1
+        return host
+
+    def remove_hosts(self, gone: list[Host]) -> None:
+        """Hosts that no request names any more."""
+        leaving = set(gone)
+        self._take_hosts([host for host in self.hosts if host not in leaving], gone, 1)
+
+    def sweep_hosts(self) -> None:
+        """Time to let go of hosts that nobody uses (ORIGINAL_DST)."""
+        if isinstance(self._balancer, OriginalDstBalancer):
+            self._balancer.sweep()
+
+    def _rematch(self, endpoint: EndpointConfig, host: Host) -> None:
+        """Other metadata may mean another transport socket: then its connections go."""
+        if endpoint.metadata == host.metadata and endpoint.locality_metadata == host.locality_metadata:
+            return
+        host.locality_metadata = endpoint.locality_metadata
+        match = self.config.transports.match(endpoint.metadata, endpoint.locality_metadata)
+        if match != host.transport_match:
+            host.transport_match = match
+            self._drain(host)
+
     def _new_host(self, endpoint: EndpointConfig) -> Host:
         host = Host(endpoint.address, endpoint.hostname, endpoint.priority, endpoint.locality)
-        inherited = self._inherited.get(endpoint.address.text)
+        host.metadata = endpoint.metadata
+        host.locality_metadata = endpoint.locality_metadata
+        host.transport_match = self.config.transports.match(endpoint.metadata, endpoint.locality_metadata)
+        if endpoint.more:
+            host.key = endpoint.key
+            host.more = endpoint.more
+            host.addresses = self.config.family_order.sorted([endpoint.address, *endpoint.more])
+        inherited = self._inherited.get(endpoint.key)
         if inherited:
             host.stats = inherited.pop()
         return host
@@ -215,7 +258,8 @@ class Cluster(EjectionListener):
         self.hosts = hosts
         if self.detector is not None:
             self.detector.set_hosts(hosts)
-        self._priorities.update(hosts)
+        self._balancer.update(hosts)
+        self._count_members()
         for host in removed:
             self._drain(host)
         if changes:
@@ -245,20 +289,28 @@ class Cluster(EjectionListener):
             host.health_flags |= FAILED_OUTLIER_CHECK
         else:
             host.health_flags &= ~FAILED_OUTLIER_CHECK
-        self._priorities.update(self.hosts)
+        self._balancer.on_health_changed(self.hosts, host)
+        self._count_members()
+
+    def _count_members(self) -> None:
+        hosts, stats = self.hosts, self.stats
+        stats.membership_total = len(hosts)
+        stats.membership_healthy = len([host for host in hosts if host.healthy])
+        stats.membership_degraded = len([host for host in hosts if host.degraded])
+        stats.membership_excluded = len([host for host in hosts if host.health_flags & EXCLUDED])
 
 
 def _by_address(hosts: list[Host]) -> dict[str, list[Host]]:
     """Hosts by their address, which several may have; the first of them stands at the end."""
     found: dict[str, list[Host]] = {}
     for host in reversed(hosts):
-        found.setdefault(host.address.text, []).append(host)
+        found.setdefault(host.key, []).append(host)
     return found
 
 
 def _take(known: dict[str, list[Host]], endpoint: EndpointConfig, same_priority: bool) -> Host | None:
     """Take out the first host that has the endpoint's address (and its priority), if there is one left."""
-    hosts = known.get(endpoint.address.text)
+    hosts = known.get(endpoint.key)
     if hosts:
         for index in range(len(hosts) - 1, -1, -1):
             if not same_priority or hosts[index].priority == endpoint.priority:
@@ -270,6 +322,8 @@ def _apply(endpoint: EndpointConfig, host: Host) -> bool:
     """Give the host what its endpoint says; True when load balancing must hear of it."""
     flags = (host.health_flags & ~EDS_FLAGS) | endpoint.health_flags
     changed = flags != host.health_flags or endpoint.weight != host.weight or endpoint.priority != host.priority
+    old, new = host.locality, endpoint.locality
+    changed = changed or (new is not old and (new.weight != old.weight or new.key != old.key))
     changed = changed or endpoint.hostname != host.hostname or endpoint.metadata != host.metadata  # keys of hashing
     host.health_flags = flags
     host.weight = endpoint.weight

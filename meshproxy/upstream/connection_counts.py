@@ -20,6 +20,11 @@ class ConnectionCounts:
         stats.upstream_cx_total += 1
         stats.upstream_cx_active += 1
 
+    def another_attempt(self) -> None:
+        """Envoy counts an attempt at each address of a host, but one connection that is open, or failed."""
+        self._host.stats.cx_total += 1
+        self._stats.upstream_cx_total += 1
+
     def connected(self) -> None:
         self._stats.upstream_cx_connect_ms.record(int((monotonic() - self._opened_at) * 1000.0))
 

@@ -33,3 +33,22 @@ class EdfScheduler:
         """The index that is due was given out, and is due again at `deadline`."""
         self._order += 1
         heapq.heapreplace(self._entries, (deadline, self._order, self._entries[0][2]))
+
+
+class WeightedOrder:
+    """Indices in proportion to weights that never change, `offset` steps ahead."""
+
+    def __init__(self, weights: list[float], offset: int) -> None:
+        self._weights = weights
+        self._turns: list[int] = [1] * len(weights)
+        self._edf = EdfScheduler(weights)
+        for _ in range(offset):
+            self.next()
+
+    def next(self) -> int:
+        edf = self._edf
+        index = edf.index
+        turns = self._turns[index] + 1
+        self._turns[index] = turns
+        edf.put_again(turns / self._weights[index])  # not a sum: equal deadlines must stay equal
+        return index

@@ -11,7 +11,8 @@ from mypy_extensions import mypyc_attr
 
 from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.host import Host
-from meshproxy.upstream.load_balancer import Picker, RandomBits
+from meshproxy.upstream.load_balancer import RandomBits
+from meshproxy.upstream.picker import Picker
 
 _MASK: Final = (1 << 64) - 1
 _MULTIPLIER: Final = 0xC6A4A7935BD1E995
@@ -22,9 +23,9 @@ _SEED: Final = 0xC70F6907
 class HashPicker(Picker):
     """A host by the request's hash; by a random one where the request has none. `key` has 64 bits."""
 
-    def __init__(self, hosts: list[Host], config: LbConfig, random_bits: RandomBits) -> None:
+    def __init__(self, hosts: list[Host], shares: list[float], config: LbConfig, random_bits: RandomBits) -> None:
         super().__init__(hosts)
-        self.weights: list[int] = [host.weight for host in hosts]  # those that it was built with
+        self.shares = shares  # of each host, 1.0 in all
         self.keys: list[bytes] = [host_key(host, config.use_hostname_for_hashing) for host in hosts]
         self._random_bits = random_bits
 
@@ -35,12 +36,12 @@ class HashPicker(Picker):
         """Show its figures in the stats."""
         raise NotImplementedError
 
-    def serves(self, hosts: list[Host], config: LbConfig) -> bool:
+    def serves(self, hosts: list[Host], shares: list[float], config: LbConfig) -> bool:
         """Whether it would be built the same for these hosts."""
-        if len(hosts) != len(self.hosts):
+        if shares != self.shares:
             return False
         for index, host in enumerate(hosts):
-            if host is not self.hosts[index] or host.weight != self.weights[index]:
+            if host is not self.hosts[index]:
                 return False
             if host_key(host, config.use_hostname_for_hashing) != self.keys[index]:
                 return False
@@ -56,10 +57,10 @@ def host_key(host: Host, use_hostname: bool) -> bytes:
     return (host.hostname if use_hostname else host.address.text).encode()
 
 
-def normalized_weights(weights: list[int]) -> list[float]:
-    """Each one's share of the sum."""
-    total = sum(weights)
-    return [weight / total for weight in weights]
+def shares_of(hosts: list[Host], whole: float = 1.0) -> list[float]:
+    """Each one's share of `whole`, by its weight."""
+    total = sum([host.weight for host in hosts])
+    return [host.weight * whole / total for host in hosts]
 
 
 def murmur_hash_2(data: bytes) -> int:

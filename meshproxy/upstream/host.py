@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from meshproxy.codec.headers import HeaderMap
 from meshproxy.net.address import Address
+from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.route.metadata_criteria import MetadataCriteria
+from meshproxy.upstream.demand import ConnectionDemand
+from meshproxy.upstream.keyed_pools import KeyedPools
 from meshproxy.upstream.outlier import OutlierMonitor
 from meshproxy.upstream.stats import HostStats
 
@@ -45,12 +50,18 @@ EDS_FLAGS: Final = FAILED_EDS_HEALTH | DEGRADED_EDS_HEALTH | EDS_STATUS_DRAINING
 
 
 class Locality:
-    """Where a group of hosts runs."""
+    """Where a group of hosts runs; `weight` is the group's share of the traffic, 0 where none is said."""
 
-    def __init__(self, region: str, zone: str, sub_zone: str) -> None:
+    def __init__(self, region: str, zone: str, sub_zone: str, weight: int = 0) -> None:
         self.region = region
         self.zone = zone
         self.sub_zone = sub_zone
+        self.weight = weight
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What is the same for groups in the same place."""
+        return self.region, self.zone, self.sub_zone
 
 
 NO_LOCALITY: Final = Locality("", "", "")
@@ -61,16 +72,23 @@ class Host:
 
     def __init__(self, address: Address, hostname: str, priority: int, locality: Locality) -> None:
         self.address = address
+        self.key: str = address.text  # tells it from others: all its addresses
+        self.more: list[Address] = []  # further addresses
+        self.addresses: list[Address] = []  # where there are several: all, in the order in which they are tried
         self.hostname = hostname
         self.priority = priority
         self.locality = locality
         self.weight: int = 1
         self.canary: bool = False
         self.metadata: dict[str, Any] | None = None
+        self.healthy_since: float = 0.0  # slow start counts from here, where there is one: when it was healthy first
         self.health_flags: int = 0
         self.stats = HostStats()
         self.outlier = OutlierMonitor()
+        self.locality_metadata: dict[str, Any] | None = None
+        self.transport_match: int = -1  # which of the cluster's transport_socket_matches it has; -1: the default
         self._pools: list[ConnectionPool | None] = [None, None]
+        self._keyed: KeyedPools | None = None
 
     @property
     def healthy(self) -> bool:
@@ -89,16 +107,24 @@ class Host:
             self._pools[priority] = pool
         return pool
 
+    def keyed_pool(self, cluster: Cluster, priority: int, demand: ConnectionDemand) -> ConnectionPool | None:
+        """As `pool`, where the cluster's `keys_pools` says so; None where there are too many pools."""
+        if self._keyed is None:
+            self._keyed = KeyedPools()
+        return self._keyed.find(cluster, self, priority, demand)
+
     def drain_pools(self) -> list[ConnectionPool]:
         """Idle connections close now, the others after what they carry. The next request gets a new pool."""
         pools = self.pools()
         self._pools = [None, None]
+        self._keyed = None
         for pool in pools:
             pool.drain()
         return pools
 
     def pools(self) -> list[ConnectionPool]:
-        return [pool for pool in self._pools if pool is not None]
+        pools = [pool for pool in self._pools if pool is not None]
+        return pools if self._keyed is None else pools + self._keyed.all()
 
     def health_flag_names(self) -> str:
         """As `/clusters` shows them: `healthy`, or `/failed_outlier_check/…`."""
@@ -119,9 +145,15 @@ class Host:
 
 
 class LbContext:
-    """What one request asks of the choice of its host; made only for requests that ask for something."""
+    """What one request asks of the choice of its host; made only for requests that ask for something.
+
+    The facts of the request are there for clusters that need them (`Cluster.needs_context`).
+    """
 
     def __init__(self) -> None:
+        self.criteria: MetadataCriteria | None = None  # `metadata_match` of the route
+        self.info: StreamInfo | None = None
+        self.headers: HeaderMap | None = None  # of an HTTP request
         self.avoid: list[Host] = []  # hosts of earlier attempts
         self.omit_canary: bool = False
         self.omit_labels: list[dict[str, Any]] = []  # hosts that carry all labels of one of these

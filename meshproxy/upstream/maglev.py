@@ -11,7 +11,7 @@ from xxhash import xxh64_intdigest
 
 from meshproxy.observe.stats import StatsScope
 from meshproxy.upstream.config import LbConfig
-from meshproxy.upstream.hashing import HashPicker, normalized_weights
+from meshproxy.upstream.hashing import HashPicker
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.load_balancer import RandomBits
 
@@ -33,12 +33,13 @@ class MaglevStats(StatsScope):
 class MaglevPicker(HashPicker):
     """Picks in O(1)."""
 
-    def __init__(self, hosts: list[Host], config: LbConfig, random_bits: RandomBits, stats: MaglevStats) -> None:
-        super().__init__(hosts, config, random_bits)
+    def __init__(
+        self, hosts: list[Host], shares: list[float], config: LbConfig, random_bits: RandomBits, stats: MaglevStats
+    ) -> None:
+        super().__init__(hosts, shares, config, random_bits)
         self._stats = stats
         self._size: int = config.table_size
         order = sorted(range(len(hosts)), key=self.keys.__getitem__)  # not to depend on the order of the hosts
-        shares = normalized_weights(self.weights)
         table, counts = fill_table(
             [self.keys[index] for index in order], [shares[index] for index in order], self._size
         )

@@ -9,18 +9,23 @@ import random
 from typing import Any
 
 from meshproxy.config.runtime import Runtime
+from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.net.resolver import Resolver, SystemResolver
+from meshproxy.net.resolver import Resolvers
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.upstream.cluster import Cluster
-from meshproxy.upstream.config import STRICT_DNS, ClusterConfig
+from meshproxy.upstream.config import LOGICAL_DNS, STRICT_DNS, ClusterConfig
+from meshproxy.upstream.discovery import Discovery, DiscoveryListener
+from meshproxy.upstream.dns_discovery import DnsDiscovery
 from meshproxy.upstream.load_balancer import RandomBits
-from meshproxy.upstream.stats import ClusterManagerStats
+from meshproxy.upstream.logical_dns import LogicalDns
+from meshproxy.upstream.original_dst_discovery import OriginalDst
+from meshproxy.upstream.stats import CaresStats, ClusterManagerStats
 from meshproxy.upstream.status import cluster_status
-from meshproxy.upstream.strict_dns import DnsListener, StrictDns
+from meshproxy.upstream.strict_dns import StrictDns
 
 
-class ClusterManager(DnsListener):
+class ClusterManager(DiscoveryListener):
     """All clusters of one process."""
 
     def __init__(
@@ -28,20 +33,23 @@ class ClusterManager(DnsListener):
         dispatcher: Dispatcher,
         registry: StatsRegistry,
         runtime: Runtime,
-        resolver: Resolver | None = None,
+        resolvers: Resolvers | None = None,
         random_bits: RandomBits | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._registry = registry
         self._runtime = runtime
-        self._resolver: Resolver = SystemResolver(dispatcher) if resolver is None else resolver
+        self._resolvers: Resolvers = Resolvers(dispatcher) if resolvers is None else resolvers
         self._random_bits: RandomBits = random.Random().getrandbits if random_bits is None else random_bits
+        self._counters: Counters = Counters() if counters is None else counters
         self._active: dict[str, Cluster] = {}
         self._warming: dict[str, Cluster] = {}
-        self._dns: dict[Cluster, StrictDns] = {}
+        self._discoveries: dict[Cluster, Discovery] = {}
         self._draining: list[Cluster] = []
         self._waiters: list[Any] = []  # futures that wait for all clusters to be warm
         self.stats = registry.acquire("cluster_manager.", ClusterManagerStats)
+        registry.acquire("dns.cares.", CaresStats).counts = self._resolvers.counts
 
     def get(self, name: str) -> Cluster | None:
         """The cluster that takes traffic under this name."""
@@ -81,25 +89,31 @@ class ClusterManager(DnsListener):
 
     def _update_endpoints(self, cluster: Cluster, config: ClusterConfig) -> None:
         cluster.config.endpoints = config.endpoints
-        cluster.config.transport = config.transport  # its certificates may be new
-        dns = self._dns.get(cluster)
-        if dns is None:
-            cluster.set_endpoints(config.endpoints)
-        else:
-            dns.set_endpoints(config.endpoints)
+        cluster.config.transports = config.transports  # its certificates may be new
+        cluster.config.take_context(config.context)
+        self._discoveries[cluster].set_endpoints(config.endpoints)
 
     def _add(self, config: ClusterConfig, previous: Cluster | None) -> None:
-        cluster = Cluster(config, self._dispatcher, self._registry, self._runtime, self._random_bits, previous)
-        if config.discovery == STRICT_DNS:
-            self._warming[config.name] = cluster
-            dns = StrictDns(cluster, self._resolver, self._dispatcher.timers, self._random_bits, self)
-            self._dns[cluster] = dns
-            dns.start()
-        else:
-            cluster.set_endpoints(config.endpoints)
-            self._activate(cluster)
+        cluster = Cluster(
+            config, self._dispatcher, self._registry, self._runtime, self._random_bits, previous, self._counters
+        )
+        self._warming[config.name] = cluster
+        discovery = self._discoveries[cluster] = self._new_discovery(cluster)
+        discovery.start()
 
-    def on_resolved(self, cluster: Cluster) -> None:
+    def _new_discovery(self, cluster: Cluster) -> Discovery:
+        config = cluster.config
+        if config.original_dst is not None:
+            return OriginalDst(cluster, self, self._dispatcher.timers, config.original_dst)
+        if config.discovery not in (STRICT_DNS, LOGICAL_DNS):
+            return Discovery(cluster, self)
+        resolver = self._resolvers.acquire(config.dns.resolver)
+        timers, random_bits = self._dispatcher.timers, self._random_bits
+        if config.discovery == LOGICAL_DNS:
+            return LogicalDns(cluster, self, resolver, timers, random_bits)
+        return StrictDns(cluster, self, resolver, timers, random_bits)
+
+    def on_ready(self, cluster: Cluster) -> None:
         if self._warming.get(cluster.name) is cluster:
             del self._warming[cluster.name]
             self._activate(cluster)
@@ -127,9 +141,10 @@ class ClusterManager(DnsListener):
             self._retire(cluster)
 
     def _retire(self, cluster: Cluster) -> None:
-        dns = self._dns.pop(cluster, None)
-        if dns is not None:
-            dns.stop()
+        discovery = self._discoveries.pop(cluster)
+        discovery.stop()
+        if isinstance(discovery, DnsDiscovery):
+            self._resolvers.release(cluster.config.dns.resolver)
         cluster.retire()
         self._draining = [old for old in self._draining if not old.idle]
         self._draining.append(cluster)

@@ -22,18 +22,20 @@ from meshproxy.errors import (
     ProtocolError,
 )
 from meshproxy.net.address import Address
-from meshproxy.net.connect import ConnectAttempt, ConnectHandler, connect
+from meshproxy.net.connect import ConnectAttempt, ConnectHandler
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import CallTimer
 from meshproxy.observe.wire import WireBytes, read_wire
 from meshproxy.upstream.config import ClusterConfig
 from meshproxy.upstream.connection_counts import ConnectionCounts
+from meshproxy.upstream.demand import ConnectionDemand
 from meshproxy.upstream.host import Host
+from meshproxy.upstream.keyed_pools import KeyedPools
+from meshproxy.upstream.open_connection import open_connection
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_SUCCESS
 from meshproxy.upstream.resource_limit import Breakers
 from meshproxy.upstream.stats import ClusterStats
-from meshproxy.upstream.transport import new_transport_socket
 
 # Where a connection stands.
 CONNECTING: Final = 0
@@ -43,6 +45,7 @@ CLOSED: Final = 3
 
 _CREATE_AT_ONCE: Final = 3  # connections opened on one occasion, at most (as Envoy)
 _UNLIMITED: Final = 1 << 60
+_UNTAKEN_MS: Final = 30_000.0  # a connection that is closed is given up when its peer takes nothing for so long
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -84,7 +87,12 @@ class ConnectionPool:
         self.config = config
         self.stats = stats
         self.breakers = breakers
+        self.demand: ConnectionDemand | None = None  # of those that share it; None: anybody
+        self.priority: int = 0  # of its routes; for `keyed`
+        self.keyed: KeyedPools | None = None  # who keeps it while it has connections; None: its host, for good
         self.draining: bool = False
+        self._preconnects: bool = config.preconnect_ratio > 1.0
+        self._counted: bool = False  # among the cluster's pools: it has connections, or requests that wait
         self._ready: list[UpstreamConnection] = []  # the one used last is at the end
         self._connections: dict[UpstreamConnection, None] = {}  # all that are not closed
         self._connecting: int = 0
@@ -94,12 +102,16 @@ class ConnectionPool:
         """Open a stream; None when it has been told already, else what can be cancelled."""
         if self._ready:
             self._attach(stream)
+            if self._preconnects:
+                self._create_connections()
             return None
         stats = self.stats
         if not self.breakers.pending.try_acquire():
             stats.upstream_rq_pending_overflow += 1
             stream.on_pool_failure(RESET_OVERFLOW, "", self.host)
             return None
+        if not self._counted:
+            self._begin_to_count()
         stats.upstream_rq_pending_total += 1
         stats.upstream_rq_pending_active += 1
         self.host.stats.rq_pending_active += 1
@@ -121,6 +133,25 @@ class ConnectionPool:
         self.draining = True
         for connection in list(self._connections):
             connection.abort()
+
+    @property
+    def idle(self) -> bool:
+        """Nobody uses it, or waits for it."""
+        return not self._pending and len(self._ready) + self._connecting == len(self._connections)
+
+    def _begin_to_count(self) -> None:
+        self._counted = True
+        self.breakers.pools.acquire()
+        if self.keyed is not None:
+            self.keyed.keep(self)
+
+    def _check_unused(self) -> None:
+        """Without connections, and requests that wait for one, it counts no more."""
+        if self._counted and not self._connections and not self._pending:
+            self._counted = False
+            self.breakers.pools.release()
+            if self.keyed is not None:
+                self.keyed.forget(self)
 
     @property
     def connections(self) -> list[UpstreamConnection]:
@@ -164,11 +195,12 @@ class ConnectionPool:
                 return
 
     def _try_create_connection(self) -> bool:
-        """One more connection, when more requests wait than connections are on their way; False: look no further.
+        """One more connection, when more requests wait than connections are on their way, or by the policy for
+        preconnecting; False: look no further.
 
         A pool without any connection gets one even beyond the limit, or its requests would wait for ever.
         """
-        if len(self._pending) <= self._connecting:
+        if len(self._pending) <= self._connecting and not (self._preconnects and self._falls_short()):
             return False
         allowed = self._may_create()
         if not allowed:
@@ -180,6 +212,13 @@ class ConnectionPool:
             self._connections[connection] = None
             connection.connect()
         return allowed
+
+    def _falls_short(self) -> bool:
+        """Whether there are fewer connections than the policy wants for each request. None are made ahead to a host
+        that is not healthy."""
+        busy = len(self._connections) - len(self._ready) - self._connecting
+        wanted = (len(self._pending) + busy) * self.config.preconnect_ratio
+        return self.host.healthy and wanted > len(self._connections)
 
     def _may_create(self) -> bool:
         breakers = self.breakers
@@ -245,11 +284,13 @@ class ConnectionPool:
             self._ready.remove(connection)
         elif state == CONNECTING:
             self._connecting -= 1
+        self._check_unused()
 
     def replace(self) -> None:
         """Open connections for those that still wait, now that one is closed."""
         if self._pending:
             self._create_connections()
+        self._check_unused()
 
 
 class UpstreamConnection(ConnectHandler):
@@ -265,6 +306,7 @@ class UpstreamConnection(ConnectHandler):
         self.state: int = CONNECTING
         self.id: int = 0
         self.local: Address | None = None
+        self.remote: Address | None = None
         self.tls: Any = None  # facts of the TLS session; None on plaintext
         self.connection: Connection | None = None
         self.reused: bool = False
@@ -276,6 +318,7 @@ class UpstreamConnection(ConnectHandler):
         self._decoder: StreamDecoder | None = None  # of the present stream
         self._response_begun: bool = False
         self._reading_paused: bool = False
+        self._backed_up: bool = False  # more than the limit waits to be sent
         self._expired: bool = False  # old enough to go after its present stream
         self._attempt: ConnectAttempt | None = None
         self._idle_since: float = 0.0
@@ -287,17 +330,8 @@ class UpstreamConnection(ConnectHandler):
 
     def connect(self) -> None:
         pool = self.pool
-        config = pool.config
         self._stats.upstream_cx_http1_total += 1
-        self._attempt = connect(
-            pool.dispatcher,
-            self.host.address,
-            self,
-            config.connect_timeout_ms,
-            config.per_connection_buffer_limit_bytes,
-            config.socket_options,
-            transport_socket=None if config.transport is None else new_transport_socket(config.transport, self.host),
-        )
+        self._attempt = open_connection(pool.dispatcher, pool.config, self.host, self, pool.demand)
 
     def on_connected(self, connection: Connection) -> None:
         if self.state != CONNECTING:
@@ -309,6 +343,7 @@ class UpstreamConnection(ConnectHandler):
         self.connection = connection
         self.id = connection.id
         self.local = connection.local
+        self.remote = connection.remote
         if connection.transport_socket is not None:
             self.tls = connection.transport_socket.facts
         self._counts.connected()
@@ -318,6 +353,9 @@ class UpstreamConnection(ConnectHandler):
         self.state = READY
         self._start_idle(monotonic())
         pool.on_connected(self)
+
+    def on_another_attempt(self) -> None:
+        self._counts.another_attempt()
 
     def on_connect_failure(self, reason: int, details: str) -> None:
         if self.state != CONNECTING:
@@ -358,7 +396,8 @@ class UpstreamConnection(ConnectHandler):
         self._decoder = None
         pool = self.pool
         pool.on_stream_done()
-        if not reusable or self._remaining == 0 or self._expired or pool.draining:
+        # Backed up, it was answered before it took the request: the next one would wait for the rest of that.
+        if not reusable or self._remaining == 0 or self._expired or self._backed_up or pool.draining:
             codec = self._codec
             if codec.has_surplus:
                 self._stats.upstream_cx_protocol_error += 1
@@ -444,6 +483,8 @@ class UpstreamConnection(ConnectHandler):
             if decoder is not None:
                 decoder.on_reset(RESET_TERMINATION, "")
         self.connection = None
+        self._idle_timer = self._age_timer = None
+        self._codec.forget_callbacks()  # no cycle is left: all is freed now
 
     def _note_stale(self) -> None:
         self.stale = self.reused and not self._response_begun
@@ -465,11 +506,13 @@ class UpstreamConnection(ConnectHandler):
         return WireBytes() if self.connection is None else read_wire(self.connection, self._codec)
 
     def on_above_write_watermark(self) -> None:
+        self._backed_up = True
         self._stats.upstream_flow_control_backed_up_total += 1
         if self._decoder is not None:
             self._decoder.on_above_write_watermark()
 
     def on_below_write_watermark(self) -> None:
+        self._backed_up = False
         self._stats.upstream_flow_control_drained_total += 1
         if self._decoder is not None:
             self._decoder.on_below_write_watermark()
@@ -514,6 +557,13 @@ class UpstreamConnection(ConnectHandler):
             self._closed(True, False)
             self._close_socket()
 
+    def end_stream(self) -> None:
+        """Close after what is pending has been sent; the stream on it hears nothing more."""
+        if self.state == BUSY:
+            self._end_stream()
+            self._closed(True, True)
+            self._close_socket()
+
     def abort(self) -> None:
         """Close at once; a stream on it is reset."""
         if self.state == CONNECTING:
@@ -537,8 +587,10 @@ class UpstreamConnection(ConnectHandler):
         pool.replace()
 
     def _close_socket(self) -> None:
-        if self.connection is not None:
-            self.connection.close()
+        """What the upstream has not taken of its request yet still goes out, as long as it takes some of it."""
+        connection = self.connection
+        if connection is not None:
+            connection.close(_UNTAKEN_MS if connection.write_buffer_bytes else 0.0)
 
     def _abort_socket(self) -> None:
         if self.connection is not None:

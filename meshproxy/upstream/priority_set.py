@@ -7,32 +7,43 @@ the first priority as far as it is available, and on to the next; when too few h
 
 from __future__ import annotations
 
+from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.hash_tables import HashTables
-from meshproxy.upstream.hashing import HashPicker
-from meshproxy.upstream.host import EXCLUDED, Host
-from meshproxy.upstream.load_balancer import Picker, RandomBits, new_picker
+from meshproxy.upstream.hashing import HashPicker, shares_of
+from meshproxy.upstream.host import EXCLUDED, Host, LbContext
+from meshproxy.upstream.load_balancer import LoadBalancer, RandomBits
+from meshproxy.upstream.locality import LocalityGroup, group_by_locality, new_locality_picker, subset_of_groups
+from meshproxy.upstream.picker import Picker, new_picker
 from meshproxy.upstream.stats import ClusterStats
 
 
 class HostSet:
     """The hosts of one priority."""
 
-    def __init__(self, hosts: list[Host]) -> None:
+    def __init__(self, hosts: list[Host], by_weight: bool) -> None:
         self.hosts = hosts
         self.healthy: list[Host] = [host for host in hosts if host.healthy]
         self.degraded: list[Host] = [host for host in hosts if host.degraded]
-        self.excluded: int = len([host for host in hosts if host.health_flags & EXCLUDED])
-        self.counted: int = len(hosts) - self.excluded
+        counted = [host for host in hosts if not host.health_flags & EXCLUDED]
+        self.counted: int = len(counted)
+        self.localities: list[LocalityGroup] = []  # where they have weights
         self.panic: bool = False
+        # What health is measured in: hosts, or their weights (`weighted_priority_health`).
+        self._healthy_units: int = _units(self.healthy, by_weight)
+        self._degraded_units: int = _units(self.degraded, by_weight)
+        self._units: int = _units(counted, by_weight)
         self.healthy_picker: Picker | None = None
         self.degraded_picker: Picker | None = None
         self.all_picker: Picker | None = None
         self.hash_picker: HashPicker | None = None  # of the policies that go by a hash, the only one
 
-    def availability(self, usable: int, factor: int) -> int:
-        """Percent, at most 100."""
-        return min(100, factor * usable // self.counted) if self.counted > 0 else 0
+    def availability(self, factor: int) -> tuple[int, int]:
+        """Of healthy and of degraded hosts, each in percent and at most 100."""
+        units = self._units
+        if units == 0:
+            return 0, 0
+        return min(100, factor * self._healthy_units // units), min(100, factor * self._degraded_units // units)
 
     def usable_percent(self) -> float:
         return 100.0 * (len(self.healthy) + len(self.degraded)) / self.counted if self.counted > 0 else 0.0
@@ -41,42 +52,79 @@ class HostSet:
         healthy = degraded = everything = None
         if previous is not None:
             healthy, degraded, everything = previous.healthy_picker, previous.degraded_picker, previous.all_picker
-        self.healthy_picker = new_picker(self.healthy, config, random_bits, healthy)
-        self.degraded_picker = new_picker(self.degraded, config, random_bits, degraded)
         self.all_picker = new_picker(self.hosts, config, random_bits, everything)
+        if self.localities:
+            self.healthy_picker = new_locality_picker(self.localities, False, config, random_bits, healthy)
+            self.degraded_picker = new_locality_picker(self.localities, True, config, random_bits, degraded)
+        if self.healthy_picker is None:
+            self.healthy_picker = new_picker(self.healthy, config, random_bits, healthy)
+        if self.degraded_picker is None:
+            self.degraded_picker = new_picker(self.degraded, config, random_bits, degraded)
 
     def use_hash_picker(self, picker: HashPicker | None) -> None:
         """As in Envoy one table serves healthy, degraded and all hosts: which are in it, panic decides."""
         self.hash_picker = self.healthy_picker = self.degraded_picker = self.all_picker = picker
 
+    def hash_shares(self) -> tuple[list[Host], list[float]]:
+        """The hosts of the table, and which share of it each gets."""
+        if not self.localities:
+            hosts = self.hosts if self.panic else self.healthy
+            return hosts, shares_of(hosts)
+        total = sum([group.weight for group in self.localities])
+        found: list[Host] = []
+        shares: list[float] = []
+        for group in self.localities:
+            if group.weight > 0:  # a locality without a weight gets nothing
+                eligible = group.hosts if self.panic else group.healthy()
+                found.extend(eligible)
+                shares.extend(shares_of(eligible, group.weight / total))
+        return found, shares
 
-class PrioritySet:
-    """All hosts of a cluster: rebuilt when a host comes, goes, or changes its health; picked from for every request."""
+
+def by_priority(hosts: list[Host]) -> list[list[Host]]:
+    """The hosts of every priority, in order; the first is there in any case."""
+    levels: list[list[Host]] = [[] for _ in range(1 + max([host.priority for host in hosts], default=0))]
+    for host in hosts:
+        levels[host.priority].append(host)
+    return levels
+
+
+def _units(hosts: list[Host], by_weight: bool) -> int:
+    return sum([host.weight for host in hosts]) if by_weight else len(hosts)
+
+
+class PrioritySet(LoadBalancer):
+    """Balances by priority, health, locality and the policy: rebuilt when a host comes, goes, or changes its health.
+
+    `by_locality`: localities have weights. `whole` are the localities of the whole cluster, by priority, where these
+    are the hosts of a subset.
+    """
 
     def __init__(
-        self, config: LbConfig, stats: ClusterStats, random_bits: RandomBits, tables: HashTables | None = None
+        self,
+        config: LbConfig,
+        stats: ClusterStats,
+        random_bits: RandomBits,
+        tables: HashTables | None = None,
+        by_locality: bool = False,
     ) -> None:
         self._config = config
         self._tables = tables  # None: the policy does not go by a hash
         self._stats = stats
         self._random_bits = random_bits
-        self.sets: list[HostSet] = [HostSet([])]
+        self._by_locality = by_locality
+        self.whole: list[list[LocalityGroup]] = []
+        self.scaled: bool = False  # a locality's weight goes by how many of its hosts are in the subset
+        self.sets: list[HostSet] = [HostSet([], False)]
         self._healthy_load: list[int] = [100]  # percent by priority
         self._degraded_load: list[int] = [0]
         self._only: Picker | None = None  # of all traffic, in the usual case of one priority that is well
         self._panic_threshold: int = config.panic_threshold.value
 
-    def all_hosts(self) -> list[Host]:
-        hosts: list[Host] = []
-        for host_set in self.sets:
-            hosts.extend(host_set.hosts)
-        return hosts
-
     def update(self, hosts: list[Host]) -> None:
         """Take these hosts, with the health that they have now."""
         previous = self.sets
-        levels = 1 + max([host.priority for host in hosts], default=0)
-        self.sets = [HostSet([host for host in hosts if host.priority == level]) for level in range(levels)]
+        self.sets = [self._host_set(level) for level in by_priority(hosts)]
         for level, host_set in enumerate(self.sets):
             before = previous[level] if level < len(previous) else None
             if self._tables is None:
@@ -84,7 +132,43 @@ class PrioritySet:
             elif before is not None:
                 host_set.hash_picker = before.hash_picker
         self._recalculate()
-        self._count()
+
+    def _host_set(self, hosts: list[Host]) -> HostSet:
+        host_set = HostSet(hosts, self._config.weighted_priority_health)
+        if self._by_locality:
+            if self.whole and hosts:
+                host_set.localities = subset_of_groups(hosts, self.whole[hosts[0].priority], self.scaled)
+            else:
+                host_set.localities = group_by_locality(hosts)
+        return host_set
+
+    def choose_host(self, context: LbContext | None) -> Host | None:
+        host = self.pick()
+        if context is None:
+            return host
+        for _ in range(context.max_attempts):
+            if host is None or not context.rejects(host):
+                break
+            host = self.pick()
+        return host
+
+    def choose_by_hash(self, context: LbContext | None, key: int) -> Host | None:
+        if key == NO_HASH:
+            key = self._random_bits(64)
+        picker = self.picker_for(key)
+        if picker is None:
+            return None
+        host = picker.pick_by_hash(key, 0)
+        if context is not None:
+            for attempt in range(1, context.max_attempts + 1):
+                if not context.rejects(host):
+                    break
+                host = picker.pick_by_hash(key, attempt)
+        return host
+
+    def close(self) -> None:
+        if self._tables is not None:
+            self._tables.close()
 
     def pick(self) -> Host | None:
         """The host for one request; None when none is eligible."""
@@ -123,8 +207,8 @@ class PrioritySet:
     def _recalculate(self) -> None:
         self._panic_threshold = self._config.panic_threshold.value
         factor = self._config.overprovisioning_factor
-        healthy = [host_set.availability(len(host_set.healthy), factor) for host_set in self.sets]
-        degraded = [host_set.availability(len(host_set.degraded), factor) for host_set in self.sets]
+        healthy = [host_set.availability(factor)[0] for host_set in self.sets]
+        degraded = [host_set.availability(factor)[1] for host_set in self.sets]
         total = min(100, sum(healthy) + sum(degraded))
         self._decide_panic(total)
         if all(host_set.panic for host_set in self.sets):
@@ -139,8 +223,8 @@ class PrioritySet:
     def _make_tables(self, tables: HashTables) -> None:
         """The last priority's figures are shown, as in Envoy."""
         for host_set in self.sets:
-            hosts = host_set.hosts if host_set.panic else host_set.healthy
-            host_set.use_hash_picker(tables.make(hosts, host_set.hash_picker))
+            hosts, shares = host_set.hash_shares()
+            host_set.use_hash_picker(tables.make(hosts, shares, host_set.hash_picker))
 
     def _decide_panic(self, total: int) -> None:
         for host_set in self.sets:
@@ -174,13 +258,6 @@ class PrioritySet:
             if count > 0:
                 self._healthy_load[level] += 100 - sum(self._healthy_load)
                 break
-
-    def _count(self) -> None:
-        stats = self._stats
-        stats.membership_total = sum([len(host_set.hosts) for host_set in self.sets])
-        stats.membership_healthy = sum([len(host_set.healthy) for host_set in self.sets])
-        stats.membership_degraded = sum([len(host_set.degraded) for host_set in self.sets])
-        stats.membership_excluded = sum([host_set.excluded for host_set in self.sets])
 
 
 def _share(availability: list[int], left: int, total: int) -> tuple[list[int], int]:

@@ -13,7 +13,7 @@ from xxhash import xxh64_intdigest
 
 from meshproxy.observe.stats import StatsScope
 from meshproxy.upstream.config import LbConfig
-from meshproxy.upstream.hashing import HashPicker, murmur_hash_2, normalized_weights
+from meshproxy.upstream.hashing import HashPicker, murmur_hash_2
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.load_balancer import RandomBits
 
@@ -36,10 +36,11 @@ class RingHashStats(StatsScope):
 class RingHashPicker(HashPicker):
     """Picks in O(log of the ring's size)."""
 
-    def __init__(self, hosts: list[Host], config: LbConfig, random_bits: RandomBits, stats: RingHashStats) -> None:
-        super().__init__(hosts, config, random_bits)
+    def __init__(
+        self, hosts: list[Host], shares: list[float], config: LbConfig, random_bits: RandomBits, stats: RingHashStats
+    ) -> None:
+        super().__init__(hosts, shares, config, random_bits)
         self._stats = stats
-        shares = normalized_weights(self.weights)
         least = min(shares)
         # The lightest host gets a whole number of places.
         scale = min(ceil(least * config.minimum_ring_size) / least, float(config.maximum_ring_size))

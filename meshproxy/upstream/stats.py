@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+from meshproxy.net.resolver import ResolverCounts
 from meshproxy.observe.histogram import Histogram
 from meshproxy.observe.stats import StatsScope, response_names
 
@@ -341,6 +342,33 @@ class OutlierStats(StatsScope):
         self.ejections_success_rate: int = 0
         self.ejections_total: int = 0
         self.ejections_active: int = 0
+
+
+class CaresStats(StatsScope):
+    """Envoy's `dns.cares.*`."""
+
+    COUNTERS = ("get_addr_failure", "not_found", "reinits", "resolve_total", "timeouts")
+    GAUGES = ("pending_resolutions",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: ResolverCounts | None = None
+        self.get_addr_failure: int = 0
+        self.not_found: int = 0
+        self.pending_resolutions: int = 0
+        self.reinits: int = 0
+        self.resolve_total: int = 0
+        self.timeouts: int = 0
+
+    def refresh(self) -> None:
+        counts = self.counts
+        if counts is not None:
+            self.get_addr_failure = counts.get_addr_failure
+            self.not_found = counts.not_found
+            self.pending_resolutions = counts.pending_resolutions
+            self.reinits = counts.reinits
+            self.resolve_total = counts.resolve_total
+            self.timeouts = counts.timeouts
 
 
 class ClusterManagerStats(StatsScope):

@@ -11,14 +11,15 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from meshproxy.errors import RESET_OVERFLOW
-from meshproxy.net.connect import ConnectAttempt, ConnectHandler, connect
+from meshproxy.net.connect import ConnectAttempt, ConnectHandler
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.connection_counts import ConnectionCounts
+from meshproxy.upstream.demand import ConnectionDemand
 from meshproxy.upstream.host import Host
+from meshproxy.upstream.open_connection import open_connection
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED, LOCAL_ORIGIN_CONNECT_SUCCESS
-from meshproxy.upstream.transport import new_transport_socket
 
 _NEW: Final = 0
 _CONNECTING: Final = 1
@@ -58,13 +59,22 @@ class TcpUpstreamCallbacks:
 class TcpUpstream(ConnectHandler):
     """One raw connection to one host."""
 
-    def __init__(self, dispatcher: Dispatcher, cluster: Cluster, host: Host, callbacks: TcpUpstreamCallbacks) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        cluster: Cluster,
+        host: Host,
+        callbacks: TcpUpstreamCallbacks,
+        demand: ConnectionDemand | None = None,
+        priority: int = 0,
+    ) -> None:
         self.cluster = cluster
         self.host = host
         self.connection: Connection | None = None
         self._dispatcher = dispatcher
         self._callbacks = callbacks
-        self._breakers = cluster.breakers(0)
+        self._demand = demand
+        self._breakers = cluster.breakers(priority)
         self._state: int = _NEW
         self._counts: ConnectionCounts | None = None
         self._attempt: ConnectAttempt | None = None
@@ -84,16 +94,7 @@ class TcpUpstream(ConnectHandler):
         host.stats.rq_pending_active += 1
         self._counts = ConnectionCounts(host, stats)
         self._state = _CONNECTING
-        config = cluster.config
-        self._attempt = connect(
-            self._dispatcher,
-            host.address,
-            self,
-            config.connect_timeout_ms,
-            config.per_connection_buffer_limit_bytes,
-            config.socket_options,
-            transport_socket=None if config.transport is None else new_transport_socket(config.transport, self.host),
-        )
+        self._attempt = open_connection(self._dispatcher, cluster.config, host, self, self._demand)
 
     # -- from the socket
 
@@ -114,6 +115,10 @@ class TcpUpstream(ConnectHandler):
         if host.outlier.split:
             host.outlier.put_local_origin(LOCAL_ORIGIN_CONNECT_SUCCESS)
         self._callbacks.on_upstream_connected()
+
+    def on_another_attempt(self) -> None:
+        if self._counts is not None:
+            self._counts.another_attempt()
 
     def on_connect_failure(self, reason: int, details: str) -> None:
         self._attempt = None

@@ -154,8 +154,7 @@ PLAYS = {
         !! data ho
         << out ho
         >> EOF
-        << data  end
-        << complete""",
+        << reset termination""",
     "RFC 9110 9.3.6 CONNECT": r"""
         !! request :authority=b:443 :method=CONNECT
         << out CONNECT b:443 HTTP/1.1\r\nhost: b:443\r\n\r\n

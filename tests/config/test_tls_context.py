@@ -235,7 +235,9 @@ def test_files_are_watched(tmp_path: Path) -> None:
     trusted = {"trusted_ca": {"filename": str(paths["ca"]), "watched_directory": {"path": "/elsewhere"}}}
     context = new_context()
     factory = good(downstream(None, context, tls_certificates=[given], validation_context=trusted))
-    assert context.files == {str(paths[name]): file_stamp(str(paths[name])) for name in ("chain", "key", "ca")}
+    assert context.files == {
+        str(paths[name]): (file_stamp(str(paths[name])), paths[name].read_bytes()) for name in ("chain", "key", "ca")
+    }
     assert context.tls == [factory.context]
     assert factory.context.certificates[0].source == str(paths["chain"])
 

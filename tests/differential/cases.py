@@ -26,6 +26,20 @@ class AwaitUpstream:
 
 
 @dataclass(frozen=True)
+class AwaitWhole:
+    """Wait until the upstream read `count` requests to their end."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class AwaitEnded:
+    """Wait until the proxy has closed the connections of `count` requests, whose answers say `then="close"`."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Fire:
     """Let the upstream's answers that wait for `event` go out."""
 
@@ -52,7 +66,19 @@ class Connect:
     """Leave the connection and open a fresh one."""
 
 
-Step = bytes | Receive | ReceiveInterim | AwaitUpstream | Fire | HalfClose | Close | Reset | Connect
+Step = (
+    bytes
+    | Receive
+    | ReceiveInterim
+    | AwaitUpstream
+    | AwaitWhole
+    | AwaitEnded
+    | Fire
+    | HalfClose
+    | Close
+    | Reset
+    | Connect
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +112,8 @@ class Case:
     route or a list) and `vhost` (YAML: more fields of the virtual host) make a virtual host of the case's own.
     `methods` are the requests' methods where responses are not to the first request's. `probe=False` says that another
     request cannot follow on the connection, so that "kept" means that it is still open a while later.
-    `compare_upstream` is "all", "heads" or "nothing", for what depends on how far a transfer got. `ignore` are
+    `compare_upstream` is "all", "heads" or "nothing", for what depends on how far a transfer got; `by_name` sorts
+    its requests by server, where the order of the servers is a matter of timing. `ignore` are
     beginnings of outcome lines that timing decides. `refused` is part of the error with which meshproxy refuses the
     case's configuration for now: the case runs only against Envoy itself, and test_refused.py holds us to the error.
     """
@@ -105,6 +132,7 @@ class Case:
     log_bytes: bool = True
     compare_upstream: str = "all"
     connections: bool = False
+    by_name: bool = False
     ignore: tuple[str, ...] = ()
     differs: Differs | None = None
     refused: str = ""

@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from tests.differential.cases import (
+    AwaitEnded,
     AwaitUpstream,
+    AwaitWhole,
     Case,
     Close,
     Connect,
@@ -79,6 +81,8 @@ class Side:
     def _finish(self, case: Case, outcome: Outcome, script: Script) -> Outcome:
         self.upstream.settle()
         outcome.seen = list(script.seen)
+        if case.by_name:
+            outcome.seen.sort(key=lambda seen: (seen.server, seen.message.get(b"host")))
         outcome.ports |= self.port_names
         lines = self.log_lines(case.listener)
         outcome.log = lines if case.log_bytes else [line.split(" rx=")[0] for line in lines]
@@ -150,6 +154,10 @@ class CaseRun:
                 self.receive()
             case AwaitUpstream(count):
                 self.side.upstream.wait_seen(count)
+            case AwaitWhole(count):
+                self.side.upstream.wait_whole(count)
+            case AwaitEnded(count):
+                self.side.upstream.wait_ended(count)
             case Fire(event):
                 self.side.upstream.fire(event)
             case HalfClose():

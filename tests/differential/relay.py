@@ -9,15 +9,15 @@ import shutil
 import socket
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.differential.topic import TYPE, Yaml, address, mapping
+from tests.differential.topic import ROUTER, TYPE, Yaml, address, mapping
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess
 
@@ -34,8 +34,9 @@ LOG_FORMAT = (
 )
 FIELDS = LOG_FORMAT.count("=")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() sends RST
+_VOLATILE = re.compile("date:|x-request-id:|x-envoy-upstream-service-time:|host: localhost:")
 _UNSTABLE = re.compile(
-    r"_(ms|buffered)$|_cx_length|membership|max_host_weight|circuit_breakers|update_|version|lb_healthy|default\.total|upstream_flush"
+    r"_(ms|buffered)$|_cx_length|delayed_close_timeout|membership|max_host_weight|circuit_breakers|update_|version|lb_healthy|default\.total|upstream_flush"
 )
 
 
@@ -60,6 +61,9 @@ class Row:
     differs: str = ""  # key in docs/envoy-differences.md
     envoy: tuple[str, ...] = ()  # then: lines of the outcome that only Envoy has
     ours: tuple[str, ...] = ()  # and those that only we have
+    routes: str = ""  # YAML of a list of routes: an HTTP connection manager in place of tcp_proxy
+    manager: str = ""  # YAML of more of its fields
+    texts: Mapping[str, bytes] = field(default_factory=dict)  # `send @name` sends one of them
 
 
 class RelaySide:
@@ -68,9 +72,9 @@ class RelaySide:
     def __init__(self, rows: list[Row], start: Callable[[str], ProxyProcess]) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="relay-"))
         self.upstreams = {row.name: listening() for row in rows}
-        self.dead = socket.create_server(("127.0.0.1", 0))
+        self.dead = socket.socket()
+        self.dead.bind(("127.0.0.1", 0))  # never listens, so connections to it are refused
         self.dead_port = int(self.dead.getsockname()[1])
-        self.dead.close()
         self.blackhole = socket.socket()
         self.blackhole.bind(("127.0.0.1", 0))
         self.blackhole.listen(0)
@@ -94,18 +98,40 @@ class RelaySide:
         return yaml.dump(tree, sort_keys=False, width=1000)
 
     def _listener(self, row: Row) -> Yaml:
+        if row.routes:
+            filters = [{"name": "hcm", "typed_config": self._manager(row)}]
+        else:
+            filters = self._network_filters(row)
+        listener: Yaml = {"name": row.name, "address": address(0), "filter_chains": [{"filters": filters}]}
+        return listener
+
+    def _access_log(self, row: Row) -> list[Yaml]:
         log: Yaml = {"@type": TYPE + "access_loggers.file.v3.FileAccessLog", "path": str(self.directory / row.name)}
         log |= {"log_format": {"text_format_source": {"inline_string": LOG_FORMAT}}}
+        return [{"name": "file", "typed_config": log}]
+
+    def _manager(self, row: Row) -> Yaml:
+        host: Yaml = {"name": row.name, "domains": ["*"], "routes": yaml.safe_load(row.routes)}
+        manager: Yaml = {
+            "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": row.name,
+            "delayed_close_timeout": "0.05s",
+            "http_filters": [ROUTER],
+            "route_config": {"name": row.name, "virtual_hosts": [host]},
+            "access_log": self._access_log(row),
+        }
+        return manager | mapping(row.manager)
+
+    def _network_filters(self, row: Row) -> list[Yaml]:
         proxy: Yaml = {"@type": TYPE + "filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": row.name}
         fields = mapping(row.proxy)
         if "weighted_clusters" not in fields:
             proxy["cluster"] = row.name
-        proxy |= {"access_log": [{"name": "file", "typed_config": log}]} | fields
+        proxy |= {"access_log": self._access_log(row)} | fields
         filters = yaml.safe_load(row.filters.replace("@TYPE@", TYPE + "filters.network.")) or []
         if row.before or not filters:
             filters = [*filters, {"name": "tcp_proxy", "typed_config": proxy}]
-        listener: Yaml = {"name": row.name, "address": address(0), "filter_chains": [{"filters": filters}]}
-        return listener
+        return filters
 
     def _cluster(self, row: Row) -> Yaml:
         ports = {
@@ -141,11 +167,11 @@ class RelaySide:
         path = self.directory / row.name
         text = path.read_text() if path.exists() else ""
         lines = [line.split(" ") for line in text.splitlines()]
-        return [f"log {number}: {_sorted(field)}" for number, line in enumerate(lines) for field in line]
+        return [f"log {number}: {_sorted(text)}" for number, line in enumerate(lines) for text in line]
 
     def stats(self, row: Row) -> list[str]:
         """Those of its filter and of its cluster."""
-        found = self.proxy.stats(f"^(tcp|cluster|connection_limit)\\.{row.name}\\.")
+        found = self.proxy.stats(f"^(tcp|http|cluster|connection_limit)\\.{row.name}\\.")
         return [f"{name}: {value}" for name, value in sorted(found.items()) if value and not _UNSTABLE.search(name)]
 
     def close(self) -> None:
@@ -153,7 +179,7 @@ class RelaySide:
         self._clean()
 
     def _clean(self) -> None:
-        for sock in (*self.upstreams.values(), self.blackhole, *self.fillers):
+        for sock in (*self.upstreams.values(), self.dead, self.blackhole, *self.fillers):
             sock.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -185,7 +211,10 @@ class Play:
             case "nobody":
                 self.lines.append(f"{who} accepts nobody: {self._accepts_nobody()}")
             case "send":
-                self.sockets[who].sendall(argument.encode())
+                data = self.row.texts[argument[1:]] if argument.startswith("@") else argument.encode()
+                self.sockets[who].sendall(data)
+            case "head":
+                self.lines.extend(f"{who} {line}" for line in self._read_head(who))
             case "read":
                 self.lines.append(f"{who} read {self._read(who, int(argument))}")
             case "end":
@@ -215,6 +244,17 @@ class Play:
         sock.settimeout(DEADLINE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sockets[who] = sock
+
+    def _read_head(self, who: str) -> list[str]:
+        """Start line and fields of a head, without what no two have alike."""
+        data = b""
+        try:
+            while not data.endswith(b"\r\n\r\n") and (piece := self.sockets[who].recv(1)):
+                data += piece
+        except (ConnectionError, TimeoutError) as error:
+            return [f"{data!r} {error!r}"]
+        start, *fields = data.decode("latin-1").split("\r\n")
+        return [start, *sorted(line for line in fields if line and not _VOLATILE.match(line))]
 
     def _read(self, who: str, count: int) -> str:
         data = b""

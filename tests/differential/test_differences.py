@@ -2,12 +2,19 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from tests.differential.cases import Case
+from tests.differential.test_filter_chains import ROWS as CHAIN_ROWS
+from tests.differential.test_load_balancing import DIFFERENCES as BALANCING
+from tests.differential.test_subsets import DIFFERENCES as SUBSETS
 from tests.differential.test_tcp_proxy import ROWS
 from tests.differential.test_tls import CASES, FAILED
+from tests.differential.test_upgrades import ROWS as UPGRADE_ROWS
+from tests.differential.test_upstream_connections import ROWS as CONNECTION_ROWS
 from tests.differential.topic import all_topics
 
+ALL_ROWS: list[Any] = [*ROWS, *CONNECTION_ROWS, *UPGRADE_ROWS]
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "envoy-differences.md"
 
@@ -18,10 +25,12 @@ def declared_cases() -> list[Case]:
 
 
 def declared_keys() -> set[str]:
-    """Those of requests, those of raw connections, and those of TLS."""
+    """Those of requests, of raw connections, of TLS, and of balancing."""
     of_requests = {case.differs.key for case in declared_cases() if case.differs}
     of_tls = {key for case in CASES for key, *_ in case.differs} | {FAILED for case in CASES if case.fails}
-    return of_requests | of_tls | {row.differs for row in ROWS if row.differs}
+    of_balancing = {*BALANCING, *SUBSETS}
+    of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
+    return of_requests | of_tls | of_balancing | of_connections
 
 
 def documented_keys() -> list[str]:
@@ -43,4 +52,6 @@ def test_declared_differences_differ() -> None:
     for case in declared_cases():
         assert case.differs is not None
         assert case.differs.ours != case.differs.envoy, case.name
-    assert all(bool(row.differs) == (row.ours != row.envoy) for row in ROWS)
+    assert all(bool(row.differs) == (row.ours != row.envoy) for row in ALL_ROWS)
+    for row in CHAIN_ROWS:
+        assert bool(row.differs) == bool(row.ours) == (row.ours not in ("", row.answer) or bool(row.or_else)), row.name

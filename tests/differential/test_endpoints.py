@@ -25,6 +25,11 @@ static_resources:
       - locality: {region: a, zone: b, sub_zone: c}
         lb_endpoints:
         - {endpoint: {address: {pipe: {path: /tmp/x}}}}
+        - endpoint:
+            address: {socket_address: {address: 127.0.0.1, port_value: 13}}
+            additional_addresses:
+            - {address: {socket_address: {address: "::1", port_value: 14}}}
+            - {address: {pipe: {path: /tmp/y}}}
       - locality: {region: z, zone: b}
         priority: 1
         lb_endpoints:

@@ -15,7 +15,7 @@ import yaml
 from tests.differential.topic import SERVERS, TYPE, Topic, Yaml, address
 from tests.support.downstream import RawDownstream
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
-from tests.support.upstream import ScriptedUpstream, reply
+from tests.support.upstream import STALL, ScriptedUpstream, reply
 from tests.support.wire import Message, WireReader
 
 KEYS = 120
@@ -43,6 +43,12 @@ def _endpoints(weights: tuple[int, ...], fields: tuple[str, ...], priority: int)
         )
 
 
+def in_zone(zone: str, weight: int, text: str) -> str:
+    """The same locality with a name, and with a weight unless that is 0."""
+    weighed = f", load_balancing_weight: {weight}" if weight else ""
+    return f"{{ locality: {{ zone: {zone} }}{weighed}, {text.removeprefix('{')}"
+
+
 def assignment(*localities: str) -> str:
     """A load assignment of localities."""
     return f"load_assignment: {{ cluster_name: x, endpoints: [{', '.join(localities)}] }}\n"
@@ -57,6 +63,14 @@ def typed(name: str, options: str) -> str:
 PRIORITIES = assignment(
     hosts((1,) * 4, SICK, SICK), hosts((1, 2, 3), priority=1)
 )  # 70 percent of the keys go to the first priority
+BY_LOCALITY = "common_lb_config: { locality_weighted_lb_config: {} }\n"
+BOUNDED = "common_lb_config: {{ consistent_hashing_lb_config: {{ hash_balance_factor: {} }} }}\n"
+ZONES = assignment(
+    in_zone("b", 3, hosts((1, 2, 3))),
+    in_zone("a", 1, hosts((1, 1), priority=7).replace("priority: 7", "priority: 0")),
+    in_zone("c", 5, hosts((4, 1), SICK, priority=8).replace("priority: 8", "priority: 0")),
+    in_zone("d", 0, hosts((1,), priority=9).replace("priority: 9", "priority: 0")),
+)
 CLUSTERS = {
     "ring": RING + assignment(hosts(TWELVE)),
     "ring_one_host": RING + assignment(hosts((1,))),
@@ -93,6 +107,13 @@ CLUSTERS = {
         "maglev.v3.Maglev", "table_size: 1009, consistent_hashing_lb_config: { use_hostname_for_hashing: true }"
     )
     + assignment(hosts(UNEVEN)),
+    "ring_locality": RING + BY_LOCALITY + ZONES,
+    "maglev_locality": MAGLEV + BY_LOCALITY + ZONES,
+    "ring_locality_without_weights": RING + BY_LOCALITY + assignment(hosts(UNEVEN)),
+    "typed_ring_locality": typed("ring_hash.v3.RingHash", "locality_weighted_lb_config: {}") + ZONES,
+    "typed_maglev_locality": typed("maglev.v3.Maglev", "locality_weighted_lb_config: {}") + ZONES,
+    "typed_ring_no_locality": typed("ring_hash.v3.RingHash", "minimum_ring_size: 100") + ZONES,
+    "ring_bounded": RING + BOUNDED.format(100) + assignment(hosts(UNEVEN)),
     "typed_own_policy": typed(
         "maglev.v3.Maglev", "consistent_hashing_lb_config: { hash_policy: [{ query_parameter: { name: q } }] }"
     )
@@ -112,6 +133,7 @@ POLICIES = {
     "cookie": f"[{{ {COOKIE} }} }}]",
     "two": "[{ header: { header_name: x-key } }, { query_parameter: { name: q } }]",
     "same_twice": "[{ header: { header_name: x-key } }, { header: { header_name: x-key } }]",
+    "state_that_is_none": "[{ filter_state: { key: none }, terminal: true }, { header: { header_name: x-key } }]",
     "terminal": "[{ header: { header_name: x-key }, terminal: true }, { query_parameter: { name: q } }]",
     "only_terminal": "[{ header: { header_name: x-none }, terminal: true }, { query_parameter: { name: q } }]",
 }
@@ -141,6 +163,18 @@ RETRY = (
 TWO_RETRIES = ", retry_policy: { retry_on: retriable-status-codes, retriable_status_codes: [200], num_retries: 2 }"
 SET_COOKIE = ", response_headers_to_remove: [set-cookie]"
 PARTS = ", ".join(f"{{ name: {name}, weight: {weight} }}" for name, weight in (("a", 20), ("b", 30), ("c", 50)))
+HELD = {
+    "held_100": RING + BOUNDED.format(100) + "hosts: [a, b, c]\n",
+    "held_150": MAGLEV + BOUNDED.format(150) + "hosts: [a, b, c]\n",
+    "held_typed": typed("ring_hash.v3.RingHash", "hash_balance_factor: 200") + "hosts: [a, b, c]\n",
+    "held_weighted": RING + BOUNDED.format(120) + assignment(
+        "{ lb_endpoints: [" + ", ".join(
+            f"{{ load_balancing_weight: {weight}, endpoint: {{ address: {{ socket_address: "
+            f"{{ address: 127.0.0.1, port_value: @{name}@ }} }} }} }}"
+            for name, weight in (("a", 5), ("b", 1), ("c", 2))
+        ) + "] }"
+    ),
+}
 WEIGHTED = (
     "{{ match: {{ prefix: /weighted-{name}/ }}, route: {{ weighted_clusters: {{ clusters: [{parts}], {fields} }}, "
     "hash_policy: {policy} }}, response_headers_to_add: [{{ header: {{ key: x-host, value: '%UPSTREAM_HOST%' }} }}] }}"
@@ -155,6 +189,7 @@ ROUTES = [
         for name, (policy, fields) in BY_WEIGHT.items()
     ),
     *(route(name, name, POLICIES["header"]) for name in CLUSTERS),
+    *(route(name, name, POLICIES["header"]) for name in HELD),
     *(route(f"policy-{name}", "ring", policy, ADDED) for name, policy in POLICIES.items()),
     *(route(f"cookie-{name}", "answered", policy) for name, policy in MADE_UP.items()),
     route("rewritten", "ring", POLICIES["path"], action=", prefix_rewrite: /"),
@@ -166,18 +201,29 @@ ROUTES = [
 ]
 TOPIC = Topic(
     listeners={"main": "use_remote_address: true\nxff_num_trusted_hops: 1\n"},
-    clusters=CLUSTERS | {"answered": RING + "hosts: [a, b, c]\n"},
+    clusters=CLUSTERS | HELD | {"answered": RING + "hosts: [a, b, c]\n"},
     vhosts=f"[{{ name: hashing, domains: ['*'], routes: [{', '.join(ROUTES)}] }}]",
 )
 
 
 @pytest.fixture(scope="module")
-def proxies() -> Iterator[tuple[ProxyProcess, ProxyProcess]]:
+def upstream() -> Iterator[ScriptedUpstream]:
+    """Three servers, each of which answers with its name."""
+    servers = ScriptedUpstream(SERVERS)
+    answer_with_names(servers)
+    yield servers
+    servers.close()
+
+
+def answer_with_names(upstream: ScriptedUpstream) -> None:
+    """Each server answers with its name from now on."""
+    upstream.play(by_server={name: [reply(body=name.encode())] for name in SERVERS})
+
+
+@pytest.fixture(scope="module")
+def proxies(upstream: ScriptedUpstream) -> Iterator[tuple[ProxyProcess, ProxyProcess]]:
     """Envoy and meshproxy on one configuration, with the same upstream."""
     with ExitStack() as stack:
-        upstream = ScriptedUpstream(SERVERS)
-        stack.callback(upstream.close)
-        upstream.play(by_server={name: [reply(body=name.encode())] for name in SERVERS})
         dead = stack.enter_context(socket.socket())
         dead.bind(("0.0.0.0", 0))  # it never listens: a port that refuses connections on every loopback address
         tree = yaml.safe_load(TOPIC.bootstrap_yaml(upstream.ports | {"dead": dead.getsockname()[1]}, "/dev/null"))
@@ -222,7 +268,7 @@ def keyed(path: str) -> list[bytes]:
 @pytest.mark.parametrize("cluster", CLUSTERS)
 def test_same_host_for_every_key(proxies: tuple[ProxyProcess, ProxyProcess], cluster: str) -> None:
     expected, actual = (chosen(proxy, keyed(f"/{cluster}/")) for proxy in proxies)
-    assert len(set(expected)) > 1 or cluster == "ring_one_host"
+    assert len(set(expected)) > 1 or cluster in ("ring_one_host", "ring_locality_without_weights")
     assert actual == expected
 
 
@@ -348,3 +394,27 @@ def served_by(proxy: ProxyProcess, source: str) -> bytes:
         message = reader.read_head()
         reader.read_body(message, to_end=False)
         return message.body
+
+
+@pytest.mark.parametrize("cluster", HELD)
+def test_an_overloaded_host_passes_requests_on_alike(
+    proxies: tuple[ProxyProcess, ProxyProcess], upstream: ScriptedUpstream, cluster: str
+) -> None:
+    """Requests that are not answered: each of two keys fills one host, then the others."""
+    expected, actual = (held(proxy, upstream, cluster, 18) for proxy in proxies)
+    assert len(set(expected)) > 1
+    assert actual == expected
+
+
+def held(proxy: ProxyProcess, upstream: ScriptedUpstream, cluster: str, count: int) -> list[str]:
+    """The servers that get the requests, in order."""
+    upstream.play([STALL])
+    with ExitStack() as stack:
+        for number in range(count):
+            downstream = stack.enter_context(RawDownstream(proxy.listener_ports()["main"]))
+            downstream.send(request(f"/{cluster}/", f"x-key: key{number % 2}"))
+            upstream.wait_seen(number + 1)
+        seen = [each.server for each in upstream.script.seen]
+    upstream.settle()
+    answer_with_names(upstream)
+    return seen

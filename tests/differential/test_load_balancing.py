@@ -1,15 +1,20 @@
 """How requests are spread over hosts: policies, weights, health, priorities, and the panic threshold."""
 
 import json
+import os
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 
-from tests.differential.cases import get
-from tests.differential.pair import Pair, Side
-from tests.differential.topic import Topic
+from tests.differential.cases import Case, get
+from tests.differential.pair import SUBJECT_IS_ENVOY, Pair, Side
+from tests.differential.topic import SERVERS, Topic
 from tests.support.downstream import RawDownstream
+from tests.support.proxy import start_envoy, start_meshproxy
+from tests.support.upstream import STALL
 
+DIFFERENCES = ("grpc-policies",)  # keys in docs/envoy-differences.md
 REQUESTS = 60
 
 
@@ -91,13 +96,160 @@ TWICE = {
     "same_address_one_canary": assignment(locality(endpoint("a"), endpoint("a", CANARY), endpoint("b"))),
 }
 EXACT |= TWICE | {f"{name}_dns": "type: STRICT_DNS\n" + text for name, text in TWICE.items()}
+TYPED = "type.googleapis.com/envoy.extensions.load_balancing_policies."
+
+
+def typed(config: str) -> str:
+    """A typed policy."""
+    return (
+        "load_balancing_policy: { policies: [{ typed_extension_config: "
+        f"{{ name: policy, typed_config: {{ '@type': {TYPED}{config} }} }} }}] }}\n"
+    )
+
+
+def place(zone: str, weight: int = 0, more: str = "") -> str:
+    """The fields of a locality; weight 0 is none."""
+    return f"locality: {{ zone: {zone} }}{f', load_balancing_weight: {weight}' if weight else ''}{more}"
+
+
+def factor_100(text: str) -> str:
+    """A locality is worth what is healthy of it."""
+    return text.replace("{ cluster_name", "{ policy: { overprovisioning_factor: 100 }, cluster_name", 1)
+
+
+ZONES = assignment(
+    locality(endpoint("a"), fields=place("one", 1)),
+    locality(endpoint("b"), fields=place("two", 2)),
+    locality(endpoint("c"), fields=place("three", 3)),
+)
+WEIGH_ZONES = "common_lb_config: { locality_weighted_lb_config: {} }\n"
+TYPED_ZONES = ", locality_lb_config: { locality_weighted_lb_config: {} }"
+EXACT |= {
+    "locality": WEIGH_ZONES + ZONES,
+    "locality_least_request": "lb_policy: LEAST_REQUEST\n" + WEIGH_ZONES + ZONES,
+    "locality_random": "lb_policy: RANDOM\n" + WEIGH_ZONES + ZONES,
+    "locality_not_asked_for": ZONES,
+    "locality_typed": typed("round_robin.v3.RoundRobin" + TYPED_ZONES) + ZONES,
+    "locality_typed_least_request": typed("least_request.v3.LeastRequest" + TYPED_ZONES) + ZONES,
+    "locality_typed_random": typed("random.v3.Random" + TYPED_ZONES) + ZONES,
+    "locality_typed_not_asked_for": typed("round_robin.v3.RoundRobin") + ZONES,
+    "locality_one_without_weight": WEIGH_ZONES
+    + assignment(
+        locality(endpoint("a"), fields=place("one", 1)),
+        locality(endpoint("b"), fields=place("two", 2)),
+        locality(endpoint("c"), fields=place("three")),
+    ),
+    "locality_without_weights": WEIGH_ZONES
+    + assignment(*(locality(endpoint(name), fields=place(name)) for name in "abc")),
+    "locality_without_name": WEIGH_ZONES
+    + assignment(
+        locality(endpoint("a"), fields="load_balancing_weight: 5"),
+        locality(endpoint("b"), fields=place("two", 2)),
+        locality(endpoint("c"), fields=place("three", 1)),
+    ),
+    "locality_named_twice": WEIGH_ZONES
+    + assignment(
+        locality(endpoint("a"), fields=place("one", 2)),
+        locality(endpoint("b"), fields=place("two", 4)),
+        locality(endpoint("c"), fields=place("one", 8)),
+    ),
+    "locality_with_many_hosts": WEIGH_ZONES
+    + assignment(
+        locality(endpoint("a"), endpoint("b"), fields=place("one", 1)), locality(endpoint("c"), fields=place("two", 1))
+    ),
+    "locality_half_sick": WEIGH_ZONES
+    + factor_100(
+        assignment(
+            locality(endpoint("a"), endpoint("b", SICK), fields=place("one", 1)),
+            locality(endpoint("c"), endpoint("c"), fields=place("two", 1)),
+        )
+    )
+    + "\n",
+    "locality_half_drained": WEIGH_ZONES
+    + factor_100(
+        assignment(
+            locality(endpoint("a"), endpoint("b", "health_status: DRAINING"), fields=place("one", 1)),
+            locality(endpoint("c"), fields=place("two", 1)),
+        )
+    ),
+    "locality_gone": WEIGH_ZONES
+    + assignment(
+        locality(endpoint("a", SICK), fields=place("one", 9)),
+        locality(endpoint("b"), fields=place("two", 1)),
+        locality(endpoint("c"), fields=place("three", 1)),
+    ),
+    "locality_panic": WEIGH_ZONES
+    + assignment(
+        locality(endpoint("a", SICK), fields=place("one", 9)),
+        locality(endpoint("b", SICK), fields=place("two", 1)),
+        locality(endpoint("c"), fields=place("three", 1)),
+    ),
+    "locality_degraded": WEIGH_ZONES
+    + assignment(
+        locality(endpoint("a", "health_status: DEGRADED"), fields=place("one", 2)),
+        locality(endpoint("b", "health_status: DEGRADED"), fields=place("two", 1)),
+    ),
+    "locality_second_priority": WEIGH_ZONES
+    + assignment(
+        locality(endpoint("a", SICK), fields=place("one", 1)),
+        locality(endpoint("b"), fields=place("one", 1, ", priority: 1")),
+        locality(endpoint("c"), fields=place("two", 2, ", priority: 1")),
+    ),
+    "full_scan_weighted": typed("least_request.v3.LeastRequest, selection_method: FULL_SCAN") + assignment(WEIGHTED),
+    "health_by_weight": assignment(
+        locality(endpoint("a", "load_balancing_weight: 3"), endpoint("b", SICK)),
+        locality(endpoint("c"), fields="priority: 1"),
+    ).replace("{ cluster_name", "{ policy: { weighted_priority_health: true }, cluster_name", 1),
+    "typed_fails_in_panic": typed(
+        "round_robin.v3.RoundRobin, locality_lb_config: { zone_aware_lb_config: { fail_traffic_on_panic: true } }"
+    )
+    + assignment(locality(endpoint("a", SICK), endpoint("b", SICK))),
+    "negative_bias": "lb_policy: LEAST_REQUEST\nleast_request_lb_config: { active_request_bias: "
+    "{ default_value: -1.0, runtime_key: x } }\n" + assignment(WEIGHTED),
+}
 SPREAD = {
     "least_request": "lb_policy: LEAST_REQUEST\n" + assignment(ABC),
     "random": "lb_policy: RANDOM\n" + assignment(ABC),
+    "slow_start": "round_robin_lb_config: { slow_start_config: { slow_start_window: 60s } }\n" + assignment(WEIGHTED),
+    "slow_start_least_request": typed(
+        "least_request.v3.LeastRequest, slow_start_config: { slow_start_window: 60s, aggression: "
+        "{ default_value: 2.0, runtime_key: x }, min_weight_percent: { value: 20 } }"
+    )
+    + assignment(ABC),
+}
+DROPPING = {
+    f"drop_{percent}": assignment(locality(endpoint("a"))).replace(
+        "{ cluster_name",
+        f"{{ policy: {{ drop_overloads: [{{ category: x, drop_percentage: {{ numerator: {percent} }} }}] }}, cluster_name",
+        1,
+    )
+    for percent in (0, 50, 100)
+}
+SCANNING = {
+    "full_scan": typed("least_request.v3.LeastRequest, selection_method: FULL_SCAN") + assignment(ABC),
 }
 
-ROUTES = ", ".join(f"{{ match: {{ path: /{name} }}, route: {{ cluster: {name} }} }}" for name in (*EXACT, *SPREAD))
-TOPIC = Topic(clusters=EXACT | SPREAD, vhosts=f"[{{ name: lb, domains: [lb.test], routes: [{ROUTES}] }}]")
+SILENT = (
+    "http_filters: [{ name: router, typed_config: { "
+    "'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, suppress_envoy_headers: true } }]\n"
+)
+ROUTES = ", ".join(f"{{ match: {{ path: /{name} }}, route: {{ cluster: {name} }} }}" for name in (*EXACT, *SPREAD, *DROPPING, *SCANNING))
+RETRIED = "{ match: { prefix: / }, route: { cluster: drop_100, retry_policy: { retry_on: 5xx, num_retries: 2 } } }"
+TOPIC = Topic(
+    cases=[
+        Case("dropped", get(), route="{ match: { prefix: / }, route: { cluster: drop_100 } }"),
+        Case("dropped_and_not_retried", get(), route=RETRIED),
+        Case("dropped_in_silence", get(), route=RETRIED, listener="silent"),
+        Case("not_dropped", get(), route="{ match: { prefix: / }, route: { cluster: drop_0 } }"),
+    ],
+    listeners={"main": "", "silent": SILENT},
+    clusters=EXACT | SPREAD | DROPPING | SCANNING,
+    vhosts=f"[{{ name: lb, domains: [lb.test], routes: [{ROUTES}] }}]",
+)
+
+
+def test_case(pair: Pair, case: Case) -> None:
+    pair.check(case)
 
 
 def spread(side: Side, cluster: str) -> tuple[Counter[int], Counter[str]]:
@@ -154,3 +306,64 @@ def test_every_host_serves(pair: Pair, cluster: str) -> None:
     expected, actual = (spread(side, cluster) for side in (pair.reference, pair.subject))
     assert actual[0] == expected[0]
     assert set(actual[1]) == set(expected[1])
+
+
+def test_half_of_the_requests_is_dropped(pair: Pair) -> None:
+    """Both answers are there among 60 (odds below 1 in 10^17)."""
+    for side in (pair.reference, pair.subject):
+        assert set(spread(side, "drop_50")[0]) == {200, 503}
+
+
+@pytest.mark.parametrize("cluster", SCANNING)
+def test_a_full_scan_finds_the_idle_host(pair: Pair, cluster: str) -> None:
+    """Requests that hang make their hosts busy, so that three requests are on three hosts."""
+    for side in (pair.reference, pair.subject):
+        for _ in range(6):
+            assert hanging(side, cluster, 3) == {"a", "b", "c"}
+
+
+def hanging(side: Side, cluster: str, count: int) -> set[str]:
+    """The servers that so many requests at the same time are on."""
+    script = side.upstream.play([STALL])
+    with ExitStack() as stack:
+        for number in range(count):
+            downstream = stack.enter_context(RawDownstream(side.ports["main"]))
+            downstream.send(get(f"/{cluster}", host="lb.test"))
+            side.upstream.wait_seen(number + 1)
+    side.upstream.settle()
+    return {seen.server for seen in script.seen}
+
+
+def within(name: str, field: str, inner: str) -> str:
+    """A policy that another one is in."""
+    extension = f"{{ name: inner, typed_config: {{ '@type': {TYPED}{inner} }} }}"
+    return typed(f"{name}, {field}: {{ policies: [{{ typed_extension_config: {extension} }}] }}")
+
+
+@pytest.mark.skipif(SUBJECT_IS_ENVOY, reason="it is about where the two differ")
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        (typed("pick_first.v3.PickFirst") + assignment(ABC), {"a": 60}),
+        (
+            within("wrr_locality.v3.WrrLocality", "endpoint_picking_policy", "round_robin.v3.RoundRobin") + ZONES,
+            {"a": 10, "b": 20, "c": 30},
+        ),
+        (
+            within("wrr_locality.v3.WrrLocality", "endpoint_picking_policy", "least_request.v3.LeastRequest") + ZONES,
+            {"a": 10, "b": 20, "c": 30},
+        ),
+    ],
+)
+def test_policies_that_envoy_lacks(cluster: str, expected: dict[str, int]) -> None:
+    topic = Topic(
+        clusters={"lb": cluster},
+        vhosts="[{ name: lb, domains: ['*'], routes: [{ match: { prefix: / }, route: { cluster: lb } }] }]",
+    )
+    with pytest.raises(RuntimeError, match=r"PickFirst|only supports ClientSideWeightedRoundRobin"):
+        start_envoy(topic.bootstrap_yaml(dict.fromkeys((*SERVERS, "dead"), 9), os.devnull))
+    side = Side("meshproxy", topic, start_meshproxy)
+    try:
+        assert spread(side, "lb") == ({200: REQUESTS}, expected)
+    finally:
+        side.close()

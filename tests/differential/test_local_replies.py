@@ -1,6 +1,18 @@
 """Answers that the proxy makes itself: bodies, response flags and response code details."""
 
-from tests.differential.cases import AwaitUpstream, Case, Close, Receive, Reset, get, not_yet, post, request
+from tests.differential.cases import (
+    AwaitUpstream,
+    Case,
+    Close,
+    Differs,
+    Expect,
+    Receive,
+    Reset,
+    get,
+    not_yet,
+    post,
+    request,
+)
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 from tests.support.upstream import CLOSE, RESET, STALL, Answer, reply
@@ -18,6 +30,15 @@ BUFFER = "match: { prefix: / }\nroute: { cluster: a, retry_policy: { retry_on: 5
 CASES = [
     Case("no_virtual_host", get("/", host="none.test")),
     Case("no_route", get("/b"), route="match: { prefix: /a }\nroute: { cluster: a }"),
+    Case("no_route_pipelined", get("/b") * 2, route="match: { prefix: /a }\nroute: { cluster: a }", responses=2),
+    Case(
+        "no_route_pipelined_many",
+        get("/b") * 4,
+        route="match: { prefix: /a }\nroute: { cluster: a }",
+        responses=4,
+        log=False,
+        differs=Differs("pipelined-replies", Expect((404,) * 4, "kept"), Expect((404,) * 2, "closed")),
+    ),
     Case("no_route_head", request("HEAD", "/b"), route="match: { prefix: /a }\nroute: { cluster: a }"),
     Case("no_route_post", post("/b", b"x" * 100), route="match: { prefix: /a }\nroute: { cluster: a }"),
     Case("no_route_grpc", post("/b", b"", GRPC), route="match: { prefix: /a }\nroute: { cluster: a }"),

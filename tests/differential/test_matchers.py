@@ -79,10 +79,7 @@ PATHS = [
         get("/", ("x-forwarded-proto", "https")),
     ),
     *match("host_header_name", "prefix: /, headers: [{ name: host, present_match: true }]", get("/")),
-    *not_yet(
-        "connect_matcher: CONNECT requests are not supported yet",
-        *match("connect", "connect_matcher: {}", request("CONNECT", "match.test:80"), get("/")),
-    ),
+    *match("connect", "connect_matcher: {}", request("CONNECT", "match.test:80"), get("/")),
     *match(
         "grpc",
         "prefix: /, grpc: {}",

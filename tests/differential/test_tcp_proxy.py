@@ -26,6 +26,27 @@ def limit(name: str, more: str = "") -> str:
     return LIMIT.replace("NAME", name).replace("MORE", more)
 
 
+# Who ended a connection that both ends close is told differently; of bytes on the wire the first row tells.
+TUNNELED = "^(?!.*(destroy_(local|remote)|up_[tr]x))"
+TEXTS = {
+    "ok": b"HTTP/1.1 200 OK\r\n\r\n",
+    "ok_data": b"HTTP/1.1 200 OK\r\n\r\nhello",
+    "created": b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n",
+    "interim": b"HTTP/1.1 103 Early Hints\r\n\r\n",
+    "refused": b"HTTP/1.1 503 Nope\r\ncontent-length: 2\r\n\r\nno",
+    "chunked": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    "last": b"0\r\n\r\n",
+    "broken": b"what?\r\n\r\n",
+}
+
+
+def tunneled(name: str, steps: str, config: str = "", proxy: str = "", **more: object) -> Row:
+    """A row whose connections go through an HTTP proxy upstream."""
+    tunnel = f'{{tunneling_config: {{hostname: "far.test:443"{config}}}{proxy}}}'
+    more = {"compare": TUNNELED} | more
+    return Row(name, steps, proxy=tunnel, texts=TEXTS, **more)  # type: ignore[arg-type]
+
+
 ROWS = [
     Row("relay", BOTH + "c send hello; u read 5; u send world!; c read 6; c close; u end"),
     Row("upstream_closes", BOTH + "c send hello; u read 5; u send bye; u close; c end; c close"),
@@ -43,6 +64,7 @@ ROWS = [
     Row("upstream_accepts_and_closes", BOTH + "u close; c end"),
     Row("refused", "c connect; c end", hosts=("dead",)),
     Row("refused_3_attempts", "c connect; c end", hosts=("dead",), proxy="{max_connect_attempts: 3}"),
+    Row("overflow_1000_attempts", "c connect; c end", proxy="{max_connect_attempts: 1000}", cluster="{circuit_breakers: {thresholds: [{max_pending_requests: 0}]}}"),
     Row("second_host", BOTH + "c send x; u read 1; c close; u end", compare="^tcp", hosts=("dead", "live"), proxy="{max_connect_attempts: 2}"),
     Row("connect_timeout", "c connect; c end", hosts=("blackhole",), cluster="{connect_timeout: 0.1s}"),
     Row("no_host", "c connect; c end", hosts=()),
@@ -86,6 +108,31 @@ ROWS = [
     Row("limit_off", BOTH + "d connect; v accept; d send x; v read 1; d close; v end; c close; u end",
         filters=limit("limit_off", ", runtime_enabled: {default_value: false, runtime_key: no.such}"), before=True, logs=2,
         differs="connection-limit-off", envoy=("connection_limit.limit_off.active_connections: 18446744073709551614",)),
+    tunneled("tunnel", BOTH + "u head; u send @ok; c send hello; u read 5; u send world; c read 5; c close; u end",
+        differs="tunnel-wire-bytes", compare="code=|up_[tr]x", envoy=("log 0: up_tx=63", "log 0: up_rx=29"), ours=("log 0: up_tx=58", "log 0: up_rx=24")),
+    tunneled("tunnel_upstream_ends", BOTH + "u head; u send @ok_data; c read 5; u close; c end; c close"),
+    tunneled("tunnel_early", "c connect; c send early; u accept; u head; u quiet; u send @ok; u read 5; c close; u end"),
+    tunneled("tunnel_half_close_down", BOTH + "u head; u send @ok; c send ask; c shut; u end; u send answer; c end"),
+    tunneled("tunnel_half_close_up", BOTH + "u head; u send @ok_data; u shut; c end; c send answer; u read 6; c close; u end"),
+    tunneled("tunnel_client_resets", BOTH + "u head; u send @ok; c send hi; u read 2; c reset; u end"),
+    tunneled("tunnel_upstream_resets", BOTH + "u head; u send @ok; c send hi; u read 2; u reset; c end"),
+    tunneled("tunnel_created", BOTH + "u head; u send @created; c send hi; u read 2; c close; u end"),
+    tunneled("tunnel_interim", BOTH + "u head; u send @interim; u send @ok; c send hi; u read 2; c close; u end"),
+    tunneled("tunnel_refused", BOTH + "u head; u send @refused; c end; u end"),
+    tunneled("tunnel_broken", BOTH + "u head; u send @broken; c end; u end"),
+    tunneled("tunnel_closed", BOTH + "u head; u close; c end"),
+    tunneled("tunnel_second_attempt", BOTH + "u head; u send @refused; u end; v accept; v head; v send @ok; c send hi; v read 2; c close; v end", proxy=", max_connect_attempts: 2"),
+    tunneled("tunnel_dead", "c connect; c end", hosts=("dead",)),
+    tunneled("tunnel_dead_2", "c connect; c end", hosts=("dead",), proxy=", max_connect_attempts: 2"),
+    tunneled("tunnel_no_host", "c connect; c end", hosts=()),
+    tunneled("tunnel_leaves_early", BOTH + "u head; c close; u quiet; u close"),
+    tunneled("tunnel_idle", BOTH + "u head; u send @ok; c send x; u read 1; u end; c end", proxy=", idle_timeout: 0.2s"),
+    tunneled("tunnel_headers", BOTH + "u head; u send @ok; c send x; u read 1; c close; u end",
+        ', headers_to_add: [{header: {key: x-a, value: "b"}}, {header: {key: x-ip, value: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}}]'),
+    tunneled("tunnel_post", BOTH + "u head; u send @chunked; c send hi; u read 7; c read 5; c close; u close", ", use_post: true, post_path: /tunnel", compare="^tcp"),
+    tunneled("tunnel_post_ends", BOTH + "u head; u send @chunked; c send hi; u read 7; c read 5; c shut; u read 5; u send @last; c end; c close", ", use_post: true", compare="^tcp"),
+    tunneled("tunnel_log", BOTH + "u head; u send @ok; c logged 1; c send x; u read 1; c close; u end", logs=2,
+        proxy=", access_log_options: {flush_access_log_on_connected: true}"),
 ]  # fmt: skip
 
 

@@ -146,16 +146,10 @@ ASKED = [
         listener="respect",
     ),
     stalls("asked_expected_timeout_respected_stalls", "", ("x-envoy-expected-rq-timeout-ms", "60"), listener="respect"),
-    *not_yet(
-        "hedge_policy.hedge_on_per_try_timeout: true is not supported yet",
-        Case("hedge_route", get("/"), route=to("hedge_policy: { hedge_on_per_try_timeout: true }")),
-        Case("hedge_host", get("/"), vhost="hedge_policy: { hedge_on_per_try_timeout: true }"),
-    ),
-    *not_yet(
-        "upgrade_configs: upgrades are not supported yet",
-        Case("upgrade_route", get("/"), route=to("upgrade_configs: [{ upgrade_type: websocket }]")),
-        Case("upgrade_listener", get("/"), route=to(), listener="upgrades"),
-    ),
+    Case("hedge_route", get("/"), route=to("hedge_policy: { hedge_on_per_try_timeout: true }")),
+    Case("hedge_host", get("/"), vhost="hedge_policy: { hedge_on_per_try_timeout: true }"),
+    Case("upgrade_route", get("/"), route=to("upgrade_configs: [{ upgrade_type: websocket }]")),
+    Case("upgrade_listener", get("/"), route=to(), listener="upgrades"),
     Case("hedge_off", get("/"), route=to("hedge_policy: { initial_requests: 2 }")),
     Case("flush_timeout", get("/"), route=to("flush_timeout: 0.001s")),
     *not_yet(

@@ -1,13 +1,18 @@
 """TLS through the whole proxy, the real Envoy and meshproxy on one configuration: what clients, upstreams and the
 access log see."""
 
+import base64
+import functools
+import hashlib
 import json
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.differential.pair import SUBJECT_IS_ENVOY
 from tests.differential.tls import (
@@ -22,6 +27,7 @@ from tests.differential.tls import (
     server_tls,
     trusts,
 )
+from tests.support.polling import wait_for
 from tests.support.proxy import start_envoy, start_meshproxy
 from tests.tls.certificates import dns, issue, uri, world
 
@@ -35,7 +41,35 @@ NAMELESS = issue("nobody", world().ca)
 TRUSTED = trusts(world().ca)
 SAN_OK = 'match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "spiffe://mesh/server"}}]'
 SAN_BAD = 'match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: "other.test"}}]'
+NAMES = {  # of the server's certificate, what is looked for in which
+    "dns": "{san_type: DNS, matcher: {exact: a.test}}",
+    "dns_wildcard": "{san_type: DNS, matcher: {exact: x.w.test}}",
+    "dns_below_wildcard": "{san_type: DNS, matcher: {exact: y.x.w.test}}",
+    "dns_suffix": "{san_type: DNS, matcher: {suffix: .test}}",
+    "dns_case": "{san_type: DNS, matcher: {exact: A.TEST, ignore_case: true}}",
+    "ip": "{san_type: IP_ADDRESS, matcher: {exact: 127.0.0.1}}",
+    "ip_v6": "{san_type: IP_ADDRESS, matcher: {exact: '2001:db8::1'}}",
+    "ip_prefix": "{san_type: IP_ADDRESS, matcher: {prefix: '127.'}}",
+    "ip_other": "{san_type: IP_ADDRESS, matcher: {exact: 127.0.0.2}}",
+    "email": "{san_type: EMAIL, matcher: {exact: ops@a.test}}",
+    "email_regex": "{san_type: EMAIL, matcher: {safe_regex: {regex: '[a-z]+@a[.]test'}}}",
+    "email_regex_part": "{san_type: EMAIL, matcher: {safe_regex: {regex: 'ops'}}}",
+    "uri_prefix": "{san_type: URI, matcher: {prefix: 'spiffe://mesh/'}}",
+    "uri_contains": "{san_type: URI, matcher: {contains: mesh}}",
+    "other_kind": "{san_type: EMAIL, matcher: {suffix: .test}}, {san_type: URI, matcher: {exact: a.test}}",
+    "one_of_two": "{san_type: DNS, matcher: {exact: no.test}}, {san_type: URI, matcher: {suffix: server}}",
+}
+SPKI = world().server.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+PINS = {
+    "spki": f"verify_certificate_spki: ['{base64.b64encode(hashlib.sha256(SPKI).digest()).decode()}']",
+    "spki_other": f"verify_certificate_spki: ['{base64.b64encode(bytes(32)).decode()}']",
+    "hash": f"verify_certificate_hash: ['{hashlib.sha256(world().server.der).hexdigest()}']",
+    "either": f"{{verify_certificate_hash: ['{'ab' * 32}'], "
+    f"verify_certificate_spki: ['{base64.b64encode(hashlib.sha256(SPKI).digest()).decode()}']}}",
+}
+AUTHORITY = "TEST_TLS_AUTHORITY"  # an environment variable
 PIN = f"verify_certificate_hash: ['{'ab' * 32}']"
+CIPHER = "ECDHE-ECDSA-AES256-GCM-SHA384"
 REQUIRED = "require_client_certificate: true"
 DETAILS = "{subject: true, cert: true, chain: true, dns: true, uri: true}"
 MODES = ("SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "ALWAYS_FORWARD_ONLY")
@@ -70,6 +104,10 @@ LISTENERS = {
         inspects=True,
     ),
     "many": TlsListener({"many": TlsChain(server_tls(ONE, WILD, world().server))}),
+    "ciphers": TlsListener({"ciphers": TlsChain(server_tls(common=f"{{tls_params: {{cipher_suites: [{CIPHER}]}}}}"))}),
+    "curves": TlsListener(
+        {"curves": TlsChain(server_tls(world().rsa_server, common="{tls_params: {ecdh_curves: [P-384]}}"))}
+    ),
     "alpn": TlsListener({"alpn": TlsChain(server_tls(common="{alpn_protocols: [http/1.1]}"))}),
     "v12": TlsListener({"v12": TlsChain(server_tls(common="{tls_params: {tls_maximum_protocol_version: TLSv1_2}}"))}),
     "v13": TlsListener({"v13": TlsChain(server_tls(common="{tls_params: {tls_minimum_protocol_version: TLSv1_3}}"))}),
@@ -95,7 +133,9 @@ LISTENERS = {
         name: to(name)
         for name in (
             *("plain", "to_tls", "trusted", "good_san", "bad_san", "wrong_ca", "to_plain", "cut", "silent"),
-            *("mtls", "mtls_without", "sni", "host_sni", "up_alpn", "too_old", "pinned"),
+            *("mtls", "mtls_without", "sni", "host_sni", "up_alpn", "too_old", "pinned", "by_environment"),
+            *(f"san_{name}" for name in NAMES),
+            *(f"pin_{name}" for name in PINS),
         )
     },
 }
@@ -119,6 +159,14 @@ CLUSTERS = {
         client_tls("{tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}"),
     ),
     "pinned": TlsCluster("tls", client_tls(trusts(world().ca, PIN))),
+    "by_environment": TlsCluster(
+        "tls", client_tls(f"{{validation_context: {{trusted_ca: {{environment_variable: {AUTHORITY}}}}}}}")
+    ),
+    **{
+        f"san_{name}": TlsCluster("tls", client_tls(trusts(world().ca, f"match_typed_subject_alt_names: [{matchers}]")))
+        for name, matchers in NAMES.items()
+    },
+    **{f"pin_{name}": TlsCluster("tls", client_tls(trusts(world().ca, pins))) for name, pins in PINS.items()},
     "echo": TlsCluster("echo", client_tls(TRUSTED)),
 }
 UPSTREAMS = {
@@ -176,6 +224,15 @@ CASES = (
         ),
     ),
     TlsCase("cipher", "alpn", Client(shows_cipher=True)),
+    TlsCase("ciphers_v12", "ciphers", Client(version=V12, shows_cipher=True)),
+    TlsCase("ciphers_v13", "ciphers", Client(version=V13, shows_cipher=True)),
+    *(
+        TlsCase(
+            f"curve_{curve}_{version.name}", "curves", Client(version=version, curve=curve), fails=curve != "secp384r1"
+        )
+        for version in (V12, V13)
+        for curve in ("secp384r1", "prime256v1")
+    ),
     *(
         TlsCase(
             f"client_pinned_{version.name}",
@@ -250,8 +307,10 @@ assert len({case.name for case in CASES}) == len(CASES)
 def sides() -> Iterator[tuple[TlsSide, TlsSide]]:
     """Envoy and the subject."""
     start_subject = start_envoy if SUBJECT_IS_ENVOY else start_meshproxy
-    with TlsSide(WORLD, start_envoy) as envoy, TlsSide(WORLD, start_subject) as subject:
-        yield envoy, subject
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(AUTHORITY, world().ca.pem.decode())
+        with TlsSide(WORLD, start_envoy) as envoy, TlsSide(WORLD, start_subject) as subject:
+            yield envoy, subject
 
 
 @pytest.mark.parametrize("row", CASES, ids=[case.name for case in CASES])
@@ -282,6 +341,23 @@ def test_certs_as_envoy(sides: tuple[TlsSide, TlsSide]) -> None:
     assert subject == envoy
     days = [side.proxy.stats("days_until_first_cert_expiring") for side in sides]
     assert days[0] == days[1]
+
+
+def has_no_connection(side: TlsSide) -> bool:
+    return not any(side.proxy.stats("_cx_ssl_active").values())
+
+
+NOT_OURS = re.compile(r"_ssl_socket_factory\.|^http\.admin\.")
+"""Of secrets that come from a server, and of the admin interface's connections."""
+
+
+def test_stats_as_envoy(sides: tuple[TlsSide, TlsSide]) -> None:
+    """What both count of TLS after all of the above; the subject has no other names either."""
+    for side in sides:
+        wait_for(functools.partial(has_no_connection, side), f"{side.directory}'s connections to end")
+    envoy, subject = (side.proxy.stats("ssl") for side in sides)
+    expected = {name: value for name, value in envoy.items() if SUBJECT_IS_ENVOY or not NOT_OURS.search(name)}
+    assert subject == expected
 
 
 def certificates(side: TlsSide) -> list[dict[str, Any]]:

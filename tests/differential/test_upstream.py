@@ -171,13 +171,40 @@ CONNECTIONS = [
     Case("connect_refused_then_again", (get("/"), Receive(), get("/"), Receive()), route=ROUTE % "dead"),
 ]
 
+def of_cluster(fields: str) -> str:
+    """YAML of a cluster whose HttpProtocolOptions have these fields."""
+    kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return (
+        f"typed_extension_protocol_options: {{ {kind}: {{ '@type': type.googleapis.com/{kind}, "
+        f"explicit_http_config: {{ http_protocol_options: {{}} }}, {fields} }} }}"
+    )
+
+
+RETRIED = "match: { prefix: / }\nroute: { cluster: retries, retry_policy: { retry_on: %s, num_retries: 1 } }"
+OF_CLUSTER = [
+    Case("cluster_retries", get("/"), (reply(503), reply(503), OK), route=ROUTE % "retries"),
+    Case("cluster_retries_exhausted", get("/"), (reply(503), reply(502), reply(500), OK), route=ROUTE % "retries"),
+    Case("cluster_retries_of_post", post("/", b"body"), (reply(503), OK), route=ROUTE % "retries"),
+    Case("cluster_retries_more", get("/", ("x-envoy-max-retries", "3")), (*[reply(503)] * 3, OK), route=ROUTE % "retries"),
+    Case("route_retries_first", get("/"), (reply(503), reply(503), OK), route=RETRIED % "5xx"),
+    Case("route_retries_otherwise", get("/"), (reply(503), OK), route=RETRIED % "reset"),
+    Case("vhost_retries_first", get("/"), (reply(503), reply(503), OK), route=ROUTE % "retries",
+         vhost="retry_policy: { retry_on: 5xx, num_retries: 1 }"),
+    Case("cluster_per_try_timeout", get("/"), (STALL, OK), route=ROUTE % "retries_tries"),
+]
+
 PANIC_OFF = "common_lb_config: { healthy_panic_threshold: { value: 0 } }\n"
 
 TOPIC = Topic(
-    [*BODIES, *BREAKERS, *CONNECTIONS],
+    [*BODIES, *BREAKERS, *CONNECTIONS, *OF_CLUSTER],
     listeners={"main": "", "small_buffers": "listener: { per_connection_buffer_limit_bytes: 1024 }"},
     clusters={
         "alone": "",
+        "mirrors": of_cluster("request_mirror_policies: [{ cluster: b }]"),
+        "retries": of_cluster("retry_policy: { retry_on: 5xx, num_retries: 2, retry_back_off: { base_interval: 0.002s } }"),
+        "retries_tries": of_cluster("retry_policy: { retry_on: 5xx, num_retries: 2, per_try_timeout: 0.1s }"),
+        "hashes": "hosts: [a, b, c]\nlb_policy: RING_HASH\n"
+        + of_cluster("hash_policy: [{ header: { header_name: x-cluster } }]"),
         "small_buffers": "per_connection_buffer_limit_bytes: 1024",
         "no_connections": "circuit_breakers: { thresholds: [{ max_connections: 0 }] }",
         "no_pending": "circuit_breakers: { thresholds: [{ max_pending_requests: 0 }] }",
@@ -206,7 +233,9 @@ TOPIC = Topic(
         "ejects_briefly": PANIC_OFF
         + "hosts: [b]\noutlier_detection: { consecutive_5xx: 2, interval: 0.02s, base_ejection_time: 0.02s, max_ejection_percent: 100 }",
     },
-    vhosts="[{ name: by_path, domains: [by-path.test], routes: ["
+    vhosts="[{ name: mirrored, domains: [mirrored.test], routes: [{ match: { prefix: / }, route: { cluster: mirrors, "
+    "request_mirror_policies: [{ cluster: c }] } }] }, { name: hashed, domains: [hashed.test], routes: [{ match: { prefix: / }, route: { cluster: hashes, "
+    "hash_policy: [{ header: { header_name: x-route } }] } }] }, { name: by_path, domains: [by-path.test], routes: ["
     + ", ".join(
         f"{{ match: {{ prefix: /{name} }}, route: {{ cluster: {name} }} }}"
         for name in (
@@ -289,6 +318,32 @@ def test_max_connections_and_pending_overflow(pair: Pair) -> None:
     expected, actual = (third_while_two_wait(side) for side in sides(pair))
     assert [status for status, _ in expected] == [503, 200, 200]
     assert actual == expected
+
+
+def servers_by_key(side: Side, name: str, others: str) -> dict[str, set[str]]:
+    """The servers that requests with a key in the header `name` came to, whatever the header `others` said."""
+    found: dict[str, set[str]] = {}
+    script = side.upstream.play((OK,))
+    for key in "abcdefgh":
+        for other in "xyz":
+            exchange(side.ports["main"], get("/", (name, key), (others, other), host="hashed.test"))
+            found.setdefault(key, set()).add(script.seen[-1].server)
+    return found
+
+
+def test_hash_policy_of_a_cluster_goes_before_the_routes(pair: Pair) -> None:
+    for side in sides(pair):
+        by_cluster = servers_by_key(side, "x-cluster", "x-route")
+        assert all(len(servers) == 1 for servers in by_cluster.values()), by_cluster
+        assert len({min(servers) for servers in by_cluster.values()}) > 1
+
+
+def test_mirroring_of_a_cluster_goes_before_the_routes(pair: Pair) -> None:
+    for side in sides(pair):
+        script = side.upstream.play((OK,))
+        exchange(side.ports["main"], get("/", host="mirrored.test"))
+        side.upstream.wait_seen(2)
+        assert sorted(seen.server for seen in script.seen) == ["a", "b"]
 
 
 def ask_until_ejected(side: Side, cluster: str, count: int, answers: Mapping[str, Sequence[Answer]]) -> list[int]:

@@ -126,6 +126,7 @@ class Client:
     raw_end: bool = False
     headers: bytes = b""
     shows_cipher: bool = False
+    curve: str = ""  # the only one that it knows
     body: bytes = b""  # tcp: sent instead of a request, then our side is shut
 
     def context(self) -> ssl.SSLContext:
@@ -136,6 +137,8 @@ class Client:
             made.minimum_version = made.maximum_version = self.version
         if self.alpn:
             made.set_alpn_protocols(list(self.alpn))
+        if self.curve:
+            made.set_ecdh_curve(self.curve)
         if self.certificate is not None:
             load(made, self.certificate)
         return made

@@ -15,13 +15,16 @@ from typing import Self
 
 import pytest
 
+from tests.integration.raw_upstream import RawUpstream
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 from tests.support.upstream import ScriptedUpstream, reply
+from tests.support.wire import WireReader
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 STARTERS = [start_envoy, start_meshproxy]
 Start = Callable[[str], ProxyProcess]
 _PORT = re.compile(r"(port_value: )(\d+)")
+_WEBSOCKET = b"connection: Upgrade\r\nupgrade: websocket\r\n\r\n"
 
 
 @pytest.fixture(scope="session")
@@ -267,7 +270,136 @@ def test_rewrite(start: Start, upstream: ScriptedUpstream) -> None:
         assert Client(proxy, "front").ask("/api/v2/items/x").status == 404
 
 
+@pytest.mark.parametrize("start", STARTERS)
+def test_mirror(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "mirror", two(upstream)) as proxy:
+        script = upstream.play(by_server={"one": [reply(body=b"one")], "two": [reply(503)]})
+        proxy.admin("/runtime_modify?mirror.candidate=100", "POST")
+        assert [Client(proxy, "front").ask().body for _ in range(3)] == ["one"] * 3
+        upstream.wait_whole(6)
+        hosts = [seen.message.get(b"host") for seen in script.seen if seen.server == "two"]
+        assert hosts == [b"shop.example-shadow"] * 3
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_internal_redirect(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "internal-redirect", two(upstream)) as proxy:
+        moved = reply(302, headers=(("location", "http://store.internal/files/1"), ("x-download-as", "report.pdf")))
+        script = upstream.play(by_server={"one": [moved], "two": [reply(body=b"two")]})
+        assert Client(proxy, "front").ask("/download/report.pdf").body == "two"
+        message = script.seen[1].message
+        assert (message.target, message.get(b"x-download-as")) == (b"/files/1", b"report.pdf")
+        upstream.play([reply(302, headers=(("location", "http://other.example/"),))])
+        assert Client(proxy, "front").ask("/elsewhere").headers["location"] == "http://other.example/"
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_websocket(start: Start, upstream: ScriptedUpstream) -> None:
+    with RawUpstream() as live, running(start, "websocket", {**two(upstream), 8102: live.port}) as proxy:
+        assert Client(proxy, "front").ask("/").body == "one"
+        assert Client(proxy, "front").ask("/", connection="Upgrade", upgrade="websocket").status == 403
+        with socket.create_connection(("127.0.0.1", proxy.listener_ports()["front"]), timeout=30) as sock:
+            downstream = WireReader(sock)
+            sock.sendall(b"GET /live HTTP/1.1\r\nhost: shop.example\r\n" + _WEBSOCKET)
+            server, request = live.accept_request()
+            assert request.get(b"upgrade") == b"websocket"
+            server.sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n" + _WEBSOCKET)
+            assert downstream.read_head().status == 101
+            sock.sendall(b"ping")
+            assert server.read_exactly(4) == b"ping"
+            server.sock.sendall(b"pong")
+            assert downstream.read_exactly(4) == b"pong"
+
+
+def test_ring_hash(upstream: ScriptedUpstream) -> None:
+    ports, users = two(upstream), [f"user-{number}" for number in range(40)]
+    with running(start_envoy, "ring-hash", ports) as envoy, running(start_meshproxy, "ring-hash", ports) as ours:
+        clients = [Client(proxy, "front") for proxy in (envoy, ours)]
+        rounds = [[client.ask(x_user=user).body for user in users] for client in (*clients, clients[1])]
+        assert rounds == [rounds[0]] * 3
+        assert set(rounds[0]) == {"one", "two"}
+        for client, other in (clients, clients[::-1]):
+            stranger = client.ask()
+            cookie = stranger.headers["set-cookie"].split(";")[0]
+            assert [each.ask(cookie=cookie).body for each in (client, other) * 3] == [stranger.body] * 6
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_locality_failover(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "locality-failover", two(upstream)) as proxy:
+        assert [Client(proxy, "front").ask().body for _ in range(10)] == ["one"] * 10
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        with running(start, "locality-failover", {**two(upstream), 8101: dead.getsockname()[1]}) as proxy:
+            assert [Client(proxy, "front").ask().body for _ in range(10)] == ["two"] * 10
+            stats = proxy.stats("cluster.web")
+            assert stats["cluster.web.outlier_detection.ejections_active"] == 1
+            assert stats["cluster.web.upstream_cx_connect_fail"] == 3
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_subsets(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "subsets", two(upstream)) as proxy:
+        front = Client(proxy, "front")
+        assert [front.ask(x_version="v2").body for _ in range(6)] == ["two"] * 6
+        assert [front.ask(x_version="v3").body for _ in range(6)] == ["one"] * 6
+        assert [front.ask().body for _ in range(6)] == ["one"] * 6
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_dns(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "dns", two(upstream)) as proxy:
+        script = upstream.script
+        assert Client(proxy, "front").ask("/").body == "one"
+        assert Client(proxy, "front").ask("/cart").body == "two"
+        assert [seen.message.get(b"host") for seen in script.seen] == [b"shop.example", b"localhost"]
+        told = [line.split("::") for line in proxy.admin("/clusters")[1].splitlines()]
+        hosts = [parts for parts in told if parts[2:] == ["hostname", "localhost"]]
+        addresses = {name: f"127.0.0.1:{port}" for name, port in upstream.ports.items()}
+        assert sorted(host[:2] for host in hosts) == [["cart", addresses["two"]], ["web", addresses["one"]]]
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_original_destination(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "original-destination", {}) as proxy:
+        front = Client(proxy, "front")
+        for name, port in upstream.ports.items():
+            assert front.ask(x_envoy_original_dst_host=f"127.0.0.1:{port}").body == name
+        assert front.ask().status == 400
+        with pytest.raises((OSError, http.client.HTTPException)):  # nobody redirected it
+            Client(proxy, "transparent").ask()
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_double_tls(start: Start, certs: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        near, far = (placeholder.getsockname()[1] for placeholder in (one, other))
+    with (
+        TlsServer(certs, "secret") as server,
+        running(start, "double-tls", {8101: server.port, 10001: near, 10443: far}, certs) as proxy,
+    ):
+        assert Client(proxy, "plain").ask().body == "secret"
+        assert Client(proxy, "near", trusting(certs)).ask().body == "secret"
+        with pytest.raises((OSError, http.client.HTTPException)):  # the outer TLS alone does not do
+            Client(proxy, "far", trusting(certs, client=True)).ask()
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_connect_tunnel(start: Start, upstream: ScriptedUpstream) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        proxy_port = placeholder.getsockname()[1]
+    with running(start, "connect-tunnel", {**two(upstream), 10001: proxy_port}) as proxy:
+        assert Client(proxy, "tunnel").ask().body == "one"
+        assert proxy.stats("http.proxy.downstream_cx_upgrades_total")["http.proxy.downstream_cx_upgrades_total"] == 1
+        for destination, status in (("shop.example:8101", 200), ("shop.example:22", 404)):
+            with socket.create_connection(("127.0.0.1", proxy_port), timeout=30) as sock:
+                sock.sendall(f"CONNECT {destination} HTTP/1.1\r\nhost: {destination}\r\n\r\n".encode())
+                assert WireReader(sock).read_head().status == status
+
+
 def test_no_example_is_forgotten() -> None:
     tested = {name.removeprefix("test_").replace("_", "-") for name in globals() if name.startswith("test_")}
     kinds = {folder.name for folder in EXAMPLES.iterdir() if (folder / "envoy.yaml").exists()}
     assert kinds - tested == {"canary"}  # which the demonstration shows, and tests/demo drives
+    listed = re.findall(r"^\| \[(.*)\]\((.*)/envoy.yaml\) \|", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted((kind, kind) for kind in kinds)

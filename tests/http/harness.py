@@ -232,6 +232,20 @@ class Downstream:
         written, self.transport.written = self.transport.written, b""
         return without_date(written)
 
+    def feed_in_one_turn(self, data: bytes) -> bytes:
+        """Give it bytes; what is answered before anybody else has a turn."""
+        self._connection.data_received(data)
+        written, self.transport.written = self.transport.written, b""
+        return without_date(written)
+
+    def take_nothing(self) -> None:
+        """From now on the peer takes no bytes: more than the limit waits to be sent."""
+        self._connection.pause_writing()
+
+    def take_all(self) -> None:
+        """The peer takes all there is."""
+        self._connection.resume_writing()
+
     def leave(self) -> None:
         """The peer closes."""
         self._connection.connection_lost(None)

@@ -8,6 +8,7 @@ from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.observe.access_log import AccessLog
 from meshproxy.observe.stream_info import StreamInfo
 from tests.http.harness import Harness, ScriptedUpstream, get
+from tests.support.garbage import only_collected
 
 
 class Records(AccessLog):
@@ -88,6 +89,57 @@ def test_a_safe_maximum_duration_waits_however_long() -> None:
     assert downstream.transport.closed
 
 
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_who_does_not_take_answers_is_not_asked_for_more(pipelined: bool) -> None:
+    made = Harness(upstream=ScriptedUpstream(None))
+    downstream = made.connect()
+    downstream.send(get("/1") + get("/2") if pipelined else get("/1"))
+    downstream.take_nothing()
+    made.upstream.streams[0].send_local_reply(204)
+    made.run_soon()
+    if not pipelined:
+        downstream.send(get("/2"))
+    assert len(made.upstream.streams) == 1
+    downstream.take_all()
+    made.run_soon()
+    assert len(made.upstream.streams) == 2
+
+
+def test_what_waits_when_the_peer_leaves_is_never_read() -> None:
+    made = Harness(upstream=ScriptedUpstream(None))
+    downstream = made.connect()
+    downstream.send(get("/1") + get("/2"))
+    downstream.take_nothing()
+    made.upstream.streams[0].send_local_reply(204)
+    downstream.leave()
+    downstream.take_all()
+    made.run_soon()
+    assert len(made.upstream.streams) == 1
+
+
+def test_the_time_for_a_head_does_not_run_while_none_is_read() -> None:
+    made = Harness()
+    config = made.config()
+    config.request_headers_timeout_ms = 100.0
+    downstream = made.connect(config)
+    downstream.send(get())
+    downstream.take_nothing()
+    downstream.send(get())
+    downstream.send(get())
+    made.advance(110)
+    assert downstream.received() == b""
+    downstream.take_all()
+    assert downstream.received().startswith(b"HTTP/1.1 200 OK")
+
+
+def test_pipelined_requests_leave_others_their_turn() -> None:
+    made = Harness()
+    downstream = made.connect()
+    at_once = downstream.feed_in_one_turn(get() * 100)
+    assert 0 < at_once.count(b"HTTP/1.1 200 OK") <= 16
+    assert (at_once + downstream.received()).count(b"HTTP/1.1 200 OK") == 100
+
+
 def test_what_a_stream_had_on_the_wire() -> None:
     """Envoy counts all of a sent field line, and all but the space behind the colon of a received one."""
     made = Harness(upstream=ScriptedUpstream(None))
@@ -108,3 +160,14 @@ def test_what_a_stream_had_on_the_wire() -> None:
         assert records.seen[0] == ("DownstreamStart", len(request), received, 0, 0)
         assert records.seen[1] == ("DownstreamEnd", len(request), received, len(written), len(fields))
         records.seen.clear()
+
+
+def test_a_connection_that_is_gone_is_freed_without_the_collector() -> None:
+    made = Harness()
+    config = limited(made, "idle", 5_000.0)
+    config.request_headers_timeout_ms = 1_000.0
+    downstream = made.connect(config)
+    with only_collected() as found:
+        downstream.leave()
+        del downstream
+    assert found == []

@@ -57,8 +57,8 @@ def whole_request(counts: RequestCounts, host: Host) -> None:
     counts.on_retry()
     counts.on_attempt()
     counts.on_retry_success()
-    counts.on_response_headers(200, host, False)
-    counts.on_response_complete(host, 7, False)
+    counts.on_response_headers(200, host, False, False)
+    counts.on_response_complete(7, False, False)
 
 
 def names(prefix: str, *, external: bool = False) -> dict[str, int]:

@@ -194,7 +194,7 @@ def test_no_more_retries_at_a_time_than_the_breaker_allows() -> None:
     assert third is not None
     assert third.on_response(response(500), 500) == RETRY
     stats = retries.cluster.stats
-    assert (stats.upstream_rq_retry, stats.upstream_rq_retry_overflow) == (2, 1)
+    assert stats.upstream_rq_retry_overflow == 1
 
 
 def test_the_breaker_is_free_again_whatever_the_outcome() -> None:

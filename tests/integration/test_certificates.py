@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -130,6 +131,82 @@ async def test_a_bad_certificate_leaves_the_old_one(upstream: EchoUpstream, tmp_
             await until_shown(port, "new")
         assert load.failures == []
         assert load.closed_unasked == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_the_gauge_of_expiry_is_of_what_is_in_use(tmp_path: Path, workers: str) -> None:
+    files = Files(tmp_path)
+    good = secure(listener("main", [direct("/", "x")], stat_prefix="main"), files)
+    gauge = "listener.main.ssl.certificate.unnamed_cert_e3b0c442.expiration_unix_time_seconds"
+    old, new = (int(each.certificate.not_valid_after_utc.timestamp()) for each in (OLD, NEW))
+    async with Proxy(bootstrap([good]), "--concurrency", workers) as proxy:
+        assert await proxy.stat(gauge) == old
+        files.put(NEW)
+        proxy.write(bootstrap([good, listener("bad", [forward("/", "nobody")])]))
+        await proxy.until_stat("server.config_reload_failure", lambda value: value >= 1)
+        assert await proxy.stat(gauge) == old
+        await proxy.reload(bootstrap([good]))
+        assert await proxy.stat(gauge) == new
+
+
+async def test_a_worker_that_comes_later_has_what_the_others_have(upstream: EchoUpstream, tmp_path: Path) -> None:
+    """Whatever is on the disk by then; it takes a new certificate as they do."""
+    files = Files(tmp_path)
+    config = bootstrap([secure(listener("main", [forward("/", "v1")]), files)], [cluster("v1", upstream.port)])
+    async with Proxy(config, "--concurrency", "2") as proxy:
+        port = proxy.ports["main"]
+        replace(files.chain, b"no certificate")
+        files.key.unlink()
+        await proxy.until_stat("server.config_reload_failure", lambda value: value == 1)
+        for restarts in (2, 4):
+            for pid in proxy.workers():
+                os.kill(pid, signal.SIGKILL)
+            await proxy.until_stat("server.worker_restarts", restarts.__eq__)
+            await until_shown(port, "old")
+        async with Load(port, echoed("v1"), tls=trusting()) as load:
+            await load.more(20)
+            files.put(NEW)
+            await until_shown(port, "new")
+        assert load.failures == []
+        assert await proxy.stat("server.worker_restarts") == 4
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_session_is_resumed_by_whichever_worker(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """By one that came later too, and after a reload; but not on another listener."""
+    files = Files(tmp_path)
+    client = trusting()
+    client.minimum_version = client.maximum_version = version
+
+    def resumes(port: int, session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+        """Whether a new connection resumes it, and a session of the connection's own."""
+        sock = socket.create_connection(("127.0.0.1", port), 5.0)
+        with client.wrap_socket(sock, server_hostname="a.test", session=session) as tls:
+            tls.sendall(b"GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n")
+            while tls.recv(4096):
+                pass
+            return bool(tls.session_reused), tls.session
+
+    def config(body: str) -> str:
+        both = [listener(name, [direct("/", body)], stat_prefix=name) for name in ("main", "other")]
+        return bootstrap([secure(each, files) for each in both], [])
+
+    async with Proxy(config("x"), "--concurrency", "2") as proxy:
+        port = proxy.ports["main"]
+        reused, session = await asyncio.to_thread(resumes, port, None)
+        assert not reused
+        assert session is not None
+        for _ in range(16):  # no worker escapes
+            assert (await asyncio.to_thread(resumes, port, session))[0]
+        assert not (await asyncio.to_thread(resumes, proxy.ports["other"], session))[0]
+        await proxy.reload(config("y"))
+        files.put(NEW)
+        await until_shown(port, "new")
+        for pid in proxy.workers():
+            os.kill(pid, signal.SIGKILL)
+        await proxy.until_stat("server.worker_restarts", lambda value: value == 2)
+        for _ in range(16):
+            assert (await asyncio.to_thread(resumes, port, session))[0]
 
 
 async def test_a_new_client_certificate_goes_to_new_connections(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ _RULES = """
 ip link set lo up
 ip address add 10.1.0.1/24 dev lo
 ip -6 address add fd00::1/64 dev lo nodad
-{tables} -t nat -A OUTPUT -p tcp -d {destination} --dport {ports} -j REDIRECT --to-ports 15001
+{tables} -t nat -A OUTPUT -p tcp -d {destination} ! -s {exempt} --dport {ports} -j REDIRECT --to-ports 15001
 """
 _ASK = """
 import json, socket, sys
@@ -26,7 +26,7 @@ answers = []
 for host, port in json.loads(sys.argv[1]):
     with socket.create_connection((host, port), 5) as sock:
         sock.settimeout(5)
-        sock.sendall(b"x")
+        sock.sendall(b"GET / HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\n\\r\\n")
         answer = b""
         while piece := sock.recv(100):
             answer += piece
@@ -34,13 +34,25 @@ for host, port in json.loads(sys.argv[1]):
 print(json.dumps(answers))
 """
 _RUN = """
-import json, subprocess, sys
+import json, socket, subprocess, sys, threading
 from tests.support.proxy import start_envoy, start_meshproxy
+def serve(port):
+    listening = socket.create_server(("10.1.0.1", port))
+    def answer():
+        while True:
+            sock, peer = listening.accept()
+            with sock:
+                sock.recv(1000)
+                body = f"upstream {port}, from {peer[0]}".encode()
+                sock.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-length: %d\\r\\n\\r\\n%s" % (len(body), body))
+    threading.Thread(target=answer, daemon=True).start()
+for port in (85, 86, 87):
+    serve(port)
 start = start_envoy if sys.argv[1] == "envoy" else start_meshproxy
 with start(sys.argv[2]) as proxy:
     asked = subprocess.run([sys.executable, "-c", sys.argv[4], sys.argv[3]], capture_output=True, text=True)
     found = {"answers": asked.stdout, "errors": asked.stderr + (proxy.output() if asked.stderr else "")}
-    stats = proxy.stats("^listener.*downstream_cx_total$")
+    stats = proxy.stats("^listener.*downstream_cx_total$|^cluster.original.membership")
     listed = proxy.admin("/listeners")[1]
 print(json.dumps(found | {"stats": stats, "listed": listed}))
 """
@@ -58,6 +70,35 @@ def listener(name: str, at: Json, *, binds: bool = True, hands_off: bool = False
     return made if binds else made | {"bind_to_port": False}
 
 
+def forwarding(name: str, at: Json, network_filter: Json) -> Json:
+    """One that sends on what it gets to where that was bound for."""
+    return {"name": name, "address": at, "bind_to_port": False, "filter_chains": [{"filters": [network_filter]}]}
+
+
+def tcp_proxy() -> Json:
+    config = {"@type": f"{_FILTER}network.tcp_proxy.v3.TcpProxy", "stat_prefix": "t", "cluster": "original"}
+    return {"name": "tcp_proxy", "typed_config": config}
+
+
+def http_connection_manager() -> Json:
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "original"}}]
+    config = {
+        "@type": f"{_FILTER}network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "h",
+        "http_filters": [{"name": "router", "typed_config": {"@type": f"{_FILTER}http.router.v3.Router"}}],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+    }
+    return {"name": "http_connection_manager", "typed_config": config}
+
+
+# The rules leave connections from this address alone, or they would lead back here.
+ORIGINAL: Json = {
+    "name": "original",
+    "type": "ORIGINAL_DST",
+    "lb_policy": "CLUSTER_PROVIDED",
+    "connect_timeout": "1s",
+    "upstream_bind_config": {"source_address": {"address": "127.0.0.6", "port_value": 0}},
+}
 CONFIG = bootstrap(
     [
         listener("redirected", address(15001, "::"), hands_off=True)
@@ -67,7 +108,11 @@ CONFIG = bootstrap(
         listener("several", address(82, "10.1.0.1"), binds=False, more=(address(83, "10.1.0.1"),)),
         listener("six", address(80, "fd00::1"), binds=False),
         listener("other_wildcard", address(80, "0.0.0.0"), binds=False),
-    ]
+        forwarding("tcp", address(85, "10.1.0.1"), tcp_proxy()),
+        forwarding("tcp_too", address(86, "10.1.0.1"), tcp_proxy()),
+        forwarding("http", address(87, "10.1.0.1"), http_connection_manager()),
+    ],
+    [ORIGINAL],
 )
 CASES = {
     ("10.1.0.1", 80): "exact",
@@ -76,6 +121,9 @@ CASES = {
     ("10.1.0.1", 82): "several",
     ("10.1.0.1", 83): "several",
     ("10.1.0.1", 84): "redirected",
+    ("10.1.0.1", 85): "upstream 85, from 127.0.0.6",
+    ("10.1.0.1", 86): "upstream 86, from 127.0.0.6",
+    ("10.1.0.1", 87): "upstream 87, from 127.0.0.6",
     ("fd00::1", 80): "six",
     ("fd00::1", 81): "redirected",
 }
@@ -92,8 +140,10 @@ def needed(tool: str) -> str:
 def in_namespace(who: str) -> Json:
     """Run the proxy and its clients behind redirects, in a namespace that goes with them."""
     script = ["set -e"]
-    for tables, destination in (("iptables", "10.1.0.0/24"), ("ip6tables", "fd00::/64")):
-        for line in _RULES.format(tables=needed(tables), destination=destination, ports="80:90").strip().splitlines():
+    families = (("iptables", "10.1.0.0/24", "127.0.0.6"), ("ip6tables", "fd00::/64", "fd00::6"))
+    for tables, destination, exempt in families:
+        rules = _RULES.format(tables=needed(tables), destination=destination, exempt=exempt, ports="80:90")
+        for line in rules.strip().splitlines():
             script += [line] if line not in script else []
     script.append('exec "$@"')
     inside = [sys.executable, "-c", _RUN, who, CONFIG, json.dumps(list(CASES)), _ASK]
@@ -109,7 +159,9 @@ def in_namespace(who: str) -> Json:
 @pytest.mark.parametrize("who", ["envoy", "meshproxy"])
 def test_the_listener_of_the_original_destination(who: str) -> None:
     found = in_namespace(who)
-    assert dict(zip(CASES, json.loads(found["answers"]), strict=True)) == CASES
+    answers = [answer.rpartition("\r\n\r\n")[2] for answer in json.loads(found["answers"])]
+    assert dict(zip(CASES, answers, strict=True)) == CASES
+    assert found["stats"]["cluster.original.membership_total"] == 3
     assert "exact::10.1.0.1:80" in found["listed"].splitlines()
     assert found["stats"]["listener.10.1.0.1_80.downstream_cx_total"] == 1
     assert found["stats"]["listener.0.0.0.0_81.downstream_cx_total"] == 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshproxy.net.cells import COLUMNS, CellColumns, CellTable, Counters
+from meshproxy.net.cells import COLUMNS, NUMBERS, CellColumns, CellTable, Counters
 
 
 @pytest.fixture
@@ -80,6 +80,35 @@ def test_without_a_table_or_a_column_a_worker_counts_for_itself(tables: list[Cel
         assert counters.counter("a").total() == 2
         counters.take_columns({})
         assert counters.counter("a") is counter
+
+
+def test_a_name_has_several_numbers(columns: CellColumns, tables: list[CellTable]) -> None:
+    workers = _counters(tables, columns.assign(["a", "b"]))
+    for worker in workers:
+        for number in range(NUMBERS):
+            counter = worker.shared("a", number)
+            assert counter is not None
+            counter.add(number)
+    read = [workers[0].shared("a", number) for number in range(NUMBERS)]
+    assert [counter.total() for counter in read if counter is not None] == [3 * n for n in range(NUMBERS)]
+    assert workers[0].counter("b").total() == 0
+    columns.clear(2)
+    assert [counter.total() for counter in read if counter is not None] == [2 * n for n in range(NUMBERS)]
+
+
+def test_what_still_counts_is_found_when_its_name_comes_again(columns: CellColumns, tables: list[CellTable]) -> None:
+    worker, other, _ = _counters(tables, columns.assign(["a"]))
+    held = worker.shared("a", 3)
+    assert held is not None
+    held.add(2)
+    for names in ([], ["a"]):
+        assigned = columns.assign(names)
+        worker.take_columns(assigned)
+        other.take_columns(assigned)
+    assert worker.shared("a", 3) is held
+    seen = other.shared("a", 3)
+    assert seen is not None
+    assert seen.total() == 2
 
 
 def test_names_beyond_the_last_column_have_none(columns: CellColumns) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from meshproxy.errors import RESET_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT
+from meshproxy.errors import RESET_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT, RESET_LOCAL_CONNECT_FAILURE
 from meshproxy.net.address import Address, address_of
 from meshproxy.net.connect import connect, keepalive_options
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.transport_socket import TransportSocket
 from tests.net.peers import Speaker, receive_exactly, until
 
 
@@ -173,4 +176,40 @@ async def test_an_option_that_the_kernel_refuses_is_a_failure(dispatcher: Dispat
     speaker = Speaker()
     connect(dispatcher, Address("127.0.0.1", 1), speaker, 5_000.0, 65536, ((socket.SOL_SOCKET, 99999, 1),))
     await until(lambda: speaker.events, "the outcome")
-    assert speaker.events == [f"failed {RESET_CONNECT_FAILURE} delayed connect error: Protocol not available"]
+    assert speaker.events == [f"failed {RESET_LOCAL_CONNECT_FAILURE} "]
+
+
+class Refusing(TransportSocket):
+    """Fails before its first byte, as TLS does where a name cannot be sent."""
+
+    def start(self) -> None:
+        self.failure = "no"
+
+    def take_output(self) -> bytes:
+        return b""
+
+
+async def test_a_descriptor_is_closed_once(dispatcher: Dispatcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(3):
+            speaker = Speaker()
+            address = Address("127.0.0.1", server.getsockname()[1])
+            connect(dispatcher, address, speaker, 5_000.0, 65536, transport_socket=Refusing())
+            taken: list[socket.socket] = []
+            while not speaker.events:
+                await asyncio.sleep(0)
+            for _ in range(20):
+                taken.append(socket.socket())  # one of them has the number of the descriptor that was closed
+                await asyncio.sleep(0)
+            gc.collect()
+            assert speaker.events == [f"failed {RESET_CONNECT_FAILURE} no"]
+            for sock in taken:
+                assert os.fstat(sock.fileno())
+                sock.close()
+
+
+async def test_an_address_of_another_machine_cannot_be_bound(dispatcher: Dispatcher) -> None:
+    speaker = Speaker()
+    connect(dispatcher, Address("127.0.0.1", 1), speaker, 5_000.0, 65536, bind=Address("192.0.2.1", 0))
+    await until(lambda: speaker.events, "the outcome")
+    assert speaker.events == [f"failed {RESET_LOCAL_CONNECT_FAILURE} "]

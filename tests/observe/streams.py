@@ -44,6 +44,7 @@ def make_stream() -> StreamInfo:
     upstream.wire.sent, upstream.wire.fields_sent, upstream.wire.received, upstream.wire.fields_received = 9, 8, 7, 6
     upstream.host, upstream.host_name = Address("127.0.0.1", 18999), "hn"
     upstream.local = Address("127.0.0.1", 59714)
+    upstream.remote = upstream.host
     upstream.protocol, upstream.attempts, upstream.connection_id = PROTOCOL_HTTP11, 1, 1
     upstream.host_metadata = {"um": {"k": 7.0}}
     upstream.first_byte_sent, upstream.last_byte_sent = 1000.125, 1000.1875

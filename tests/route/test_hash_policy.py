@@ -114,3 +114,14 @@ def test_a_policy_needs_its_kind() -> None:
     )
     assert table is None
     assert errors == ["route_config.virtual_hosts[0].routes[0].route.hash_policy[0]: a policy specifier is required"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("text", xxh(b"text")), (b"raw", xxh(b"raw")), ({"a": 1}, NO_HASH), (None, NO_HASH)]
+)
+def test_filter_state(value: object, expected: int) -> None:
+    info = StreamInfo(ConnectionInfo(1, Address("10.0.0.9", 1234), Address("10.0.0.1", 80)), 1.0)
+    policy = build("[{ filter_state: { key: who } }]")
+    assert policy.hash(new_headers(), info, None) == NO_HASH
+    info.filter_state = {"who": value}
+    assert policy.hash(new_headers(), info, None) == expected

@@ -102,12 +102,14 @@ def test_refused() -> None:
         retry_back_off: {base_interval: 1s, max_interval: 0.5s}
         retry_host_predicate: [{name: envoy.retry_host_predicates.previous_hosts}]
         retry_priority: {name: x}
+        retry_options_predicates: [{name: x}]
         """
     )
     assert [error.partition(":")[0] for error in errors] == [
         "p.retry_back_off.max_interval",
         "p.retry_host_predicate[0]",
         "p.retry_priority",
+        "p.retry_options_predicates",
     ]
 
 

@@ -58,6 +58,8 @@ class Seen:
     connection: int
     request_number: int
     message: Message
+    whole: bool = False  # its body has been read
+    ended: bool = False  # and the proxy has closed its connection, as the answer asked
 
 
 @dataclass
@@ -124,6 +126,16 @@ class ScriptedUpstream:
         script = self.script
         wait_for(lambda: len(script.seen) >= count, f"{count} requests upstream", deadline_s)
         return script.seen
+
+    def wait_whole(self, count: int, deadline_s: float = 5.0) -> None:
+        """Wait until the current script saw `count` requests to their end."""
+        script = self.script
+        wait_for(lambda: sum(seen.whole for seen in script.seen) >= count, f"{count} whole requests", deadline_s)
+
+    def wait_ended(self, count: int, deadline_s: float = 5.0) -> None:
+        """Wait until the proxy closed the connections of `count` requests that were answered with `then="close"`."""
+        script = self.script
+        wait_for(lambda: sum(seen.ended for seen in script.seen) >= count, f"{count} connections to end", deadline_s)
 
     def settle(self, deadline_s: float = 5.0) -> None:
         """Wait until the proxy has noticed every connection that an answer ended, so that none is reused by mistake."""
@@ -195,13 +207,15 @@ class ScriptedUpstream:
         with self._lock:
             script = self.script
             answer = script.take(name)
-            script.seen.append(Seen(name, number, request_number, message))
+            seen = Seen(name, number, request_number, message)
+            script.seen.append(seen)
         if answer.interim:
             reader.sock.sendall(answer.interim)
         if not answer.early:
             self._read_body(reader, message)
             if message.end != "complete":
                 return False
+            seen.whole = True
         if answer.wait_for:
             self._event(answer.wait_for).wait(self._timeout_s)
         try:
@@ -209,7 +223,8 @@ class ScriptedUpstream:
                 reader.sock.sendall(piece)
             if answer.early and answer.then == "keep":
                 self._read_body(reader, message)
-            return self._finish(reader, answer.then)
+            seen.ended = not self._finish(reader, answer.then)
+            return not seen.ended
         except OSError:
             return False
 

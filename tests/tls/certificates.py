@@ -103,6 +103,10 @@ def dns(*names: str) -> list[x509.GeneralName]:
     return [x509.DNSName(name) for name in names]
 
 
+def ip(*addresses: str) -> list[x509.GeneralName]:
+    return [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+
+
 def uri(name: str) -> list[x509.GeneralName]:
     return [x509.UniformResourceIdentifier(name)]
 

@@ -54,9 +54,9 @@ def client(certificate: Issued | None = None, **more: Any) -> TlsContext:
 class Socket:
     """One of ours, started, and a record of what it told."""
 
-    def __init__(self, context: TlsContext, server_name: str = "", expected_name: str = "") -> None:
+    def __init__(self, context: TlsContext, server_name: str = "", demanded_name: str = "") -> None:
         self.told = Recorded()
-        self.tls = TlsTransportSocket(context, self.told, server_name, expected_name)
+        self.tls = TlsTransportSocket(context, self.told, server_name, demanded_name)
         self.tls.start()
         self.received: list[bytes] = []
 

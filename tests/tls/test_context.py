@@ -480,6 +480,21 @@ def test_a_session_without_a_certificate_does_not_resume_where_one_is_required(v
     assert not tickets_across(lax, strict, client(max_version=version))
 
 
+@pytest.mark.parametrize("version", BOTH)
+def test_a_seed_makes_ticket_keys(version: ssl.TLSVersion) -> None:
+    """Of its own for each session id context; keys that are configured go before it."""
+    seed, key = os.urandom(32), os.urandom(80)
+    context = client(max_version=version)
+    one, alike = (server(ticket_seed=seed, session_id_context=b"x") for _ in range(2))
+    assert tickets_across(one, alike, context)
+    for other in (
+        server(ticket_seed=seed, session_id_context=b"y"),
+        server(ticket_seed=os.urandom(32), session_id_context=b"x"),
+        server(ticket_seed=seed, session_id_context=b"x", ticket_keys=(key,)),
+    ):
+        assert not tickets_across(one, other, context)
+
+
 def tickets_across(first: TlsContext, second: TlsContext, context: TlsContext) -> bool:
     """Whether a session made with one context is resumed by the other."""
     one, two = pair(first, context, "a.test")

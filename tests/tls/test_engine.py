@@ -245,5 +245,35 @@ def test_a_server_waits_for_its_turn_only_until_it_is_established() -> None:
     assert not other.costly_handshake
 
 
+@pytest.mark.parametrize("is_in_a_hurry", [True, False])
+def test_tickets_leave_with_the_answer_to_a_request_that_came_right_behind_the_handshake(is_in_a_hurry: bool) -> None:
+    ours, peer = Socket(server()), PythonPeer(python_client(version=V13), name="a.test")
+    ours.take(peer.take_output())
+    peer.take(ours.take_output())
+    if is_in_a_hurry:
+        peer.tls.write(b"ping")
+    ours.take(peer.take_output())
+    at_once = ours.take_output()
+    assert (ours.established, at_once == b"") == (True, is_in_a_hurry)
+    ours.send(b"pong")
+    peer.take(at_once + ours.take_output())
+    assert peer.text == b"pong"
+    assert peer.tls.session is not None
+    assert peer.tls.session.has_ticket
+
+
+def test_tickets_leave_with_the_end_where_there_is_no_answer() -> None:
+    ours, peer = Socket(server()), PythonPeer(python_client(version=V13), name="a.test")
+    ours.take(peer.take_output())
+    peer.take(ours.take_output())
+    peer.tls.write(b"ping")
+    ours.take(peer.take_output())
+    ours.shut()
+    peer.take(ours.take_output())
+    assert peer.at_end
+    assert peer.tls.session is not None
+    assert peer.tls.session.has_ticket
+
+
 SERVER: TlsContext = server()
 CLIENT: TlsContext = client(max_sessions=0)

@@ -252,6 +252,14 @@ def test_which_certificate_a_client_gets(envoy: Envoy, listener: str, name: str,
 
 
 @pytest.mark.parametrize("version", BOTH, ids=["1.2", "1.3"])
+def test_whom_a_server_trusts_is_no_part_of_the_chain_that_it_presents(envoy: Envoy, version: ssl.TLSVersion) -> None:
+    context = client(world().client, max_version=version)
+    theirs, _ = before_envoy(envoy, "mtls", context)
+    _, ours = before_us("mtls", context)
+    assert ours.facts.peer_chain() == theirs.facts.peer_chain()
+
+
+@pytest.mark.parametrize("version", BOTH, ids=["1.2", "1.3"])
 @pytest.mark.parametrize("who", ["client", "awkward"])
 def test_what_is_known_of_a_session(envoy: Envoy, who: str, version: ssl.TLSVersion) -> None:
     issued = awkward_client() if who == "awkward" else world().client

@@ -17,7 +17,15 @@ from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.json_message import MessageParser
 from meshproxy.config.runtime import Runtime
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.net.resolver import DnsQuery, Resolution, ResolveCallback, Resolver
+from meshproxy.net.resolver import (
+    DnsAddress,
+    DnsQuery,
+    Resolution,
+    ResolveCallback,
+    Resolver,
+    Resolvers,
+    ResolverSettings,
+)
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.upstream.build import build_cluster
 from meshproxy.upstream.cluster import Cluster
@@ -27,6 +35,7 @@ from meshproxy.upstream.manager import ClusterManager
 from meshproxy.upstream.pool import PendingStream, PooledStream, UpstreamConnection
 
 DEADLINE_S = 10.0
+LB = "envoy.extensions.load_balancing_policies"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
@@ -41,6 +50,17 @@ def cluster_dict(*endpoints: dict[str, Any], name: str = "c", priority: int = 0,
     """A cluster with one locality."""
     group = {"lb_endpoints": list(endpoints), "priority": priority}
     return {"name": name, "load_assignment": {"cluster_name": name, "endpoints": [group]}, **fields}
+
+
+def any_of(name: str, **fields: Any) -> dict[str, Any]:
+    """An Any with a message of that full name."""
+    return {"@type": f"type.googleapis.com/{name}", **fields}
+
+
+def with_policy(*policies: dict[str, Any]) -> dict[str, Any]:
+    """A cluster with typed load balancing policies."""
+    entries = [{"typed_extension_config": {"name": "p", "typed_config": policy}} for policy in policies]
+    return cluster_dict(endpoint("10.0.0.1"), load_balancing_policy={"policies": entries})
 
 
 def parse(fields: dict[str, Any]) -> ClusterMessage:
@@ -76,8 +96,8 @@ class FakeQuery(DnsQuery):
     def cancel(self) -> None:
         self.cancelled = True
 
-    def answer(self, *addresses: str, error: str = "") -> None:
-        self.callback(Resolution(list(addresses), error))
+    def answer(self, *addresses: str, error: str = "", ttl_s: int = 0) -> None:
+        self.callback(Resolution([DnsAddress(address, ttl_s) for address in addresses], error))
 
 
 class FakeResolver(Resolver):
@@ -92,6 +112,17 @@ class FakeResolver(Resolver):
         return query
 
 
+class FakeResolvers(Resolvers):
+    """One for all settings."""
+
+    def __init__(self, dispatcher: Dispatcher, resolver: Resolver) -> None:
+        super().__init__(dispatcher)
+        self.resolver = resolver
+
+    def new(self, settings: ResolverSettings) -> Resolver:
+        return self.resolver
+
+
 class World:
     """Everything that a cluster stands on."""
 
@@ -101,7 +132,8 @@ class World:
         self.runtime = Runtime()
         self.resolver = FakeResolver()
         bits = random.Random(seed).getrandbits
-        self.manager = ClusterManager(self.dispatcher, self.registry, self.runtime, self.resolver, bits)
+        resolvers = FakeResolvers(self.dispatcher, self.resolver)
+        self.manager = ClusterManager(self.dispatcher, self.registry, self.runtime, resolvers, bits)
 
     def add(self, fields: dict[str, Any]) -> Cluster:
         self.manager.add_or_update(build(fields, self.runtime))
@@ -158,6 +190,11 @@ class Peer:
     async def read(self, size: int) -> bytes:
         async with asyncio.timeout(DEADLINE_S):
             return await self._reader.readexactly(size)
+
+    async def read_some(self) -> bytes:
+        """What comes next; nothing at the end of the connection."""
+        async with asyncio.timeout(DEADLINE_S):
+            return await self._reader.read(65536)
 
     def send(self, data: bytes) -> None:
         self._writer.write(data)

@@ -10,9 +10,10 @@ import xxhash
 from meshproxy.config.runtime import RuntimeInt
 from meshproxy.net.address import Address
 from meshproxy.observe.stats import StatsRegistry
+from meshproxy.upstream.bounded_load import mersenne_twister
 from meshproxy.upstream.config import MAGLEV, RING_HASH, LbConfig
 from meshproxy.upstream.hash_tables import HashTables
-from meshproxy.upstream.hashing import host_key, murmur_hash_2
+from meshproxy.upstream.hashing import host_key, murmur_hash_2, shares_of
 from meshproxy.upstream.host import FAILED_EDS_HEALTH, NO_LOCALITY, Host
 from meshproxy.upstream.maglev import MaglevPicker, MaglevStats, fill_table, is_prime
 from meshproxy.upstream.priority_set import PrioritySet
@@ -42,7 +43,7 @@ def make_config(policy: int, **fields: object) -> LbConfig:
 
 def make_set(policy: int, hosts: list[Host], registry: StatsRegistry | None = None, **fields: object) -> PrioritySet:
     config = make_config(policy, **fields)
-    tables = HashTables(config, BITS, registry or StatsRegistry(), "c.")
+    tables = HashTables(config, BITS, registry or StatsRegistry(), "c.", ClusterStats())
     priorities = PrioritySet(config, ClusterStats(), BITS, tables)
     priorities.update(hosts)
     return priorities
@@ -132,7 +133,7 @@ def test_stats() -> None:
 def test_the_stats_go_with_the_tables() -> None:
     registry = StatsRegistry()
     for policy in (RING_HASH, MAGLEV):
-        HashTables(make_config(policy), BITS, registry, "c.").close()
+        HashTables(make_config(policy), BITS, registry, "c.", ClusterStats()).close()
     assert registry.scopes() == []
 
 
@@ -144,15 +145,15 @@ def test_without_hosts_nobody_is_picked() -> None:
 
 def test_the_last_of_the_ring_is_followed_by_the_first() -> None:
     hosts = make_hosts(1, 1, 1)
-    picker = RingHashPicker(hosts, make_config(RING_HASH), BITS, RingHashStats())
+    picker = RingHashPicker(hosts, shares_of(hosts), make_config(RING_HASH), BITS, RingHashStats())
     assert picker.pick_by_hash((1 << 64) - 1, 0) is picker.pick_by_hash(0, 0)
 
 
 def test_another_attempt_is_meant_for_another_host() -> None:
     hosts = make_hosts(1, 1, 1)
     for picker in (
-        RingHashPicker(hosts, make_config(RING_HASH), BITS, RingHashStats()),
-        MaglevPicker(hosts, make_config(MAGLEV), BITS, MaglevStats()),
+        RingHashPicker(hosts, shares_of(hosts), make_config(RING_HASH), BITS, RingHashStats()),
+        MaglevPicker(hosts, shares_of(hosts), make_config(MAGLEV), BITS, MaglevStats()),
     ):
         assert {picker.pick_by_hash(key("k"), attempt) for attempt in range(30)} == set(hosts)
 
@@ -160,16 +161,16 @@ def test_another_attempt_is_meant_for_another_host() -> None:
 def test_the_table_is_kept_until_something_in_it_changes() -> None:
     hosts = make_hosts(1, 2)
     config = make_config(RING_HASH)
-    tables = HashTables(config, BITS, StatsRegistry(), "c.")
-    first = tables.make(hosts, None)
-    assert tables.make(list(hosts), first) is first
+    tables = HashTables(config, BITS, StatsRegistry(), "c.", ClusterStats())
+    first = tables.make(hosts, shares_of(hosts), None)
+    assert tables.make(list(hosts), shares_of(hosts), first) is first
     hosts[1].weight = 3
-    second = tables.make(hosts, first)
+    second = tables.make(hosts, shares_of(hosts), first)
     assert second is not first
     hosts[1].metadata = {"envoy.lb": {"hash_key": "other"}}
-    third = tables.make(hosts, second)
+    third = tables.make(hosts, shares_of(hosts), second)
     assert third is not second
-    assert tables.make(hosts[:1], third) is not third
+    assert tables.make(hosts[:1], [1.0], third) is not third
 
 
 def test_what_stands_for_a_host() -> None:
@@ -194,3 +195,33 @@ def test_primes() -> None:
     assert [number for number in range(30) if is_prime(number)] == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
     assert is_prime(65537)
     assert not is_prime(65536)
+
+
+def test_bounded_loads() -> None:
+    """Six active requests and this one are two a host, and half as many again are allowed."""
+    hosts = make_hosts(1, 1, 1)
+    stats = ClusterStats()
+    config = make_config(RING_HASH, hash_balance_factor=150)
+    picker = HashTables(config, BITS, StatsRegistry(), "c.", stats).make(hosts, shares_of(hosts), None)
+    assert picker is not None
+    chosen_host = picker.pick_by_hash(key("k"), 0)
+    stats.upstream_rq_active = 6
+    chosen_host.stats.rq_active = 4
+    assert picker.pick_by_hash(key("k"), 0) is chosen_host
+    chosen_host.stats.rq_active = 5
+    others = {picker.pick_by_hash(key("k"), 0) for _ in range(5)}
+    assert len(others) == 1  # always the same for a key
+    assert chosen_host not in others
+    for host in hosts:
+        host.stats.rq_active = 9
+    hosts[1].stats.rq_active = 8
+    assert picker.pick_by_hash(key("k"), 0) is hosts[1]  # the least overloaded
+
+
+def test_the_mersenne_twister_is_that_of_c_plus_plus() -> None:
+    """The C++ standard names the 10,000th number of the default seed."""
+    twister = mersenne_twister(5489)
+    for _ in range(9_999):
+        twister.getrandbits(32)
+    assert twister.getrandbits(32) == 4123659995
+    assert mersenne_twister(5489 + (1 << 32)).getrandbits(32) == 3499211612

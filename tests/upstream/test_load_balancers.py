@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from meshproxy.config.runtime import Layer, Runtime, RuntimeInt
+from meshproxy.config.runtime import Layer, Runtime, RuntimeDouble, RuntimeInt
 from meshproxy.net.address import Address
-from meshproxy.upstream.config import LEAST_REQUEST, RANDOM, ROUND_ROBIN, LbConfig
+from meshproxy.upstream.config import LEAST_REQUEST, PICK_FIRST, RANDOM, ROUND_ROBIN, LbConfig
 from meshproxy.upstream.host import (
     DEGRADED_EDS_HEALTH,
     EDS_STATUS_DRAINING,
     FAILED_EDS_HEALTH,
     NO_LOCALITY,
     Host,
+    Locality,
 )
-from meshproxy.upstream.priority_set import PrioritySet
+from meshproxy.upstream.picker import new_picker
+from meshproxy.upstream.priority_set import PrioritySet, by_priority
 from meshproxy.upstream.stats import ClusterStats
 
 
@@ -112,7 +116,7 @@ def test_least_request_shrinks_the_weight_of_the_busy() -> None:
 def test_active_request_bias_zero_leaves_weights_alone() -> None:
     hosts = make_hosts(6, 1)
     hosts[0].stats.rq_active = 100
-    counts = Counter(picks(make_set(hosts, LEAST_REQUEST, active_request_bias=0.0), hosts, 700))
+    counts = Counter(picks(make_set(hosts, LEAST_REQUEST, active_request_bias=RuntimeDouble("", 0.0)), hosts, 700))
     assert 595 <= counts["0"] <= 605
 
 
@@ -217,12 +221,113 @@ def test_round_robin_goes_on_where_it_was_when_hosts_change() -> None:
     assert is_rotation(before + picks(priorities, hosts, 1), "012")
 
 
-def test_membership_is_counted() -> None:
-    hosts = make_hosts(1, 1, 1, 1)
-    hosts[1].health_flags = FAILED_EDS_HEALTH
-    hosts[2].health_flags = DEGRADED_EDS_HEALTH
-    hosts[3].health_flags = EDS_STATUS_DRAINING
-    stats = ClusterStats()
-    PrioritySet(LbConfig(RuntimeInt("", 50)), stats, random.Random(1).getrandbits).update(hosts)
-    assert (stats.membership_total, stats.membership_healthy) == (4, 1)
-    assert (stats.membership_degraded, stats.membership_excluded) == (1, 1)
+def in_localities(*groups: tuple[str, int, int]) -> list[Host]:
+    """(zone, weight, number of hosts) of each."""
+    hosts = []
+    for index, (zone, weight, count) in enumerate(groups):
+        for host in make_hosts(*(1,) * count, priority=index):
+            host.priority = 0
+            host.locality = Locality("", zone, "", weight)
+            hosts.append(host)
+    return hosts
+
+
+def by_locality(hosts: list[Host], **fields: object) -> PrioritySet:
+    config = LbConfig(RuntimeInt("", 50))
+    for name, value in fields.items():
+        setattr(config, name, value)
+    priorities = PrioritySet(config, ClusterStats(), random.Random(7).getrandbits, None, True)
+    priorities.update(hosts)
+    return priorities
+
+
+def test_localities_get_their_weights_however_many_hosts_they_have() -> None:
+    hosts = in_localities(("a", 1, 3), ("b", 3, 1))
+    counts = Counter(picks(by_locality(hosts), hosts, 1200))
+    assert counts == {"0": 100, "1": 100, "2": 100, "3": 900}
+
+
+def test_a_locality_gets_less_when_its_hosts_cannot_take_it() -> None:
+    """One of four is 1.4 times 25 percent."""
+    hosts = in_localities(("a", 1, 4), ("b", 1, 1))
+    for host in hosts[:3]:
+        host.health_flags = FAILED_EDS_HEALTH
+    counts = Counter(picks(by_locality(hosts, panic_threshold=RuntimeInt("", 0)), hosts, 1350))
+    assert abs(counts["3"] - 350) <= 1
+    assert abs(counts["4"] - 1000) <= 1
+
+
+def test_hosts_of_a_locality_go_on_in_turn_when_another_changes() -> None:
+    hosts = in_localities(("a", 1, 3), ("b", 1, 1))
+    priorities = by_locality(hosts)
+    before = [host for host in (priorities.pick() for _ in range(4)) if host in hosts[:3]]
+    priorities.update(hosts[:3])
+    assert {*before, priorities.pick()} == set(hosts[:3])
+
+
+def test_a_priority_can_be_judged_by_the_weights_of_its_hosts() -> None:
+    hosts = make_hosts(1, 9) + make_hosts(1, priority=1)
+    hosts[0].health_flags = FAILED_EDS_HEALTH
+    assert set(picks(make_set(hosts, weighted_priority_health=True), hosts, 200)) == {"1"}
+    assert set(picks(make_set(hosts), hosts, 200)) == {"1", "2"}
+
+
+def test_pick_first_stays_with_the_first_host() -> None:
+    hosts = make_hosts(1, 1, 1)
+    priorities = make_set(hosts, PICK_FIRST)
+    assert picks(priorities, hosts, 5) == "00000"
+    hosts[0].health_flags = FAILED_EDS_HEALTH
+    priorities.update(hosts)
+    assert picks(priorities, hosts, 3) == "111"
+    hosts[0].health_flags = 0
+    priorities.update(hosts)
+    assert picks(priorities, hosts, 3) == "111"  # it serves well
+
+
+def test_pick_first_goes_on_when_it_cannot_connect() -> None:
+    hosts = make_hosts(1, 1, 1)
+    priorities = make_set(hosts, PICK_FIRST)
+    assert picks(priorities, hosts, 2) == "00"
+    hosts[0].stats.cx_connect_fail += 1
+    hosts[0].stats.cx_active = 1
+    assert picks(priorities, hosts, 2) == "00"  # another connection to it is open
+    hosts[0].stats.cx_active = 0
+    assert picks(priorities, hosts, 2) == "11"
+
+
+def test_pick_first_can_begin_anywhere() -> None:
+    hosts = make_hosts(1, 1, 1)
+    assert {picks(make_set(hosts, PICK_FIRST, seed, shuffle=True), hosts, 1) for seed in range(20)} == {"0", "1", "2"}
+
+
+class CountedHosts(list[Host]):
+    """Counts how often a host is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Host]:
+        self.looks += len(self)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("policy", [ROUND_ROBIN, LEAST_REQUEST, RANDOM, PICK_FIRST])
+def test_a_pick_among_ten_thousand_hosts_looks_at_a_few(policy: int) -> None:
+    config = LbConfig(RuntimeInt("", 50))
+    config.policy = policy
+    hosts = CountedHosts(make_hosts(*(1,) * 10_000))
+    picker = new_picker(hosts, config, random.Random(3).getrandbits, None)
+    assert picker is not None
+    hosts.looks = 0
+    for _ in range(100):
+        picker.pick()
+    assert hosts.looks <= 200
+
+
+def test_an_update_hands_every_host_to_one_priority() -> None:
+    hosts = make_hosts(*(1,) * 50) + make_hosts(*(1,) * 30, priority=2)
+    assert [len(level) for level in by_priority(hosts)] == [50, 0, 30]
+    assert by_priority([]) == [[]]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
-import pytest
-
-from meshproxy.net.resolver import FAMILY_ALL, FAMILY_V4_ONLY, Resolution, SystemResolver
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.net.resolver import FAMILY_V4_ONLY
+from meshproxy.upstream.build import build_cluster
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host, LbContext
 from tests.upstream.harness import (
@@ -16,9 +18,11 @@ from tests.upstream.harness import (
     FakeQuery,
     Peer,
     World,
+    any_of,
     build,
     cluster_dict,
     endpoint,
+    parse,
     until,
     upstream,
     world,
@@ -50,6 +54,21 @@ async def test_adding_and_removing() -> None:
         assert not [name for name, _ in w.registry.scopes() if name.startswith("cluster.")]
         w.manager.remove("c")
         assert w.counters("cluster_manager.")["cluster_removed"] == 1
+
+
+async def test_what_builds_acquired_is_given_back() -> None:
+    """By changes of endpoints alone, by other changes, and at the end."""
+    async with world() as w:
+        raw = {"name": "raw", "typed_config": any_of("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer")}
+        matches = [{"name": "m", "match": {}, "transport_socket": raw}]
+        for address, timeout in (("10.0.0.1", "1s"), ("10.0.0.2", "1s"), ("10.0.0.2", "2s"), ("10.0.0.3", "2s")):
+            fields = cluster_dict(endpoint(address), transport_socket_matches=matches, connect_timeout=timeout)
+            config = build_cluster(parse(fields), "c", BuildContext(ConfigErrors(), w.runtime, w.registry))
+            assert config is not None
+            w.manager.add_or_update(config)
+            assert {"cluster.c.m.", "cluster.c.default."} <= {name for name, _ in w.registry.scopes()}
+        w.manager.remove("c")
+        assert not [name for name, _ in w.registry.scopes() if name.startswith("cluster.")]
 
 
 async def test_alt_stat_name() -> None:
@@ -248,6 +267,38 @@ async def test_ejected_hosts_get_no_requests() -> None:
         assert w.counters()["membership_healthy"] == 2
 
 
+async def test_membership_is_counted() -> None:
+    states = ("HEALTHY", "UNHEALTHY", "DEGRADED", "DRAINING")
+    async with world() as w:
+        w.add(cluster_dict(*[endpoint(f"10.0.0.{i}", health_status=state) for i, state in enumerate(states)]))
+        counted = {name: n for name, n in w.counters().items() if name.startswith("membership_")}
+    assert counted == {
+        "membership_change": 1,
+        "membership_total": 4,
+        "membership_healthy": 1,
+        "membership_degraded": 1,
+        "membership_excluded": 1,
+    }
+
+
+async def test_a_locality_can_change_its_weight_alone() -> None:
+    def weighted(first: int, second: int) -> dict[str, Any]:
+        fields = cluster_dict(common_lb_config={"locality_weighted_lb_config": {}})
+        fields["load_assignment"]["endpoints"] = [
+            {"locality": {"zone": "a"}, "load_balancing_weight": first, "lb_endpoints": [endpoint("10.0.0.1")]},
+            {"locality": {"zone": "b"}, "load_balancing_weight": second, "lb_endpoints": [endpoint("10.0.0.2")]},
+        ]
+        return fields
+
+    async with world() as w:
+        cluster = w.add(weighted(1, 3))
+        one, two = cluster.hosts
+        assert Counter(cluster.choose_host(None) for _ in range(40)) == {one: 10, two: 30}
+        assert w.add(weighted(4, 1)) is cluster
+        assert Counter(cluster.choose_host(None) for _ in range(40)) == {one: 32, two: 8}
+        assert cluster.hosts == [one, two]
+
+
 async def test_hosts_to_avoid() -> None:
     async with world() as w:
         cluster = w.add(cluster_dict(endpoint("10.0.0.1"), endpoint("10.0.0.2")))
@@ -438,25 +489,6 @@ async def test_a_name_cluster_without_endpoints_is_warm() -> None:
     async with world() as w:
         w.manager.add_or_update(build(dns()))
         assert w.manager.get("c") is not None
-
-
-@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
-async def test_the_system_resolver(name: str) -> None:
-    async with world() as w:
-        answers: list[Resolution] = []
-        SystemResolver(w.dispatcher).resolve(name, FAMILY_V4_ONLY, answers.append)
-        await until(lambda: answers)
-        assert answers[0].addresses == ["127.0.0.1"]
-        assert answers[0].error == ""
-
-
-async def test_a_name_that_does_not_exist_has_no_addresses() -> None:
-    """`.invalid` never exists (RFC 6761 section 6.4). Without a resolver to ask, that is a failure."""
-    async with world() as w:
-        answers: list[Resolution] = []
-        SystemResolver(w.dispatcher).resolve("nothing.invalid", FAMILY_ALL, answers.append)
-        await until(lambda: answers)
-        assert answers[0].addresses == []
 
 
 async def test_status() -> None:

@@ -14,8 +14,10 @@ from meshproxy.errors import (
     RESET_PROTOCOL_ERROR,
     RESET_TERMINATION,
 )
+from meshproxy.net.connection import CLOSED, LINGERING
 from meshproxy.upstream.pool import _LastDecoder
-from tests.upstream.harness import OK, Call, cluster_dict, endpoint, until, upstream, world
+from tests.support.garbage import only_collected
+from tests.upstream.harness import OK, Call, Peer, cluster_dict, endpoint, until, upstream, world
 
 
 def limits(**fields: int) -> dict[str, Any]:
@@ -170,6 +172,21 @@ async def test_connection_close_is_obeyed() -> None:
         counters = w.counters()
         assert counters["upstream_cx_destroy_local"] == 1
         assert "upstream_cx_active" not in counters
+
+
+async def test_a_connection_that_is_gone_is_freed_without_the_collector() -> None:
+    async with world() as w, upstream() as server:
+        cluster = w.add(cluster_dict(endpoint("127.0.0.1", server.port)))
+        with only_collected() as found:
+            call = Call().start(cluster)
+            peer = await server.accept()
+            await peer.request()
+            peer.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            await call.until("end")
+            assert await peer.eof() == b""
+            await until(lambda: "upstream_cx_active" not in w.counters())
+            call.connection = call.encoder = None  # the test's own cycle
+        assert found == []
 
 
 async def test_nobody_listens() -> None:
@@ -432,6 +449,48 @@ async def test_a_large_request_is_held_by_the_watermark() -> None:
         assert w.counters()["upstream_flow_control_backed_up_total"] >= 1
 
 
+async def test_what_answers_before_it_took_the_request_is_not_used_again() -> None:
+    async with world() as w, upstream() as server:
+        cluster = w.add(
+            cluster_dict(endpoint("127.0.0.1", server.port), per_connection_buffer_limit_bytes=1024),
+        )
+        call = Watching(b"POST", b"x" * 20_000_000)
+        call.start(cluster)
+        peer = await server.accept()
+        await peer.request()
+        await until(lambda: "above" in call.events)
+        peer.send(OK)
+        await call.until("end")
+        await until(lambda: "upstream_cx_active" not in w.counters())
+        second = Call().start(cluster)
+        await second.until("ready")
+        assert await peer.read(20_000_000) == b"x" * 20_000_000
+        assert await peer.eof() == b""
+
+
+async def test_what_answers_and_never_takes_the_request_is_given_up() -> None:
+    async with world() as w, upstream() as server:
+        cluster = w.add(
+            cluster_dict(endpoint("127.0.0.1", server.port), per_connection_buffer_limit_bytes=1024),
+        )
+        call = Watching(b"POST", b"x" * 20_000_000)
+        call.start(cluster)
+        peer = await server.accept()
+        await peer.request()
+        await until(lambda: "above" in call.events)
+        assert call.connection is not None
+        connection = call.connection.connection
+        assert connection is not None
+        peer.send(OK)
+        await call.until("end")
+        await until(lambda: connection.state == LINGERING)
+        assert connection.write_buffer_bytes > 1024
+        while connection.state != CLOSED:  # the kernel may still take some, but only so much
+            connection.on_linger_timer()
+            await asyncio.sleep(0)
+        await until(lambda: not connection.connected)
+
+
 def _codec_decoder(call: Call) -> object:
     """What the connection's codec decodes for: another since the end of the connection was told."""
     assert call.connection is not None
@@ -456,3 +515,38 @@ async def test_closing_everything_resets_streams() -> None:
         assert call.events == ["ready", f"reset {RESET_TERMINATION}"]
         await peer.eof()
         await asyncio.sleep(0)
+
+
+async def test_connections_are_opened_ahead() -> None:
+    policy: dict[str, Any] = {"preconnect_policy": {"per_upstream_preconnect_ratio": 2.0}}
+    async with world() as w, upstream() as server:
+        cluster = w.add(cluster_dict(endpoint("127.0.0.1", server.port), **policy))
+        first = Call().start(cluster)
+        peers = [await server.accept(), await server.accept()]
+        await first.until("ready")
+        await until(lambda: "upstream_rq_pending_active" not in w.counters())
+        second = Call().start(cluster)
+        await second.until("ready")
+        peers += [await server.accept(), await server.accept()]  # two requests are active: four connections
+        assert w.counters()["upstream_cx_total"] == 4
+        assert server.waiting == 0
+        w.manager.remove("c")
+        idle = [peer for peer in peers if not (await _began(peer))]
+        assert len(idle) == 2
+
+
+async def _began(peer: Peer) -> bool:
+    """Whether a request came on the connection, which ends where none did."""
+    data = await peer.read_some()
+    return bool(data)
+
+
+async def test_none_are_opened_ahead_to_an_unhealthy_host() -> None:
+    policy: dict[str, Any] = {"preconnect_policy": {"per_upstream_preconnect_ratio": 3.0}}
+    async with world() as w, upstream() as server:
+        unhealthy = endpoint("127.0.0.1", server.port, health_status="UNHEALTHY")
+        cluster = w.add(cluster_dict(unhealthy, **policy))
+        call = Call().start(cluster)
+        await server.accept()
+        await call.until("ready")
+        assert w.counters()["upstream_cx_total"] == 1

@@ -73,16 +73,36 @@ class ClientConnectionCallbacks:
         """`reading_wanted`, which was False after `receive_data`, is True again."""
 
 
+class _Nobody(ClientConnectionCallbacks):
+    """Hears what is said of a connection that is gone."""
+
+    def on_stream_complete(self, reusable: bool) -> None:
+        return
+
+    def on_send_pending(self) -> None:
+        return
+
+    def on_abort(self) -> None:
+        return
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Http1ClientConnection(Http1Connection):
     """Sends one request at a time and reads its response, whose fields begin with `:status`."""
 
     def __init__(self, callbacks: ClientConnectionCallbacks, settings: Http1Settings) -> None:
         super().__init__(settings, max_blank_lines=0)
         self.head_prefix = b"HTTP/1."
-        self._callbacks: Final = callbacks
+        self._callbacks = callbacks
         self._request: RequestEncoder | None = None
         self._closing: bool = False  # one of both sides said that it closes
         self.peer_closes: bool = False  # the head of a response said that it is the last
+
+    def forget_callbacks(self) -> None:
+        """The connection is gone: nobody is told any more (else codec and callbacks kept each other alive)."""
+        self._callbacks = _NOBODY
 
     def new_stream(self, decoder: StreamDecoder) -> StreamEncoder:
         """Begin a request: the first on the connection, or one after `on_stream_complete(True)`."""
@@ -151,8 +171,8 @@ class Http1ClientConnection(Http1Connection):
         """Choose the state for the body (RFC 9112 section 6.3); True when there is none."""
         known = headers.known
         if status == 101 or (request.is_connect and 200 <= status < 300):
-            if status == 101 and not request.wants_upgrade:
-                raise ProtocolError(502, CODEC_ERROR, "101 without an upgrade")
+            if status == 101:
+                self._check_switch(headers, request)
             self.state = UNTIL_EOF
             self._closing = True
             request.start_tunnel()
@@ -172,6 +192,13 @@ class Http1ClientConnection(Http1Connection):
         self.state = UNTIL_EOF
         self._closing = True
         return False
+
+    def _check_switch(self, headers: HeaderMap, request: RequestEncoder) -> None:
+        """A 101 answers an Upgrade, says so twice (RFC 9110 section 7.8), and has no coding (RFC 9112 section 6.1)."""
+        if headers.known & TRANSFER_ENCODING:
+            raise ProtocolError(502, TRANSFER_ENCODING_NOT_ALLOWED)
+        if not (request.wants_upgrade and b"upgrade" in headers and b"upgrade" in connection_tokens(headers)):
+            raise ProtocolError(502, CODEC_ERROR, "101 without an upgrade")
 
     def on_delivered(self) -> None:
         """The response ended: the stream is complete."""
@@ -209,11 +236,12 @@ class Http1ClientConnection(Http1Connection):
         if request is None or decoder is None:
             self.state = DEAD
             return
-        if self.state == UNTIL_EOF:
+        if self.state == UNTIL_EOF and not request.tunnels:
             self._deliver_end(b"")
             return
-        # As Envoy: a response that was cut short is a protocol error, one that never began a termination.
-        reason = RESET_PROTOCOL_ERROR if self.state != HEAD or partial else RESET_TERMINATION
+        # As Envoy: a response that was cut short is a protocol error, one that never began, or a tunnel, a termination.
+        cut = partial or (self.state != HEAD and not request.tunnels)
+        reason = RESET_PROTOCOL_ERROR if cut else RESET_TERMINATION
         self._kill()
         decoder.on_reset(reason, CODEC_ERROR if reason == RESET_PROTOCOL_ERROR else "")
 
@@ -255,6 +283,7 @@ class RequestEncoder(MessageEncoder):
         self.is_head: bool = False
         self.is_connect: bool = False
         self.wants_upgrade: bool = False
+        self.tunnels: bool = False  # the upstream has switched protocols
 
     def send_informational(self, headers: HeaderMap) -> None:
         """Requests have none."""
@@ -294,6 +323,8 @@ class RequestEncoder(MessageEncoder):
         self.wants_upgrade = headers.known & UPGRADE != 0 and b"upgrade" in headers
         if self.is_connect:
             target = authority
+        elif self._client.settings.send_fully_qualified_url:
+            target = b"%b://%b%b" % (headers.get(b":scheme") or b"http", authority, target)
         if target.find(b" ") >= 0:  # `in` on bytes raises and swallows a TypeError first
             target = one_line(target).replace(b" ", b"%20")
         if method not in METHOD_FIELDS:
@@ -317,6 +348,7 @@ class RequestEncoder(MessageEncoder):
 
     def start_tunnel(self) -> None:
         """The upstream switched protocols: what is sent from here on goes out as it is."""
+        self.tunnels = True
         self.framing = RAW
 
 

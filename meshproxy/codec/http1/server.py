@@ -18,6 +18,7 @@ from meshproxy.codec.http1.connection import DEAD, HEAD, UNTIL_EOF, WAITING, Htt
 from meshproxy.codec.http1.details import (
     BODY_DISALLOWED,
     CODEC_ERROR,
+    INVALID_TRANSFER_ENCODING,
     INVALID_URL,
     LOW_VERSION,
     MISSING_HOST,
@@ -89,6 +90,16 @@ class ServerConnectionCallbacks:
         """`reading_wanted`, which was False after `receive_data`, is True again."""
 
 
+class _Nobody(ServerConnectionCallbacks):
+    """Hears what is said of a connection that is gone."""
+
+    def on_send_pending(self) -> None:
+        return
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Http1ServerConnection(Http1Connection):
     """Reads one request at a time and sends its response.
 
@@ -98,7 +109,7 @@ class Http1ServerConnection(Http1Connection):
 
     def __init__(self, callbacks: ServerConnectionCallbacks, settings: Http1Settings, scheme: bytes = b"http") -> None:
         super().__init__(settings, max_blank_lines=8)
-        self._callbacks: Final = callbacks
+        self._callbacks = callbacks
         self._scheme_field: Final[Field] = (b":scheme", scheme)
         self.http_10: bool = False  # of the present request
         self.method: bytes = b""
@@ -107,6 +118,10 @@ class Http1ServerConnection(Http1Connection):
         self.close_after_response: bool = False  # set it before the response's headers: they say `connection: close`
         self._may_upgrade: bool = False
         self._authority: bytes = b""  # the last that passed its check
+
+    def forget_callbacks(self) -> None:
+        """The connection is gone: nobody is told any more (else codec and callbacks kept each other alive)."""
+        self._callbacks = _NOBODY
 
     # -- requests
 
@@ -202,9 +217,15 @@ class Http1ServerConnection(Http1Connection):
         self._may_upgrade = False
         if known & CONNECTION or self.http_10:
             self.should_close = not keeps_alive(headers, self.http_10)
-        tunnel = self.method == b"CONNECT" or (known & UPGRADE != 0 and self._wants_upgrade(headers, length))
-        if tunnel and length:
-            raise ProtocolError(400, BODY_DISALLOWED, "CONNECT with a body")
+        tunnel = self.method == b"CONNECT" or (known & UPGRADE != 0 and self._wants_upgrade(headers))
+        if tunnel and length:  # what follows could be read as the body, or as the other protocol's first bytes
+            if length < 0:
+                raise ProtocolError(501, INVALID_TRANSFER_ENCODING, "a request for a tunnel with a coding")
+            raise ProtocolError(400, BODY_DISALLOWED, "a request for a tunnel with a body")
+        if tunnel:
+            headers.known |= UPGRADE
+            if self.method == b"CONNECT":
+                headers.remove(b"content-length")
         encoder = ResponseEncoder(self)
         self.encoder = encoder
         self.request_complete = False
@@ -219,9 +240,23 @@ class Http1ServerConnection(Http1Connection):
             self.decoder = decoder
             decoder.on_headers(headers, self.request_complete)
 
-    def _wants_upgrade(self, headers: HeaderMap, length: int) -> bool:
-        allowed = self.settings.allow_upgrade and not self.http_10 and not length
-        return allowed and b"upgrade" in connection_tokens(headers)
+    def _wants_upgrade(self, headers: HeaderMap) -> bool:
+        """Whether the request stays open for a tunnel, until the response decides; else it has no Upgrade any more.
+
+        HTTP/1.0 knows none (RFC 9110 section 7.8); to h2c nobody upgrades any more (RFC 9113 section 3.1), as in Envoy.
+        """
+        protocol = headers.joined(b"upgrade")
+        ignored = self.settings.ignored_upgrades
+        if (
+            protocol is not None
+            and not self.http_10
+            and protocol.lower() != b"h2c"
+            and b"upgrade" in connection_tokens(headers)
+            and (ignored is None or not ignored.ignores(protocol))
+        ):
+            return True
+        headers.remove(b"upgrade")
+        return False
 
     def on_received(self) -> None:
         self.request_complete = True
@@ -256,19 +291,13 @@ class Http1ServerConnection(Http1Connection):
 
     @property
     def may_switch_protocols(self) -> bool:
-        """Whether the present request asked for a tunnel (CONNECT, or an upgrade that settings allow)."""
+        """Whether the present request asked for a tunnel (CONNECT, or an upgrade)."""
         return self._may_upgrade
 
-    def end_upgrade_request(self) -> None:
-        """The final response declined the upgrade: the request ends without a body."""
+    def decline_tunnel(self) -> None:
+        """The final response declined: what follows may already be meant for the tunnel, and is never read."""
         self._may_upgrade = False
-        if self.method == b"CONNECT":  # what follows may already be meant for the tunnel
-            self.should_close = True
-            return
-        self.request_complete = True
-        decoder = self.decoder
-        if decoder is not None:
-            decoder.on_data(b"", True)
+        self.should_close = True
 
     def _stop_reading(self) -> None:
         self.state = DEAD
@@ -353,9 +382,7 @@ class ResponseEncoder(MessageEncoder):
             if status == b"101" or (server.method == b"CONNECT" and status[0] == 0x32):
                 self._send_switch(status, headers, end)
                 return
-            server.end_upgrade_request()
-            if self.framing != NOT_STARTED:
-                return
+            server.decline_tunnel()
         framing_line = self._frame(status, headers, end)
         if self.framing == DONE:
             self.on_mismatch()
@@ -410,8 +437,7 @@ class ResponseEncoder(MessageEncoder):
 
     def _send_switch(self, status: bytes, headers: HeaderMap, end: bool) -> None:
         server = self._server
-        if status != b"101":  # RFC 9110 section 9.3.6: no framing fields in a 2xx to CONNECT
-            headers.remove(b"content-length")
+        headers.remove(b"content-length")  # RFC 9110 sections 8.6 and 9.3.6: neither a 101 nor a 2xx to CONNECT has one
         self.framing = RAW
         server.write(encode_head(status_line(status, server.http_10), headers, b"", server.settings.proper_case))
         if end:

@@ -11,13 +11,12 @@ _CONTROL_PLANE = "resources from a control plane are not supported yet"
 TABLES: Final[Tables] = {
     "envoy.config.bootstrap.v3.Bootstrap": MessageTable(
         "node static_resources stats_config layered_runtime admin cluster_manager "
-        "typed_dns_resolver_config dns_resolution_config",
+        "typed_dns_resolver_config dns_resolution_config use_tcp_for_dns_lookups",
         ignored={
             "node_context_params flags_path": "says nothing without a control plane",
             "stats_flush_interval stats_flush_on_admin stats_eviction_interval": "there are no stats sinks to flush to",
             "watchdog watchdogs fatal_actions perf_tracing_file_path": "Envoy's own threads and crashes",
             "enable_dispatcher_stats memory_allocator_manager grpc_async_client_manager_config": "concerns Envoy only",
-            "use_tcp_for_dns_lookups": "names are resolved by the operating system",
             "inline_headers": "speeds up look-ups of headers in Envoy",
         },
         later={
@@ -33,13 +32,14 @@ TABLES: Final[Tables] = {
             "dynamic_resources hds_config config_sources default_config_source": _CONTROL_PLANE,
             "xds_delegate_extension xds_config_tracker_extension": _CONTROL_PLANE,
             "header_prefix": "another prefix than x-envoy is not supported",
-            "certificate_provider_instances": "TLS is not supported yet",
+            "certificate_provider_instances": "certificate providers are not supported",
             "default_socket_interface listener_manager": "Envoy's own sockets and listeners cannot be replaced",
             "default_regex_engine": "the engine is RE2, as Envoy's default",
         },
     ),
     "envoy.config.bootstrap.v3.Bootstrap.StaticResources": MessageTable(
-        "listeners clusters", refused={"secrets": "TLS is not supported yet"}
+        "listeners clusters",
+        refused={"secrets": "secrets by name are not supported yet: name files in the TLS context"},
     ),
     "envoy.config.bootstrap.v3.Admin": MessageTable(
         "address allow_paths access_log socket_options",
@@ -50,13 +50,13 @@ TABLES: Final[Tables] = {
         refused={"access_log_path": "use access_log"},
     ),
     "envoy.config.bootstrap.v3.ClusterManager": MessageTable(
+        "upstream_bind_config",
         ignored={
-            "local_cluster_name": "is for routing by zone, which no cluster here asks for",
             "enable_deferred_cluster_creation": "clusters are made at once",
         },
         later={"outlier_detection": "ejections are not written to an event log"},
         refused={
-            "upstream_bind_config": "binding upstream connections is not supported yet",
+            "local_cluster_name": "routing by zone is not supported yet",
             "load_stats_config": _CONTROL_PLANE,
         },
     ),
@@ -81,19 +81,14 @@ TABLES: Final[Tables] = {
     "envoy.config.metrics.v3.HistogramBucketSettings": MessageTable(
         "match buckets", ignored={"bins": "the bins of Envoy's own kind of histogram"}
     ),
-    "envoy.config.core.v3.DnsResolutionConfig": MessageTable(
-        refused={"resolvers": "names are resolved by the operating system: set the servers there"},
-        ignored={"dns_resolver_options": "names are resolved by the operating system"},
-    ),
+    "envoy.config.core.v3.DnsResolutionConfig": MessageTable("resolvers dns_resolver_options"),
+    "envoy.config.core.v3.DnsResolverOptions": MessageTable("use_tcp_for_dns_lookups no_default_search_domain"),
     "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig": MessageTable(
-        refused={"resolvers": "names are resolved by the operating system: set the servers there"},
-        ignored={
-            "use_resolvers_as_fallback filter_unroutable_families dns_resolver_options udp_max_queries "
-            "query_timeout_seconds query_tries rotate_nameservers edns0_max_payload_size max_udp_channel_duration "
-            "reinit_channel_on_timeout": "names are resolved by the operating system"
-        },
+        "resolvers use_resolvers_as_fallback filter_unroutable_families dns_resolver_options udp_max_queries "
+        "query_timeout_seconds query_tries rotate_nameservers max_udp_channel_duration reinit_channel_on_timeout",
+        refused={"edns0_max_payload_size": "c-ares' Python binding cannot set it"},
     ),
     "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig": MessageTable(
-        ignored={"num_retries num_resolver_threads": "names are resolved by the operating system"}
+        "num_retries num_resolver_threads"
     ),
 }

@@ -10,74 +10,76 @@ _CLUSTER = "envoy.config.cluster.v3."
 _ENDPOINT = "envoy.config.endpoint.v3."
 _UPSTREAM = "envoy.extensions.upstreams.http.v3."
 _LB = "envoy.extensions.load_balancing_policies."
-_SUBSETS = "subsets are not supported yet"
-_BALANCE = "bounded loads are not supported yet"
-_LOCALITIES = "balancing by locality is not supported yet"
 _HTTP2 = "HTTP/2 to an upstream is not supported yet"
 _HEALTH = "active health checks are not supported yet"
-_SLOW_START = "slow start is not supported yet"
 _NO_LOCAL_CLUSTER = "takes effect in Envoy only where the bootstrap names a local cluster"
 _MEASURES_ONLY = "only tells more in stats"
+_DNS: Final = "envoy.extensions.clusters.dns.v3."
 
 TABLES: Final[Tables] = {
     _CLUSTER + "Cluster": MessageTable(
         "name alt_stat_name connect_timeout per_connection_buffer_limit_bytes load_assignment "
         "max_requests_per_connection circuit_breakers upstream_http_protocol_options common_http_protocol_options "
         "http_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate "
-        "dns_lookup_family typed_dns_resolver_config dns_resolution_config outlier_detection "
+        "dns_lookup_family typed_dns_resolver_config dns_resolution_config dns_resolvers use_tcp_for_dns_lookups "
+        "respect_dns_ttl wait_for_warm_on_init cluster_type outlier_detection "
         "least_request_lb_config round_robin_lb_config ring_hash_lb_config maglev_lb_config common_lb_config "
-        "transport_socket metadata "
+        "lb_subset_config "
+        "transport_socket transport_socket_matches upstream_bind_config connection_pool_per_downstream_connection "
+        "metadata original_dst_lb_config cleanup_interval preconnect_policy "
         "upstream_connection_options load_balancing_policy",
         only={
-            "type": "STATIC STRICT_DNS",
-            "lb_policy": "ROUND_ROBIN LEAST_REQUEST RANDOM RING_HASH MAGLEV LOAD_BALANCING_POLICY_CONFIG",
+            "type": "STATIC STRICT_DNS LOGICAL_DNS ORIGINAL_DST",
+            "lb_policy": "ROUND_ROBIN LEAST_REQUEST RANDOM RING_HASH MAGLEV CLUSTER_PROVIDED "
+            "LOAD_BALANCING_POLICY_CONFIG",
             "protocol_selection": "USE_CONFIGURED_PROTOCOL",
-            "connection_pool_per_downstream_connection": "false",
         },
         ignored={
-            "wait_for_warm_on_init": "a cluster waits for its first addresses in any case",
-            "use_tcp_for_dns_lookups": "names are resolved by the operating system",
             "track_timeout_budgets track_cluster_stats": _MEASURES_ONLY,
-            "preconnect_policy": "connections are opened when they are needed",
-            "cleanup_interval": "is for clusters that learn their hosts from connections",
             "close_connections_on_host_health_failure ignore_health_on_host_removal": "no host's health is checked",
             "lrs_report_endpoint_metrics": "loads are reported to nobody",
         },
-        later={"respect_dns_ttl": "names are resolved anew after dns_refresh_rate"},
         refused={
-            "transport_socket_matches transport_socket_matcher": "all hosts have one transport socket",
+            "transport_socket_matcher": "only transport_socket_matches is supported",
             "eds_cluster_config": "endpoints from a control plane are not supported yet",
             "lrs_server": "load reports are not supported yet",
             "health_checks": _HEALTH,
             "http2_protocol_options": _HTTP2,
-            "dns_resolvers": "names are resolved by the operating system: set the servers there",
-            "upstream_bind_config": "binding upstream connections is not supported yet",
-            "lb_subset_config": _SUBSETS,
-            "original_dst_lb_config": "original destination clusters are not supported yet",
             "filters": "network filters on upstream connections are not supported",
             "upstream_config": "other upstreams than HTTP are not supported",
-            "cluster_type": "cluster extensions are not supported yet",
         },
     ),
     _CLUSTER + "Cluster.RefreshRate": MessageTable("base_interval max_interval"),
-    _CLUSTER + "Cluster.LeastRequestLbConfig": MessageTable(
-        "choice_count active_request_bias", refused={"slow_start_config": _SLOW_START}
+    _CLUSTER + "Cluster.CustomClusterType": MessageTable("name typed_config"),
+    _DNS + "DnsCluster": MessageTable(
+        "dns_refresh_rate dns_failure_refresh_rate respect_dns_ttl dns_jitter typed_dns_resolver_config "
+        "dns_lookup_family all_addresses_in_single_endpoint"
     ),
-    _CLUSTER + "Cluster.RoundRobinLbConfig": MessageTable(refused={"slow_start_config": _SLOW_START}),
+    _DNS + "DnsCluster.RefreshRate": MessageTable("base_interval max_interval"),
+    _CLUSTER + "Cluster.LeastRequestLbConfig": MessageTable("choice_count active_request_bias slow_start_config"),
+    _CLUSTER + "Cluster.RoundRobinLbConfig": MessageTable("slow_start_config"),
+    _CLUSTER + "Cluster.SlowStartConfig": MessageTable("slow_start_window aggression min_weight_percent"),
+    _CLUSTER + "Cluster.LbSubsetConfig": MessageTable(
+        "fallback_policy default_subset subset_selectors locality_weight_aware scale_locality_weight panic_mode_any "
+        "list_as_any metadata_fallback_policy"
+    ),
+    _CLUSTER + "Cluster.LbSubsetConfig.LbSubsetSelector": MessageTable(
+        "keys single_host_per_subset fallback_policy fallback_keys_subset"
+    ),
     _CLUSTER + "Cluster.CommonLbConfig": MessageTable(
         "healthy_panic_threshold zone_aware_lb_config close_connections_on_host_set_change "
-        "consistent_hashing_lb_config",
+        "consistent_hashing_lb_config locality_weighted_lb_config",
         ignored={
             "update_merge_window": "changes of hosts are taken as they come",
             "ignore_new_hosts_until_first_hc": "no host's health is checked",
         },
         refused={
             "override_host_status": "is not supported yet",
-            "locality_weighted_lb_config": _LOCALITIES,
         },
     ),
+    _CLUSTER + "Cluster.CommonLbConfig.LocalityWeightedLbConfig": MessageTable(),
     _CLUSTER + "Cluster.CommonLbConfig.ConsistentHashingLbConfig": MessageTable(
-        "use_hostname_for_hashing", refused={"hash_balance_factor": _BALANCE}
+        "use_hostname_for_hashing hash_balance_factor"
     ),
     _CLUSTER + "Cluster.RingHashLbConfig": MessageTable("minimum_ring_size maximum_ring_size hash_function"),
     _CLUSTER + "Cluster.MaglevLbConfig": MessageTable("table_size"),
@@ -87,30 +89,45 @@ TABLES: Final[Tables] = {
     ),
     _CLUSTER + "LoadBalancingPolicy": MessageTable("policies"),
     _CLUSTER + "LoadBalancingPolicy.Policy": MessageTable("typed_extension_config"),
-    _LB + "round_robin.v3.RoundRobin": MessageTable("locality_lb_config", refused={"slow_start_config": _SLOW_START}),
+    _LB + "round_robin.v3.RoundRobin": MessageTable("locality_lb_config slow_start_config"),
     _LB + "least_request.v3.LeastRequest": MessageTable(
-        "choice_count active_request_bias selection_method locality_lb_config",
-        only={"enable_full_scan": "false"},
-        refused={"slow_start_config": _SLOW_START},
+        "choice_count active_request_bias selection_method locality_lb_config slow_start_config",
+        ignored={"enable_full_scan": "Envoy does nothing with it either: set selection_method"},
     ),
     _LB + "random.v3.Random": MessageTable("locality_lb_config"),
     _LB + "ring_hash.v3.RingHash": MessageTable(
-        "hash_function minimum_ring_size maximum_ring_size use_hostname_for_hashing consistent_hashing_lb_config",
-        refused={"hash_balance_factor": _BALANCE, "locality_weighted_lb_config": _LOCALITIES},
+        "hash_function minimum_ring_size maximum_ring_size use_hostname_for_hashing consistent_hashing_lb_config "
+        "hash_balance_factor locality_weighted_lb_config"
     ),
-    _LB + "maglev.v3.Maglev": MessageTable(
-        "table_size consistent_hashing_lb_config", refused={"locality_weighted_lb_config": _LOCALITIES}
+    _LB + "maglev.v3.Maglev": MessageTable("table_size consistent_hashing_lb_config locality_weighted_lb_config"),
+    _LB + "pick_first.v3.PickFirst": MessageTable("shuffle_address_list"),
+    _LB + "cluster_provided.v3.ClusterProvided": MessageTable(),
+    _LB + "wrr_locality.v3.WrrLocality": MessageTable("endpoint_picking_policy"),
+    _LB + "subset.v3.Subset": MessageTable(
+        "fallback_policy default_subset subset_selectors allow_redundant_keys locality_weight_aware "
+        "scale_locality_weight panic_mode_any list_as_any metadata_fallback_policy subset_lb_policy"
     ),
+    _LB + "subset.v3.Subset.LbSubsetSelector": MessageTable(
+        "keys single_host_per_subset fallback_policy fallback_keys_subset"
+    ),
+    _LB + "common.v3.SlowStartConfig": MessageTable("slow_start_window aggression min_weight_percent"),
     _LB + "common.v3.ConsistentHashingLbConfig": MessageTable(
-        "use_hostname_for_hashing hash_policy", refused={"hash_balance_factor": _BALANCE}
+        "use_hostname_for_hashing hash_policy hash_balance_factor"
     ),
-    _LB + "common.v3.LocalityLbConfig": MessageTable(
-        ignored={"zone_aware_lb_config": _NO_LOCAL_CLUSTER}, refused={"locality_weighted_lb_config": _LOCALITIES}
+    _LB + "common.v3.LocalityLbConfig": MessageTable("zone_aware_lb_config locality_weighted_lb_config"),
+    _LB + "common.v3.LocalityLbConfig.LocalityWeightedLbConfig": MessageTable(),
+    _LB + "common.v3.LocalityLbConfig.ZoneAwareLbConfig": MessageTable(
+        "fail_traffic_on_panic",
+        ignored={
+            "routing_enabled min_cluster_size force_locality_direct_routing force_local_zone locality_basis": (
+                _NO_LOCAL_CLUSTER
+            )
+        },
     ),
     _CLUSTER + "CircuitBreakers": MessageTable("thresholds per_host_thresholds"),
     _CLUSTER + "CircuitBreakers.Thresholds": MessageTable(
-        "priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining",
-        refused={"max_connection_pools": "is not supported yet"},
+        "priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining "
+        "max_connection_pools"
     ),
     _CLUSTER + "CircuitBreakers.Thresholds.RetryBudget": MessageTable("budget_percent min_retry_concurrency"),
     _CLUSTER + "OutlierDetection": MessageTable(
@@ -127,24 +144,23 @@ TABLES: Final[Tables] = {
         refused={"monitors": "outlier detection extensions are not supported"},
     ),
     _CLUSTER + "UpstreamConnectionOptions": MessageTable(
-        "tcp_keepalive",
-        refused={
-            "set_local_interface_name_on_upstream_connections": "is not supported",
-            "happy_eyeballs_config": "happy eyeballs are not supported yet",
-        },
+        "tcp_keepalive happy_eyeballs_config",
+        refused={"set_local_interface_name_on_upstream_connections": "is not supported"},
+    ),
+    _CLUSTER + "UpstreamConnectionOptions.HappyEyeballsConfig": MessageTable(
+        "first_address_family_version first_address_family_count"
     ),
     _ENDPOINT + "ClusterLoadAssignment": MessageTable(
         "cluster_name endpoints policy", refused={"named_endpoints": "is not supported yet"}
     ),
     _ENDPOINT + "ClusterLoadAssignment.Policy": MessageTable(
-        "overprovisioning_factor",
+        "overprovisioning_factor weighted_priority_health drop_overloads",
         ignored={"endpoint_stale_after": "is for endpoints from a control plane"},
-        refused={"drop_overloads weighted_priority_health": "is not supported yet"},
     ),
+    _ENDPOINT + "ClusterLoadAssignment.Policy.DropOverload": MessageTable("category drop_percentage"),
     _ENDPOINT + "LocalityLbEndpoints": MessageTable(
-        "locality metadata lb_endpoints priority",
+        "locality metadata lb_endpoints priority load_balancing_weight",
         ignored={
-            "load_balancing_weight": "takes effect with locality weighted balancing only, which is refused",
             "proximity": "Envoy does nothing with it either",
         },
         refused={"load_balancer_endpoints leds_cluster_locality_config": "is for endpoints from a control plane"},
@@ -154,21 +170,42 @@ TABLES: Final[Tables] = {
         refused={"endpoint_name": "is for endpoints from a control plane"},
     ),
     _ENDPOINT + "Endpoint": MessageTable(
-        "address hostname",
-        ignored={"health_check_config": "no host's health is checked"},
-        refused={"additional_addresses": "several addresses of one endpoint are not supported yet"},
+        "address hostname additional_addresses", ignored={"health_check_config": "no host's health is checked"}
     ),
+    _ENDPOINT + "Endpoint.AdditionalAddress": MessageTable("address"),
     "envoy.config.core.v3.UpstreamHttpProtocolOptions": MessageTable(
-        refused={"auto_sni auto_san_validation override_auto_sni_header": "set sni in the UpstreamTlsContext"}
+        "auto_sni auto_san_validation override_auto_sni_header"
+    ),
+    _CLUSTER + "Cluster.OriginalDstLbConfig": MessageTable(
+        "use_http_header http_header_name upstream_port_override metadata_key"
+    ),
+    "envoy.type.metadata.v3.MetadataKey": MessageTable("key path"),
+    "envoy.type.metadata.v3.MetadataKey.PathSegment": MessageTable("key"),
+    _CLUSTER + "Cluster.PreconnectPolicy": MessageTable(
+        "per_upstream_preconnect_ratio",
+        ignored={"predictive_preconnect_ratio": "Envoy 1.40 opens no connection for it either"},
+    ),
+    _CLUSTER + "Cluster.TransportSocketMatch": MessageTable("name match transport_socket"),
+    "envoy.config.core.v3.BindConfig": MessageTable(
+        "source_address freebind socket_options extra_source_addresses additional_source_addresses",
+        refused={"local_address_selector": "only the default is supported: by the family of the host's address"},
+    ),
+    "envoy.config.core.v3.ExtraSourceAddress": MessageTable("address socket_options"),
+    "envoy.config.core.v3.SocketOptionsOverride": MessageTable("socket_options"),
+    "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport": MessageTable(
+        "config transport_socket tlv_as_pool_key",
+        ignored={"allow_unspecified_address": "a connection without IP addresses is told as such in any case"},
+    ),
+    "envoy.config.core.v3.ProxyProtocolConfig": MessageTable("version pass_through_tlvs added_tlvs"),
+    "envoy.config.core.v3.TlvEntry": MessageTable(
+        "type value", refused={"format_string": "the value of a TLV is not made of a format"}
     ),
     _UPSTREAM + "HttpProtocolOptions": MessageTable(
         "common_http_protocol_options upstream_http_protocol_options explicit_http_config "
-        "use_downstream_protocol_config http_filters",
+        "use_downstream_protocol_config http_filters retry_policy hash_policy request_mirror_policies",
         refused={
-            "auto_config": "choosing the protocol by ALPN needs TLS, which is not supported yet",
-            "header_validation_config outlier_detection request_mirror_policies hash_policy retry_policy": (
-                "is not supported yet"
-            ),
+            "auto_config": "choosing the protocol by ALPN comes with HTTP/2, which is not supported yet",
+            "header_validation_config outlier_detection": "is not supported yet",
         },
     ),
     _UPSTREAM + "HttpProtocolOptions.ExplicitHttpConfig": MessageTable(

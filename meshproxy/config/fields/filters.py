@@ -40,16 +40,21 @@ TABLES: Final[Tables] = {
     _NETWORK + "tcp_proxy.v3.TcpProxy": MessageTable(
         "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts "
         "max_downstream_connection_duration max_downstream_connection_duration_jitter_percentage "
-        "access_log_flush_interval flush_access_log_on_connected access_log_options hash_policy",
+        "access_log_flush_interval flush_access_log_on_connected access_log_options proxy_protocol_tlvs hash_policy "
+        "metadata_match tunneling_config",
         only={"upstream_connect_mode": "IMMEDIATE"},
         refused={
             "on_demand": "clusters are not discovered on demand yet",
-            "metadata_match": "subsets are not supported yet",
             "downstream_idle_timeout upstream_idle_timeout": "a connection has one idle timeout: set idle_timeout",
             "backoff_options": "a connect attempt that failed is followed by the next at once",
-            "tunneling_config": "tunnels over HTTP are not supported yet",
-            "proxy_protocol_tlvs": "PROXY protocol towards upstreams is not supported yet",
             "max_early_data_bytes": "the buffer limit of the connection bounds what comes early",
+        },
+    ),
+    _NETWORK + "tcp_proxy.v3.TcpProxy.TunnelingConfig": MessageTable(
+        "hostname use_post headers_to_add post_path",
+        refused={
+            "propagate_response_headers propagate_response_trailers": "nothing reads them yet",
+            "request_id_extension request_id_header request_id_metadata_key": "tunnels have no request ids yet",
         },
     ),
     "envoy.type.v3.HashPolicy": MessageTable(
@@ -57,9 +62,7 @@ TABLES: Final[Tables] = {
     ),
     "envoy.type.v3.HashPolicy.SourceIp": MessageTable(),
     _NETWORK + "tcp_proxy.v3.TcpProxy.WeightedCluster": MessageTable("clusters"),
-    _NETWORK + "tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": MessageTable(
-        "name weight", refused={"metadata_match": "subsets are not supported yet"}
-    ),
+    _NETWORK + "tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": MessageTable("name weight metadata_match"),
     _NETWORK + "tcp_proxy.v3.TcpProxy.TcpAccessLogOptions": MessageTable(
         "access_log_flush_interval flush_access_log_on_connected"
     ),

@@ -20,16 +20,16 @@ TABLES: Final[Tables] = {
         "always_set_request_id_in_response proxy_100_continue normalize_path merge_slashes "
         "path_with_escaped_slashes_action request_id_extension strip_matching_host_port strip_any_host_port "
         "strip_trailing_host_dot append_x_forwarded_port http1_safe_max_connection_duration "
-        "forward_client_cert_details set_current_client_cert_details",
+        "forward_client_cert_details set_current_client_cert_details upgrade_configs",
         only={
             "codec_type": "AUTO HTTP1",
             "append_local_overload": "false",
+            "add_proxy_protocol_connection_state": "true",
         },
         ignored={
             "http2_protocol_options": "says nothing about HTTP/1 connections, and others are not accepted",
             "stream_flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
             "stream_error_on_invalid_http_message": _ALWAYS_CLOSED,
-            "add_proxy_protocol_connection_state": "no connection comes with the PROXY protocol",
         },
         later={"tracing": "requests are not traced"},
         refused={
@@ -37,7 +37,6 @@ TABLES: Final[Tables] = {
             "http3_protocol_options": "HTTP/3 is not supported",
             "original_ip_detection_extensions early_header_mutation_extensions": "is not supported yet",
             "forward_client_cert_matcher": "is not supported yet: forward_client_cert_details is for all requests",
-            "upgrade_configs": "upgrades are not supported yet",
             "local_reply_config": "mapping of local replies is not supported yet",
             "represent_ipv4_remote_address_as_ipv4_mapped_ipv6": "addresses are shown as they are",
             "path_normalization_options proxy_status_config typed_header_validation_config": "is not supported yet",
@@ -45,14 +44,12 @@ TABLES: Final[Tables] = {
         },
     ),
     _HCM + "HttpConnectionManager.HcmAccessLogOptions": MessageTable(
-        "flush_access_log_on_new_request",
-        refused={
-            "access_log_flush_interval": _PERIODIC,
-            "flush_log_on_tunnel_successfully_established": "tunnels are not supported yet",
-        },
+        "flush_access_log_on_new_request flush_log_on_tunnel_successfully_established",
+        refused={"access_log_flush_interval": _PERIODIC},
     ),
     _HCM + "HttpConnectionManager.SetCurrentClientCertDetails": MessageTable("subject cert chain dns uri"),
     _HCM + "HttpConnectionManager.InternalAddressConfig": MessageTable("unix_sockets cidr_ranges"),
+    _HCM + "HttpConnectionManager.UpgradeConfig": MessageTable("upgrade_type filters enabled"),
     _HCM + "HttpFilter": MessageTable(
         "name typed_config is_optional disabled",
         refused={"config_discovery": "extension discovery is not supported yet"},
@@ -68,14 +65,12 @@ TABLES: Final[Tables] = {
     ),
     "envoy.config.core.v3.Http1ProtocolOptions": MessageTable(
         "allow_absolute_url accept_http_10 default_host_for_http_10 header_key_format enable_trailers "
-        "allow_chunked_length",
+        "allow_chunked_length send_fully_qualified_url ignore_http_11_upgrade",
         ignored={
             "override_stream_error_on_invalid_http_message": _ALWAYS_CLOSED,
             "use_balsa_parser": "there is one parser",
-            "ignore_http_11_upgrade": "upgrades are not accepted, and the header is dropped",
         },
         refused={
-            "send_fully_qualified_url": "is not supported yet",
             "allow_custom_methods": "only registered methods are accepted",
         },
     ),

@@ -7,37 +7,34 @@ from typing import Final
 from meshproxy.config.fields.table import MessageTable, Tables
 
 _ROUTE = "envoy.config.route.v3."
+_INTERNAL_REDIRECT = "envoy.extensions.internal_redirect."
 _HASH_POLICY = _ROUTE + "RouteAction.HashPolicy"
 _PLUGINS = "cluster specifier plugins are not supported"
-_MIRRORING = "mirroring is not supported yet"
 _RATE_LIMITS = "rate limits are not supported yet"
 _GRPC_TIMEOUT = "grpc-timeout is not supported yet"
-_CONNECT = "CONNECT requests are not supported yet"
 _RETRY_EXTENSIONS = "retry policy extensions are not supported"
-_NO_SUBSETS = "chooses among the subsets of a cluster's endpoints, which no cluster has here"
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
 
 TABLES: Final[Tables] = {
     _ROUTE + "RouteConfiguration": MessageTable(
         _HEADERS + "name virtual_hosts internal_only_headers most_specific_header_mutations_wins validate_clusters "
         "max_direct_response_body_size_bytes ignore_port_in_host_matching vhost_header "
-        "ignore_path_parameters_in_path_matching typed_per_filter_config",
+        "ignore_path_parameters_in_path_matching typed_per_filter_config request_mirror_policies",
         ignored={"metadata": "is for readers"},
         refused={
             "vhds": "virtual host discovery is not supported yet",
             "cluster_specifier_plugins": _PLUGINS,
-            "request_mirror_policies": _MIRRORING,
         },
     ),
     _ROUTE + "VirtualHost": MessageTable(
         _HEADERS + "name domains routes require_tls virtual_clusters typed_per_filter_config "
         "include_request_attempt_count include_attempt_count_in_response retry_policy hedge_policy cors "
-        "include_is_timeout_retry_header per_request_buffer_limit_bytes request_body_buffer_limit metadata",
+        "include_is_timeout_retry_header per_request_buffer_limit_bytes request_body_buffer_limit metadata "
+        "request_mirror_policies",
         refused={
             "matcher": "matcher trees are not supported",
             "rate_limits": _RATE_LIMITS,
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
-            "request_mirror_policies": _MIRRORING,
         },
     ),
     _ROUTE + "VirtualCluster": MessageTable("name headers"),
@@ -58,9 +55,9 @@ TABLES: Final[Tables] = {
     _ROUTE + "FilterConfig": MessageTable("config is_optional disabled"),
     _ROUTE + "RouteMatch": MessageTable(
         "prefix path safe_regex path_separated_prefix path_match_policy case_sensitive runtime_fraction headers "
-        "query_parameters grpc tls_context dynamic_metadata filter_state",
-        refused={"connect_matcher": _CONNECT},
+        "query_parameters grpc tls_context dynamic_metadata filter_state connect_matcher"
     ),
+    _ROUTE + "RouteMatch.ConnectMatcher": MessageTable(),
     _ROUTE + "RouteMatch.GrpcRouteMatchOptions": MessageTable(),
     _ROUTE + "RouteMatch.TlsContextMatchOptions": MessageTable("presented validated"),
     _ROUTE + "HeaderMatcher": MessageTable("*"),
@@ -69,38 +66,46 @@ TABLES: Final[Tables] = {
         "cluster cluster_header weighted_clusters cluster_not_found_response_code prefix_rewrite cors "
         "regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header "
         "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout retry_policy "
-        "priority hedge_policy max_stream_duration hash_policy",
+        "priority hedge_policy max_stream_duration hash_policy request_mirror_policies "
+        "internal_redirect_policy internal_redirect_action max_internal_redirects metadata_match upgrade_configs",
         ignored={
-            "early_data_policy": "there is no early data without TLS",
+            "early_data_policy": "TLS takes no early data here",
             "flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
-            "metadata_match": _NO_SUBSETS,
         },
         refused={
             "cluster_specifier_plugin inline_cluster_specifier_plugin": _PLUGINS,
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
-            "request_mirror_policies": _MIRRORING,
             "rate_limits include_vh_rate_limits": _RATE_LIMITS,
             "max_grpc_timeout grpc_timeout_offset": _GRPC_TIMEOUT,
-            "upgrade_configs": "upgrades are not supported yet",
-            "internal_redirect_policy internal_redirect_action max_internal_redirects": (
-                "internal redirects are not supported yet"
-            ),
         },
     ),
-    _HASH_POLICY: MessageTable(
-        "header cookie connection_properties query_parameter terminal",
-        refused={"filter_state": "no filter keeps anything there that has a hash"},
+    _ROUTE + "RouteAction.RequestMirrorPolicy": MessageTable(
+        "cluster cluster_header runtime_fraction disable_shadow_host_suffix_append request_headers_mutations "
+        "host_rewrite_literal",
+        ignored={"trace_sampled": "requests are not traced"},
     ),
+    _ROUTE + "RouteAction.UpgradeConfig": MessageTable("upgrade_type enabled connect_config"),
+    _ROUTE + "RouteAction.UpgradeConfig.ConnectConfig": MessageTable("proxy_protocol_config allow_post"),
+    _HASH_POLICY: MessageTable(
+        "header cookie connection_properties query_parameter filter_state terminal",
+    ),
+    _HASH_POLICY + ".FilterState": MessageTable("key"),
     _HASH_POLICY + ".Header": MessageTable("header_name regex_rewrite"),
     _HASH_POLICY + ".Cookie": MessageTable("name ttl path attributes"),
     _HASH_POLICY + ".CookieAttribute": MessageTable("name value"),
     _HASH_POLICY + ".ConnectionProperties": MessageTable("source_ip"),
     _HASH_POLICY + ".QueryParameter": MessageTable("name"),
+    _ROUTE + "InternalRedirectPolicy": MessageTable(
+        "max_internal_redirects redirect_response_codes predicates allow_cross_scheme_redirect response_headers_to_copy"
+    ),
+    _INTERNAL_REDIRECT + "allow_listed_routes.v3.AllowListedRoutesConfig": MessageTable("allowed_route_names"),
+    _INTERNAL_REDIRECT + "previous_routes.v3.PreviousRoutesConfig": MessageTable(),
+    _INTERNAL_REDIRECT + "safe_cross_scheme.v3.SafeCrossSchemeConfig": MessageTable(),
     _ROUTE + "RouteAction.MaxStreamDuration": MessageTable(
         "max_stream_duration", refused={"grpc_timeout_header_max grpc_timeout_header_offset": _GRPC_TIMEOUT}
     ),
     _ROUTE + "HedgePolicy": MessageTable(
-        only={"hedge_on_per_try_timeout": "false"},
+        "hedge_on_per_try_timeout",
         ignored={"initial_requests additional_request_chance": "Envoy does nothing with it either"},
     ),
     _ROUTE + "RetryPolicy": MessageTable(
@@ -129,8 +134,7 @@ TABLES: Final[Tables] = {
         ignored={"total_weight": "the total is the sum of the weights"},
     ),
     _ROUTE + "WeightedCluster.ClusterWeight": MessageTable(
-        _HEADERS + "name cluster_header weight typed_per_filter_config host_rewrite_literal",
-        ignored={"metadata_match": _NO_SUBSETS},
+        _HEADERS + "name cluster_header weight typed_per_filter_config host_rewrite_literal metadata_match",
     ),
     "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": MessageTable("path_template"),
     "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": MessageTable("path_template_rewrite"),

@@ -27,6 +27,7 @@ from meshproxy.http.network_filter import (
 )
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.proxy_protocol import ProxyHeader, Tlv
 from meshproxy.net.timers import CallTimer
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.access_log import AccessLog
@@ -34,8 +35,12 @@ from meshproxy.observe.stats import StatsScope
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo, UpstreamInfo
 from meshproxy.observe.wire import WireBytes
 from meshproxy.route.hash_policy import NO_HASH, source_ip_hash
+from meshproxy.route.metadata_criteria import MetadataCriteria, build_criteria
 from meshproxy.route.weighted import weighted_index
+from meshproxy.upstream.build_tlvs import build_tlvs
 from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.host import LbContext
+from meshproxy.upstream.http_tunnel import HttpTunnel, TunnelingConfig, build_tunneling
 from meshproxy.upstream.manager import ClusterManager
 from meshproxy.upstream.tcp import TcpUpstream, TcpUpstreamCallbacks
 
@@ -79,6 +84,7 @@ class TcpProxyConfig:
     def __init__(self, stats: TcpProxyStats) -> None:
         self.stats = stats
         self.clusters: list[str] = []
+        self.criteria: list[MetadataCriteria | None] = []  # `metadata_match` of each
         self.weights: list[int] = []  # of the clusters, and their sum
         self.total_weight: int = 0
         self.max_connect_attempts: int = 1
@@ -89,11 +95,13 @@ class TcpProxyConfig:
         self.access_logs: tuple[AccessLog, ...] = ()
         self.log_on_connected: bool = False
         self.log_interval_ms: float = 0.0
+        self.tunneling: TunnelingConfig | None = None  # through an HTTP proxy
+        self.tlvs: list[Tlv] = []  # proxy_protocol_tlvs
         self.measures: bool = False  # an access log tells of bytes on the wire
 
-    def pick_cluster(self) -> str:
-        """The cluster of one connection."""
-        return self.clusters[weighted_index(self.weights, self.total_weight, random.getrandbits(64))]
+    def pick_cluster(self) -> int:
+        """The index of the cluster of one connection."""
+        return weighted_index(self.weights, self.total_weight, random.getrandbits(64))
 
 
 class TcpProxyFilter(NetworkFilter):
@@ -139,10 +147,12 @@ class ProxiedConnection(RawConnection):
         self.info = StreamInfo(info, monotonic())
         self.info.protocol = 0
         self.state: int = CONNECTING
-        self._upstream: TcpUpstream | None = None
-        self._events = _UpstreamEvents(self)
+        self._upstream: TcpUpstream | HttpTunnel | None = None
+        self._tunnels: list[HttpTunnel] = []  # of all attempts
         self._cluster: Cluster | None = None
+        self._criteria: MetadataCriteria | None = None
         self._attempts: int = 0
+        self._trying: bool = False
         self._early: list[bytes] = []  # what came before the upstream was connected
         self._early_bytes: int = 0
         self._upstream_sent_bytes: int = 0
@@ -157,6 +167,9 @@ class ProxiedConnection(RawConnection):
     def start(self) -> None:
         config = self.config
         config.stats.downstream_cx_total += 1
+        connection = self.info.connection
+        if config.tlvs and connection.proxy_header is None:  # the TLVs of a proxy in front go before ours
+            connection.proxy_header = ProxyHeader(connection.remote, connection.local, config.tlvs)
         timers = self.dispatcher.timers
         if config.idle_timeout_ms > 0.0:
             self._idle_timer = CallTimer(self.on_idle_timer)
@@ -175,15 +188,23 @@ class ProxiedConnection(RawConnection):
 
     def _connect(self) -> None:
         info = self.info
-        name = self.config.pick_cluster()
-        cluster = self._cluster = self.clusters.get(name)
+        index = self.config.pick_cluster()
+        self._criteria = self.config.criteria[index]
+        cluster = self._cluster = self.clusters.get(self.config.clusters[index])
         if cluster is None:
             self.config.stats.downstream_cx_no_route += 1
             self._give_up(flags.NO_CLUSTER_FOUND)
             return
         upstream_info = info.upstream = UpstreamInfo()
         upstream_info.cluster = cluster.info
-        self._attempt(cluster)
+        self._try_hosts(cluster)
+
+    def _try_hosts(self, cluster: Cluster) -> None:
+        """Until an attempt is under way. One that a limit forbids fails at once, inside of `_attempt`."""
+        self._trying = True
+        while self.state == CONNECTING and self._upstream is None:
+            self._attempt(cluster)
+        self._trying = False
 
     def _attempt(self, cluster: Cluster) -> None:
         if not cluster.breakers(0).connections.can_acquire():
@@ -191,11 +212,12 @@ class ProxiedConnection(RawConnection):
             self._give_up(flags.UPSTREAM_OVERFLOW)
             return
         self._attempts += 1
+        context = self._lb_context() if cluster.needs_context else None
         if cluster.hashes:
             key = source_ip_hash(self.info) if self.config.hashes_source_ip else NO_HASH
-            host = cluster.choose_by_hash(None, key)
+            host = cluster.choose_by_hash(context, key)
         else:
-            host = cluster.choose_host(None)
+            host = cluster.choose_host(context)
         if host is None:
             cluster.stats.upstream_cx_none_healthy += 1
             self._give_up(flags.NO_HEALTHY_UPSTREAM)
@@ -203,8 +225,21 @@ class ProxiedConnection(RawConnection):
         upstream_info = self.info.upstream
         assert upstream_info is not None
         upstream_info.attempts = self._attempts
-        self._upstream = TcpUpstream(self.dispatcher, cluster, host, self._events)
+        tunneling = self.config.tunneling
+        if tunneling is not None:
+            tunnel = HttpTunnel(tunneling, cluster, host, self.info, _UpstreamEvents(self))
+            self._upstream = tunnel
+            self._tunnels.append(tunnel)
+        else:
+            demand = cluster.config.demands.of_connection(self.info.connection) if cluster.keys_pools else None
+            self._upstream = TcpUpstream(self.dispatcher, cluster, host, _UpstreamEvents(self), demand)
         self._upstream.open()
+
+    def _lb_context(self) -> LbContext:
+        context = LbContext()
+        context.criteria = self._criteria
+        context.info = self.info
+        return context
 
     def on_upstream_connected(self) -> None:
         upstream, config = self._upstream, self.config
@@ -217,6 +252,7 @@ class ProxiedConnection(RawConnection):
             upstream_info.host = upstream.host.address
             upstream_info.host_name = upstream.host.hostname
             upstream_info.local = upstream.connection.local
+            upstream_info.remote = upstream.connection.remote
             upstream_info.connection_id = upstream.connection.id
             upstream_info.pool_ready = monotonic()
         if config.log_on_connected:
@@ -233,19 +269,19 @@ class ProxiedConnection(RawConnection):
         cluster, upstream, upstream_info = self._cluster, self._upstream, self.info.upstream
         assert cluster is not None
         self._upstream = None
-        new_flags = flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
         if reason != RESET_OVERFLOW:
-            new_flags |= flags.UPSTREAM_CONNECTION_FAILURE
+            self.info.response_flags |= flags.UPSTREAM_CONNECTION_FAILURE
             if upstream is not None and upstream_info is not None:
                 upstream_info.host = upstream.host.address
                 upstream_info.host_name = upstream.host.hostname
                 if reason != RESET_CONNECT_TIMEOUT:
                     upstream_info.transport_failure_reason = details
         if self._attempts < self.config.max_connect_attempts:
-            self._attempt(cluster)
+            if not self._trying:
+                self._try_hosts(cluster)
             return
         cluster.stats.upstream_cx_connect_attempts_exceeded += 1
-        self._give_up(new_flags)
+        self._give_up(flags.UPSTREAM_RETRY_LIMIT_EXCEEDED)
 
     def _give_up(self, new_flags: int) -> None:
         self.info.response_flags |= new_flags
@@ -297,7 +333,7 @@ class ProxiedConnection(RawConnection):
         elif self.state == CONNECTING:
             self._keep(data)
 
-    def _send_upstream(self, upstream: TcpUpstream, data: bytes) -> None:
+    def _send_upstream(self, upstream: TcpUpstream | HttpTunnel, data: bytes) -> None:
         self._upstream_sent_bytes += len(data)
         upstream.send(data)
 
@@ -386,6 +422,7 @@ class ProxiedConnection(RawConnection):
         for timer in (self._idle_timer, self._duration_timer, self._log_timer):
             if timer is not None:
                 timer.disarm()
+        self._idle_timer = self._duration_timer = self._log_timer = None  # they know us: no cycle is left
         self.info.end = monotonic()
         self._log("TcpConnectionEnd")
 
@@ -398,12 +435,15 @@ class ProxiedConnection(RawConnection):
             access_log.log(info)
 
     def _measure(self, info: StreamInfo) -> None:
-        """On the wire is what was passed on: nothing frames it."""
+        """On the wire is what was passed on: nothing frames it, but for tunnels."""
         wire = info.wire = WireBytes()
         wire.received, wire.sent = info.bytes_received, info.bytes_sent
         if info.upstream is not None:
             wire = info.upstream.wire = WireBytes()
-            wire.received, wire.sent = info.bytes_sent, self._upstream_sent_bytes
+            if self.config.tunneling is None:
+                wire.received, wire.sent = info.bytes_sent, self._upstream_sent_bytes
+            for tunnel in self._tunnels:
+                wire.add(tunnel.wire_bytes(), WireBytes())
 
     # -- from the listener
 
@@ -452,7 +492,10 @@ def build_tcp_proxy(message: Any, path: str, context: BuildContext) -> NetworkFi
     config = TcpProxyConfig(context.scope(f"tcp.{message.stat_prefix}.", TcpProxyStats))
     _set_clusters(config, message, path, context)
     config.max_connect_attempts = int_or(message, "max_connect_attempts", 1)
+    if message.HasField("tunneling_config"):
+        config.tunneling = build_tunneling(message.tunneling_config, child(path, "tunneling_config"), context.errors)
     config.hashes_source_ip = any(policy.HasField("source_ip") for policy in message.hash_policy)
+    config.tlvs = build_tlvs(message.proxy_protocol_tlvs, path, "proxy_protocol_tlvs", context.errors)
     config.idle_timeout_ms = float(milliseconds_or(message, "idle_timeout", 3_600_000))
     config.max_duration_ms = float(milliseconds_or(message, "max_downstream_connection_duration", 0))
     config.jitter_percent = message.max_downstream_connection_duration_jitter_percentage.value
@@ -468,13 +511,15 @@ def build_tcp_proxy(message: Any, path: str, context: BuildContext) -> NetworkFi
 
 
 def _set_clusters(config: TcpProxyConfig, message: Any, path: str, context: BuildContext) -> None:
+    own = build_criteria(message.metadata_match, None)
     if message.WhichOneof("cluster_specifier") == "cluster":
-        config.clusters, config.weights = [message.cluster], [1]
+        config.clusters, config.weights, config.criteria = [message.cluster], [1], [own]
         context.references.append((message.cluster, child(path, "cluster")))
     for index, weighted in enumerate(message.weighted_clusters.clusters):
         where = child(item(child(path, "weighted_clusters"), "clusters", index), "name")
         config.clusters.append(weighted.name)
         config.weights.append(weighted.weight)
+        config.criteria.append(build_criteria(weighted.metadata_match, own))
         context.references.append((weighted.name, where))
     config.total_weight = sum(config.weights)
     if not config.clusters:
