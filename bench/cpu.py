@@ -1,4 +1,4 @@
-"""CPU time of a process and everything under it, as the kernel accounts for it in /proc/<pid>/stat."""
+"""CPU time and memory of a process and everything under it, as the kernel accounts for them in /proc/<pid>."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _TICK_US: Final = 1e6 / os.sysconf("SC_CLK_TCK")
+_PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 # Positions after the command's closing parenthesis (proc(5) counts the state as field 3).
 _PARENT: Final = 4 - 3
 _TIMES: Final = slice(14 - 3, 18 - 3)  # utime, stime, and cutime, cstime of children that were waited for
@@ -25,6 +26,11 @@ def tree_cpu_us(root: int) -> float:
     return sum(processes[pid].ticks for pid in tree_of(root, processes)) * _TICK_US
 
 
+def tree_rss_kib(root: int) -> int:
+    """Resident memory of `root` and its living descendants; pages that several of them share count for each."""
+    return sum(_rss_kib(pid) for pid in tree_of(root))
+
+
 def tree_of(root: int, processes: dict[int, ProcessTimes] | None = None) -> list[int]:
     """`root` and its living descendants."""
     processes = _processes() if processes is None else processes
@@ -35,6 +41,14 @@ def tree_of(root: int, processes: dict[int, ProcessTimes] | None = None) -> list
     for pid in found:  # grows while it is walked
         found += children.get(pid, ())
     return found
+
+
+def _rss_kib(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # it ended since it was listed
+    return int(text.split()[1]) * _PAGE_KIB
 
 
 def _processes() -> dict[int, ProcessTimes]:

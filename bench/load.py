@@ -1,14 +1,20 @@
-"""What drives requests through a proxy, and what it says of them: wrk as fast as it goes, h2load at a fixed rate."""
+"""What drives requests through a proxy, and what it says of them: wrk as fast as it goes, h2load at a fixed rate, and
+clients of our own for what neither can do: a TLS handshake for each request."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+
+from bench.peers import ROOT, start_nginx
 
 _REPORT: Final = Path(__file__).with_name("report.lua")
 _MARGIN_S: Final = 30.0
@@ -43,30 +49,41 @@ class Load(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Closed loop: every connection asks again as soon as it is answered, so the proxy is as busy as it can be."""
+    """Closed loop: every connection asks again as soon as it is answered, so the proxy is as busy as it can be.
+
+    `upload_bytes` go with every request; `mutual` is mutual TLS, for which an nginx with a client certificate stands
+    between wrk, which can have none, and the proxy.
+    """
 
     connections: int = 32
     path: str = "/"
+    host: str = ""
+    upload_bytes: int = 0
+    tls: bool = False
+    mutual: bool = False
     tool: str = "wrk"
 
     @property
     def words(self) -> str:
         """How it reads in the report."""
+        what = "wrk"
+        if self.tls:
+            what = "wrk, TLS 1.3"
+        elif self.mutual:
+            what = "wrk through an nginx that presents a client certificate, TLS 1.3"
+        sent = f", {self.upload_bytes // 1024} KiB sent with each request" if self.upload_bytes else ""
         where = "" if self.path == "/" else f" for {self.path}"
-        return f"wrk, {self.connections} connections, as fast as they are answered{where}"
+        return f"{what}, {self.connections} connections, as fast as they are answered{where}{sent}"
 
     def run(self, port: int, seconds: int) -> Traffic:
         """Raises LoadError."""
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{self.connections}",
-            f"-d{seconds}s",
-            "-s",
-            str(_REPORT),
-            f"http://127.0.0.1:{port}{self.path}",
-        ]
-        result = json.loads(_run(command, seconds).strip().splitlines()[-1])
+        with self._entrance(port) as entrance:
+            scheme = "https" if self.tls else "http"
+            command = ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "-s", str(_REPORT)]
+            host = ["-H", f"Host: {self.host}"] if self.host else []
+            url = f"{scheme}://127.0.0.1:{entrance}{self.path}"
+            output = _run([*command, *host, url, "--", str(self.upload_bytes)], seconds)
+        result = json.loads(output.strip().splitlines()[-1])
         if result["errors"] or not result["requests"]:
             raise LoadError(f"wrk: {result['errors']} of {result['requests']} requests failed")
         return Traffic(
@@ -76,6 +93,47 @@ class Closed:
             p90_us=result["p90_us"],
             p99_us=result["p99_us"],
         )
+
+    @contextmanager
+    def _entrance(self, port: int) -> Iterator[int]:
+        """The port that wrk speaks to."""
+        if not self.mutual:
+            yield port
+            return
+        between = start_nginx("mtls-client.nginx.conf", port)
+        try:
+            yield between.port
+        finally:
+            between.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Handshakes:
+    """Connections of one request each; every one with a full handshake, or every one resumes the session before it."""
+
+    resumes: bool = False
+    clients: int = 3
+    tool: str = sys.executable
+
+    @property
+    def words(self) -> str:
+        """How it reads in the report."""
+        kind = "resumed" if self.resumes else "full"
+        return f"{self.clients} clients; TLS 1.3, X25519, {kind} handshake, one request, close, and again"
+
+    def run(self, port: int, seconds: int) -> Traffic:
+        """Raises LoadError."""
+        kind = "resumed" if self.resumes else "full"
+        command = [sys.executable, "-m", "bench.handshakes", str(port), str(seconds), kind]
+        clients = [
+            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+            for _ in range(self.clients)
+        ]
+        outputs = [client.communicate(timeout=seconds + _MARGIN_S)[0] for client in clients]
+        if any(client.returncode for client in clients):
+            raise LoadError("bench.handshakes: a connection failed, see above")
+        took_us = sorted(took for output in outputs for took in json.loads(output))
+        return Traffic(len(took_us), seconds, *(quantile(took_us, share) for share in (0.5, 0.9, 0.99)))
 
 
 @dataclass(frozen=True, slots=True)

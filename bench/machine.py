@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import ssl
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ def facts() -> dict[str, str]:
         "Load average before": " ".join(f"{value:.2f}" for value in os.getloadavg()),
         "meshproxy": f"{__version__}, commit {_commit()}",
         "Python": f"{platform.python_version()}, {_packages('uvloop', 'httptools', 'mypy')}",
+        "OpenSSL": ssl.OPENSSL_VERSION.split()[1],
         "Envoy": _said([find_envoy() or "envoy", "--version"], r"/([0-9.]+)/"),
         "nginx": _said([nginx_binary(), "-v"], r"nginx/([0-9.]+)"),
         "wrk": _said(["wrk", "-v"], r"wrk (?:debian/)?([^ ]+)"),

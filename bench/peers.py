@@ -1,4 +1,4 @@
-"""Who is measured. A peer starts on a configuration of bench/configs and is then a port and a process tree."""
+"""Who is measured. A peer starts on a configuration of bench/configs and is then a process tree with listeners."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.configuration import filled
 from bench.cpu import tree_of
 from tests.support.polling import wait_for
 from tests.support.proxy import ENVOY_ARGUMENTS, MESHPROXY_ARGUMENTS, ProxyProcess, find_envoy
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-_CONFIGS: Final = Path(__file__).with_name("configs")
-_LISTENER: Final = "downstream"
+LISTENER: Final = "downstream"
 
 
 class PeerError(Exception):
@@ -29,11 +29,16 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A started peer: where to send requests, and whose CPU to count."""
+    """A started peer: where to send requests (the port of each listener, by its name), and whose CPU to count."""
 
-    port: int
+    ports: Mapping[str, int]
     pid: int
     stop: Callable[[], object]
+
+    @property
+    def port(self) -> int:
+        """Of the listener that most configurations have."""
+        return self.ports[LISTENER]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Peer:
 
 def start_upstream() -> Running:
     """The server behind every proxy."""
-    return _start_nginx("upstream.nginx.conf", 0, {"1MiB": 1024 * 1024})
+    return start_nginx("upstream.nginx.conf", 0, {"64KiB": 64 * 1024, "1MiB": 1024 * 1024})
 
 
 def nginx_binary() -> str:
@@ -59,7 +64,7 @@ def nginx_binary() -> str:
 
 
 def _nginx(config: str, upstream_port: int) -> Running:
-    return _start_nginx(f"{config}.nginx.conf", upstream_port)
+    return start_nginx(f"{config}.nginx.conf", upstream_port)
 
 
 def _envoy(workers: int) -> Callable[[str, int], Running]:
@@ -128,21 +133,18 @@ def _check_build(root: int, *, expected: str) -> None:
 
 
 def _start_proxy(argv: list[str], config: str, upstream_port: int) -> Running:
-    text = (_CONFIGS / f"{config}.envoy.yaml").read_text(encoding="utf-8")
-    proxy = ProxyProcess(argv, text.replace("@UPSTREAM_PORT@", str(upstream_port)))
-    return Running(proxy.listener_ports()[_LISTENER], proxy.pid, proxy.stop)
+    proxy = ProxyProcess(argv, filled(f"{config}.envoy.yaml", upstream_port=upstream_port))
+    return Running(proxy.listener_ports(), proxy.pid, proxy.stop)
 
 
-def _start_nginx(file: str, upstream_port: int, files: Mapping[str, int] | None = None) -> Running:
-    """`files` are the sizes of those that stand beside its configuration."""
+def start_nginx(file: str, upstream_port: int, files: Mapping[str, int] | None = None) -> Running:
+    """`files` are the sizes of those that stand beside its configuration. Raises PeerError."""
     folder = Path(tempfile.mkdtemp(prefix="bench-nginx-"))
     folder.chmod(0o755)  # nginx's workers are another user
     for name, size_bytes in (files or {}).items():
         (folder / name).write_bytes(b"0" * size_bytes)
     port = _free_port()
-    text = (_CONFIGS / file).read_text(encoding="utf-8")
-    text = text.replace("@UPSTREAM_PORT@", str(upstream_port)).replace("@PORT@", str(port))
-    (folder / "nginx.conf").write_text(text, encoding="utf-8")
+    (folder / "nginx.conf").write_text(filled(file, upstream_port=upstream_port, port=port), encoding="utf-8")
     command = [nginx_binary(), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
     with (folder / "output.log").open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -163,7 +165,7 @@ def _start_nginx(file: str, upstream_port: int, files: Mapping[str, int] | None 
     except BaseException:
         stop()
         raise
-    return Running(port, process.pid, stop)
+    return Running({LISTENER: port}, process.pid, stop)
 
 
 def _free_port() -> int:

@@ -1,4 +1,13 @@
--- What wrk measured, as one line of JSON at the end of its output. Nothing here runs per request.
+-- What is sent (`-- N` sends N bytes with every request), and what wrk measured, as one line of JSON at the end of its
+-- output. Nothing here runs per request.
+function init(arguments)
+  local bytes = tonumber(arguments[1] or 0)
+  if bytes > 0 then
+    wrk.method = "POST"
+    wrk.body = string.rep("0", bytes)
+  end
+end
+
 function done(summary, latency, requests)
   local failed = summary.errors
   io.write(string.format(
