@@ -40,11 +40,6 @@ def find_message(full_name: str) -> type[Message] | None:
     return None if descriptor is None else message_factory.GetMessageClass(descriptor)
 
 
-def new_message(descriptor: Descriptor) -> Message:
-    """An empty message of this type."""
-    return message_factory.GetMessageClass(descriptor)()
-
-
 def type_name(type_url: str) -> str:
     """The full name in a type URL: what follows its last slash."""
     return type_url.rpartition("/")[2]

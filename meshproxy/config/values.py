@@ -15,19 +15,9 @@ def milliseconds(duration: Any) -> int:
     return int(duration.seconds * 1000) + int(duration.nanos / 1_000_000)
 
 
-def seconds(duration: Any) -> float:
-    """A Duration in seconds."""
-    return float(duration.seconds + duration.nanos / 1e9)
-
-
 def milliseconds_or(message: Any, field: str, default: int) -> int:
     """The Duration field in milliseconds; `default` where it is not set."""
     return milliseconds(getattr(message, field)) if message.HasField(field) else default
-
-
-def seconds_or(message: Any, field: str, default: float) -> float:
-    """The Duration field in seconds; `default` where it is not set."""
-    return seconds(getattr(message, field)) if message.HasField(field) else default
 
 
 def int_or(message: Any, field: str, default: int) -> int:

@@ -14,7 +14,6 @@ from meshproxy.net.address import Address, socket_name
 from meshproxy.net.connect import SocketOption
 
 _SO_ATTACH_FILTER: Final = 26
-DEFAULT_BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
 
 
 def bind_listener(

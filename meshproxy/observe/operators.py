@@ -171,7 +171,7 @@ _ADDRESSES: Final[dict[str, Callable[[StreamInfo], Address | None]]] = {
     "DOWNSTREAM_REMOTE": lambda info: info.remote,
     "DOWNSTREAM_DIRECT_REMOTE": lambda info: info.connection.direct_remote,
     "DOWNSTREAM_LOCAL": lambda info: info.connection.local,
-    "DOWNSTREAM_DIRECT_LOCAL": lambda info: info.connection.local,
+    "DOWNSTREAM_DIRECT_LOCAL": lambda info: info.connection.direct_local,
     "UPSTREAM_REMOTE": _upstream_remote,
     "UPSTREAM_LOCAL": _upstream_local,
 }

@@ -27,11 +27,11 @@ class ConnectionInfo:
         self.remote = remote  # after a proxy_protocol or original_src filter
         self.direct_remote = remote  # the peer of the socket
         self.local = local
+        self.direct_local = local  # where the socket accepted it
         self.local_restored: bool = False  # `local` is where the connection was bound for, not where it came
         self.requested_server_name: str = ""
         self.filter_chain_name: str = ""
         self.listener_name: str = ""
-        self.listener_direction: int = 0  # core.v3.TrafficDirection
         self.transport_failure_reason: str = ""
         self.transport_socket: TransportSocket | None = None  # None: plain bytes
         self.client_cert: bytes | None = None  # its element of x-forwarded-client-cert, once a request asked for it

@@ -45,11 +45,12 @@ class ConnectionCount:
 class Accepted:
     """A downstream connection from its beginning to its end."""
 
-    __slots__ = ("began", "connection", "info")
+    __slots__ = ("began", "connection", "handshake_timeout", "info")
 
     def __init__(self, connection: Connection, info: ConnectionInfo) -> None:
         self.connection = connection
         self.info = info
+        self.handshake_timeout: HandshakeTimeout | None = None
         self.began = monotonic()
 
 
@@ -74,7 +75,6 @@ class ActiveFilterChain(ConnectionOwner):
         listener.stats.downstream_cx_active += 1
         info.listener_name = listener.config.name
         info.filter_chain_name = config.name
-        info.listener_direction = listener.config.direction
         for index, gate in enumerate(config.gates):
             if not gate.admit(connection, info):
                 for passed in config.gates[:index]:
@@ -84,16 +84,17 @@ class ActiveFilterChain(ConnectionOwner):
         if config.transport is not None:
             info.transport_socket = config.transport.new()
         active = config.terminal.accept(listener.dispatcher, listener.clusters, self, connection, info)
-        self.connections[active] = Accepted(connection, info)
+        accepted = self.connections[active] = Accepted(connection, info)
         if info.transport_socket is not None:
-            self._secure(info.transport_socket, connection, info)
+            self._secure(info.transport_socket, accepted)
         if data:
             connection.receive(data)
 
-    def _secure(self, transport_socket: TransportSocket, connection: Connection, info: ConnectionInfo) -> None:
+    def _secure(self, transport_socket: TransportSocket, accepted: Accepted) -> None:
+        connection = accepted.connection
         connection.start_transport_socket(transport_socket)
         if self.config.handshake_timeout_ms > 0.0:
-            timeout = HandshakeTimeout(connection, info, self.listener.stats)
+            timeout = accepted.handshake_timeout = HandshakeTimeout(connection, accepted.info, self.listener.stats)
             self.listener.dispatcher.timers.arm(timeout, self.config.handshake_timeout_ms)
 
     def adopt(self, new: FilterChainConfig, listener: ListenerConfig) -> None:
@@ -362,6 +363,8 @@ class ActiveListener:
         self.stats.downstream_cx_active -= 1
         self.stats.downstream_cx_destroy += 1
         self.stats.downstream_cx_length_ms.record(int((now - accepted.began) * 1000.0))
+        if accepted.handshake_timeout is not None:
+            accepted.handshake_timeout.disarm()  # else it kept the connection's memory until it is over
         transport_socket = accepted.info.transport_socket
         if transport_socket is not None and transport_socket.failure:
             accepted.info.transport_failure_reason = transport_socket.failure
@@ -378,6 +381,7 @@ def connection_info(connection: Connection, accepted: AcceptedSocket) -> Connect
     """What the listener filters found out, for all that comes after them."""
     info = ConnectionInfo(connection.id, accepted.remote, accepted.local)
     info.direct_remote = accepted.direct_remote
+    info.direct_local = accepted.direct_local
     info.requested_server_name = accepted.server_name
     info.ja3 = accepted.ja3
     info.ja4 = accepted.ja4

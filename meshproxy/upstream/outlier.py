@@ -100,7 +100,6 @@ class OutlierMonitor:
         self.external = RateMonitor()
         self.local = RateMonitor()
         self.ejected: bool = False
-        self.ejections: int = 0
         self.backoff: int = 0  # how many times the base ejection time the next ejection lasts
         self.ejected_at: float = 0.0  # monotonic seconds
         self.unejected_at: float = -1.0  # -1: never
@@ -290,7 +289,6 @@ class OutlierDetector(Timer):
     def _put_out(self, monitor: OutlierMonitor) -> None:
         config = self.config
         monitor.ejected = True
-        monitor.ejections += 1
         monitor.ejected_at = monotonic()
         monitor.jitter_ms = self._random_bits(30) % (config.max_ejection_time_jitter_ms.value + 1)
         base = config.base_ejection_time_ms.value

@@ -25,6 +25,7 @@ FACTS = {
     "remote": "%DOWNSTREAM_REMOTE_ADDRESS%",
     "direct_remote": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
     "local": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "direct_local": "%DOWNSTREAM_DIRECT_LOCAL_ADDRESS%",
     "ja3": "%TLS_JA3_FINGERPRINT%",
     "ja4": "%TLS_JA4_FINGERPRINT%",
     "failure": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",

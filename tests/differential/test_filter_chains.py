@@ -288,7 +288,7 @@ FULL_FACTS = {
     "ja4": "t13d0306h2_13bac7b83268_fb71836bce29",
 }
 NOT_TLS = {"inspector": {"failure_reason": "ClientHelloNotDetected"}}
-FROM_1234 = {"remote": "1.2.3.4:1000", "local": "5.6.7.8:2000", "direct_remote": "127.0.0.1:1"}
+FROM_1234 = {"remote": "1.2.3.4:1000", "local": "5.6.7.8:2000", "direct_remote": "127.0.0.1:1", "direct_local": "127.0.0.1:2"}
 UNCHANGED = {"remote": "127.0.0.1:1", "local": "127.0.0.1:2"}
 WARNING = b"\x15\3\1\0\2\1\x5a"
 CLOSE_NOTIFY = b"\x15\3\1\0\2\1\0"
@@ -894,6 +894,7 @@ def known(accepted: AcceptedSocket, facts: dict[str, Any]) -> dict[str, Any]:
         "sni": accepted.server_name,
         "remote": accepted.remote.text,
         "direct_remote": accepted.direct_remote.text,
+        "direct_local": accepted.direct_local.text,
         "local": accepted.local.text,
         "ja3": accepted.ja3,
         "ja4": accepted.ja4,

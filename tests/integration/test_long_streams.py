@@ -381,7 +381,7 @@ def test_many_readers_that_stop(bench: Bench) -> None:
     for thread in filling:
         thread.join()
     assert all(0 < sender.sent < _BULK for sender in senders)
-    assert memory.grown_mib() < _MEMORY_MIB
+    assert memory.grown_mib() < _MEMORY_MIB + _MANY  # each has buffers of its own
 
 
 @pytest.mark.parametrize("name", ["tls_upstream", "tcp_tls", "tunneling"])

@@ -16,6 +16,7 @@ from meshproxy.observe.wire import WireBytes
 def make_stream() -> StreamInfo:
     """POST /p/q?a=1&b=xyz%20q&a=2 answered by an upstream with 200."""
     connection = ConnectionInfo(7, Address("10.0.0.9", 4242), Address("127.0.0.1", 8080))
+    connection.direct_local = Address("127.0.0.1", 8081)
     connection.filter_chain_name = "chain"
     connection.listener_name = "listener"
     info = StreamInfo(connection, 1000.0)

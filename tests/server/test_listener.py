@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from meshproxy import clock
-from meshproxy.server.listener import ActiveFilterChain
+from meshproxy.net.address import Address
+from meshproxy.net.timers import TimerWheel
+from meshproxy.observe.stream_info import ConnectionInfo
+from meshproxy.server.listener import Accepted, ActiveFilterChain, ActiveListener, HandshakeTimeout
+from meshproxy.server.stats import ListenerStats
 
 
 @pytest.fixture
@@ -78,3 +82,14 @@ def test_health_checks_that_pass_again(chain: ActiveFilterChain) -> None:
     chain.fail_health_checks(True)
     chain.fail_health_checks(False)
     assert not _drains(chain)
+
+
+def test_a_connection_that_is_gone_is_not_kept_by_its_handshake_timeout() -> None:
+    nowhere, connection, timers = Address("", 0, "-"), SimpleNamespace(), TimerWheel(None)
+    listener: Any = SimpleNamespace(uncount=lambda: None, stats=ListenerStats())
+    chain: Any = SimpleNamespace(access_logs=[], draining=False)
+    accepted = Accepted(connection, ConnectionInfo(1, nowhere, nowhere))  # type: ignore[arg-type]
+    timeout = accepted.handshake_timeout = HandshakeTimeout(accepted.connection, accepted.info, listener.stats)
+    timers.arm(timeout, 60_000.0)
+    ActiveListener.on_connection_done(listener, chain, accepted)
+    assert not timeout.armed
