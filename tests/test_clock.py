@@ -9,7 +9,8 @@ def test_in_a_turn_time_stands_still() -> None:
     clock.begin_turn()
     try:
         now = clock.monotonic()
-        while time.monotonic() < now + 0.002:
+        until = time.monotonic() + 0.002
+        while time.monotonic() < until:
             assert clock.monotonic() == now
         clock.begin_turn()
         assert clock.monotonic() > now
