@@ -1,6 +1,6 @@
 """The router: the end of every filter chain. It picks cluster and host, makes attempts, and brings the answer back.
 
-One per stream. What it decides about an attempt that failed, it decides in `_on_attempt_failed`; what a response's head
+One per stream. What it decides about an attempt that failed, it decides in `on_upstream_reset`; what a response's head
 means, in `on_upstream_headers`. Envoy's router documentation is the source of the rules and of the words.
 """
 
@@ -44,8 +44,6 @@ _REASON_HEADERS: Final = {
     flags.UNCONDITIONAL_DROP_OVERLOAD: b"x-envoy-unconditional-drop-overload",
 }
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
-
-
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _INTERIM: Final = frozenset((100, 102, 103, 104))
 

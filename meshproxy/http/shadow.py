@@ -9,6 +9,7 @@ from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW, RESET_PROTOCOL_ERROR
 from meshproxy.http.request_counts import RequestCounts, is_canary
+from meshproxy.http.waiting_body import WaitingBody
 from meshproxy.net.timers import CallTimer, TimerWheel
 from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.route.mirror import MirrorPolicy
@@ -40,9 +41,7 @@ class Shadow(PooledStream):
             self._counts = RequestCounts(cluster, False, [], None)
         self._headers: HeaderMap | None = None
         self._end: bool = False
-        self._queue: list[bytes] = []
-        self._queued_bytes: int = 0
-        self._queue_full: bool = False
+        self._waiting: WaitingBody | None = None
         self._trailers: HeaderMap | None = None
         self._encoder: StreamEncoder | None = None
         self._pending: PendingStream | None = None
@@ -84,11 +83,9 @@ class Shadow(PooledStream):
         if encoder is not None:
             encoder.send_data(data, end)
         elif data:
-            self._queue.append(data)
-            self._queued_bytes += len(data)
-            limit = self._cluster.config.per_connection_buffer_limit_bytes
-            if limit and self._queued_bytes > limit and not self._queue_full:
-                self._queue_full = True
+            if self._waiting is None:
+                self._waiting = WaitingBody()
+            if self._waiting.add(data, self._cluster.config.per_connection_buffer_limit_bytes):
                 self.on_above_write_watermark()
 
     def send_trailers(self, trailers: HeaderMap) -> None:
@@ -142,16 +139,15 @@ class Shadow(PooledStream):
     def on_pool_ready(self, encoder: StreamEncoder, connection: UpstreamConnection, host: Host) -> None:
         self._pending = None
         self._encoder = encoder
-        headers, queue, trailers = self._headers, self._queue, self._trailers
+        headers, waiting, trailers = self._headers, self._waiting, self._trailers
         assert headers is not None
-        encoder.send_headers(headers, self._end and not queue and trailers is None)
-        if queue:
-            self._queue = []
-            encoder.send_data(b"".join(queue), self._end and trailers is None)
+        encoder.send_headers(headers, self._end and waiting is None and trailers is None)
+        if waiting is not None:
+            self._waiting = None
+            encoder.send_data(waiting.take(), self._end and trailers is None)
         if trailers is not None:
             encoder.send_trailers(trailers)
-        if self._queue_full:
-            self._queue_full = False
+        if waiting is not None and waiting.full:
             self.on_below_write_watermark()
 
     # -- the response, which nobody reads
@@ -219,7 +215,7 @@ class Shadow(PooledStream):
         self._stream = None
         self._encoder = None
         self._pending = None
-        self._queue = []
+        self._waiting = None
         if self._timer is not None:
             self._timer.disarm()
             self._timer = None  # it knows us

@@ -10,6 +10,7 @@ from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL
 from meshproxy.http.tcp_tunnel import TcpTunnel
 from meshproxy.http.timeouts import RequestTimeouts
+from meshproxy.http.waiting_body import WaitingBody
 from meshproxy.net.connection import Connection
 from meshproxy.net.timers import CallTimer
 from meshproxy.observe.stream_info import UpstreamInfo
@@ -51,9 +52,7 @@ class UpstreamRequest(PooledStream):
         self._wire: WireBytes | None = None  # what the connection had had when the attempt began, if it is measured
         self._pending: PendingStream | None = None
         self._tunnel: TcpTunnel | None = None  # in place of a pool's connection
-        self._queue: list[bytes] = []
-        self._queued_bytes: int = 0
-        self._queue_full: bool = False
+        self._waiting: WaitingBody | None = None
         self._trailers: HeaderMap | None = None
         self._read_disabled: int = 0
         self._downstream_paused: int = 0
@@ -85,19 +84,17 @@ class UpstreamRequest(PooledStream):
         encoder = self._encoder
         if encoder is None:
             if data:
-                self._keep_waiting(data)
+                self._wait(data)
         else:
             encoder.send_data(data, end)
             self._on_sent(end)
 
-    def _keep_waiting(self, data: bytes) -> None:
+    def _wait(self, data: bytes) -> None:
         """Until there is a connection: more than a buffer holds is not taken from the downstream."""
-        self._queue.append(data)
-        self._queued_bytes += len(data)
-        limit = self.router.stream.manager.buffer_limit_bytes
-        if limit and self._queued_bytes > limit and not self._queue_full:
-            self._queue_full = True
-            self.router.stream.read_disable_request(True)
+        if self._waiting is None:
+            self._waiting = WaitingBody()
+        if self._waiting.add(data, self.router.stream.manager.buffer_limit_bytes):
+            self.on_above_write_watermark()
 
     def send_trailers(self, trailers: HeaderMap) -> None:
         self._end = True
@@ -196,9 +193,7 @@ class UpstreamRequest(PooledStream):
     def on_pool_failure(self, reason: int, details: str, host: Host) -> None:
         info = self.router.stream.info.upstream
         if info is not None:  # as in Envoy, logs name the host that could not be reached
-            info.host = host.address
-            info.host_name = host.hostname
-            info.host_metadata = host.metadata
+            self._tell_host(info)
             info.local = None
             info.remote = None
         self.on_reset(reason, details)
@@ -209,7 +204,7 @@ class UpstreamRequest(PooledStream):
         self.reused = connection.reused
         info = self.router.stream.info.upstream
         assert info is not None
-        self._tell_host(info, connection)
+        self._tell_connection(info, connection)
         if self.router.config.measures:
             self._wire = connection.wire_bytes()
         self._begin(encoder, info)
@@ -218,9 +213,7 @@ class UpstreamRequest(PooledStream):
         """As `on_pool_ready`."""
         info = self.router.stream.info.upstream
         assert info is not None
-        info.host = self.host.address
-        info.host_name = self.host.hostname
-        info.host_metadata = self.host.metadata
+        self._tell_host(info)
         info.local = connection.local
         info.remote = connection.remote
         info.connection_id = connection.id
@@ -250,24 +243,26 @@ class UpstreamRequest(PooledStream):
         if timeouts is not None and timeouts.max_duration_ms > 0.0:
             self._max_duration = CallTimer(self.on_max_duration)
             stream.manager.timers.arm(self._max_duration, timeouts.max_duration_ms)
-        queue, trailers, end = self._queue, self._trailers, self._end
-        encoder.send_headers(headers, end and not queue and trailers is None)
-        if queue:
-            self._queue = []
-            body = b"".join(queue)
-            encoder.send_data(body, end and trailers is None)
+        waiting, trailers, end = self._waiting, self._trailers, self._end
+        encoder.send_headers(headers, end and waiting is None and trailers is None)
+        if waiting is not None:
+            self._waiting = None
+            encoder.send_data(waiting.take(), end and trailers is None)
             self._on_sent(False)
         if trailers is not None:
             encoder.send_trailers(trailers)
         if end:
             self._on_sent(True)
-        if self._queue_full:
-            self._release_queue()
+        if waiting is not None and waiting.full:
+            self.on_below_write_watermark()
 
-    def _tell_host(self, info: UpstreamInfo, connection: UpstreamConnection) -> None:
+    def _tell_host(self, info: UpstreamInfo) -> None:
         info.host = self.host.address
         info.host_name = self.host.hostname
         info.host_metadata = self.host.metadata
+
+    def _tell_connection(self, info: UpstreamInfo, connection: UpstreamConnection) -> None:
+        self._tell_host(info)
         info.local = connection.local
         info.remote = connection.remote
         info.tls = connection.tls
@@ -278,7 +273,7 @@ class UpstreamRequest(PooledStream):
         """Of several attempts it is this one's response that counts: logs tell its host."""
         info = self.router.stream.info.upstream
         if info is not None and self._connection is not None:
-            self._tell_host(info, self._connection)
+            self._tell_connection(info, self._connection)
 
     def _on_sent(self, end: bool) -> None:
         if end:
@@ -340,13 +335,7 @@ class UpstreamRequest(PooledStream):
             self._downstream_paused -= 1
             self.router.stream.read_disable_request(False)
 
-    def _release_queue(self) -> None:
-        self._queue_full = False
-        self.router.stream.read_disable_request(False)
-
     def _release_downstream(self) -> None:
-        if self._queue_full:
-            self._release_queue()
         while self._downstream_paused > 0:
             self.on_below_write_watermark()
 
