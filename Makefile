@@ -1,5 +1,6 @@
 # Every target makes .venv first, with what pyproject.toml asks for; nothing else needs to be installed by hand.
-# PYTHON=python3.12 picks an interpreter, PYTEST_ARGS="-k framing -x" goes to pytest, WORKERS=0 runs tests one by one.
+# PYTHON=python3.12 picks an interpreter, PYTEST_ARGS="-k framing -x" goes to pytest, WORKERS=0 runs tests one by one,
+# BENCH_ARGS="--only http1" to the benchmark (BENCH_ARGS=--help lists what there is).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -44,8 +45,8 @@ test-compiled: venv
 test-long: venv  ## soak, scale, long fuzzing and chaos
 	@MESHPROXY_HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long $(PYTEST_ARGS) tests
 
-bench: venv  ## CPU per request, rate and latency next to Envoy and nginx, recorded in bench/RESULTS.md
-	@tools/system_packages.sh compiler nginx wrk h2load
+bench: venv  ## CPU, rate, latency and memory next to Envoy, nginx and HAProxy, recorded in bench/RESULTS.md
+	@tools/system_packages.sh compiler nginx haproxy wrk
 	compiled=$$($(BIN)/python tools/build_compiled.py)
 	$(ON_COMPILED) $(BIN)/python -m bench $(BENCH_ARGS)
 

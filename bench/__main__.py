@@ -1,142 +1,97 @@
-"""`python -m bench`: start everybody, measure them in turn, write bench/RESULTS.md."""
+"""`python -m bench`: measure everybody in turn, and write bench/RESULTS.md, its chart, and the samples."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-from bench.cpu import tree_cpu_us, tree_rss_kib
-from bench.idle import CONNECTIONS, IDLE, PROXIES, Held, IdleScenario, idle_verdict, measure_idle, section
-from bench.load import LoadError, is_installed
+from bench import results
+from bench.goals import Verdict
 from bench.machine import facts
-from bench.peers import PEERS, PeerError, Running, upstream
-from bench.report import Sample, render, verdict
-from bench.scenarios import SCENARIOS, Scenario
+from bench.peers import MOSN_VARIABLE, PEERS, SMOKE_VARIABLE
+from bench.report import report
+from bench.run import FAILURES, Record, Run, Scenario
+from bench.scenarios import SCENARIOS
 
-_WARM_UP_S = 1
-_MEMORY_ROUNDS = 3  # memory varies little
+_HELP: Final = """\
+examples:
+  make bench                                          everything, for half an hour, on a quiet machine
+  make bench BENCH_ARGS="--only http1 --rounds 9"     one scenario; the report keeps all others as they were
+  python -m bench --smoke --only headline             does it run? one round of a second, of the source, written nowhere
+  python -m bench --list                              which scenarios there are, and whom they measure
+  python -m bench --render                            report and chart anew, from the samples that are there
+
+A scenario starts everybody it compares, warms each up for a second, measures them in turn for some rounds, and is
+written down before the next one begins: a run that was interrupted is kept as far as it came. meshproxy must run a
+compiled build, to which PYTHONPATH leads; `make bench` makes one. Goals that are missed do not fail the run; its exit
+code is 1 when somebody could not be measured. docs/performance.md says what the numbers come from.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 when something could not be measured, 0 even when a goal is missed."""
     options = _parser().parse_args(argv)
+    if options.mosn:
+        os.environ[MOSN_VARIABLE] = str(options.mosn)
     if options.list:
-        for scenario in SCENARIOS:
-            print(f"{scenario.name:18} {scenario.title}: {', '.join(scenario.peers)}")
-        for kind in IDLE:
-            print(f"{kind.name:18} {CONNECTIONS} idle connections, {kind.title}: {', '.join(PROXIES)}")
+        _print_list()
         return 0
-    scenarios = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
-    scenarios = [scenario for scenario in scenarios if _can_run(scenario)]
-    kinds = [kind for kind in IDLE if not options.only or kind.name in options.only]
+    if options.render:
+        results.save(options.output, SCENARIOS, results.load(options.output))
+        return 0
+    chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
+    if options.smoke:
+        os.environ[SMOKE_VARIABLE] = "1"
+        records = _measure_all(chosen, Run(1, 1, options.peers), None)
+        print(report(chosen, {name: record for name, record in records.items() if record}, ""))
+    else:
+        records = _measure_all(chosen, Run(options.rounds, options.seconds, options.peers), options.output)
+    return 0 if all(record and not record.left_out for record in records.values()) else 1
+
+
+def _measure_all(scenarios: Sequence[Scenario], asked: Run, output: Path | None) -> Mapping[str, Record | None]:
+    """None for those that failed; each of the others is written to `output` when it is done."""
+    records: dict[str, Record | None] = {}
+    verdicts: list[tuple[str, Verdict]] = []
+    for number, scenario in enumerate(scenarios, 1):
+        run = Run(asked.rounds, asked.seconds, asked.only, f"[{number}/{len(scenarios)} {scenario.name}] ")
+        record = measure(scenario, run)
+        records[scenario.name] = record
+        if record is None or not record.samples:
+            continue
+        found = scenario.verdicts(record.samples)
+        verdicts += [(scenario.name, verdict) for verdict in found]
+        for verdict in found:
+            run.say(str(verdict).replace("**", ""))
+        if output:
+            results.save(output, SCENARIOS, results.load(output) | {scenario.name: record})
+    for name, verdict in verdicts:
+        asked.say(f"{'met   ' if verdict.is_met else 'MISSED'}  {name}: {verdict.goal}; measured {verdict.measured}")
+    asked.say(f"written to {output}" if output else "written nowhere: a smoke run, whose numbers mean nothing")
+    return records
+
+
+def measure(scenario: Scenario, run: Run) -> Record | None:
+    """None when it failed; without samples when nobody whom it compares was asked for, or could be started."""
+    where = facts()  # before the load, for the load average
+    began = time.monotonic()
     try:
-        where = facts()  # before the load, for the load average
-        samples = measure(scenarios, options.peers, options.rounds, options.seconds)
-        held = measure_memory(kinds, options.peers, min(options.rounds, _MEMORY_ROUNDS))
-    except (LoadError, PeerError, RuntimeError, TimeoutError) as error:
-        say(f"bench: {error}")
-        return 1
-    report = render(where, scenarios, samples, options.seconds, section(held) if held else "")
-    options.output.write_text(report, encoding="utf-8")
-    for name, said in _verdicts(scenarios, samples, kinds, held):
-        if said:
-            say(f"{name}: {said.replace('**', '')}")
-    say(f"written to {options.output}")
-    return 0
+        samples = scenario.measure(run)
+    except FAILURES as error:
+        run.say(f"failed: {error}")
+        return None
+    run.say(f"took {time.monotonic() - began:.0f} s")
+    return Record(where, run.seconds, samples, run.left_out)
 
 
-def _verdicts(
-    scenarios: Sequence[Scenario], samples: Sequence[Sample], kinds: Sequence[IdleScenario], held: Sequence[Held]
-) -> Iterator[tuple[str, str | None]]:
-    for scenario in scenarios:
-        yield scenario.name, verdict(scenario, [sample for sample in samples if sample.scenario == scenario.name])
-    for kind in kinds:
-        yield kind.name, idle_verdict(kind, held)
-
-
-def measure(scenarios: Sequence[Scenario], only: Sequence[str], rounds: int, seconds: int) -> list[Sample]:
-    """Every peer of every scenario once a round, all started before the first; `only` names peers, none means all.
-
-    Raises PeerError, LoadError, and what starting a process raises (RuntimeError, TimeoutError).
-    """
-    samples: list[Sample] = []
-    with ExitStack() as stack:
-        upstream_port = stack.enter_context(upstream())
-        running: dict[tuple[str, str], Running] = {}
-        for scenario in scenarios:
-            for name in _peers(scenario, only):
-                key = (name, scenario.config)
-                if key not in running:
-                    say(f"starting {name}")
-                    running[key] = PEERS[name].start(scenario.config, upstream_port)
-                    stack.callback(running[key].stop)
-                scenario.load.run(running[key].ports[scenario.listener], _WARM_UP_S)
-        for number in range(rounds):
-            for scenario in scenarios:
-                names = _peers(scenario, only)
-                shift = number % len(names) if names else 0
-                for name in names[shift:] + names[:shift]:
-                    samples.append(measure_one(scenario, name, running[name, scenario.config], number, seconds))
-                    say(_progress(samples[-1], rounds))
-    return samples
-
-
-def measure_one(scenario: Scenario, name: str, running: Running, number: int, seconds: int) -> Sample:
-    """One sample; raises LoadError."""
-    before = tree_cpu_us(running.pid)
-    traffic = scenario.load.run(running.ports[scenario.listener], seconds)
-    cpu_us = tree_cpu_us(running.pid) - before
-    return Sample(scenario.name, name, number, cpu_us, traffic, tree_rss_kib(running.pid))
-
-
-def measure_memory(kinds: Sequence[IdleScenario], only: Sequence[str], rounds: int) -> list[Held]:
-    """As `measure`, of idle connections; every proxy is started anew each time, since memory does not come back."""
-    held: list[Held] = []
-    names = [name for name in PROXIES if not only or name in only]
-    if not kinds or not names:
-        return held
-    with upstream() as upstream_port:
-        for number in range(rounds):
-            for kind in kinds:
-                for name in names:
-                    held.append(measure_idle(kind, name, number, upstream_port))
-                    say(_memory_progress(held[-1], rounds))
-    return held
-
-
-def say(text: str) -> None:
-    """Progress goes to stderr, at once."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _progress(sample: Sample, rounds: int) -> str:
-    traffic = sample.traffic
-    return (
-        f"round {sample.round + 1}/{rounds}  {sample.scenario:14} {sample.peer:17}"
-        f"{sample.cost:7.1f} µs CPU each {traffic.requests / traffic.seconds:9,.0f}/s"
-        f"   p50 {traffic.p50_us / 1000:.2f} p99 {traffic.p99_us / 1000:.2f} ms"
-    )
-
-
-def _memory_progress(held: Held, rounds: int) -> str:
-    return (
-        f"round {held.round + 1}/{rounds}  {held.scenario:14} {held.peer:17}"
-        f"{held.before_kib / 1024:7.1f} MiB, then {held.with_kib / 1024:.1f}: {held.kib_per_connection:.1f} KiB each"
-    )
-
-
-def _peers(scenario: Scenario, only: Sequence[str]) -> list[str]:
-    return [name for name in scenario.peers if not only or name in only]
-
-
-def _can_run(scenario: Scenario) -> bool:
-    if not is_installed(scenario.load):
-        say(f"{scenario.name}: left out, {scenario.load.tool} is not installed")
-        return False
-    return True
+def _print_list() -> None:
+    for scenario in SCENARIOS:
+        print(f"{scenario.name:18} {scenario.title}: {', '.join(scenario.who)}")
 
 
 def _positive(text: str) -> int:
@@ -146,17 +101,32 @@ def _positive(text: str) -> int:
     return value
 
 
+def _program(text: str) -> Path:
+    path = Path(text)
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a program")
+    return path.resolve()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure meshproxy next to Envoy, nginx, HAProxy and MOSN: CPU, rate, latency, memory, features.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
+    names = [scenario.name for scenario in SCENARIOS]
     add("--rounds", type=_positive, default=5, metavar="N", help="how often everybody is measured (default 5)")
     add("--seconds", type=_positive, default=2, metavar="S", help="how long one measurement lasts (default 2)")
-    names = [*(scenario.name for scenario in SCENARIOS), *(kind.name for kind in IDLE)]
     add("--only", action="append", choices=names, metavar="SCENARIO", help="this scenario only; may be repeated")
     add("--peers", action="append", default=[], choices=list(PEERS), metavar="PEER", help="this proxy only; as --only")
+    add("--mosn", type=_program, metavar="PATH", help=f"a MOSN binary, else ${MOSN_VARIABLE}; without, it is left out")
+    add("--smoke", action="store_true", help="one round of a second, any build; print the report, write nothing")
+    add("--render", action="store_true", help="measure nothing; write report and chart from the samples again")
     add("--list", action="store_true", help="print the scenarios and end")
-    default = Path(__file__).with_name("RESULTS.md")
-    add("--output", type=Path, default=default, metavar="FILE", help="where results go (default bench/RESULTS.md)")
+    default = Path(__file__).parent
+    add("--output", type=Path, default=default, metavar="FOLDER", help="where results go (default bench)")
     return parser
 
 

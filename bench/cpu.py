@@ -20,15 +20,15 @@ class ProcessTimes(NamedTuple):
     ticks: int
 
 
-def tree_cpu_us(root: int) -> float:
-    """User and system µs that `root`, its living descendants and their reaped children have used so far."""
+def tree_cpu_us(*roots: int) -> float:
+    """User and system µs that `roots`, their living descendants and reaped children have used so far."""
     processes = _processes()
-    return sum(processes[pid].ticks for pid in tree_of(root, processes)) * _TICK_US
+    return sum(processes[pid].ticks for root in roots for pid in tree_of(root, processes)) * _TICK_US
 
 
-def tree_rss_kib(root: int) -> int:
-    """Resident memory of `root` and its living descendants; pages that several of them share count for each."""
-    return sum(_rss_kib(pid) for pid in tree_of(root))
+def tree_rss_kib(*roots: int) -> int:
+    """Resident memory of `roots` and their living descendants; pages that several of them share count for each."""
+    return sum(_rss_kib(pid) for root in roots for pid in tree_of(root))
 
 
 def tree_of(root: int, processes: dict[int, ProcessTimes] | None = None) -> list[int]:

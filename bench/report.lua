@@ -11,8 +11,8 @@ end
 function done(summary, latency, requests)
   local failed = summary.errors
   io.write(string.format(
-    '\n{"requests": %d, "duration_us": %d, "errors": %d, "p50_us": %d, "p90_us": %d, "p99_us": %d}\n',
+    '\n{"requests": %d, "duration_us": %d, "errors": %d, "p50_us": %d, "p90_us": %d, "p99_us": %d, "p999_us": %d}\n',
     summary.requests, summary.duration,
     failed.connect + failed.read + failed.write + failed.status + failed.timeout,
-    latency:percentile(50), latency:percentile(90), latency:percentile(99)))
+    latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9)))
 end

@@ -1,117 +1,150 @@
-"""What is measured. A scenario is one entry of this table: a configuration, a load, who is compared, and the goal."""
+"""What is measured, in the order of the report. A comparison is one entry: contenders, a load, and the goals."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-from bench.configuration import host_name
-from bench.load import Closed, FixedRate, Handshakes, Load
-from bench.peers import LISTENER
+from bench.comparison import Comparison, Contender
+from bench.configuration import LAST_HEADER_ROUTE, host_name
+from bench.features import Features
+from bench.goals import AddsLatency, AtMost, CostsMore
+from bench.idle import Idle
+from bench.load import Closed, FixedRate, Handshakes
+from bench.peers import DIRECT
+from bench.run import Scenario
+from bench.start_up import StartUp
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """`peer` should cost at most `ratio` × the CPU of the scenario's baseline; None means nothing was promised."""
-
-    peer: str
-    ratio: float
+def _on(config: str, *peers: str) -> tuple[Contender, ...]:
+    """These peers, all on the same configuration."""
+    return tuple(Contender(peer, config) for peer in peers)
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One comparison; `config` names the files of bench/configs, `listener` one of its listeners, `baseline` the peer
-    that ratios are taken of, and `unit` what it is that costs."""
-
-    name: str
-    title: str
-    config: str
-    load: Load
-    peers: tuple[str, ...]
-    baseline: str
-    goal: Goal | None = None
-    listener: str = LISTENER
-    unit: str = "request"
+def _cpu(limit: float, unit: str = "request") -> AtMost:
+    """A goal for CPU, next to Envoy's."""
+    return AtMost("meshproxy", limit, unit=unit)
 
 
-_PAIR: Final = ("envoy", "meshproxy")
-_MORE_HANDSHAKES: Final = Goal("meshproxy", 0.91)  # of the CPU: 1.1 times the handshakes in a second of it
-_BODY_SIZES: Final = ((64, "64KiB", 32, None), (1024, "1MiB", 8, Goal("meshproxy", 1.2)))
+_HTTP_PEERS: Final = ("envoy", "nginx", "haproxy", "mosn", "meshproxy")
+_SIDECARS: Final = (Contender(DIRECT, ""), *_on("sidecar-out>sidecar-in", "envoy", "meshproxy"))
+_SIDECARS_NOTE: Final = """
+The client speaks to a sidecar, which speaks mutual TLS to another, which speaks to the application; both write an
+access log to a file, trace 1 % of the requests, and have retries and outlier detection configured. CPU and RSS are
+those of both together."""
+_BODY_SIZES: Final = ((64, "64KiB", 32, ()), (1024, "1MiB", 8, (_cpu(1.2),)))
 
-SCENARIOS: Final = (
-    Scenario(
+_MAIN: Final[tuple[Scenario, ...]] = (
+    Comparison(
         name="http1",
         title="HTTP/1.1, one worker each",
-        config="http1",
+        contenders=_on("http1", *_HTTP_PEERS, "meshproxy-source"),
         load=Closed(connections=32),
-        peers=("envoy", "nginx", "meshproxy", "meshproxy-source"),
-        baseline="envoy",
-        goal=Goal("meshproxy", 0.7),
+        goals=(
+            _cpu(0.5),
+            AtMost("meshproxy", 1.5, baseline="nginx", unit="request"),
+            _cpu(0.7),  # part 1's
+        ),
     ),
-    Scenario(
+    Comparison(
+        name="headline",
+        title="The headline: two sidecars with mutual TLS between them, one worker each",
+        contenders=_SIDECARS[1:],
+        load=Closed(connections=32),
+        goals=(_cpu(0.5),),
+        note=_SIDECARS_NOTE,
+    ),
+    Comparison(
+        name="headline-rate",
+        title="The headline's latency, at a fixed rate",
+        contenders=_SIDECARS,
+        load=FixedRate(per_second=1000),
+    ),
+    Comparison(
+        name="filters",
+        title="HTTP/1.1 with a sidecar's filters and 20 routes that match headers, one worker each",
+        contenders=_on("filters", "envoy", "meshproxy"),
+        load=Closed(connections=32, headers=(LAST_HEADER_ROUTE, "origin: http://shop.bench.test")),
+        goals=(_cpu(0.5),),
+    ),
+    Comparison(
         name="http1-rate",
         title="HTTP/1.1 at a fixed rate, one worker each",
-        config="http1",
-        load=FixedRate(per_second=2000, connections=32),
-        peers=("envoy", "nginx", "meshproxy"),
-        baseline="envoy",
+        contenders=(Contender(DIRECT, ""), *_on("http1", *_HTTP_PEERS)),
+        load=FixedRate(per_second=2000),
     ),
-    Scenario(
+    Comparison(
+        name="http1-one",
+        title="The latency of one connection, one worker each",
+        contenders=(Contender(DIRECT, ""), *_on("http1", *_HTTP_PEERS)),
+        load=Closed(connections=1),
+        goals=(AddsLatency("meshproxy", 0.5),),
+    ),
+    Comparison(
+        name="one-more-filter",
+        title="One more filter, which adds a header to the request",
+        contenders=(
+            *_on("http1", "envoy"),
+            Contender("envoy", "http1+lua", "envoy-lua", "Envoy, Lua", than="envoy"),
+            Contender("envoy", "http1+ext-proc", "envoy-ext-proc", "Envoy, ext_proc, grpc.aio server", than="envoy"),
+            *_on("http1", "meshproxy"),
+            Contender("meshproxy", "http1+python", "python", "meshproxy, Python filter", than="meshproxy"),
+            Contender("meshproxy", "http1+python-async", "python-async", "meshproxy, `async` hook", than="meshproxy"),
+        ),
+        load=Closed(connections=32),
+        goals=(CostsMore("python", 1.0, "meshproxy"),),
+        note="The CPU and RSS of the ext_proc server are counted to its Envoy's.",
+    ),
+    Comparison(
         name="http1-workers",
         title="HTTP/1.1, two workers against one",
-        config="http1",
+        contenders=_on("http1", "meshproxy", "meshproxy-2"),
         load=Closed(connections=32),
-        peers=("meshproxy", "meshproxy-2"),
         baseline="meshproxy",
+        goals=(AtMost("meshproxy-2", 1.1, baseline="meshproxy", unit="request"),),
     ),
-    Scenario(
+    Features("features", "µs per feature, on and off"),
+    StartUp("start-up", "Start-up, one worker each", "http1", (*_HTTP_PEERS, "meshproxy-source")),
+)
+
+_EARLIER: Final[tuple[Scenario, ...]] = (
+    Comparison(
         name="tcp",
         title="TCP, small requests and answers on connections that stay, one worker each",
-        config="tcp",
+        contenders=_on("tcp", "envoy", "meshproxy"),
         load=Closed(connections=32),
-        peers=_PAIR,
-        baseline="envoy",
-        goal=Goal("meshproxy", 1.0),
+        goals=(_cpu(1.0),),
     ),
-    Scenario(
+    Comparison(
         name="tcp-bulk",
         title="TCP, 1 MiB downloads, one worker each",
-        config="tcp",
+        contenders=_on("tcp", "envoy", "meshproxy"),
         load=Closed(connections=8, path="/1MiB"),
-        peers=_PAIR,
-        baseline="envoy",
-        goal=Goal("meshproxy", 1.0),
+        goals=(_cpu(1.0),),
     ),
-    Scenario(
+    Comparison(
         name="tls",
         title="HTTP/1.1 over TLS on connections that stay, one worker each",
-        config="tls",
+        contenders=_on("tls", "envoy", "meshproxy"),
         listener="ecdsa",
         load=Closed(connections=32, tls=True),
-        peers=_PAIR,
-        baseline="envoy",
-        goal=Goal("meshproxy", 0.8),
+        goals=(_cpu(0.8),),
     ),
-    Scenario(
+    Comparison(
         name="mtls",
         title="HTTP/1.1 over mutual TLS on connections that stay, one worker each",
-        config="tls",
+        contenders=_on("tls", "envoy", "meshproxy"),
         listener="mutual",
         load=Closed(connections=32, mutual=True),
-        peers=_PAIR,
-        baseline="envoy",
-        goal=Goal("meshproxy", 0.8),
+        goals=(_cpu(0.8),),
     ),
     *(
-        Scenario(
+        Comparison(
             name=f"handshake-{name}",
             title=f"TLS connections of one request, {title}, one worker each",
-            config="tls",
+            contenders=_on("tls", "envoy", "meshproxy"),
             listener=listener,
             load=Handshakes(resumes=name == "resumed"),
-            peers=_PAIR,
-            baseline="envoy",
-            goal=_MORE_HANDSHAKES,
+            goals=(_cpu(0.91, "handshake"),),  # 1.1 times the handshakes in a second of CPU
             unit="handshake",
         )
         for name, listener, title in (
@@ -121,24 +154,25 @@ SCENARIOS: Final = (
         )
     ),
     *(
-        Scenario(
+        Comparison(
             name=f"{way}-{name.lower()}",
             title=f"HTTP/1.1, {kib} KiB {way}, one worker each",
-            config="http1",
+            contenders=_on("http1", "envoy", "meshproxy"),
             load=Closed(connections, f"/{name}") if way == "down" else Closed(connections, upload_bytes=kib * 1024),
-            peers=_PAIR,
-            baseline="envoy",
-            goal=goal,
+            goals=goals,
         )
-        for kib, name, connections, goal in _BODY_SIZES
+        for kib, name, connections, goals in _BODY_SIZES
         for way in ("down", "up")
     ),
-    Scenario(
+    Comparison(
         name="vhosts",
         title="HTTP/1.1, one of 10,000 virtual hosts, one worker each",
-        config="vhosts",
-        load=Closed(connections=32, host=host_name(5000)),
-        peers=_PAIR,
-        baseline="envoy",
+        contenders=_on("vhosts", "envoy", "meshproxy"),
+        load=Closed(connections=32, headers=(f"Host: {host_name(5000)}",)),
     ),
+    Idle("idle-http", "Memory of idle connections: HTTP/1.1", "http1"),
+    Idle("idle-tcp", "Memory of idle connections: TCP, each with its upstream connection", "tcp"),
+    Idle("idle-tls", "Memory of idle connections: HTTP/1.1 over TLS", "tls", "ecdsa", tls=True),
 )
+
+SCENARIOS: Final = (*_MAIN, *_EARLIER)

@@ -1,4 +1,4 @@
-"""The command line: `meshproxy run | validate | demo | version | completion`; flags have Envoy's names."""
+"""The command line: `meshproxy run | validate | explain | filter | demo | version | completion`, flags as Envoy's."""
 
 from __future__ import annotations
 
@@ -16,8 +16,24 @@ examples:
   meshproxy run -c envoy.yaml                    serve what the file says; it is reloaded when it changes
   meshproxy run -c envoy.yaml --concurrency 4    four worker processes
   meshproxy validate -c envoy.yaml               every error with its path; exit 1 when there is one
+  meshproxy explain -c envoy.yaml http://a/b     where this request goes, and why
+  meshproxy filter new hello                     a filter in Python to begin with, and its test
   meshproxy demo                                 watch a canary release, with real traffic
   eval "$(meshproxy completion bash)"            let the shell complete commands and flags
+"""
+_EXPLAIN_EXAMPLES: Final = """\
+examples:
+  meshproxy explain -c envoy.yaml http://shop.test/cart
+  meshproxy explain -c envoy.yaml --path /cart --authority shop.test -H 'cookie: user=alice'
+  meshproxy explain -c envoy.yaml https://shop.test/ --listener ingress --source 10.1.2.3
+  meshproxy explain -c envoy.yaml /cart --json | jq .route
+
+The request is looked at as the proxy would: its path normalised, x-forwarded-for trusted or not, its host with or
+without a port. HTTP filters are listed and not run: what they change in a request is not seen here.
+On a live proxy: curl 'http://ADMIN/explain?path=/cart&authority=shop.test&header=cookie:user=alice' (format=json).
+
+exit codes: 0 a route takes the request (or a TCP proxy its bytes), 1 nothing does, 2 the configuration or the flags are
+wrong
 """
 # Flags that Envoy has and that change nothing here: they parse, so that whoever starts Envoy can start us.
 _IGNORED: Final = {
@@ -71,6 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from meshproxy.demo.command import run_demo
 
         return run_demo(options)
+    if options.command == "filter":
+        from meshproxy.scaffold import new_filter
+
+        return new_filter(options.name, options.directory)
+    if options.command == "explain":
+        from meshproxy.server.explain.command import explain
+
+        return explain(options)
     return _serve(options)
 
 
@@ -94,6 +118,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_process(run)
     validate = commands.add_parser("validate", help="check a configuration: every error with its path")
     _add_config(validate)
+    explain = commands.add_parser(
+        "explain",
+        help="say where a request goes, and why",
+        description="Say which listener, filter chain, virtual host, route, cluster and hosts a request takes, and why "
+        "it passes the others over.",
+        epilog=_EXPLAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_config(explain)
+    _add_question(explain)
+    new = commands.add_parser(
+        "filter",
+        help="begin a filter in Python",
+        description="Write a filter in Python, its test, and a configuration that runs it (docs/writing-filters.md).",
+    )
+    new.add_argument("verb", choices=("new",), help="write NAME.py, test_NAME.py and NAME.yaml")
+    new.add_argument("name", metavar="NAME", help="small letters, digits and _")
+    new.add_argument("--directory", default=".", metavar="PATH", help="where to (default: here)")
     demo = commands.add_parser("demo", help="watch a canary release with real traffic")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end, and print what to try")
     demo.add_argument("--seconds", type=_seconds, default=None, metavar="S", help="how long each act lasts (default 8)")
@@ -119,6 +161,25 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--service-node", default="", metavar="ID", help="node.id")
     parser.add_argument("--service-cluster", default="", metavar="NAME", help="node.cluster")
     parser.add_argument("--service-zone", default="", metavar="ZONE", help="node.locality.zone")
+
+
+def _add_question(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("url", nargs="?", default="", metavar="URL", help="http://host:port/path, https://… or a path alone")
+    add("--method", default="", metavar="NAME", help="default GET")
+    add("--authority", default="", metavar="HOST", help="the Host header (default: the listener's address)")
+    add("--path", default="", metavar="PATH?QUERY", help="the path, with its query (default /)")
+    add("-H", "--header", action="append", default=[], metavar="NAME:VALUE", help="a header; may be repeated")
+    add("--listener", default="", metavar="NAME", help="which listener accepts it; needed where there are several")
+    add("--port", default="", metavar="N", help="the same by its port")
+    add("--source", default="", metavar="IP:PORT", help="the client's address (default 127.0.0.1)")
+    add("--destination", default="", metavar="IP:PORT", help="where it was bound for before it was redirected here")
+    add("--tls", action=argparse.BooleanOptionalAction, default=None, help="the client speaks TLS, or does not")
+    add("--server-name", default="", metavar="NAME", help="what the client asks for by SNI; means --tls")
+    add("--alpn", default="", metavar="NAMES", help="protocols that the client offers, with commas between")
+    add("--client-cert", action="store_true", default=None, help="the client has a certificate that is valid here")
+    add("--random", default="", metavar="N", help="the number that decides what goes by chance (default: drawn)")
+    add("--json", action="store_true", help="everything, as JSON")
 
 
 def _add_process(parser: argparse.ArgumentParser) -> None:

@@ -34,6 +34,10 @@ class ConfigError(MeshProxyError):
         self.reason = reason
 
 
+class HookTimeoutError(MeshProxyError):
+    """A filter's hook waited longer than it may."""
+
+
 class ProtocolError(MeshProxyError):
     """A peer broke its protocol.
 

@@ -19,6 +19,7 @@ LAYERS: Final = (
     ("__main__",),
     ("cli",),
     ("demo",),
+    ("testing",),
     ("pilot",),
     ("server",),
     ("xds",),
@@ -33,7 +34,7 @@ LAYERS: Final = (
     ("net",),
     ("codec",),
     ("api",),
-    ("errors", "clock", "version", "completion"),
+    ("errors", "clock", "version", "completion", "scaffold"),
 )
 RANK: Final = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}
 
@@ -47,7 +48,7 @@ LISTENER_FILTER_CONTRACT: Final = "meshproxy.filters.listener_filter"
 FACADE: Final = ""
 
 EVENT_LOOPS: Final = frozenset({"asyncio", "uvloop"})
-MAY_IMPORT_EVENT_LOOPS: Final = frozenset({"cli", "demo", "pilot", "server", "xds", "rpc", "net"})
+MAY_IMPORT_EVENT_LOOPS: Final = frozenset({"cli", "demo", "pilot", "testing", "server", "xds", "rpc", "net"})
 
 
 def violations(root: Path) -> list[str]:

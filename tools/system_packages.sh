@@ -15,7 +15,6 @@ missing() {
         headers || "$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
         ;;
     ip) command -v ip > /dev/null || [ -x /usr/sbin/ip ] || echo iproute2 ;;
-    h2load) command -v h2load > /dev/null || echo nghttp2-client ;;
     python*) echo "$1" ;;
     *) command -v "$1" > /dev/null || [ -x "/usr/sbin/$1" ] || echo "$1" ;;
     esac

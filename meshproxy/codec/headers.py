@@ -9,7 +9,7 @@ request that has none of them pays nothing for the features that it does not use
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 Field = tuple[bytes, bytes]
 
@@ -33,7 +33,7 @@ ORIGIN: Final = 1 << 15  # origin (cors)
 GRPC: Final = 1 << 16  # content-type, when it is looked at for gRPC; grpc-…
 SERVER: Final = 1 << 17
 DATE: Final = 1 << 18
-TRACE: Final = 1 << 19  # x-client-trace-id, traceparent, b3 …
+TRACE: Final = 1 << 19  # x-client-trace-id, traceparent, tracestate, b3, x-b3-…
 FAULT: Final = 1 << 20  # x-envoy-fault-…
 CLIENT_CERT: Final = 1 << 21  # x-forwarded-client-cert
 PROXY_CONNECTION: Final = 1 << 22  # beside CONNECTION
@@ -62,6 +62,12 @@ KNOWN: Final[dict[bytes, int]] = {
     b"date": DATE,
     b"x-client-trace-id": TRACE,
     b"traceparent": TRACE,
+    b"tracestate": TRACE,
+    b"b3": TRACE,
+    b"x-b3-traceid": TRACE,
+    b"x-b3-spanid": TRACE,
+    b"x-b3-sampled": TRACE,
+    b"x-b3-flags": TRACE,
     b"x-forwarded-client-cert": CLIENT_CERT,
     b"x-envoy-retry-on": ENVOY | ENVOY_RETRY,
     b"x-envoy-retry-grpc-on": ENVOY | ENVOY_RETRY,
@@ -110,10 +116,16 @@ class HeaderMap:
     `fields` may be read directly; whoever changes it directly keeps `known` a superset of the truth (`bits_of`).
     """
 
-    def __init__(self, fields: list[Field] | None = None) -> None:
-        self.fields: list[Field] = []
+    def __init__(self, fields: list[Field] | None = None, known: int = -1) -> None:
+        """With `known`, the bits of `fields`, that very list becomes the block's."""
         self.known: int = 0
-        if fields is not None:
+        if fields is None:
+            self.fields: list[Field] = []
+        elif known >= 0:
+            self.fields = fields
+            self.known = known
+        else:
+            self.fields = []
             for name, value in fields:
                 self.add(name, value)
 
@@ -131,10 +143,25 @@ class HeaderMap:
     def joined(self, name: bytes) -> bytes | None:
         """The values of `name` joined by commas (RFC 9110 section 5.3), as Envoy's matchers see them; None when
         absent."""
-        values = [field[1] for field in self.fields if field[0] == name]
-        if not values:
-            return None
-        return values[0] if len(values) == 1 else b",".join(values)
+        joined: bytes | None = None
+        for field in self.fields:
+            if field[0] == name:
+                joined = field[1] if joined is None else joined + b"," + field[1]
+        return joined
+
+    def __getitem__(self, name: bytes) -> bytes:
+        """The first value of `name`. Raises KeyError when it is absent."""
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __setitem__(self, name: bytes, value: bytes) -> None:
+        self.set(name, value)
+
+    def __delitem__(self, name: bytes) -> None:
+        """Drop every field of `name`; none need be there."""
+        self.remove(name)
 
     def __contains__(self, name: bytes) -> bool:
         return self.get(name) is not None
@@ -149,6 +176,13 @@ class HeaderMap:
         """Append a field; fields of the same name stay."""
         self.fields.append((name, value))
         self.known |= bits_of(name)
+
+    def append(self, field: Any, bits: int) -> None:
+        """As `add`, for a field whose `bits_of` the caller knows. As Any it stays the tuple that it is: made once, it
+        is also found at once among the lines that the codec remembers."""
+        fields: list[Any] = self.fields
+        fields.append(field)
+        self.known |= bits
 
     def set(self, name: bytes, value: bytes) -> None:
         """Overwrite the first field of `name` in its place and drop the others; append when there is none."""
@@ -194,10 +228,7 @@ class HeaderMap:
 
     def copy(self) -> HeaderMap:
         """A block of its own with the same fields (the tuples are shared: they never change)."""
-        new = HeaderMap()
-        new.fields = self.fields.copy()
-        new.known = self.known
-        return new
+        return HeaderMap(self.fields.copy(), self.known)
 
     def size(self) -> int:
         """Bytes of names and values together."""
@@ -210,10 +241,17 @@ class HeaderMap:
         return f"HeaderMap({self.fields!r})"
 
 
+_STATUS_CODES: Final[dict[bytes, int]] = {b"%d" % code: code for code in range(100, 600)}
+
+
 def status_code(headers: HeaderMap) -> int:
     """The `:status` as a number; 0 without one, and for what is none (a filter's mistake)."""
     status = headers.get(b":status")
     code = 0
+    if status is not None:
+        code = _STATUS_CODES.get(status, 0)
+        if code:
+            return code
     if status is not None:
         for digit in status:
             code = code * 10 + digit - _ZERO

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 from meshproxy.config.datasource import ReadFile, file_stamp, load_data_source
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
+from meshproxy.config.token_buckets import TokenBuckets
+from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.resolver import ResolverSettings
 from meshproxy.observe.stats import StatsRegistry, StatsScope
 from meshproxy.tls.context import TlsContext
@@ -17,6 +19,14 @@ S = TypeVar("S", bound=StatsScope)
 
 class Closeable(Protocol):
     def close(self) -> None: ...
+
+
+class Services:
+    """What a process has, that resources use when they are in force."""
+
+    def __init__(self, dispatcher: Dispatcher, clusters: Any) -> None:
+        self.dispatcher = dispatcher
+        self.clusters = clusters  # its ClusterManager
 
 
 class BuildContext:
@@ -38,14 +48,23 @@ class BuildContext:
         self.listener_stat_prefix: str = ""  # `listener.<address>.`, while a listener is built
         self.service_cluster: str = ""  # node.cluster and node.id of the bootstrap
         self.service_node: str = ""
+        self.service_zone: str = ""  # node.locality.zone
+        self.tracing_provider: Any = None  # the bootstrap's `tracing.http`, for those who name no provider
+        self.outbound: bool = False  # while a listener is built: its traffic_direction
         self.ticket_seed: bytes = b""  # of the keys of TLS session tickets; b"": each context has a random key
         self.resolver = ResolverSettings()  # the bootstrap's, for those who have none of their own
+        self.services: Services | None = None  # None: what is built is only to be checked
+        self.token_buckets = TokenBuckets()  # of the process, where what is built is to be used
+        self.resource: str = ""  # what is built, as `listeners.main`; and its path
+        self.resource_path: str = ""
+        self.filters: dict[str, Any] = {}  # while routes are built: the HTTP filters that they may override, by name
+        self.filter_name: str = ""  # while an override is built: whose it is
         self.references: list[tuple[str, str]] = []
         self.files: dict[str, ReadFile] = {}
         self.given_files: dict[str, ReadFile] = {}  # to be taken as they are here, whatever the disk holds by now
         self.tls: list[TlsContext] = []
         self._postpones = postpones
-        self._postponed: list[tuple[str, Iterator[None]]] = []
+        self._postponed: list[tuple[str, dict[str, Any], Iterator[None]]] = []
         self._when_in_force: list[Callable[[], None]] = []
         self._acquired: list[tuple[str, type[StatsScope]]] = []
         self._closeables: list[Closeable] = []
@@ -54,6 +73,10 @@ class BuildContext:
         """The stats scope of `kind` under `prefix`, e.g. `http.ingress.`; shared by all who ask for the same."""
         self._acquired.append((prefix, kind))
         return self.stats.acquire(prefix, kind)
+
+    def name_of(self, path: str) -> str:
+        """A name for what stands at `path`: the same in every worker, wherever its resource stands among others."""
+        return self.resource + path.removeprefix(self.resource_path)
 
     def when_in_force(self, action: Callable[[], None]) -> None:
         """Do it when the resource takes effect (a gauge tells of what is in use), which not every build does."""
@@ -86,7 +109,7 @@ class BuildContext:
     def later(self, steps: Iterator[None]) -> None:
         """Work in many steps that nothing else of the build waits for: it is done now, unless the caller wants to do it
         bit by bit (`postponed`)."""
-        self._postponed.append((self.stat_prefix, steps))
+        self._postponed.append((self.stat_prefix, self.filters, steps))
         if not self._postpones:
             for _ in self.postponed():
                 pass
@@ -94,7 +117,7 @@ class BuildContext:
     def postponed(self) -> Iterator[None]:
         """Do what is left, with other work between the steps."""
         while self._postponed:
-            self.stat_prefix, steps = self._postponed.pop(0)
+            self.stat_prefix, self.filters, steps = self._postponed.pop(0)
             yield from steps
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 # The roots of the protobuf packages that a configuration may name; no other module is ever imported for a type URL.
-_ROOTS = ("envoy", "google", "opentelemetry", "udpa", "xds")
+_ROOTS = ("envoy", "google", "meshproxy", "opentelemetry", "udpa", "xds")
 
 
 def find_descriptor(full_name: str) -> Descriptor | None:
@@ -26,7 +26,8 @@ def find_descriptor(full_name: str) -> Descriptor | None:
         return pool.FindMessageTypeByName(full_name)
     except KeyError:
         root, _, _ = full_name.partition(".")
-    if root not in _ROOTS or not _import_package(full_name.rpartition(".")[0]):
+    package = full_name.rpartition(".")[0] if root != "meshproxy" else "meshproxy.api"  # where all of ours are
+    if root not in _ROOTS or not _import_package(package):
         return None
     try:
         return pool.FindMessageTypeByName(full_name)

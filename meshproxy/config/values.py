@@ -40,6 +40,23 @@ def fraction(percent: Any) -> tuple[int, int]:
     return int(percent.numerator), _DENOMINATORS[percent.denominator]
 
 
+def struct_fields(struct: Any) -> dict[str, Any]:
+    """A Struct as plain Python; its numbers are floats, infinite ones and NaN too."""
+    return {name: struct_value(value) for name, value in struct.fields.items()}
+
+
+def struct_value(value: Any) -> Any:
+    """A google.protobuf.Value as plain Python; None for null, and for one that holds nothing."""
+    kind = value.WhichOneof("kind")
+    if kind is None or kind == "null_value":
+        return None
+    if kind == "struct_value":
+        return struct_fields(value.struct_value)
+    if kind == "list_value":
+        return [struct_value(item) for item in value.list_value.values]
+    return getattr(value, kind)
+
+
 def socket_address(address: Any, path: str, errors: ConfigErrors) -> tuple[str, int] | str | None:
     """What an Address names: (host, port), or the path of a Unix socket. None, with an error, for any other kind.
 

@@ -4,10 +4,50 @@ from __future__ import annotations
 
 from typing import Final
 
-from meshproxy.filters.http import cors, fault, header_mutation, router
+from meshproxy.filters.http import (
+    buffer,
+    compressor,
+    cors,
+    decompressor,
+    fault,
+    header_mutation,
+    header_to_metadata,
+    health_check,
+    local_ratelimit,
+    python,
+    router,
+    set_metadata,
+)
 from meshproxy.filters.listener import http_inspector, original_dst, proxy_protocol, tls_inspector
-from meshproxy.filters.network import connection_limit, direct_response, echo, http_connection_manager, tcp_proxy
+from meshproxy.filters.network import (
+    connection_limit,
+    direct_response,
+    echo,
+    http_connection_manager,
+    tcp_proxy,
+)
+from meshproxy.filters.network import local_ratelimit as network_local_ratelimit
 
-HTTP_FILTER_MODULES: Final = (cors, fault, header_mutation, router)
-NETWORK_FILTER_MODULES: Final = (connection_limit, direct_response, echo, http_connection_manager, tcp_proxy)
+HTTP_FILTER_MODULES: Final = (
+    buffer,
+    compressor,
+    cors,
+    decompressor,
+    fault,
+    header_mutation,
+    header_to_metadata,
+    health_check,
+    local_ratelimit,
+    python,
+    router,
+    set_metadata,
+)
+NETWORK_FILTER_MODULES: Final = (
+    connection_limit,
+    direct_response,
+    echo,
+    http_connection_manager,
+    network_local_ratelimit,
+    tcp_proxy,
+)
 LISTENER_FILTER_MODULES: Final = (http_inspector, original_dst, proxy_protocol, tls_inspector)

@@ -16,6 +16,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.datasource import load_data_source
 from meshproxy.config.errors import child, item
 from meshproxy.config.registry import Registry
+from meshproxy.config.values import bool_or
 from meshproxy.errors import ConfigError
 from meshproxy.observe.access_log import (
     AccessLog,
@@ -26,18 +27,20 @@ from meshproxy.observe.access_log import (
     FileAccessLog,
     GrpcStatusFilter,
     HeaderFilter,
-    LineFormat,
     LogFilter,
     LogTypeFilter,
+    MetadataFilter,
     NotHealthCheckFilter,
     ResponseFlagFilter,
     RuntimeFilter,
     StatusCodeFilter,
+    TraceableFilter,
 )
-from meshproxy.observe.formatter import DEFAULT_FORMAT, FormatError, JsonFormatter, parse_format
+from meshproxy.observe.formatter import DEFAULT_FORMAT, FormatError, JsonFormatter, LineFormat, parse_format
 from meshproxy.observe.log_file import LOG_FILES, FilesystemStats
 from meshproxy.observe.response_flags import NAMES
 from meshproxy.route.header_matcher import build_header_matcher
+from meshproxy.route.metadata_matcher import build_value_matcher
 
 # (message, filter, path, context) -> the log, or None after an error was added
 AccessLogBuilder = Callable[[Any, LogFilter | None, str, BuildContext], AccessLog | None]
@@ -111,9 +114,13 @@ def _file_log(
 
 
 def build_line_format(
-    message: substitution_format_string_pb2.SubstitutionFormatString, path: str, context: BuildContext
+    message: substitution_format_string_pb2.SubstitutionFormatString,
+    path: str,
+    context: BuildContext,
+    *,
+    for_log: bool = True,
 ) -> LineFormat | None:
-    """The format of a SubstitutionFormatString, as access logs (and local replies) use it."""
+    """The format of a SubstitutionFormatString, as access logs (and local replies, not `for_log`) use it."""
     for index, formatter in enumerate(message.formatters):
         name = formatter.typed_config.type_url.rpartition("/")[2]
         if name not in _FORMATTERS:
@@ -121,38 +128,41 @@ def build_line_format(
             return None
     kind = message.WhichOneof("format")
     if kind == "json_format":
-        return _json(message.json_format, child(path, kind), context, omit_empty=message.omit_empty_values)
+        omit_empty = message.omit_empty_values
+        return _json(message.json_format, child(path, kind), context, omit_empty=omit_empty, for_log=for_log)
     unset = b"" if message.omit_empty_values else b"-"
     if kind == "text_format":
-        return _text(message.text_format, child(path, kind), context, unset)
+        return _text(message.text_format, child(path, kind), context, unset, for_log=for_log)
     if kind == "text_format_source":
-        return _text_source(message.text_format_source, child(path, kind), context, unset)
+        return _text_source(message.text_format_source, child(path, kind), context, unset, for_log=for_log)
     context.errors.add(path, "a format is required")
     return None
 
 
-def _text(text: str, path: str, context: BuildContext, unset: bytes) -> LineFormat | None:
+def _text(text: str, path: str, context: BuildContext, unset: bytes, *, for_log: bool = True) -> LineFormat | None:
     try:
-        return parse_format(text, unset, for_log=True)
+        return parse_format(text, unset, for_log=for_log)
     except FormatError as error:
         context.errors.add(path, str(error))
         return None
 
 
-def _text_source(source: Any, path: str, context: BuildContext, unset: bytes) -> LineFormat | None:
+def _text_source(source: Any, path: str, context: BuildContext, unset: bytes, *, for_log: bool) -> LineFormat | None:
     text = load_data_source(source, path, context.errors)
     if text is None:
         return None
     try:
-        return _text(text.decode(), path, context, unset)
+        return _text(text.decode(), path, context, unset, for_log=for_log)
     except UnicodeDecodeError as error:
         context.errors.add(path, f"is not UTF-8: {error}")
         return None
 
 
-def _json(struct: Any, path: str, context: BuildContext, *, omit_empty: bool) -> LineFormat | None:
+def _json(
+    struct: Any, path: str, context: BuildContext, *, omit_empty: bool, for_log: bool = True
+) -> LineFormat | None:
     try:
-        return JsonFormatter(json_format.MessageToDict(struct), omit_empty=omit_empty, for_log=True)
+        return JsonFormatter(json_format.MessageToDict(struct), omit_empty=omit_empty, for_log=for_log)
     except FormatError as error:
         context.errors.add(path, str(error))
         return None
@@ -189,6 +199,10 @@ def _duration(message: Any, path: str, context: BuildContext) -> LogFilter | Non
 
 def _not_health_check(message: Any, path: str, context: BuildContext) -> LogFilter | None:
     return NotHealthCheckFilter()
+
+
+def _traceable(message: Any, path: str, context: BuildContext) -> LogFilter | None:
+    return TraceableFilter()
 
 
 def _runtime(message: Any, path: str, context: BuildContext) -> LogFilter | None:
@@ -230,6 +244,18 @@ def _grpc_status(message: Any, path: str, context: BuildContext) -> LogFilter | 
     return GrpcStatusFilter(frozenset(message.statuses), exclude=message.exclude)
 
 
+def _metadata(message: Any, path: str, context: BuildContext) -> LogFilter | None:
+    """Envoy takes the matcher's `invert` for nothing here; the value is matched alone."""
+    unknown = bool_or(message, "match_if_key_not_found", True)
+    matcher = message.matcher
+    if not message.HasField("matcher"):
+        return MetadataFilter("", [], lambda value: False, unknown=unknown)
+    value = build_value_matcher(matcher.value, child(path, "matcher.value"), context.errors)
+    if value is None:
+        return None
+    return MetadataFilter(matcher.filter, [part.key for part in matcher.path], value.match, unknown=unknown)
+
+
 def _log_type(message: Any, path: str, context: BuildContext) -> LogFilter | None:
     types = frozenset(data_accesslog_pb2.AccessLogType.Name(number) for number in message.types)
     return LogTypeFilter(types, exclude=message.exclude)
@@ -239,12 +265,14 @@ _FILTERS: Final[dict[str, Callable[[Any, str, BuildContext], LogFilter | None]]]
     "status_code_filter": _status_code,
     "duration_filter": _duration,
     "not_health_check_filter": _not_health_check,
+    "traceable_filter": _traceable,
     "runtime_filter": _runtime,
     "and_filter": _and,
     "or_filter": _or,
     "header_filter": _header,
     "response_flag_filter": _response_flag,
     "grpc_status_filter": _grpc_status,
+    "metadata_filter": _metadata,
     "log_type_filter": _log_type,
 }
 

@@ -14,8 +14,10 @@ from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import SANITIZE, ClientCertForwarding
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
+from meshproxy.http.local_reply_config import build_local_reply_config
 from meshproxy.http.manager_config import ConnectionManagerConfig, InternalAddresses, Network, RoutesRef
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
+from meshproxy.http.tracing.build import build_request_id, build_tracing
 from meshproxy.http.upgrade import Upgrade
 from meshproxy.net.interfaces import local_address
 from meshproxy.route.build import build_route_configuration
@@ -57,8 +59,15 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     filters = _build_filters(message.http_filters, child(path, "http_filters"), context)
     upgrades = _build_upgrades(message, path, context, filters)
     stats = context.scope(prefix, ConnectionManagerStats)
+    context.filters = _by_name(message, filters, upgrades)
     table = _build_routes(message, path, context)
     logs = build_access_logs(message.access_log, child(path, "access_log"), context)
+    _check_log_options(message, path, context)
+    local_replies = None
+    if message.HasField("local_reply_config"):
+        where = child(path, "local_reply_config")
+        local_replies = build_local_reply_config(message.local_reply_config, where, context)
+    tracing = build_tracing(message, path, context)
     internal = _internal_addresses(message, path, context)
     codec = _codec_settings(message, path, context)
     if len(context.errors) != before or filters is None:
@@ -68,10 +77,14 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     config.stat_prefix = message.stat_prefix
     config.listener_stats = context.scope(context.listener_stat_prefix + prefix, ResponseStats)
     config.access_logs = tuple(logs)
-    config.access_log_on_new_request = (
-        message.flush_access_log_on_new_request or message.access_log_options.flush_access_log_on_new_request
-    )
+    # The two fields of the manager are older names of the options.
+    log_options = message.access_log_options if message.HasField("access_log_options") else message
+    config.access_log_on_new_request = log_options.flush_access_log_on_new_request
     config.access_log_on_tunnel = message.access_log_options.flush_log_on_tunnel_successfully_established
+    config.access_log_interval_ms = _ms(log_options, "access_log_flush_interval", 0)
+    config.local_replies = local_replies
+    config.tracing = tracing
+    config.packs_trace_reason = build_request_id(message, path, context)[0]
     config.upgrades = upgrades
     config.internal_addresses = internal
     _set_identity(config, message)
@@ -87,6 +100,14 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     config.measures = any(log.measures for log in (*config.access_logs, *config.upstream_log))
     config.retry_stale_connections = context.runtime.switch("meshproxy.retry_stale_connections", True)
     return config
+
+
+def _check_log_options(message: Any, path: str, context: BuildContext) -> None:
+    if message.HasField("access_log_options"):
+        for name in ("flush_access_log_on_new_request", "access_log_flush_interval"):
+            old = message.HasField(name) if name == "access_log_flush_interval" else getattr(message, name)
+            if old:
+                context.errors.add(child(path, name), f"Only one of {name} or access_log_options can be specified.")
 
 
 def build_access_logs(messages: Any, path: str, context: BuildContext) -> list[AccessLog]:
@@ -135,6 +156,18 @@ def _build_filters(entries: Any, path: str, context: BuildContext) -> tuple[Filt
     return FilterChain(tuple(built), frozenset(disabled)), router
 
 
+def _by_name(
+    message: Any, usual: tuple[FilterChain, RouterOptions] | None, upgrades: dict[bytes, Upgrade]
+) -> dict[str, HttpFilter | None]:
+    """What routes may override; None where it could not be built."""
+    found: dict[str, HttpFilter | None] = dict.fromkeys(entry.name for entry in message.http_filters)
+    chains = [upgrade.chain for upgrade in upgrades.values()] + [None if usual is None else usual[0]]
+    for chain in chains:
+        if chain is not None:
+            found.update({http_filter.name: http_filter for http_filter in chain.filters})
+    return found
+
+
 def _build_filter(entry: Any, path: str, context: BuildContext) -> HttpFilter | None:
     if entry.WhichOneof("config_type") != "typed_config":
         if entry.WhichOneof("config_type") is None:
@@ -145,6 +178,7 @@ def _build_filter(entry: Any, path: str, context: BuildContext) -> HttpFilter | 
     if found is None:
         return None
     config, filter_type = found
+    context.filter_name = entry.name
     return filter_type.build(config, where, context)
 
 

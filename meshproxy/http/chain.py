@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from mypy_extensions import mypyc_attr
 
 from meshproxy.codec.headers import HeaderMap
+from meshproxy.errors import HookTimeoutError
 from meshproxy.http.filter import CONTINUE, HttpFilter
 from meshproxy.net.dispatcher import Task
+from meshproxy.net.timers import CallTimer
 from meshproxy.route.route import DISABLED, Route
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _HOOKS: Final = (
     ("on_response_headers", "on_response_data", "on_response_trailers"),
 )
 Filters = tuple[HttpFilter, ...]
+_UNLIMITED: Final = 1 << 60  # a local reply is not refused for its size
 
 
 class FilterChain:
@@ -47,6 +50,13 @@ class FilterChain:
         self.has_response_hooks: bool = any(self.response)
         self._variants: dict[frozenset[str], FilterChain] = {}
 
+    def adopt(self, newer: FilterChain) -> FilterChain:
+        """This chain with those filters of `newer`, which is configured alike, that may be replaced at any time."""
+        if not any(f.swappable for f in self.filters):
+            return self
+        pairs = zip(self.filters, newer.filters, strict=True)
+        return FilterChain(tuple(new if new.swappable else old for old, new in pairs), self.disabled)
+
     def for_route(self, route: Route | None) -> FilterChain:
         """This chain, less what the route disables, plus what it enables."""
         if route is None or (not route.toggles_filters and not self.disabled):
@@ -66,7 +76,48 @@ class FilterChain:
 
 
 def _overriding(name: str, filters: Filters) -> Filters:
-    return tuple(f for f in filters if getattr(type(f), name) is not getattr(HttpFilter, name))
+    return tuple(f for f in filters if f.overrides(name))
+
+
+class Collection:
+    """The body of a message, as a filter collects it; the headers wait with it.
+
+    `direction` is 1 for a request, which passes the filters in order of their slots, and -1 for a response.
+    """
+
+    def __init__(self, limit_bytes: int, direction: int) -> None:
+        self.http_filter: HttpFilter | None = None
+        self.headers: HeaderMap | None = None
+        self.headers_index: int = 0  # of the next filter, for the headers
+        self.size: int = 0
+        self._limit_bytes = limit_bytes
+        self._direction = direction
+        self._pieces: list[bytes] = []
+
+    def begin(self, http_filter: HttpFilter, headers: HeaderMap, headers_index: int) -> None:
+        self.http_filter = http_filter
+        self.headers = headers
+        self.headers_index = headers_index
+
+    def add(self, data: bytes) -> bool:
+        """False when it is more than the limit."""
+        self._pieces.append(data)
+        self.size += len(data)
+        return self.size <= self._limit_bytes
+
+    def take(self) -> bytes:
+        return b"".join(self._pieces)
+
+    def index_in(self, filters: Filters) -> int:
+        """How many of the filters stand before the one that collects."""
+        http_filter = self.http_filter
+        if http_filter is None:
+            return len(filters)
+        slot = http_filter.slot * self._direction
+        for index in range(len(filters)):
+            if filters[index].slot * self._direction >= slot:
+                return index
+        return len(filters)
 
 
 @mypyc_attr(allow_interpreted_subclasses=False)
@@ -75,7 +126,8 @@ class FilterPath:
 
     When a hook says STOP, or is a coroutine, the path is *held*: the part stays before the next filter, its source is
     read-disabled, and parts that come all the same wait in `_queue`. `resume` goes on exactly there. A data hook may
-    `keep` the rest of its data: it is called with it again, before anything that came later.
+    `keep` the rest of its data: it is called with it again, before anything that came later. A headers hook may
+    `collect` the body: headers and data wait at its filter until all data is there, and go on together.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -88,7 +140,11 @@ class FilterPath:
         self._index: int = 0
         self._queue: list[tuple[int, Any, bool, int]] | None = None  # kind, part, end, index of the next filter
         self._rest: bytes | None = None
+        self._added: HeaderMap | bytes | None = None
         self._task: Task[Any] | None = None
+        self._budget: CallTimer | None = None  # of the time that `_task` may take
+        self._collection: Collection | None = None  # a filter that waits for the whole body
+        self._collected: Collection | None = None  # its headers, that are to go on before the part that is held
 
     # what a direction is made of
     def filters(self, kind: int) -> Filters:
@@ -101,6 +157,10 @@ class FilterPath:
         raise NotImplementedError
 
     def read_disable(self, disable: bool) -> None:
+        raise NotImplementedError
+
+    def too_large(self) -> None:
+        """More came than the filter that collects can take."""
         raise NotImplementedError
 
     def push(self, kind: int, part: Any, end: bool) -> None:
@@ -121,7 +181,10 @@ class FilterPath:
         self.held = False
         kind, part, end, index = self._kind, self._part, self._end, self._index
         self._part = None
-        self._run(kind, part, end, index)
+        if self._collected is not None:
+            self._release(self._collected, kind, part, end, index)
+        elif kind != HEADERS or self._collection is None:  # else they wait for their body
+            self._run(kind, part, end, index)
         self._drain()
         if not self.done:
             self.read_disable(False)  # for this hold; another may have begun meanwhile
@@ -131,12 +194,22 @@ class FilterPath:
         resumes."""
         self._rest = rest
 
+    def add(self, part: HeaderMap | bytes) -> None:
+        """For a hook that lets its part pass: the trailers hook puts data before the trailers, the data hook puts
+        trailers behind the last data. What is added passes the filters behind this one, which has both hooks."""
+        self._added = part
+
+    def collect(self, limit_bytes: int) -> None:
+        """For a headers hook: its data hook is called once, with the whole body, before the headers go on."""
+        raise NotImplementedError
+
     def finish(self) -> None:
         """No hook is called from here on, and one that waits is cancelled."""
         self.done = True
         self._queue = None
         self._part = None
-        task, self._task = self._task, None
+        self._collection = self._collected = None
+        task = self._forget_task()
         if task is not None:
             task.cancel()
 
@@ -151,14 +224,18 @@ class FilterPath:
 
     def _run(self, kind: int, part: Any, end: bool, index: int) -> None:
         filters = self.filters(kind)
-        while index < len(filters):
+        behind = len(filters)
+        if self._collection is not None:
+            behind = self._collection.index_in(filters)
+        while index < behind:
             http_filter = filters[index]
             index += 1
             try:
                 result = self.call(http_filter, kind, part, end)
-            except Exception as error:  # noqa: BLE001  a filter's bug is a 500 of its stream (DESIGN section 5)
-                self.stream.on_filter_error(http_filter, error)
-                return
+            except Exception as error:  # noqa: BLE001  a filter's bug is a 500 of its stream
+                if self._fails(http_filter, error):
+                    return
+                result = CONTINUE
             if self.done:
                 if isinstance(result, Coroutine):
                     result.close()
@@ -177,20 +254,117 @@ class FilterPath:
                     self._keep_first(kind, part, end, index)
                     return
                 continue
+            if self._added is not None:
+                self._pass_added(http_filter, kind, result if isinstance(result, bytes) else part, index)
+                return
+            collects = kind == HEADERS and self._collection is not None and self._begins(http_filter, part, end, index)
             if isinstance(result, int):
                 if result == CONTINUE:
+                    if collects:
+                        return
                     continue
                 self._hold(kind, part, end, index)
                 return
             if isinstance(result, bytes):
                 part = result
                 continue
+            if result is None:  # a hook without a return goes on
+                if collects:
+                    return
+                continue
             self._hold(kind, part, end, index)
             self._await(http_filter, result)
             return
         if kind == DATA and not part and not end:
             return
-        self.pass_on(kind, part, end)
+        if self._collection is not None:
+            self._add(self._collection, kind, part, end)
+        else:
+            self.pass_on(kind, part, end)
+
+    def _pass_added(self, http_filter: HttpFilter, kind: int, part: Any, index: int) -> None:
+        """The end of a message, with what the filter added before it (data), or behind it (trailers)."""
+        added, self._added = self._added, None
+        if kind == DATA:
+            self._keep_first(TRAILERS, added, True, self.filters(TRAILERS).index(http_filter) + 1)
+            if part:
+                self._keep_first(DATA, part, False, index)
+        else:
+            self._keep_first(kind, part, True, index)
+            self._keep_first(DATA, added, False, self.filters(DATA).index(http_filter) + 1)
+        self._drain()
+
+    # -- a body that is collected
+
+    def _begins(self, http_filter: HttpFilter, headers: HeaderMap, end: bool, index: int) -> bool:
+        """The filter's headers hook asked for the body; False when there will be none."""
+        collection = self._collection
+        if end or collection is None or collection.headers is not None:
+            self._collection = None if end else collection
+            return False
+        collection.begin(http_filter, headers, index)
+        return True
+
+    def _add(self, collection: Collection, kind: int, part: Any, end: bool) -> None:
+        """What came as far as the filter that collects: with the last of it, the whole body passes that filter."""
+        if kind == DATA:
+            if not collection.add(part):
+                self.too_large()
+                return
+            if not end:
+                return
+        else:
+            self._keep_first(kind, part, end, collection.index_in(self.filters(kind)))
+        self._collection = None
+        self._collected = collection
+        filters = self.filters(DATA)
+        index = collection.index_in(filters)
+        if index < len(filters) and filters[index] is collection.http_filter:
+            self._pass_body(filters[index], collection, collection.take(), kind == DATA, index + 1)
+        else:
+            self._release(collection, DATA, collection.take(), kind == DATA, index)
+            self._drain()
+
+    def _pass_body(self, http_filter: HttpFilter, collection: Collection, body: bytes, end: bool, index: int) -> None:
+        """What the filter's data hook returns decides when headers and body go on, and as what."""
+        try:
+            result = self.call(http_filter, DATA, body, end)
+        except Exception as error:  # noqa: BLE001  as in `_run`
+            if self._fails(http_filter, error):
+                return
+            result = CONTINUE
+        if self.done:
+            if isinstance(result, Coroutine):
+                result.close()
+            return
+        if isinstance(result, bytes):
+            body = result
+        elif result is not None and (not isinstance(result, int) or result != CONTINUE):
+            self._hold(DATA, body, end, index)
+            if not isinstance(result, int):
+                self._await(http_filter, result)
+            return
+        self._release(collection, DATA, body, end, index)
+        self._drain()
+
+    def _release(self, collection: Collection, kind: int, part: Any, end: bool, index: int) -> None:
+        """The headers whose body was collected go on; the body follows from the queue."""
+        self._collected = None
+        headers = collection.headers
+        assert headers is not None
+        if collection.size != len(part) and headers.get(b"content-length") is not None:
+            headers.set(b"content-length", b"%d" % len(part))
+        self._keep_first(kind, part, end, index)
+        self._run(HEADERS, headers, False, collection.headers_index)
+
+    # -- what goes wrong
+
+    def _fails(self, http_filter: HttpFilter, error: BaseException) -> bool:
+        """Whether the stream fails with its filter's hook; if not, it goes on as if the filter were not there."""
+        if http_filter.goes_on(self.stream, error):
+            return False
+        self.stream.on_filter_error(http_filter, error)
+        return True
 
     def _is_done(self) -> bool:
         return self.done
@@ -209,28 +383,47 @@ class FilterPath:
         self.read_disable(True)
 
     def _await(self, http_filter: HttpFilter, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self._task = self.stream.dispatcher.run(
-            coroutine, f"filter {http_filter.name}", _TaskResult(self, http_filter).on_done
-        )
+        waiting = _Waiting(self, http_filter)
+        self._task = self.stream.dispatcher.run(coroutine, f"filter {http_filter.name}", waiting.on_done)
+        if http_filter.hook_timeout_ms > 0.0:
+            self._budget = CallTimer(waiting.on_timeout)
+            self.stream.dispatcher.timers.arm(self._budget, http_filter.hook_timeout_ms)
 
     def on_task_done(self, http_filter: HttpFilter, task: Task[Any]) -> None:
         """A coroutine of a hook ended: with CONTINUE, STOP, bytes that replace the data, or an exception."""
         if task is not self._task:
             return
-        self._task = None
+        self._forget_task()
         error = task.exception()
         if error is not None:
-            self.stream.on_filter_error(http_filter, error)
+            if not self._fails(http_filter, error):
+                self.resume()
             return
         result = task.result()
         if isinstance(result, bytes):
             self._part = result
             self.resume()
-        elif result == CONTINUE:
+        elif result is None or result == CONTINUE:
             self.resume()
 
+    def on_task_timeout(self, http_filter: HttpFilter) -> None:
+        """A coroutine took longer than its filter may."""
+        task = self._forget_task()
+        if task is not None:
+            task.cancel()
+        error = HookTimeoutError(f"a hook took longer than {http_filter.hook_timeout_ms:g} ms")
+        if not self._fails(http_filter, error):
+            self.resume()
 
-class _TaskResult:
+    def _forget_task(self) -> Task[Any] | None:
+        task, self._task = self._task, None
+        if self._budget is not None:
+            self._budget.disarm()
+            self._budget = None  # it knows us
+        return task
+
+
+class _Waiting:
     """Remembers which filter a task belongs to."""
 
     def __init__(self, path: FilterPath, http_filter: HttpFilter) -> None:
@@ -240,6 +433,9 @@ class _TaskResult:
     def on_done(self, task: Task[Any]) -> None:
         if not task.cancelled():
             self._path.on_task_done(self._filter, task)
+
+    def on_timeout(self) -> None:
+        self._path.on_task_timeout(self._filter)
 
 
 class RequestPath(FilterPath):
@@ -263,6 +459,13 @@ class RequestPath(FilterPath):
     def read_disable(self, disable: bool) -> None:
         self.stream.read_disable_request(disable)
 
+    def collect(self, limit_bytes: int) -> None:
+        self._collection = Collection(limit_bytes, 1)
+
+    def too_large(self) -> None:
+        self.stream.config.stats.downstream_rq_too_large += 1
+        self.stream.send_local_reply(413, b"Payload Too Large", "request_payload_too_large")
+
 
 class ResponsePath(FilterPath):
     """Upstream to downstream: the filters in reverse, then the codec."""
@@ -284,3 +487,10 @@ class ResponsePath(FilterPath):
 
     def read_disable(self, disable: bool) -> None:
         self.stream.read_disable_response(disable)
+
+    def collect(self, limit_bytes: int) -> None:
+        self._collection = Collection(_UNLIMITED if self.stream.local_reply else limit_bytes, -1)
+
+    def too_large(self) -> None:
+        self.stream.config.stats.rs_too_large += 1
+        self.stream.send_local_reply(500, b"Internal Server Error", "response_payload_too_large")

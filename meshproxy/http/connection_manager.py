@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from typing import Final
 
 from meshproxy.clock import monotonic
@@ -21,8 +22,24 @@ from meshproxy.observe.stream_info import ConnectionInfo
 from meshproxy.observe.wire import WireBytes, read_wire
 from meshproxy.upstream.manager import ClusterManager
 
-_random_bits: Final = random.Random().getrandbits
+_RANDOM_AT_ONCE: Final = 256
 _PIPELINED_PER_TURN: Final = 16  # requests of one connection that are answered here, one after the other
+
+
+class _RandomNumbers:
+    """Made many at once: every stream has one, though few routes ask for it."""
+
+    def __init__(self) -> None:
+        self._random: Final = random.Random()
+        self._numbers: list[int] = []
+
+    def next(self) -> int:
+        if not self._numbers:
+            self._numbers = list(struct.unpack(f"{_RANDOM_AT_ONCE}Q", self._random.randbytes(8 * _RANDOM_AT_ONCE)))
+        return self._numbers.pop()
+
+
+_RANDOM: Final = _RandomNumbers()
 
 
 class ConnectionManager(ServerConnectionCallbacks):
@@ -81,7 +98,7 @@ class ConnectionManager(ServerConnectionCallbacks):
 
     def random(self) -> int:
         """64 random bits: for splits and runtime fractions, not for secrets."""
-        return _random_bits(64)
+        return _RANDOM.next()
 
     # -- from the codec
 

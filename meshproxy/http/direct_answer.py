@@ -38,4 +38,5 @@ def _respond(stream: Stream, route: Route, headers: HeaderMap) -> None:
     if route.has_response_mutations:
         route.finalize_response(extra, stream.info)
     status, body = route.direct_response(stream.info)
+    stream.info.local_reply_body = b""
     stream.send_local_reply(status, body, "direct_response", 0, extra, content_type=route.direct_content_type)

@@ -1,18 +1,17 @@
-"""The contract of an HTTP filter (DESIGN section 5).
+"""The contract of an HTTP filter (docs/writing-filters.md).
 
-A filter overrides the hooks that it needs; those it leaves alone are never called. A hook returns `CONTINUE`, or `STOP`
-to hold its direction until `stream.resume_request()` / `stream.resume_response()`, or a coroutine when it must wait:
-the
-chain awaits it and goes on with what it returns. While a direction is held the chain keeps its later data, end and
-trailers in
-order, within the watermark. A data hook may also return bytes, which replace the data. A hook that sends a local reply
-(`stream.send_local_reply`) returns STOP.
+A filter overrides the hooks that it needs; those it leaves alone are never called. A hook returns `CONTINUE` (or
+nothing), or `STOP` to hold its direction until `stream.resume_request()` / `stream.resume_response()`, or a coroutine
+when it must wait: the chain awaits it and goes on with what it returns. While a direction is held the chain keeps its
+later data, end and trailers in order, within the watermark. A data hook may also return bytes, which replace the data.
+A headers hook may ask for the whole body at once (`stream.buffer_request`, `stream.buffer_response`). A hook that sends
+a local reply (`stream.send_local_reply`) returns STOP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from google.protobuf.message import Message
 from mypy_extensions import mypyc_attr
@@ -27,21 +26,34 @@ if TYPE_CHECKING:
 CONTINUE: Final = 0  # run the next filter
 STOP: Final = 1  # hold this direction here, until it is resumed
 
-Result = int | Coroutine[Any, Any, int]
-DataResult = int | bytes | Coroutine[Any, Any, int | bytes]
+Result = int | None | Coroutine[Any, Any, int | None]
+DataResult = int | bytes | None | Coroutine[Any, Any, int | bytes | None]
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class HttpFilter:
-    """One object per configured filter, shared by all streams; what belongs to a stream goes into
-    `stream.state[self.slot]`.
+    """What passes over the messages of a stream, between the downstream and the router.
 
-    `slot` is this filter's index in the chain; `name` the name it is configured under, which is also the key of its
+    One object per configured filter, shared by all streams: what belongs to a stream goes into
+    `stream.state[self.slot]`. (Filters in Python files derive from `user_filter.HttpFilter`, which has the same hooks.)
+
+    `slot` is the filter's index in the chain; `name` the name it is configured under, which is also the key of its
     overrides in `typed_per_filter_config`: `stream.route_config(self)` gives those of the stream's route, or None.
     """
 
+    swappable: ClassVar[bool] = False  # it may be replaced while connections stay
+
     slot: int = -1
     name: str = ""
+    hook_timeout_ms: float = 0.0  # how long a coroutine of a hook may take; 0: as long as it likes
+
+    def overrides(self, hook: str) -> bool:
+        """Whether the filter has a hook of its own of this name; others are not called."""
+        return getattr(type(self), hook) is not getattr(HttpFilter, hook)
+
+    def goes_on(self, stream: Stream, error: BaseException) -> bool:
+        """Its hook raised, or took too long: whether the stream goes on as if the filter were not there."""
+        return False
 
     def on_request_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
         return CONTINUE

@@ -38,6 +38,11 @@ def reset_flag(reason: int) -> int:
     return _RESETS[reason][1]
 
 
+def reset_words(reason: int) -> str:
+    """Envoy's words for a reset, e.g. `connection termination`."""
+    return _RESETS[reason][0]
+
+
 class LocalReply:
     """What to send, and what the access log says of it."""
 
@@ -103,8 +108,9 @@ def complete_grpc_reply_headers(headers: HeaderMap, status: int, body: bytes, gr
     headers.set(b":status", b"200")
     headers.set(b"content-type", b"application/grpc")
     code = grpc_status if grpc_status >= 0 else _GRPC_STATUS.get(status, _GRPC_UNKNOWN)
-    headers.add(b"grpc-status", b"%d" % code)
+    headers.set_default(b"grpc-status", b"%d" % code)
+    headers.remove(b"content-length")
     if body:
         # Percent-encoded are controls, `%`, and from `~` on all; `quote` leaves that one alone.
         message = quote_from_bytes(body, safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}-.").replace("~", "%7E")
-        headers.add(b"grpc-message", message.encode())
+        headers.set(b"grpc-message", message.encode())

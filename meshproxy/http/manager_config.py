@@ -10,7 +10,9 @@ from meshproxy.config.runtime import RuntimeBool
 from meshproxy.http.access_log import AccessLog
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import ClientCertForwarding
+from meshproxy.http.local_reply_config import LocalReplyConfig
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
+from meshproxy.http.tracing.tracing import Tracing
 from meshproxy.http.upgrade import Upgrade
 from meshproxy.net.address import Address
 from meshproxy.route.table import RouteTable
@@ -68,8 +70,11 @@ class ConnectionManagerConfig:
         self.access_logs: tuple[AccessLog, ...] = ()
         self.access_log_on_new_request: bool = False
         self.access_log_on_tunnel: bool = False
+        self.access_log_interval_ms: float = 0.0  # between the records of a stream that goes on; 0: there are none
+        self.local_replies: LocalReplyConfig | None = None
         self.upgrades: dict[bytes, Upgrade] = {}  # by protocol, in lower case
         self.measures: bool = False  # a log tells of bytes on the wire
+        self.tracing: Tracing | None = None
         # identity and trust
         self.server_name: bytes = b"envoy"
         self.server_header_transformation: int = OVERWRITE
@@ -88,6 +93,7 @@ class ConnectionManagerConfig:
         # request ids
         self.generate_request_id: bool = True
         self.preserve_external_request_id: bool = False
+        self.packs_trace_reason: bool = True  # the 15th digit of an x-request-id tells why the request is traced
         self.always_set_request_id_in_response: bool = False
         # the path and the host
         self.normalize_path: bool = False

@@ -19,11 +19,13 @@ from meshproxy.upstream.manager import ClusterManager
 class ConnectionOwner:
     """The filter chain that a connection belongs to: told of the connection's end, and asked whether it drains.
 
-    While it is `draining`, every response asks `closes_now` whether it is to be the connection's last.
+    While it is `draining`, every response asks `closes_now` whether it is to be the connection's last. `failing`: an
+    operator lets health checks fail (POST /healthcheck/fail).
     """
 
     def __init__(self) -> None:
         self.draining: bool = False
+        self.failing: bool = False
 
     def closes_now(self) -> bool:
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
@@ -21,22 +21,22 @@ _HOP_BY_HOP: Final = frozenset(
 
 _HOP_BY_HOP_OF_TUNNELS: Final = _HOP_BY_HOP - {b"connection", b"upgrade"}
 
-_PLAIN: Final = (b"keep-alive", b"close")  # Connection, as nearly all send it: it names no other field
+_HOP_BY_HOP_BITS: Final = h.CONNECTION | h.PROXY_CONNECTION | h.TRANSFER_ENCODING | h.UPGRADE
 
 
 class _Date:
-    """The `date` header's value, made once a second."""
+    """The `date` field, made once a second."""
 
     def __init__(self) -> None:
         self._second: int = -1
-        self._value: bytes = b""
+        self._field: Any = None
 
-    def now(self) -> bytes:
+    def now(self) -> Any:
         second = int(time.time())
         if second != self._second:
             self._second = second
-            self._value = formatdate(second, usegmt=True).encode()
-        return self._value
+            self._field = (b"date", formatdate(second, usegmt=True).encode())
+        return self._field
 
 
 _DATE: Final = _Date()
@@ -53,7 +53,7 @@ def mutate_response_headers(
         else:
             _remove_hop_by_hop(headers)
     if not known & h.DATE or headers.get(b"date") is None:
-        headers.add(b"date", _DATE.now())
+        headers.append(_DATE.now(), h.DATE)
     mode = config.server_header_transformation
     if mode == OVERWRITE:
         if known & h.SERVER:
@@ -75,7 +75,9 @@ def mutate_response_headers(
 def _remove_hop_by_hop(headers: HeaderMap) -> None:
     nominated = headers.joined(b"connection")
     headers.remove_names(_HOP_BY_HOP)
-    if nominated is not None and nominated not in _PLAIN:
+    headers.known &= ~_HOP_BY_HOP_BITS
+    # as nearly all send it, it names no other field
+    if nominated is not None and nominated != b"keep-alive" and nominated != b"close":  # noqa: PLR1714
         for token in nominated.lower().split(b","):
             name = token.strip()
             if name and name not in (b"close", b"content-length", b"date", b"server"):

@@ -25,6 +25,8 @@ from meshproxy.upstream.host import Host, LbContext
 if TYPE_CHECKING:
     from meshproxy.http.stream import Stream
 
+IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
+
 # What becomes of an attempt.
 NO: Final = 0
 RETRY: Final = 1

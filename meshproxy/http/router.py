@@ -6,7 +6,7 @@ means, in `on_upstream_headers`. Envoy's router documentation is the source of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
 from meshproxy.codec import headers as h
@@ -17,7 +17,7 @@ from meshproxy.http.direct_answer import answer_directly
 from meshproxy.http.internal_redirect import becomes_get, redirect_request
 from meshproxy.http.local_reply import is_grpc, reset_details, reset_flag, upstream_reset_reply
 from meshproxy.http.request_counts import RequestCounts, is_canary, request_counts
-from meshproxy.http.retry import NO, NO_OVERFLOW, RETRY, RETRY_LIMIT, RetryState, retry_state_for
+from meshproxy.http.retry import IDEMPOTENT, NO, NO_OVERFLOW, RETRY, RETRY_LIMIT, RetryState, retry_state_for
 from meshproxy.http.shadow import Shadow, start_shadows
 from meshproxy.http.tcp_tunnel import proxy_preface
 from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
@@ -43,7 +43,6 @@ _REASON_HEADERS: Final = {
     flags.DROP_OVERLOAD: b"x-envoy-drop-overload",
     flags.UNCONDITIONAL_DROP_OVERLOAD: b"x-envoy-unconditional-drop-overload",
 }
-_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _INTERIM: Final = frozenset((100, 102, 103, 104))
 
@@ -116,9 +115,13 @@ class Router:
                 headers.remove(_ALT_STAT_NAME)
         timeouts = self.timeouts = request_timeouts(self.config, route, cluster, headers)
         if timeouts.expected_ms and not self.config.suppress_envoy_headers:
-            headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % timeouts.expected_ms)
-        if route.has_stats or alternative is not None or not self.config.dynamic_stats:
-            self.counts = request_counts(route, cluster, self.config.dynamic_stats, headers, info, alternative)
+            if headers.known & h.ENVOY:
+                headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % timeouts.expected_ms)
+            else:
+                headers.append(timeouts.expected_field, h.ENVOY | h.ENVOY_TIMEOUT)
+        dynamic = self.config.dynamic_stats and not info.health_check
+        if route.has_stats or alternative is not None or not dynamic:
+            self.counts = request_counts(route, cluster, dynamic, headers, info, alternative)
         if cluster.drop_overload is not None and cluster.drops(cluster.drop_overload):
             self._reply_dropped(cluster, cluster.drop_overload)
             return
@@ -201,14 +204,14 @@ class Router:
 
     def _may_reconnect(self) -> bool:
         upstream = self.upstream
-        return upstream is not None and upstream.reused and self.headers.get(b":method") in _IDEMPOTENT
+        return upstream is not None and upstream.reused and self.headers.get(b":method") in IDEMPOTENT
 
     def _keep(self, data: bytes) -> None:
         route = self.route
         self._body_bytes += len(data)
         limit: int | None = None if route is None else route.request_body_buffer_limit
-        if limit is None:
-            limit = self.stream.manager.buffer_limit_bytes or self._body_bytes  # 0: any body
+        if limit is None:  # 0: any body
+            limit = max(self.stream.manager.buffer_limit_bytes, self.stream.buffer_limit_bytes) or self._body_bytes
         if self._body_bytes > limit:
             self._body_kept = False
             self._body = []
@@ -263,6 +266,8 @@ class Router:
         upstream = UpstreamRequest(self, cluster, host, route.priority)
         upstream.pool = pool
         self.upstream = upstream
+        if stream.trace is not None and stream.trace.spawns:
+            upstream.span = stream.trace.start_attempt(headers, self.attempts)
         replay = self._body_kept and bool(self._body)
         end_now = self.request_end and not self._body and self._trailers is None
         for _ in range(self._read_disabled):
@@ -327,6 +332,13 @@ class Router:
         if self.timeouts.per_try_ms > 0.0 and self.upstream is not None:
             self.upstream.arm_per_try(self.timeouts.per_try_ms)
 
+    def measure(self) -> None:
+        """For a record of a stream that goes on: have the attempts tell what they had on the wire so far."""
+        if self.upstream is not None:
+            self.upstream.measure()
+        for hedged in self._hedged or ():
+            hedged.measure()
+
     # -- what an attempt reports
 
     def on_upstream_informational(self, upstream: UpstreamRequest, headers: HeaderMap) -> None:
@@ -385,12 +397,7 @@ class Router:
         info.response_code = status
         info.response_code_details = "via_upstream"
         if not self.config.suppress_envoy_headers and info.request_end > 0.0:
-            service_time = b"%d" % int((monotonic() - info.request_end) * 1000.0)
-            if headers.known & h.ENVOY:
-                headers.set(b"x-envoy-upstream-service-time", service_time)
-            else:
-                headers.fields.append((b"x-envoy-upstream-service-time", service_time))
-                headers.known |= h.ENVOY
+            _set_service_time(headers, int((monotonic() - info.request_end) * 1000.0))
         if route.virtual_host.include_attempt_count_in_response:
             headers.set(b"x-envoy-attempt-count", b"%d" % self.attempts)
         if self._set_cookies is not None:
@@ -631,7 +638,7 @@ class Router:
             (switch is None or switch.value)
             and not self._reconnected
             and self._body_kept
-            and self.headers.get(b":method") in _IDEMPOTENT
+            and self.headers.get(b":method") in IDEMPOTENT
         )
 
     def _retry_later(self, backoff_ms: float) -> None:
@@ -778,6 +785,17 @@ class Router:
         if self._backoff is not None:
             self._backoff.disarm()
             self._backoff = None
+
+
+_SERVICE_TIME: Final = b"x-envoy-upstream-service-time"
+_SERVICE_TIMES: Final[list[Any]] = [(_SERVICE_TIME, b"%d" % ms) for ms in range(256)]
+
+
+def _set_service_time(headers: HeaderMap, ms: int) -> None:
+    if headers.known & h.ENVOY:
+        headers.set(_SERVICE_TIME, b"%d" % ms)
+    else:
+        headers.append(_SERVICE_TIMES[ms] if ms < 256 else (_SERVICE_TIME, b"%d" % ms), h.ENVOY)
 
 
 _NO_TIMEOUTS: Final = RequestTimeouts(0.0, 0.0, 0.0, 0.0, False, False)

@@ -11,11 +11,10 @@ from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW, RESET_PROTOCOL_ERROR
 from meshproxy.http.request_counts import RequestCounts, is_canary
 from meshproxy.http.waiting_body import WaitingBody
 from meshproxy.net.timers import CallTimer, TimerWheel
-from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.route.mirror import MirrorPolicy
 from meshproxy.route.route import PRIORITY_DEFAULT
 from meshproxy.upstream.cluster import Cluster
-from meshproxy.upstream.host import Host, LbContext
+from meshproxy.upstream.host import Host
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED
 from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream, UpstreamConnection
 
@@ -255,8 +254,7 @@ def _mark(stream: Stream, headers: HeaderMap, timeout_ms: float) -> None:
 def _start(cluster: Cluster, stream: Stream, headers: HeaderMap, end: bool, timeout_ms: float) -> Shadow | None:
     """None where the cluster has no host for it."""
     config = stream.config
-    context = LbContext() if cluster.needs_context else None
-    host = cluster.choose_by_hash(context, NO_HASH) if cluster.hashes else cluster.choose_host(context)
+    host = cluster.choose_for_own(None)
     if host is None:
         cluster.stats.upstream_cx_none_healthy += 1
         if config.dynamic_stats:

@@ -70,6 +70,7 @@ class ConnectionManagerStats(ResponseStats):
         "downstream_rq_tx_reset",
         "downstream_rq_non_relative_path",
         "downstream_rq_too_large",
+        "rs_too_large",
         "downstream_rq_completed",
         "downstream_rq_1xx",
         "downstream_rq_2xx",
@@ -141,6 +142,7 @@ class ConnectionManagerStats(ResponseStats):
         self.downstream_rq_tx_reset: int = 0
         self.downstream_rq_non_relative_path: int = 0
         self.downstream_rq_too_large: int = 0
+        self.rs_too_large: int = 0
         self.downstream_rq_failed_path_normalization: int = 0
         self.downstream_rq_idle_timeout: int = 0
         self.downstream_rq_max_duration_reached: int = 0

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.headers import CONNECTION, EXPECT, UPGRADE, HeaderMap, status_code
+from meshproxy.codec.headers import CONNECTION, EXPECT, UPGRADE, Field, HeaderMap, status_code
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_LOCAL
+from meshproxy.http import async_client
 from meshproxy.http import request_headers as rules
+from meshproxy.http.async_client import HttpResponse
 from meshproxy.http.chain import DATA, HEADERS, FilterChain, RequestPath, ResponsePath
 from meshproxy.http.entry import RejectedRequest, check_and_normalize
 from meshproxy.http.filter import HttpFilter
 from meshproxy.http.local_reply import complete_grpc_reply_headers, complete_reply_headers, is_grpc
 from meshproxy.http.response_headers import mutate_response_headers
 from meshproxy.http.router import Router
+from meshproxy.http.tracing.span import StreamTrace
 from meshproxy.http.upgrade import establishes_tunnel, tunnel_chain, tunnel_protocol
 from meshproxy.net.timers import CallTimer, Timer
 from meshproxy.observe import response_flags as flags
@@ -53,11 +57,13 @@ class Stream(StreamDecoder):
         self.route: Route | None = None
         self.cluster: Cluster | None = None  # the route's, as it was when the route was picked
         self.random: int = manager.random()
+        self.buffer_limit_bytes: int = 0  # of a filter that holds the whole request
         self.router: Router | None = None
         self.request_complete: bool = False  # the downstream has sent all
         self.response_started: bool = False  # the head of the response has left the filters
         self.response_complete: bool = False
         self.local_reply: bool = False
+        self.trace: StreamTrace | None = None
         self.done: bool = False
         self.tunnel: bytes = b""  # the protocol that the connection is wanted for, where that is allowed
         self.tunnel_open: bool = False
@@ -70,6 +76,8 @@ class Stream(StreamDecoder):
         self._last_active: float = self.info.start
         self._request_timer: CallTimer | None = None
         self._duration_timer: CallTimer | None = None
+        self._log_timer: CallTimer | None = None
+        self._filter_timers: list[StreamTimer] | None = None
         config = manager.config
         stats = config.stats
         stats.downstream_rq_total += 1
@@ -78,6 +86,9 @@ class Stream(StreamDecoder):
         if config.request_timeout_ms > 0.0:
             self._request_timer = CallTimer(self.on_request_timeout)
             manager.timers.arm(self._request_timer, config.request_timeout_ms)
+        if config.access_log_interval_ms > 0.0:
+            self._log_timer = CallTimer(self.on_log_timer)
+            manager.timers.arm(self._log_timer, config.access_log_interval_ms)
         if config.stream_idle_timeout_ms > 0.0:
             self._arm_idle(config.stream_idle_timeout_ms)
 
@@ -113,6 +124,8 @@ class Stream(StreamDecoder):
         if config.max_stream_duration_ms > 0.0:
             self.arm_max_duration(config.max_stream_duration_ms)
         route = self._match_route()
+        if config.tracing is not None:
+            config.tracing.begin(self, headers, route)
         chain = config.chain
         if tunnel:
             allowed = tunnel_chain(tunnel, config.upgrades, chain, route)
@@ -281,10 +294,97 @@ class Stream(StreamDecoder):
         if self._response_path is not None:
             self._response_path.resume()
 
+    async def call(
+        self,
+        cluster: str,
+        *,
+        method: bytes = b"GET",
+        path: bytes = b"/",
+        authority: bytes = b"",
+        headers: Iterable[Field] = (),
+        body: bytes = b"",
+        timeout_ms: float = 5000.0,
+        limit_bytes: int = 1 << 20,
+    ) -> HttpResponse:
+        """For a hook that waits: send a request through one of the proxy's clusters, which ends with the stream.
+
+        An `authority` of b"" is the cluster's name; `limit_bytes` bounds the response's body. Raises CallError where
+        there is no response.
+        """
+        manager = self.manager
+        return await async_client.call(
+            manager.clusters,
+            manager.timers,
+            cluster,
+            method=method,
+            path=path,
+            authority=authority,
+            headers=headers,
+            body=body,
+            timeout_ms=timeout_ms,
+            limit_bytes=limit_bytes,
+        )
+
+    def call_later(self, delay_ms: float, callback: Callable[[], object]) -> Timer:
+        """Call back once, unless the stream ends before, or the timer is disarmed. If it raises, the stream fails."""
+        timer = StreamTimer(self, callback)
+        if self._filter_timers is None:
+            self._filter_timers = []
+        self._filter_timers.append(timer)
+        self.manager.timers.arm(timer, delay_ms)
+        return timer
+
+    def on_filter_timer(self, timer: StreamTimer) -> None:
+        if self.done:
+            return
+        try:
+            timer.callback()
+        except Exception as error:  # noqa: BLE001  a user's code
+            self.config.stats.downstream_rq_filter_error += 1
+            _filter_errors.error("a timer of a filter raised", error)
+            self.send_local_reply(500, b"", f"filter_error{{timer|{type(error).__name__}}}")
+
+    def metadata(self, namespace: str) -> dict[str, Any]:
+        """The dynamic metadata under `namespace`, to read and to change: filters, matchers and logs share it."""
+        info = self.info
+        if info.dynamic_metadata is None:
+            info.dynamic_metadata = {}
+        return info.dynamic_metadata.setdefault(namespace, {})
+
+    def filter_state(self) -> dict[str, Any]:
+        """Objects that filters leave to those behind them, and to logs, by name."""
+        info = self.info
+        if info.filter_state is None:
+            info.filter_state = {}
+        return info.filter_state
+
+    def buffer_request(self, limit_bytes: int) -> None:
+        """For a headers hook of the request: its data hook is called once, with the whole body, and the headers wait
+        until then (a `content-length` follows the body). A body that is longer is answered 413."""
+        if self._request_path is not None:
+            self.buffer_limit_bytes = limit_bytes
+            self._request_path.collect(limit_bytes)
+
+    def buffer_response(self, limit_bytes: int) -> None:
+        """As `buffer_request`, for the response; a body that is longer is answered 500."""
+        if self._response_path is not None:
+            self._response_path.collect(limit_bytes)
+
     def keep_response_data(self, rest: bytes) -> None:
         """For a data hook of the response that passes on only the beginning of its data: `rest` comes to it again."""
         if self._response_path is not None:
             self._response_path.keep(rest)
+
+    def add_to_request(self, part: HeaderMap | bytes) -> None:
+        """For a filter with both hooks that lets the end of the request pass: its trailers hook adds data before the
+        trailers, its data hook adds trailers behind the last data. The filters behind it see what is added."""
+        if self._request_path is not None:
+            self._request_path.add(part)
+
+    def add_to_response(self, part: HeaderMap | bytes) -> None:
+        """As `add_to_request`, for the response."""
+        if self._response_path is not None:
+            self._response_path.add(part)
 
     def send_local_reply(
         self,
@@ -313,6 +413,8 @@ class Stream(StreamDecoder):
             self.reset(details)
             return
         self.local_reply = True
+        if status == 400:
+            self.manager.drain_close()  # as Envoy: a bad request is the connection's last
         if self._response_path is not None:
             self._response_path.finish()
             self._response_path = None
@@ -320,8 +422,11 @@ class Stream(StreamDecoder):
         headers.add(b":status", b"%d" % status)
         if extra is not None:
             headers.extend(extra.fields)
-        self.info.local_reply_body = body
-        if is_grpc(self.request_headers):
+        grpc = is_grpc(self.request_headers)
+        mapping = self.config.local_replies
+        if mapping is not None:
+            status, body, content_type = mapping.rewrite(headers, self.info, status, body, content_type, grpc)
+        if grpc:
             complete_grpc_reply_headers(headers, status, body, grpc_status)
             body = b""
         else:
@@ -400,6 +505,8 @@ class Stream(StreamDecoder):
                 self.config.stats.downstream_rq_response_before_rq_complete += 1
                 self.manager.drain_close()
             mutate_response_headers(self.config, self.manager, self, headers)
+            if self.config.tracing is not None:
+                self.config.tracing.on_response_headers(self, headers)
             self.encoder.send_headers(headers, end)
             if self.tunnel_open and self.config.access_log_on_tunnel:
                 self._write_logs("DownstreamTunnelSuccessfullyEstablished")
@@ -488,8 +595,6 @@ class Stream(StreamDecoder):
             return
         if rejected.stat:
             self.config.stats.count(rejected.stat)
-        if rejected.status == 400:
-            self.manager.drain_close()
         if rejected.malformed:
             self.config.stats.downstream_cx_protocol_error += 1
             self._count_unfinished()
@@ -532,7 +637,10 @@ class Stream(StreamDecoder):
             return
         if self.config.max_stream_duration_ms > 0.0:
             self.arm_max_duration(self.config.max_stream_duration_ms)
-        self._enter_chain(self.config.chain, self._match_route(), headers, not body)
+        route = self._match_route()
+        if self.config.tracing is not None:
+            self.config.tracing.begin(self, headers, route)
+        self._enter_chain(self.config.chain, route, headers, not body)
         if body and not self.done:
             self.on_data(body, True)
 
@@ -549,6 +657,12 @@ class Stream(StreamDecoder):
             self._request_timer.disarm()
         if self._duration_timer is not None:
             self._duration_timer.disarm()
+        if self._log_timer is not None:
+            self._log_timer.disarm()
+        if self._filter_timers is not None:
+            for timer in self._filter_timers:
+                timer.disarm()
+            self._filter_timers = None
         if self._request_path is not None:
             self._request_path.finish()
         if self._response_path is not None:
@@ -564,15 +678,26 @@ class Stream(StreamDecoder):
         stats.downstream_rq_active -= 1
         if self.tunnel:
             stats.downstream_cx_upgrades_active -= 1
-        if self.response_started:
+        if self.response_started and not info.health_check:
             stats.count_response(info.response_code)
             self.config.listener_stats.count_response(info.response_code)
         stats.downstream_rq_time.record(int((info.end - info.start) * 1000.0))
+        if self.trace is not None:
+            self.trace.finish(self)
         if self.config.access_logs:
             self._write_logs("DownstreamEnd")
         # Timers, paths and router know their stream: without these cycles it goes at once, not at the next collection.
-        self._idle_timer = self._request_timer = self._duration_timer = None
+        self._idle_timer = self._request_timer = self._duration_timer = self._log_timer = None
         self._request_path = self._response_path = self.router = None
+
+    def on_log_timer(self) -> None:
+        """A record of a stream that goes on."""
+        timer = self._log_timer
+        if timer is not None:
+            if self.config.measures and self.router is not None:
+                self.router.measure()
+            self._write_logs("DownstreamPeriodic")
+            self.manager.timers.arm(timer, self.config.access_log_interval_ms)
 
     def _write_logs(self, log_type: str) -> None:
         info = self.info
@@ -589,6 +714,18 @@ class Stream(StreamDecoder):
         except Exception as error:  # noqa: BLE001  a bug of one filter must not keep the others from their end
             self.config.stats.downstream_rq_filter_error += 1
             _filter_errors.error(f"filter {http_filter.name} raised in on_stream_done", error)
+
+
+class StreamTimer(Timer):
+    """Of a filter, for one stream."""
+
+    def __init__(self, stream: Stream, callback: Callable[[], object]) -> None:
+        super().__init__()
+        self.callback = callback
+        self._stream = stream
+
+    def on_timer(self) -> None:
+        self._stream.on_filter_timer(self)
 
 
 _NO_HEADERS: Final = HeaderMap()

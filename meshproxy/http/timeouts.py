@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
@@ -30,6 +30,7 @@ class RequestTimeouts:
         self.hedges = hedges  # a try outlives its timeout, and another begins beside it
         # A try may take the whole time where it outlives its own.
         self.expected_ms: int = int(per_try_ms if per_try_ms > 0.0 and not hedges else response_ms)
+        self.expected_field: Any = (b"x-envoy-expected-rq-timeout-ms", b"%d" % self.expected_ms)
         self.alternative_response = alternative_response
 
 

@@ -10,9 +10,11 @@ from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL
 from meshproxy.http.tcp_tunnel import TcpTunnel
 from meshproxy.http.timeouts import RequestTimeouts
+from meshproxy.http.tracing.span import AttemptSpan
 from meshproxy.http.waiting_body import WaitingBody
 from meshproxy.net.connection import Connection
 from meshproxy.net.timers import CallTimer
+from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stream_info import UpstreamInfo
 from meshproxy.observe.wire import WireBytes
 from meshproxy.upstream.cluster import Cluster
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 WAITING: Final = 0  # for a connection
 SENDING: Final = 1  # on a connection
 ENDED: Final = 2  # nothing of it reaches the router any more
+
+_NO_BYTES: Final = WireBytes()
 
 
 class UpstreamRequest(PooledStream):
@@ -45,6 +49,7 @@ class UpstreamRequest(PooledStream):
         self.headers_received: bool = False
         self.retried: bool = False  # another attempt was made beside it
         self.timed_out: bool = False  # … as its per-try timeout was over
+        self.span: AttemptSpan | None = None  # where attempts are traced
         self._headers: HeaderMap | None = None
         self._end: bool = False
         self._encoder: StreamEncoder | None = None
@@ -133,6 +138,8 @@ class UpstreamRequest(PooledStream):
         if self.state == ENDED:
             return
         encoder, pending = self._encoder, self._pending
+        if self.span is not None:
+            self.span.on_canceled()
         self._stop()
         if encoder is not None:
             encoder.reset(RESET_LOCAL)
@@ -158,6 +165,8 @@ class UpstreamRequest(PooledStream):
             self._measure(self._wire)
         if self.router.config.upstream_log:
             self._write_log()
+        if self.span is not None:
+            self.span.finish(self, self.router.stream.info)
         if self._per_try is not None:
             self._per_try.disarm()
             self._per_try = None
@@ -177,9 +186,19 @@ class UpstreamRequest(PooledStream):
         if info.wire is None:
             info.wire = WireBytes()
         if self._connection is not None:
-            info.wire.add(self._connection.wire_bytes(), before)
+            now = self._connection.wire_bytes()
         elif self._tunnel is not None:
-            info.wire.add(self._tunnel.wire, before)
+            now = WireBytes()
+            now.add(self._tunnel.wire, _NO_BYTES)
+        else:
+            return
+        info.wire.add(now, before)
+        self._wire = now
+
+    def measure(self) -> None:
+        """For a record of a stream that goes on: tell what it has had on the wire so far."""
+        if self._wire is not None and self.state == SENDING:
+            self._measure(self._wire)
 
     def _write_log(self) -> None:
         info = self.router.stream.info
@@ -291,6 +310,8 @@ class UpstreamRequest(PooledStream):
     def on_headers(self, headers: HeaderMap, end: bool) -> None:
         self.headers_received = True
         self.status = status_code(headers)
+        if self.span is not None:
+            self.span.on_response(headers)
         info = self.router.stream.info.upstream
         if info is not None:
             info.first_byte_received = monotonic()
@@ -312,6 +333,8 @@ class UpstreamRequest(PooledStream):
     def on_trailers(self, trailers: HeaderMap) -> None:
         if self.state == ENDED:
             return
+        if self.span is not None:
+            self.span.on_response(trailers)
         info = self.router.stream.info.upstream
         if info is not None:
             info.last_byte_received = monotonic()
@@ -323,6 +346,8 @@ class UpstreamRequest(PooledStream):
             return
         connection = self._connection
         self.stale = connection is not None and connection.stale
+        if self.span is not None:
+            self.span.on_reset(reason)
         self._stop()
         self.router.on_upstream_reset(self, reason, details)
 
@@ -347,6 +372,8 @@ class UpstreamRequest(PooledStream):
             self.router.stream.manager.timers.arm(idle, timeouts.per_try_idle_ms)
 
     def on_per_try_timeout(self) -> None:
+        if self.span is not None:
+            self.span.flags |= flags.UPSTREAM_REQUEST_TIMEOUT
         self.router.on_per_try_timeout(self, False)
 
     def on_per_try_idle_timeout(self) -> None:

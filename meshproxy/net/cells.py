@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
+from meshproxy.net.token_bucket import BucketTable
+
 COLUMNS: Final = 65_536  # memory is only taken for those that are used
 NUMBERS: Final = 16  # that a column has
 _ROW: Final = COLUMNS * NUMBERS  # cells
@@ -33,12 +35,22 @@ class Counter:
         return self._own
 
 
+def cells_bytes(workers: int) -> int:
+    """The size of their table; token buckets follow it in the same memory."""
+    return workers * _ROW * _CELL_BYTES
+
+
+def bucket_table(fd: int, workers: int) -> BucketTable:
+    """The token buckets that stand behind the cells."""
+    return BucketTable(fd, cells_bytes(workers), workers)
+
+
 class CellTable:
     """The table, as one process sees it."""
 
     def __init__(self, fd: int, workers: int) -> None:
         self.workers = workers
-        self._map = mmap.mmap(fd, workers * _ROW * _CELL_BYTES)
+        self._map = mmap.mmap(fd, cells_bytes(workers))
         self._whole = memoryview(self._map)
         self.cells = self._whole.cast("q")
 
@@ -91,8 +103,9 @@ class CellColumns:
 
     def __init__(self, workers: int) -> None:
         self.fd = os.memfd_create("meshproxy cells", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, workers * _ROW * _CELL_BYTES)
+        os.ftruncate(self.fd, cells_bytes(workers) + BucketTable.size_bytes(workers))
         self.table = CellTable(self.fd, workers)
+        self.buckets = bucket_table(self.fd, workers)
         self._columns: dict[str, int] = {}
 
     def assign(self, names: Iterable[str]) -> dict[str, int]:
@@ -117,9 +130,11 @@ class CellColumns:
         """The worker is gone, with all that it counted."""
         for column in self._columns.values():
             self.table.clear(worker, column)
+        self.buckets.clear(worker)
 
     def close(self) -> None:
         self.table.close()
+        self.buckets.close()
         os.close(self.fd)
 
 

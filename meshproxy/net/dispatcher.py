@@ -18,9 +18,14 @@ from meshproxy.clock import begin_turn, end_turn
 from meshproxy.net.handshakes import HandshakeQueue
 from meshproxy.net.timers import TimerWheel
 
-__all__ = ["Dispatcher", "Flushable", "Task"]
+__all__ = ["Dispatcher", "Flushable", "Task", "new_future"]
 
 _log = logging.getLogger("meshproxy.main")
+
+
+def new_future() -> Any:
+    """A future of the loop that runs: for a task that waits for a callback."""
+    return asyncio.get_running_loop().create_future()
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

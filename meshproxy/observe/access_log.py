@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import secrets
-import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
+from meshproxy.clock import monotonic
 from meshproxy.codec.headers import HeaderMap
+from meshproxy.observe.formatter import LineFormat
 from meshproxy.observe.log_file import LogFile, LogFiles
 from meshproxy.observe.operators import response_grpc_status
-from meshproxy.observe.stream_info import StreamInfo
-
-
-class LineFormat(Protocol):
-    """A compiled format of text or JSON; `measures`: it tells of bytes on the wire."""
-
-    @property
-    def measures(self) -> bool: ...
-
-    def format(self, info: StreamInfo) -> bytes: ...
+from meshproxy.observe.stream_info import TRACE_NONE, StreamInfo
 
 
 class IntValue(Protocol):
@@ -35,6 +29,7 @@ class Share(Protocol):
     def sample(self, random: int) -> bool: ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class LogFilter:
     """Decides whether a finished stream is logged."""
 
@@ -42,10 +37,14 @@ class LogFilter:
         raise NotImplementedError
 
 
+# ComparisonFilter.Op
+_EQ: Final = 0
+_GE: Final = 1
+_LE: Final = 2
+
+
 class Comparison:
     """Envoy's ComparisonFilter."""
-
-    EQ, GE, LE, NE = range(4)
 
     def __init__(self, operation: int, operand: IntValue) -> None:
         self._operation = operation
@@ -53,11 +52,11 @@ class Comparison:
 
     def holds(self, number: int) -> bool:
         operand = self._operand.value
-        if self._operation == self.EQ:
+        if self._operation == _EQ:
             return number == operand
-        if self._operation == self.GE:
+        if self._operation == _GE:
             return number >= operand
-        if self._operation == self.LE:
+        if self._operation == _LE:
             return number <= operand
         return number != operand
 
@@ -73,13 +72,13 @@ class StatusCodeFilter(LogFilter):
 
 
 class DurationFilter(LogFilter):
-    """By the whole stream's duration in ms."""
+    """By the stream's duration in ms, as far as it has come."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
 
     def matches(self, info: StreamInfo) -> bool:
-        return self._comparison.holds(int((info.end - info.start) * 1000))
+        return self._comparison.holds(int(((info.end or monotonic()) - info.start) * 1000))
 
 
 class NotHealthCheckFilter(LogFilter):
@@ -104,6 +103,13 @@ class RuntimeFilter(LogFilter):
             except ValueError:
                 return secrets.randbits(32)  # not a UUID: someone else made it
         return secrets.randbits(32)
+
+
+class TraceableFilter(LogFilter):
+    """Streams that are traced, and those that would be, were there a provider. Health checks are not."""
+
+    def matches(self, info: StreamInfo) -> bool:
+        return info.trace_reason != TRACE_NONE and not info.health_check
 
 
 class AllFilter(LogFilter):
@@ -155,6 +161,23 @@ class GrpcStatusFilter(LogFilter):
         return ((2 if status is None else status) in self._statuses) != self._exclude
 
 
+class MetadataFilter(LogFilter):
+    """By the value at `keys` in the dynamic metadata of `namespace`; where there is none, `unknown` says it."""
+
+    def __init__(self, namespace: str, keys: list[str], match: Callable[[object], bool], *, unknown: bool) -> None:
+        self._namespace = namespace
+        self._keys = keys
+        self._match = match
+        self._unknown = unknown
+
+    def matches(self, info: StreamInfo) -> bool:
+        metadata = info.dynamic_metadata
+        found: object = None if metadata is None else metadata.get(self._namespace)
+        for key in self._keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return self._unknown if found is None else self._match(found)
+
+
 class LogTypeFilter(LogFilter):
     """By the kind of record: `DownstreamEnd`, `DownstreamStart`, `UpstreamEnd` …"""
 
@@ -166,6 +189,7 @@ class LogTypeFilter(LogFilter):
         return (info.log_type in self._types) != self._exclude
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AccessLog:
     """Base of access logs: `log` is called for each record, whose kind is `info.log_type`; as a rule at a stream's end.
 
@@ -189,9 +213,9 @@ class FileAccessLog(AccessLog):
     """
 
     def __init__(self, files: LogFiles, file: LogFile, line: LineFormat, log_filter: LogFilter | None) -> None:
+        self._files = files
         self._file = file
-        self._release = weakref.finalize(self, files.release, file)
-        self._release.atexit = False
+        self._held: bool = True
         self._line = line
         self.measures = line.measures
         self._filter = log_filter
@@ -201,4 +225,9 @@ class FileAccessLog(AccessLog):
             self._file.write(self._line.format(info))
 
     def close(self) -> None:
-        self._release()
+        if self._held:
+            self._held = False
+            self._files.release(self._file)
+
+    def __del__(self) -> None:
+        self.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import threading
 from collections import deque
 from typing import Final
@@ -71,7 +72,7 @@ class LogFile:
         self._wake = threading.Event()
         self._reopen = False
         self._closing = False
-        self._thread: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         try:
             self._descriptor = _open(path)
         except OSError as error:
@@ -89,7 +90,7 @@ class LogFile:
         self._bytes_in += size
         stats.bytes_in += size
         stats.write_buffered += 1
-        if self._thread is None:
+        if self._writer is None:
             self._start()
         if waiting >= FLUSH_BYTES and not self._wake.is_set():
             self._wake.set()
@@ -97,12 +98,12 @@ class LogFile:
     @property
     def busy(self) -> bool:
         """Whether its writer still runs."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._writer is not None and self._writer.is_alive()
 
     def reopen(self) -> None:
         """Open the path anew (it was moved away); what waits goes to the new file."""
         self._reopen = True
-        if self._thread is None:
+        if self._writer is None:
             self._start()
         self._wake.set()
 
@@ -111,7 +112,7 @@ class LogFile:
         if self._closing:
             return
         self._closing = True
-        if self._thread is not None:
+        if self._writer is not None:
             self._wake.set()
         else:
             os.close(self._descriptor)
@@ -119,12 +120,12 @@ class LogFile:
     def close(self) -> None:
         """As `retire`, and wait until it is done (at most 5 s, when a pipe is stuck)."""
         self.retire()
-        if self._thread is not None:
-            self._thread.join(_CLOSE_TIMEOUT_S)
+        if self._writer is not None:
+            self._writer.join(_CLOSE_TIMEOUT_S)
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"log {self.path}", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name=f"log {self.path}", daemon=True)
+        self._writer.start()
 
     def _run(self) -> None:
         while not self._closing:
@@ -162,13 +163,18 @@ class LogFile:
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # standard output may be a pipe that someone made non-blocking
-                select.select([], [self._descriptor], [], self._flush_interval_s)
+            except BlockingIOError:  # a FIFO, or standard output that someone made non-blocking
+                self._wait_writable()
                 if self._closing:
                     return False
             except OSError:
                 return False
         return True
+
+    def _wait_writable(self) -> None:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        poll.poll(self._flush_interval_s * 1000.0)
 
     def _open_again(self) -> None:
         self._reopen = False
@@ -185,7 +191,19 @@ class LogFile:
 def _open(path: str) -> int:
     if path in _STANDARD:  # these paths cannot be opened where the stream is a socket
         return os.dup(_STANDARD[path])
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o644)
+    return os.open(path, _FIFO_FLAGS if _is_fifo(path) else _FILE_FLAGS, 0o644)
+
+
+_FILE_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+# To open a FIFO for writing alone would wait for its reader, and the proxy with it.
+_FIFO_FLAGS: Final = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _is_fifo(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 class LogFiles:

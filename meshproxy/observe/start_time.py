@@ -40,8 +40,11 @@ class TimeFormat:
             self._parts = self._render(second)
         if len(self._parts) == 1 and isinstance(self._parts[0], str):
             return self._parts[0]
-        nanos = f"{micros % 1_000_000:06d}000"
-        return "".join([part if isinstance(part, str) else _fraction(nanos, part) for part in self._parts])
+        nanos = str(1_000_000 + micros % 1_000_000)[1:] + "000"
+        words = ""
+        for part in self._parts:
+            words += part if isinstance(part, str) else _fraction(nanos, part)
+        return words
 
     def _render(self, second: int) -> list[str | int]:
         fields = time.localtime(second) if self._local else time.gmtime(second)

@@ -13,6 +13,11 @@ from meshproxy.observe.wire import WireBytes
 PROTOCOL_HTTP10: Final = 10
 PROTOCOL_HTTP11: Final = 11
 PROTOCOL_HTTP2: Final = 20
+# Why a stream is traced.
+TRACE_NONE: Final = 0  # it is not
+TRACE_SAMPLED: Final = 1  # it is among those drawn
+TRACE_CLIENT: Final = 2  # x-client-trace-id
+TRACE_FORCED: Final = 3  # x-envoy-force-trace
 PROTOCOL_NAMES: Final = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2", 30: "HTTP/3"}
 
 
@@ -40,6 +45,7 @@ class ConnectionInfo:
         self.dynamic_metadata: dict[str, dict[str, Any]] | None = None  # of listener filters
         self.filter_state: dict[str, Any] | None = None
         self.proxy_header: ProxyHeader | None = None  # that a proxy before us sent
+        self.rate_limiter: object | None = None  # of its requests, where each connection has its own
         self.termination_details: str = ""  # why it was closed, where no stream says so
         self.protocol: int = 0  # what was spoken on it, known at its end; 0: nothing
         self.response_flags: int = 0  # of the connection itself, not of a stream
@@ -120,6 +126,8 @@ class StreamInfo:
         self.route: RouteInfo | None = None
         self.virtual_cluster_name: str = ""
         self.request_id: bytes = b""
+        self.trace_reason: int = TRACE_NONE
+        self.traceparent: bytes = b""  # its own place in a trace, where a provider for that is configured
         self.local_reply_body: bytes = b""
         self.upstream: UpstreamInfo | None = None
         self.dynamic_metadata: dict[str, dict[str, Any]] | None = None

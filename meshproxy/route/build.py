@@ -26,7 +26,9 @@ from meshproxy.route.header_ops import build_header_operations
 from meshproxy.route.match import RouteMatch, Subject, make_steps
 from meshproxy.route.metadata_criteria import build_criteria
 from meshproxy.route.mirror import build_mirrors
+from meshproxy.route.own_metadata import build_own_metadata
 from meshproxy.route.path_matcher import PathMatcher
+from meshproxy.route.rate_limit import build_rate_limits
 from meshproxy.route.retry_policy import RetryPolicy, build_retry_policy
 from meshproxy.route.route import (
     DISABLED,
@@ -40,6 +42,7 @@ from meshproxy.route.route import (
 )
 from meshproxy.route.stats import RequestStats
 from meshproxy.route.table import HostRoutes, RouteTable
+from meshproxy.route.tracing import build_decorator, build_route_tracing
 from meshproxy.route.weighted import WeightedRoutes
 
 _FILTER_CONFIG: Final = "envoy.config.route.v3.FilterConfig"
@@ -93,6 +96,7 @@ def build_filter_configs(
     configs: dict[str, object] = {}
     for name in sorted(messages):
         at = f"{child(path, 'typed_per_filter_config')}[{name}]"
+        context.filter_name = name
         built = _build_filter_config(messages[name], at, context, overrides)
         if built is not None:
             configs[name] = built
@@ -222,6 +226,7 @@ class _TableBuilder:
         host.include_attempt_count_in_response = message.include_attempt_count_in_response
         host.include_is_timeout_retry_header = message.include_is_timeout_retry_header
         host.metadata = metadata_dict(message.metadata)
+        host.rate_limits = build_rate_limits(message.rate_limits, path, self.context)
         self.add_virtual_clusters(host, message.virtual_clusters, path)
         matches = _HostBuilder(self, message, path, host).build()
         return HostRoutes(host, matches, make_steps(matches), assign_subjects(matches), gather_paths(matches))
@@ -351,6 +356,7 @@ class _HostBuilder:
         levels = [self.owner.level, self.level, Level(message, path, self.context, self.owner.overrides)]
         if kind == "route":
             self.build_cluster(match, message.route, levels, child(path, "route"))
+        build_own_metadata(match, route.metadata, path, self.errors)
         self.seal(route, levels)
         return match
 
@@ -362,6 +368,10 @@ class _HostBuilder:
             prefix = f"vhost.{self.host.name}.route.{message.stat_prefix}."
             route.stats = self.context.scope(prefix, RequestStats)
         route.request_body_buffer_limit = body_buffer_limit(message, self.message)
+        if message.HasField("tracing"):
+            route.tracing = build_route_tracing(message.tracing, child(path, "tracing"), self.context)
+        if message.HasField("decorator"):
+            route.decorator = build_decorator(message.decorator)
         at = child(path, kind)
         if kind == "route":
             route.retry = self.retry
@@ -404,7 +414,7 @@ class _HostBuilder:
             self.errors.add(path, "Sum of weights in the weighted_cluster must be greater than 0.")
         elif total > _UINT32_MAX:
             self.errors.add(path, f"the sum of weights exceeds {_UINT32_MAX}")
-        weighted = WeightedRoutes(routes, message.header_name.lower().encode())
+        weighted = WeightedRoutes(routes, header_name(message.header_name))
         if message.use_hash_policy.value:
             weighted.hash_policy = route.hash_policy
         if message.runtime_key_prefix:

@@ -18,6 +18,7 @@ from meshproxy.route.internal_redirect import build_internal_redirect
 from meshproxy.route.metadata_criteria import build_criteria
 from meshproxy.route.path_matcher import PathMatcher, PathTemplateMatcher
 from meshproxy.route.path_template import TemplateError, compile_rewrite
+from meshproxy.route.rate_limit import build_rate_limits
 from meshproxy.route.redirect import Redirect
 from meshproxy.route.retry_policy import build_retry_policy
 from meshproxy.route.rewrite import (
@@ -59,6 +60,8 @@ def build_forwarding(
     if message.HasField("hedge_policy"):
         route.hedges = message.hedge_policy.hedge_on_per_try_timeout
     route.internal_redirect = build_internal_redirect(message, path, errors)
+    route.rate_limits = build_rate_limits(message.rate_limits, path, context)
+    route.include_vh_rate_limits = message.include_vh_rate_limits.value
     if message.HasField("retry_policy"):
         route.retry = build_retry_policy(message.retry_policy, child(path, "retry_policy"), errors)
 

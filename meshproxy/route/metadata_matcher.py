@@ -48,6 +48,8 @@ class TextMatcher(ValueMatcher):
         self.string = string
 
     def match(self, value: object) -> bool:
+        if isinstance(value, bytes):  # text that is no UTF-8
+            return self.string.match(value)
         return isinstance(value, str) and self.string.match(value.encode())
 
 

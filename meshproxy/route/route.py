@@ -13,10 +13,12 @@ from meshproxy.route.header_ops import HeaderOperations
 from meshproxy.route.internal_redirect import InternalRedirectPolicy
 from meshproxy.route.metadata_criteria import MetadataCriteria
 from meshproxy.route.mirror import MirrorPolicy
+from meshproxy.route.rate_limit import RateLimit
 from meshproxy.route.redirect import Redirect, tls_location
 from meshproxy.route.retry_policy import RetryPolicy
 from meshproxy.route.rewrite import HostRewrite, PathRewrite, set_authority
 from meshproxy.route.stats import RequestStats
+from meshproxy.route.tracing import Decorator, RouteTracing
 from meshproxy.route.upgrade import RouteUpgrades
 
 # What a route does (Route.kind).
@@ -69,6 +71,7 @@ class VirtualHost:
         self.include_request_attempt_count: bool = False  # x-envoy-attempt-count upstream
         self.include_attempt_count_in_response: bool = False
         self.include_is_timeout_retry_header: bool = False  # x-envoy-is-timeout-retry
+        self.rate_limits: list[RateLimit] | None = None
         self.metadata: Metadata = {}
 
     def virtual_cluster(self, headers: HeaderMap) -> VirtualCluster | None:
@@ -116,6 +119,8 @@ class Route:
         self.hedges: bool = False  # hedge_on_per_try_timeout
         self.mirrors: list[MirrorPolicy] | None = None
         self.internal_redirect: InternalRedirectPolicy | None = None
+        self.rate_limits: list[RateLimit] | None = None
+        self.include_vh_rate_limits: bool = False  # besides its own
         self.priority: int = PRIORITY_DEFAULT
         self.hash_policy: HashPolicy | None = None
         self.auto_host_rewrite: bool = False  # the upstream host's name, known once the host is picked
@@ -140,6 +145,8 @@ class Route:
         self.has_request_mutations: bool = False
         self.has_response_mutations: bool = False
         self.toggles_filters: bool = False  # some filter is disabled, or enabled, on this route
+        self.tracing: RouteTracing | None = None
+        self.decorator: Decorator | None = None
         self.shared_timeouts: object | None = None  # the router's, made at the first request
 
     def for_weighted_cluster(self) -> Route:
@@ -159,6 +166,8 @@ class Route:
         new.hedges = self.hedges
         new.mirrors = self.mirrors
         new.internal_redirect = self.internal_redirect
+        new.rate_limits = self.rate_limits
+        new.include_vh_rate_limits = self.include_vh_rate_limits
         new.priority = self.priority
         new.hash_policy = self.hash_policy
         new.metadata_match = self.metadata_match
@@ -166,6 +175,8 @@ class Route:
         new.append_x_forwarded_host = self.append_x_forwarded_host
         new.host_rewrite = self.host_rewrite
         new.path_rewrite = self.path_rewrite
+        new.tracing = self.tracing
+        new.decorator = self.decorator
         return new
 
     def seal(self) -> None:

@@ -85,6 +85,10 @@ class SupervisorBackend(AdminBackend):
     async def certificates(self) -> Sequence[Mapping[str, Any]]:
         return await self._supervisor.parts_of_one("certificates")
 
+    async def explain(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Any]:
+        answers = await self._supervisor.parts_of_one("explain", list(pairs))
+        return answers[0] if answers else {"error": "no worker runs"}
+
     async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         supervisor = self._supervisor
         endpoints = await supervisor.parts_of_one("endpoints") if include_eds else None

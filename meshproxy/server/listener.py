@@ -66,7 +66,6 @@ class ActiveFilterChain(ConnectionOwner):
         self.connections: dict[ActiveConnection, Accepted] = {}
         self._drain_began: float = 0.0  # monotonic seconds; 0.0: it does not drain
         self._drain_over_s: float = 0.0
-        self._failing: bool = False  # an operator lets health checks fail
 
     def accept(self, connection: Connection, info: ConnectionInfo, data: bytes) -> None:
         """A new connection, of which listener filters have read `data`."""
@@ -123,11 +122,11 @@ class ActiveFilterChain(ConnectionOwner):
 
     def fail_health_checks(self, fail: bool) -> None:
         """While they fail, every answer ends its connection; those that were told to end still do afterwards."""
-        self._failing = fail
+        self.failing = fail
         self.draining = fail or self._drain_began != 0.0
 
     def closes_now(self) -> bool:
-        if self._failing or self._drain_over_s <= 0.0:
+        if self.failing or self._drain_over_s <= 0.0:
             return True
         return monotonic() - self._drain_began >= self._drain_over_s * random.random()
 
@@ -186,6 +185,7 @@ class ActiveListener:
         self.clusters = clusters
         self.stats = config.context.scope(config.stat_prefix, ListenerStats)
         self.current_chains: list[ActiveFilterChain] = []  # in the order of the configuration, the default one last
+        self._failing: bool = False  # as `ConnectionOwner.failing`
         self._default: ActiveFilterChain | None = None
         self._only: ActiveFilterChain | None = None  # the one that gets every connection, where nothing is to be asked
         self._set_chains(config)
@@ -201,7 +201,7 @@ class ActiveListener:
     async def start(self, sockets: list[socket.socket]) -> None:
         """Accept on `sockets`; they stay the caller's."""
         loop = self.dispatcher.loop
-        factory: Any = self._new_connection
+        factory: Any = self.new_connection
         for given in sockets:
             own = given.dup()
             self._sockets.append(own)
@@ -254,6 +254,8 @@ class ActiveListener:
             chain = kept.pop(new.fingerprint, None)
             if chain is None:
                 chain = ActiveFilterChain(self, new, config.context)
+                if self._failing:
+                    chain.fail_health_checks(True)
             else:
                 chain.adopt(new, config)
             self.current_chains.append(chain)
@@ -273,7 +275,8 @@ class ActiveListener:
             chain.start_drain(over_s)
 
     def fail_health_checks(self, fail: bool) -> None:
-        """As `ActiveFilterChain.fail_health_checks`, for all chains."""
+        """As `ActiveFilterChain.fail_health_checks`, for all chains, those to come as well."""
+        self._failing = fail
         for chain in self.current_chains:
             chain.fail_health_checks(fail)
 
@@ -285,7 +288,8 @@ class ActiveListener:
 
     # -- connections
 
-    def _new_connection(self) -> Connection:
+    def new_connection(self) -> Connection:
+        """The protocol of a connection that is about to be accepted."""
         return Connection(self.dispatcher, _Unclaimed(self), self.config.buffer_limit_bytes)
 
     def accept(self, connection: Connection) -> None:

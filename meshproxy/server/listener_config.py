@@ -18,6 +18,7 @@ from meshproxy.server.filter_chain_match import FilterChainMatcher, build_filter
 from meshproxy.server.transport import DOWNSTREAM_TRANSPORT_SOCKETS
 
 _DEFAULT_BUFFER_LIMIT: Final = 1024 * 1024
+_OUTBOUND: Final = 2  # core.v3.TrafficDirection
 
 
 class FilterChainConfig:
@@ -115,6 +116,7 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     for index, extra in enumerate(message.additional_addresses):
         _check_address(extra.address, child(item(path, "additional_addresses", index), "address"), context)
     context.listener_stat_prefix = listener.stat_prefix
+    context.outbound = message.traffic_direction == _OUTBOUND
     listener.listener_filters = build_listener_filters(message.listener_filters, path, context)
     listener.listener_filters_timeout_ms = milliseconds_or(message, "listener_filters_timeout", 15_000)
     listener.continues_on_timeout = message.continue_on_listener_filters_timeout

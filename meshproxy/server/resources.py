@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from meshproxy.config.context import BuildContext
+from meshproxy.config.context import BuildContext, Services
 from meshproxy.config.datasource import ReadFile, file_stamp
 from meshproxy.config.errors import ConfigErrors, item
 from meshproxy.config.runtime import Layer, Runtime, build_layers
+from meshproxy.config.token_buckets import TokenBuckets
 from meshproxy.net.address import Address
 from meshproxy.net.resolver import ResolverSettings
 from meshproxy.observe.stats import StatsRegistry
@@ -102,8 +103,12 @@ class ResourceBuilder:
         broken: bool = False,
         ticket_seed: bytes = b"",
         given_files: dict[str, ReadFile] | None = None,
+        services: Services | None = None,
+        token_buckets: TokenBuckets | None = None,
     ) -> None:
         self._broken = broken
+        self._services = services
+        self._token_buckets = token_buckets or TokenBuckets()
         self._ticket_seed = ticket_seed
         self._given_files = given_files or {}
         self.resources = Resources()
@@ -162,6 +167,7 @@ class ResourceBuilder:
                 into[name] = Resource(name, where, serialised, None, None, old.references, old.files, old.tls)
                 continue
             context = self._context()
+            context.resource, context.resource_path = f"{field}.{name}", where
             made: T | None = None
             try:
                 made = build(message, where, context)
@@ -176,9 +182,14 @@ class ResourceBuilder:
     def _context(self) -> BuildContext:
         context = BuildContext(self._errors, self._runtime, self._stats, postpones=True)
         context.service_cluster, context.service_node = self._bootstrap.node.cluster, self._bootstrap.node.id
+        context.service_zone = self._bootstrap.node.locality.zone
+        if self._bootstrap.tracing.HasField("http"):
+            context.tracing_provider = self._bootstrap.tracing.http
         context.resolver = self.resources.resolver
         context.ticket_seed = self._ticket_seed
         context.given_files = self._given_files
+        context.services = self._services
+        context.token_buckets = self._token_buckets
         return context
 
     def _check_references(self) -> None:

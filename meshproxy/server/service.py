@@ -17,6 +17,7 @@ from meshproxy.config.errors import ConfigErrors
 from meshproxy.observe.log import set_level
 from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.server.endpoint_dump import dump_endpoints
+from meshproxy.server.explain.live import explain_live
 from meshproxy.server.garbage import GARBAGE
 from meshproxy.server.slices import SLICE_S
 from meshproxy.server.worker import Worker
@@ -60,6 +61,7 @@ class WorkerService:
             "set_log_level": set_level,
             "reopen_logs": LOG_FILES.reopen,
             "started": self._started,
+            "explain": self._explain,
         }
 
     async def run(self, verb: str, arguments: tuple[Plain, ...]) -> AsyncIterator[Plain]:
@@ -138,6 +140,9 @@ class WorkerService:
         for part in self.worker.stats.collect_histograms():
             if part.histograms:
                 yield part.dump()
+
+    async def _explain(self, pairs: list[tuple[str, str]]) -> Plain:
+        return await explain_live(self.worker, pairs)
 
     def _started(self) -> None:
         self.worker.manager_stats.workers_started = 1

@@ -7,9 +7,11 @@ import socket
 from collections.abc import Iterator
 from typing import Any, Final
 
+from meshproxy.config.context import Services
 from meshproxy.config.datasource import FileStamp, ReadFile
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
+from meshproxy.config.token_buckets import TokenBuckets
 from meshproxy.net.address import Address
 from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
@@ -38,12 +40,20 @@ class Worker:
     `prepare` builds a configuration beside the running one, `commit` swaps it in.
     """
 
-    def __init__(self, dispatcher: Dispatcher, drain_over_s: float = 0.0, counters: Counters | None = None) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        drain_over_s: float = 0.0,
+        counters: Counters | None = None,
+        token_buckets: TokenBuckets | None = None,
+    ) -> None:
         self.dispatcher = dispatcher
         self._drain_over_s = drain_over_s  # of a gradual drain; 0: connections are told to close at once
+        self._failing = False  # as `ConnectionOwner.failing`
         self.stats = StatsRegistry()
         self.runtime = Runtime(stats=self.stats)
         self._counters = counters or Counters()
+        self._token_buckets = token_buckets or TokenBuckets()
         self.clusters = ClusterManager(dispatcher, self.stats, self.runtime, counters=self._counters)
         self.listeners: dict[str, ActiveListener] = {}
         self.draining_listeners: list[ActiveListener] = []
@@ -76,6 +86,8 @@ class Worker:
             errors,
             ticket_seed=ticket_seed,
             given_files=given_files,
+            services=Services(self.dispatcher, self.clusters),
+            token_buckets=self._token_buckets,
         )
         try:
             await in_slices(builder.steps())
@@ -146,6 +158,7 @@ class Worker:
         listener = ActiveListener(
             config, self.dispatcher, self.clusters, self._count, self._counters.counter(listener_counter(name)), self
         )
+        listener.fail_health_checks(self._failing)
         await listener.start(sockets or [])
         self.listeners[name] = listener
         stats.listener_create_success += 1
@@ -154,6 +167,11 @@ class Worker:
         else:
             stats.listener_modified += 1
             self._drain_listener(running)
+
+    @property
+    def resources(self) -> Resources:
+        """The running configuration."""
+        return self._resources or Resources()
 
     def watched_files(self) -> list[tuple[str, FileStamp | None]]:
         """The files that the running configuration was built of, as they were then."""
@@ -225,7 +243,8 @@ class Worker:
                 listener.start_drain(over_s)
 
     def fail_health_checks(self, fail: bool) -> None:
-        """While they fail, every response says `connection: close`, as with Envoy."""
+        """While they fail, every response says `connection: close`, as with Envoy; those of new listeners too."""
+        self._failing = fail
         for listener in self.listeners.values():
             listener.fail_health_checks(fail)
 

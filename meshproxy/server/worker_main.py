@@ -12,7 +12,8 @@ import sys
 import uvloop
 
 import meshproxy.filters.builtin
-from meshproxy.net.cells import CellTable, Counters
+from meshproxy.config.token_buckets import TokenBuckets
+from meshproxy.net.cells import CellTable, Counters, bucket_table
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.log import setup_logging
 from meshproxy.observe.log_file import LOG_FILES
@@ -30,7 +31,8 @@ class WorkerProcess:
     def __init__(self, options: argparse.Namespace, loop: asyncio.AbstractEventLoop) -> None:
         self.dispatcher = Dispatcher(loop)
         counters = Counters(CellTable(options.cells_fd, options.workers), options.index)
-        self.worker = Worker(self.dispatcher, options.drain_over_s, counters)
+        token_buckets = TokenBuckets(bucket_table(options.cells_fd, options.workers), options.index)
+        self.worker = Worker(self.dispatcher, options.drain_over_s, counters, token_buckets)
         self.service = WorkerService(self.worker)
         self.ended = asyncio.Event()
         self._calls: asyncio.Queue[Frame] = asyncio.Queue()

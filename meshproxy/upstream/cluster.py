@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.runtime import Fraction, Runtime
 from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry, response_names
 from meshproxy.observe.stream_info import ClusterInfo
+from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.upstream.config import ClusterConfig, EndpointConfig
 from meshproxy.upstream.hash_tables import HashTables
 from meshproxy.upstream.host import EDS_FLAGS, EXCLUDED, FAILED_OUTLIER_CHECK, Host, LbContext
@@ -139,6 +141,14 @@ class Cluster(EjectionListener):
     def choose_by_hash(self, context: LbContext | None, key: int) -> Host | None:
         """As `choose_host`, for a request with this hash; NO_HASH stands for any."""
         return self._balancer.choose_by_hash(context, key)
+
+    def choose_for_own(self, headers: HeaderMap | None) -> Host | None:
+        """For a request that no route sends, but the proxy itself: nothing of a downstream decides."""
+        context: LbContext | None = None
+        if self.needs_context:
+            context = LbContext()
+            context.headers = headers
+        return self.choose_by_hash(context, NO_HASH) if self.hashes else self.choose_host(context)
 
     def new_pool(self, host: Host, priority: int) -> ConnectionPool:
         """For `Host.pool`, which keeps it."""

@@ -54,6 +54,16 @@ class DemandRules:
     def of_request(self, headers: HeaderMap, connection: ConnectionInfo) -> ConnectionDemand:
         """What a request asks for. Its `:authority` is the one that goes upstream."""
         demand = self.of_connection(connection)
+        self._take_names(demand, headers)
+        return demand
+
+    def of_own_request(self, headers: HeaderMap) -> ConnectionDemand:
+        """As `of_request`, for one of the proxy itself: there are no addresses to tell."""
+        demand = ConnectionDemand()
+        self._take_names(demand, headers)
+        return demand
+
+    def _take_names(self, demand: ConnectionDemand, headers: HeaderMap) -> None:
         if self.auto_sni or self.auto_san_validation:
             authority = headers.get(b":authority") or b""
             if self.override_header:
@@ -64,7 +74,6 @@ class DemandRules:
             if self.auto_san_validation:
                 demand.demanded_name = host
             demand.key = f"{demand.server_name}|{demand.demanded_name}|{demand.key}"
-        return demand
 
     def of_connection(self, connection: ConnectionInfo) -> ConnectionDemand:
         """What a connection asks for that is passed on as it is."""

@@ -39,7 +39,9 @@ class AltStats(StatsScope):
         self.internal_upstream_rq_time = Histogram()
         self.external_upstream_rq_time = Histogram()
         self.canary_upstream_rq_time = Histogram()
-        self._responses: dict[int, int] = {}  # (status code * _KINDS + kind) -> how many
+        self._responses: dict[int, int] = {}  # (status code * _KINDS + kind) -> how many,
+        self._kind: int = 0  # less those of the kind that came last,
+        self._of_kind: int = 0  # which are so many: a dict of numbers is slow to count in
 
     def charge_response(self, status: int, internal: bool, canary: bool) -> None:
         """Count a response that a request ended with (upstream_rq_completed and the counters of its code)."""
@@ -48,8 +50,15 @@ class AltStats(StatsScope):
             kind += _INTERNAL
         if canary:
             kind += _CANARY
-        responses = self._responses
-        responses[kind] = responses.get(kind, 0) + 1
+        if kind != self._kind:
+            self._note_kind()
+            self._kind = kind
+        self._of_kind += 1
+
+    def _note_kind(self) -> None:
+        if self._of_kind:
+            self._responses[self._kind] = self._responses.get(self._kind, 0) + self._of_kind
+            self._of_kind = 0
 
     def charge_time(self, duration_ms: int, internal: bool, canary: bool) -> None:
         """Record how long a request took, from its last byte to the last of its response."""
@@ -63,6 +72,7 @@ class AltStats(StatsScope):
 
     def refresh(self) -> None:
         """Spell out the counters of response codes."""
+        self._note_kind()
         responses, self._responses = self._responses, {}
         dynamic = self.dynamic
         for kind, count in responses.items():

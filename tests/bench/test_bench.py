@@ -1,89 +1,112 @@
-"""The benchmark's own arithmetic, and one short run of it: two proxies, one round, a report."""
+"""The benchmark's own arithmetic, its report, and one short run of it."""
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from bench import results
 from bench.__main__ import main, measure
-from bench.configuration import filled
+from bench.chart import chart
+from bench.comparison import Comparison, Contender
+from bench.configuration import CONFIGS, envoy_config, features
 from bench.cpu import tree_cpu_us, tree_of
-from bench.idle import IDLE, Held, idle_verdict, section
-from bench.load import Closed, LoadError, Traffic, quantile
-from bench.peers import PEERS, PeerError, build_of, upstream
-from bench.report import Ratio, Sample, ratio, render, verdict
-from bench.scenarios import SCENARIOS, Goal, Scenario
-from meshproxy import is_compiled
+from bench.features import Features, extra
+from bench.goals import AddsLatency, AtMost, CostsMore, Goal
+from bench.idle import Idle
+from bench.load import Closed, LoadError, quantile
+from bench.peers import DIRECT, PEERS, application, start_peer
+from bench.report import report
+from bench.run import Record, Run, Scenario
+from bench.samples import Sample, Spread, difference, ratio
+from bench.scenarios import SCENARIOS
+from tests.bench.programs import needs
 
-CONFIGS = Path(__file__).resolve().parents[2] / "bench" / "configs"
-needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-SCENARIO = Scenario("s", "title", "http1", Closed(), ("envoy", "meshproxy"), "envoy", Goal("meshproxy", 0.7))
+needs_wrk = needs("wrk", "nginx")
+FACTS = {"Date": "2026-01-02 03:04 UTC", "Machine": "some", "meshproxy": "1.0"}
+PAIR = (Contender("envoy", "http1"), Contender("meshproxy", "http1"))
+COMPARISON = Comparison("s", "title", PAIR, Closed(), goals=(AtMost("meshproxy", 0.7),))
+
+
+def sample(who: str, number: int, cpu: float, p50: float = 500) -> Sample:
+    return Sample(
+        who, number, {"cpu": cpu, "rate": 100, "p50": p50, "p90": 900, "p99": 1500, "p999": 3000, "rss": 51_200}
+    )
 
 
 def samples(*rounds: tuple[float, float]) -> list[Sample]:
     """Rounds of (Envoy's, meshproxy's) CPU µs per request."""
-    traffic = Traffic(requests=100, seconds=1.0, p50_us=500, p90_us=900, p99_us=1500)
     return [
-        Sample("s", peer, number, cost * 100, traffic, rss_kib=51_200)
+        sample(who, number, cost)
         for number, pair in enumerate(rounds)
-        for peer, cost in zip(("envoy", "meshproxy"), pair, strict=True)
+        for who, cost in zip(("envoy", "meshproxy"), pair, strict=True)
     ]
 
 
-def test_a_ratio_is_taken_within_each_round() -> None:
-    assert ratio(samples((40, 20), (100, 80), (50, 30)), "meshproxy", "envoy") == Ratio(0.6, 0.5, 0.8)
+def record(*rounds: tuple[float, float], left_out: str = "") -> Record:
+    return Record(FACTS, 2, samples(*rounds), {"nginx": left_out} if left_out else {})
 
 
-@pytest.mark.parametrize(("cost", "word"), [(28, "met"), (29, "missed")])
-def test_a_missed_goal_is_called_missed(cost: float, word: str) -> None:
-    said = verdict(SCENARIO, samples((40, cost)))
-    assert said is not None
-    assert said.endswith(f"**{word}**")
+def scenario(name: str) -> Scenario:
+    return next(item for item in SCENARIOS if item.name == name)
 
 
-def test_there_is_no_verdict_without_the_baseline() -> None:
-    assert verdict(SCENARIO, [sample for sample in samples((40, 20)) if sample.peer != "envoy"]) is None
+def comparisons() -> list[Comparison]:
+    return [item for item in SCENARIOS if isinstance(item, Comparison)]
 
 
-def test_the_report_has_a_row_for_each_peer() -> None:
-    text = render({"Machine": "some"}, [SCENARIO], samples((40, 20), (100, 80)), 2)
-    assert "| Envoy, `--concurrency 1` | 70.0 | 1 | 100 | 0.50 | 0.90 | 1.50 | 50 |" in text
-    assert "| meshproxy, compiled | 50.0 | 0.65 (0.50–0.80) | 100 | 0.50 | 0.90 | 1.50 | 50 |" in text
-    assert "- Machine: some" in text
+# Arithmetic.
 
 
-def held(*rounds: tuple[int, int]) -> list[Held]:
-    """Rounds of (Envoy's, meshproxy's) MiB with the connections; 10 MiB less before."""
-    return [
-        Held("idle-http", peer, number, (mebibytes - 10) * 1024, mebibytes * 1024)
-        for number, pair in enumerate(rounds)
-        for peer, mebibytes in zip(("envoy", "meshproxy"), pair, strict=True)
-    ]
+def test_ratios_and_differences_are_taken_within_each_round() -> None:
+    rounds = samples((40, 20), (100, 80), (50, 30))
+    assert ratio(rounds, "meshproxy", "envoy") == Spread(0.6, 0.5, 0.8)
+    assert difference(rounds, "envoy", "meshproxy") == Spread(20, 20, 20)
 
 
-def test_idle_connections_are_told_as_a_whole_and_each() -> None:
-    text = section(held((100, 60), (100, 80)))
-    assert "| HTTP/1.1 | Envoy, `--concurrency 1` | 90.0 | 100.0 | 1 | 10.2 |" in text
-    assert "| HTTP/1.1 | meshproxy, compiled | 60.0 | 70.0 | 0.70 (0.60–0.80) | 10.2 |" in text
+def latencies(direct: float, envoy: float, ours: float) -> list[Sample]:
+    return [sample(DIRECT, 0, 0, direct), sample("envoy", 0, 1, envoy), sample("meshproxy", 0, 1, ours)]
 
 
-@pytest.mark.parametrize(("mebibytes", "word"), [(100, "met"), (101, "missed")])
-def test_the_goal_of_idle_connections_is_for_the_whole(mebibytes: int, word: str) -> None:
-    said = idle_verdict(IDLE[0], held((100, mebibytes)))
-    assert said is not None
-    assert said.endswith(f"**{word}**")
+@pytest.mark.parametrize(
+    ("goal", "measured", "is_met"),
+    [
+        (AtMost("meshproxy", 0.7), samples((40, 28)), True),
+        (AtMost("meshproxy", 0.7), samples((40, 29)), False),
+        (CostsMore("meshproxy", 1, "envoy"), samples((40, 41)), True),
+        (CostsMore("meshproxy", 1, "envoy"), samples((40, 41.1)), False),
+        (AddsLatency("meshproxy", 0.5), latencies(100, 180, 140), True),
+        (AddsLatency("meshproxy", 0.5), latencies(100, 180, 141), False),
+    ],
+)
+def test_a_goal_is_met_or_missed(goal: Goal, measured: list[Sample], is_met: bool) -> None:
+    verdict = goal.judge(measured)
+    assert verdict is not None
+    assert verdict.is_met is is_met
+    assert str(verdict).endswith("**met**" if is_met else "**missed**")
+
+
+@pytest.mark.parametrize(
+    "goal", [AtMost("meshproxy", 1), CostsMore("meshproxy", 1, "envoy"), AddsLatency("meshproxy", 1)]
+)
+def test_there_is_no_verdict_without_the_baseline(goal: Goal) -> None:
+    assert goal.judge([found for found in samples((40, 20)) if found.who != "envoy"]) is None
 
 
 def test_quantiles_are_of_the_values_given() -> None:
     values = [float(value) for value in range(100)]
     assert [quantile(values, share) for share in (0.5, 0.9, 0.99, 1.0)] == [50, 90, 99, 99]
+
+
+def test_every_round_begins_with_another() -> None:
+    assert list(Run(3, 1).in_turn("ab")) == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
 
 
 def test_cpu_counts_children_that_live_and_those_that_ended() -> None:
@@ -101,68 +124,194 @@ child.communicate(b"\\n")
         parent.stdout.readline()  # the second child's line: both have burnt their share
         assert len(tree_of(parent.pid)) == 2
         assert tree_cpu_us(parent.pid) >= 380_000
+        assert tree_cpu_us() == 0
     finally:
         parent.communicate(b"\n")
     assert parent.returncode == 0
 
 
-def test_a_configuration_has_no_place_left() -> None:
-    for config in {*(scenario.config for scenario in SCENARIOS), *(kind.config for kind in IDLE)}:
-        assert "@UPSTREAM_PORT@" in (CONFIGS / f"{config}.envoy.yaml").read_text()
-        text = filled(f"{config}.envoy.yaml", upstream_port=1)
-        assert not re.search("@[A-Z_]+@", text)
-        assert all(Path(path).is_file() for path in re.findall('filename: "(.*?)"', text))
+# The report.
+
+
+def test_the_report_has_a_row_for_each_contender_and_every_goal() -> None:
+    text = report([COMPARISON], {"s": record((40, 20), (100, 80), left_out="it is gone")}, "chart.svg")
+    assert "| Envoy, `--concurrency 1` | 70.0 | 1 | 100 | 0.50 | 0.90 | 1.50 | 3.00 | 50 |" in text
+    assert "| meshproxy, compiled | 50.0 | 0.65 (0.50–0.80) | 100 | 0.50 | 0.90 | 1.50 | 3.00 | 50 |" in text
+    assert "| `s` | meshproxy ≤ 0.7 × envoy's CPU | 0.65 (0.50–0.80) | met |" in text
+    assert "Left out: nginx, since it is gone." in text
+    assert "2 rounds of 2 s" in text
+    assert "- Machine: some" in text
+    assert "(chart.svg)" in text
+
+
+def test_what_is_added_to_the_direct_call_is_told() -> None:
+    contenders = tuple(Contender(peer, "http1") for peer in (DIRECT, "envoy", "meshproxy"))
+    text = replace(COMPARISON, contenders=contenders).section(Record(FACTS, 2, latencies(100, 180, 140), {}))
+    assert "p50 added | p99 added" in text
+    assert "| nobody between: the direct call | – | – | 100 | 0.10 |" in text
+    (ours,) = (line for line in text.splitlines() if line.startswith("| meshproxy"))
+    assert "| 0.040 | 0.000 | 50 |" in ours
+
+
+def test_what_a_filter_costs_is_told_beside_the_proxy_without_it() -> None:
+    contenders = (Contender("envoy", "http1"), Contender("envoy", "http1+lua", "lua", "Lua", than="envoy"))
+    text = replace(COMPARISON, contenders=contenders).section(
+        Record(FACTS, 2, [sample("envoy", 0, 40), sample("lua", 0, 43.5)], {})
+    )
+    assert "| Lua | 43.5 | 1.09 (1.09–1.09) | 3.50 (3.50–3.50) |" in text
+
+
+def test_a_feature_is_compared_with_the_measurement_beside_it() -> None:
+    measured = [
+        Sample("fault", number, {"off": off, "on": on}) for number, (off, on) in enumerate([(20, 21), (30, 33)])
+    ]
+    assert extra(measured, "fault") == Spread(2.0, 1.0, 3.0)
+    section = Features("features", "").section(Record(FACTS, 2, measured, {}))
+    assert "| fault, for requests with a header that none has | 25.0 | 27.0 | 2.00 (1.00–3.00) |" in section
+
+
+def test_idle_connections_are_told_as_a_whole_and_each() -> None:
+    idle = next(item for item in SCENARIOS if isinstance(item, Idle))
+    measured = [
+        Sample(who, 0, {"before": before, "held": held, "each": (held - before) / 1000})
+        for who, before, held in (("envoy", 92_160, 102_400), ("meshproxy", 51_200, 61_440))
+    ]
+    section = idle.section(Record(FACTS, 2, measured, {}))
+    assert "| Envoy, `--concurrency 1` | 90.0 | 100.0 | 1 | 10.2 |" in section
+    assert "| meshproxy, compiled | 50.0 | 60.0 | 0.60 (0.60–0.60) | 10.2 |" in section
+    assert [verdict.is_met for verdict in idle.verdicts(measured)] == [True]
+
+
+def test_a_run_of_one_scenario_keeps_the_others(tmp_path: Path) -> None:
+    other = replace(COMPARISON, name="other")
+    results.save(tmp_path, [COMPARISON, other], {"s": record((40, 20)), "other": record((90, 60))})
+    before = results.load(tmp_path)
+    results.save(tmp_path, [COMPARISON, other], before | {"s": record((40, 30))})
+    after = results.load(tmp_path)
+    assert after["other"].samples == before["other"].samples == samples((90, 60))
+    assert after["s"].samples == samples((40, 30))
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "0.67 (0.67–0.67)" in text
+    assert "0.75 (0.75–0.75)" in text
+    assert "0.50 (0.50–0.50)" not in text
+
+
+def test_a_scenario_that_is_no_more_leaves_the_report(tmp_path: Path) -> None:
+    results.save(tmp_path, [COMPARISON], {"s": record((40, 20)), "gone": record((90, 60))})
+    assert set(json.loads((tmp_path / "results.json").read_text())) == {"s"}
+
+
+def test_report_and_chart_are_made_anew_from_the_samples(tmp_path: Path) -> None:
+    results.save(tmp_path, SCENARIOS, {"tcp": record((40, 20))})
+    expected = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    for name in ("RESULTS.md", "RESULTS.svg"):
+        (tmp_path / name).unlink()
+    assert main(["--render", "--output", str(tmp_path)]) == 0
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == expected
+
+
+def test_the_chart_has_a_bar_for_each_ratio_and_names_what_is_off_the_scale() -> None:
+    text = chart([COMPARISON], {"s": record((10, 5), (10, 70))})
+    tree = ET.fromstring(text)
+    words = [element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")]
+    bars = [element for element in tree.iter("{http://www.w3.org/2000/svg}rect") if element.get("class") == "ours"]
+    assert len(bars) == 1
+    assert "→ 3.75 × · 37.5 µs" in words
+    width = float(tree.get("viewBox", "").split()[2])
+    assert all(float(bar.get("x", "")) + float(bar.get("width", "")) < width for bar in bars)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_chart_of_nothing_is_a_picture() -> None:
+    assert ET.fromstring(chart(SCENARIOS, {})).tag.endswith("svg")
+
+
+# The table of scenarios.
 
 
 def test_every_scenario_names_peers_and_configurations_that_exist() -> None:
-    for scenario in SCENARIOS:
-        assert set(scenario.peers) <= set(PEERS)
-        assert scenario.baseline in scenario.peers
-        assert scenario.goal is None or scenario.goal.peer in scenario.peers
-        assert (CONFIGS / f"{scenario.config}.envoy.yaml").exists()
+    for item in comparisons():
+        there = [contender.who for contender in item.contenders]
+        assert len(set(there)) == len(there)
+        assert item.baseline in there
+        for contender in item.contenders:
+            assert contender.peer in {*PEERS, DIRECT}
+            assert contender.than in {"", *there}
+            if contender.peer != DIRECT:
+                files = [hop.split("+")[0] + f".{PEERS[contender.peer].file}" for hop in contender.config.split(">")]
+                assert all((CONFIGS / file).exists() for file in files)
+
+
+def test_every_goal_is_of_contenders() -> None:
+    for item in comparisons():
+        measured = [sample(who, 0, 1 + number) for number, who in enumerate(item.who)]
+        assert len(item.verdicts(measured)) == len(item.goals)
+
+
+def test_a_configuration_has_no_place_left() -> None:
+    places = {"upstream_port": 1, "collector_port": 1, "port": 0, "folder": "/tmp", "ext_proc_port": 1}
+    configs = {hop for item in comparisons() for contender in item.contenders for hop in contender.config.split(">")}
+    configs |= {f"http1+{name}" for name in features()}
+    for config in configs - {""}:
+        text = envoy_config(config, places)
+        assert not re.search("@[A-Z_]+@", text)
+        assert all(Path(path).is_file() for path in re.findall('filename"?: "(.*?)"', text))
+
+
+def test_a_patch_names_no_place_that_does_not_exist() -> None:
+    known = {"words", "request", "chain", "manager", "virtual_host", "route", "cluster", "filters", "clusters"}
+    for name, patch in features().items():
+        assert set(patch) <= known, name
+        assert 0 < len(patch["words"]) <= 50  # the chart has no room for more
 
 
 def test_the_list_names_every_scenario(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    names = [*(item.name for item in SCENARIOS), *(kind.name for kind in IDLE)]
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [item.name for item in SCENARIOS]
 
 
-@pytest.mark.skipif(is_compiled(), reason="this run has a compiled build")
-def test_source_is_not_called_compiled() -> None:
-    with upstream() as port, pytest.raises(PeerError, match="should run compiled"):
-        PEERS["meshproxy"].start("http1", port)
+# Short runs.
 
 
-def test_a_process_that_has_not_loaded_us_is_not_called_compiled() -> None:
-    assert build_of(os.getppid()) == "source"
+def of_source(item: Comparison, config: str = "") -> Comparison:
+    """The same, of one contender that needs no compiled build."""
+    return replace(item, contenders=(Contender("meshproxy-source", config or item.contenders[-1].config),))
 
 
 @needs_wrk
 def test_a_short_run_measures_what_was_asked_for() -> None:
-    (sample,) = measure(SCENARIOS[:1], ["meshproxy-source"], rounds=1, seconds=1)
-    assert (sample.peer, sample.round) == ("meshproxy-source", 0)
-    assert sample.traffic.requests > 0
-    assert sample.cost > 0
-    assert sample.rss_kib > 10_000
-    assert 0 < sample.traffic.p50_us <= sample.traffic.p90_us <= sample.traffic.p99_us
+    (found,) = of_source(comparisons()[0]).measure(Run(1, 1))
+    assert (found.who, found.round) == ("meshproxy-source", 0)
+    assert found.values["cpu"] > 0
+    assert found.values["rss"] > 10_000
+    assert 0 < found.values["p50"] <= found.values["p90"] <= found.values["p99"] <= found.values["p999"]
 
 
-@pytest.mark.parametrize("resumes", [False, True])
-def test_handshakes_are_counted(resumes: bool) -> None:
-    (scenario,) = (item for item in SCENARIOS if item.name == ("handshake-resumed" if resumes else "handshake-ecdsa"))
-    (sample,) = measure([replace(scenario, peers=("meshproxy-source",))], [], rounds=1, seconds=1)
-    assert sample.traffic.requests > 0
-    assert sample.cost > 0
+@needs("nginx")
+@pytest.mark.parametrize("name", ["handshake-resumed", "handshake-ecdsa"])
+def test_handshakes_are_counted(name: str) -> None:
+    item = scenario(name)
+    assert isinstance(item, Comparison)
+    (found,) = of_source(item).measure(Run(1, 1))
+    assert found.values["rate"] > 0
+    assert found.values["cpu"] > 0
+
+
+@needs("nginx")
+def test_start_up_is_timed_to_the_first_answer() -> None:
+    found = scenario("start-up").measure(Run(1, 1, ["meshproxy-source"]))
+    assert [item.who for item in found] == ["meshproxy-source"]
+    assert found[0].values["ms"] >= found[0].values["cpu"] > 0
 
 
 @needs_wrk
 def test_a_client_certificate_is_presented_where_one_is_required() -> None:
-    (scenario,) = (item for item in SCENARIOS if item.name == "mtls")
-    with upstream() as port:
-        running = PEERS["meshproxy-source"].start("tls", port)
+    item = scenario("mtls")
+    assert isinstance(item, Comparison)
+    with application() as port:
+        running = start_peer("meshproxy-source", "tls", port)
         try:
-            assert scenario.load.run(running.ports["mutual"], 1).requests > 0
+            assert item.load.run(running.ports["mutual"], 1).requests > 0
             with pytest.raises(LoadError):
                 Closed(connections=1, tls=True).run(running.ports["mutual"], 1)
         finally:
@@ -172,9 +321,39 @@ def test_a_client_certificate_is_presented_where_one_is_required() -> None:
 @needs_wrk
 def test_answers_that_are_errors_count_for_nothing() -> None:
     # Port 1 of the loopback is nobody's: the proxy answers 503.
-    running = PEERS["meshproxy-source"].start("http1", 1)
+    running = start_peer("meshproxy-source", "http1", 1)
     try:
         with pytest.raises(LoadError, match="requests failed"):
             Closed(connections=2).run(running.port, 1)
     finally:
         running.stop()
+
+
+@needs_wrk
+def test_who_cannot_be_started_is_left_out_and_the_reason_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    binary = tmp_path / "mosn"
+    binary.write_text("#!/bin/sh\necho no such option\nexit 3\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("MOSN_BINARY", str(binary))
+    item = replace(COMPARISON, contenders=(Contender("mosn", "http1"), Contender("nginx", "http1")), goals=())
+    found = measure(item, Run(1, 1))
+    assert found is not None
+    assert [measured.who for measured in found.samples] == ["nginx"]
+    assert "no such option" in found.left_out["mosn"]
+    assert "mosn is left out" in capsys.readouterr().err
+
+
+def test_mosn_is_measured_only_when_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOSN_BINARY", raising=False)
+    assert not Run(1, 1).wants("mosn")
+    monkeypatch.setenv("MOSN_BINARY", sys.executable)
+    assert Run(1, 1).wants("mosn")
+    assert not Run(1, 1, ["envoy"]).wants("mosn")
+
+
+def test_a_program_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--mosn", "/no/such/program"])
+    assert "/no/such/program is not a program" in capsys.readouterr().err

@@ -76,7 +76,6 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
          "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config", "value is required"),
         ("hcm", "codec_type", "HTTP2", f"{HCM_PATH}.codec_type",
          "HTTP2 is not supported yet (supported: AUTO, HTTP1)"),
-        ("hcm", "local_reply_config", {}, f"{HCM_PATH}.local_reply_config", "mapping of local replies"),
         ("route", "match.headers", [{"name": "a", "string_match": {"custom": {"name": "x"}}}],
          f"{ROUTE_PATH}.match.headers[0].string_match.custom", "custom"),
         ("route", "typed_per_filter_config",

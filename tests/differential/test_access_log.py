@@ -1,9 +1,9 @@
 """Access log formats and filters: their lines stand in the file that the harness reads."""
 
-from tests.differential.cases import AwaitUpstream, Case, Receive, Step, chunked, get, not_yet, post, request
+from tests.differential.cases import AwaitUpstream, Case, Receive, Step, chunked, get, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
-from tests.support.upstream import CLOSE, OK, Answer, reply
+from tests.support.upstream import CLOSE, OK, STALL, Answer, reply
 
 FILE = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
 
@@ -58,9 +58,7 @@ FORMATS = {
     "addresses": text(
         "%DOWNSTREAM_LOCAL_ADDRESS%|%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%|%DOWNSTREAM_LOCAL_PORT%|%UPSTREAM_REMOTE_ADDRESS%|%UPSTREAM_HOST%\\n"
     ),
-    "headers_bytes": SUPPRESS + text(
-        "%REQUEST_HEADERS_BYTES%|%RESPONSE_HEADERS_BYTES%|%RESPONSE_TRAILERS_BYTES%\\n"
-    ),
+    "headers_bytes": SUPPRESS + text("%REQUEST_HEADERS_BYTES%|%RESPONSE_HEADERS_BYTES%|%RESPONSE_TRAILERS_BYTES%\\n"),
     "wire": SUPPRESS + text(WIRE),
     "wire_trailers": SUPPRESS + "http_protocol_options: { enable_trailers: true, accept_http_10: true }\n" + text(WIRE),
     "new_request": text(RECORD) + "\nflush_access_log_on_new_request: true",
@@ -75,6 +73,27 @@ FORMATS = {
     "metadata": text(
         "%DYNAMIC_METADATA(a:b)%|%CLUSTER_METADATA(a)%|%UPSTREAM_METADATA(a)%|%FILTER_STATE(a)%|%METADATA(ROUTE:a:b)%"
         "|%METADATA(VIRTUAL_HOST:a:b)%|%METADATA(CLUSTER:a:b)%|%METADATA(UPSTREAM_HOST:a:b)%|%VIRTUAL_CLUSTER_NAME%\\n"
+    ),
+    "rare": json(
+        "a: '%BYTES_RETRANSMITTED%', b: '%PACKETS_RETRANSMITTED%', c: '%DOWNSTREAM_CX_RTT%', d: '%CUSTOM_FLAGS%', "
+        "e: '%DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID%', f: '%DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID%', "
+        "g: '%UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID%', h: '%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(8)%', "
+        "i: '%LOCAL_REPLY_BODY%', j: '%UPSTREAM_PEER_SUBJECT%', k: '%TLS_JA3_FINGERPRINT%', l: '%UPSTREAM_CLUSTER_RAW%', "
+        "m: '%STREAM_ID%', n: '%QUERY_PARAMS%', o: '%GRPC_STATUS%', p: '%ROUNDTRIP_DURATION%', q: '%TRACE_ID%'"
+    ),
+    "rare_text": text(
+        "%BYTES_RETRANSMITTED%|%CUSTOM_FLAGS%|%UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID%|%LOCAL_REPLY_BODY%|%TLS_JA4_FINGERPRINT%"
+        "|%DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID%|%ENVIRONMENT(NO_SUCH_VARIABLE)%\\n"
+    ),
+    "query": text(
+        "%QUERY_PARAMS%|%QUERY_PARAMS(ORIG):4%|%QUERY_PARAM(a)%|%QUERY_PARAM(a):2%"
+        "|%QUERY_PARAM(c%20d)%|%QUERY_PARAM(none)%|%PATH%|%PATH(NQ)%|%PATH(WQ:ORIG)%|%PATH(WQ:PATH)%|%PATH(NQ:PATH):3%\\n"
+    ),
+    "details": text(
+        "%RESPONSE_CODE_DETAILS%|%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%|%GRPC_STATUS(NUMBER)%|%GRPC_STATUS_NUMBER%|%GRPC_STATUS(SNAKE_STRING)%\\n"
+    ),
+    "long_names": text(
+        "%REQUEST_HEADER(X-A?X-B):3%|%RESPONSE_HEADER(x-up)%|%RESPONSE_TRAILER(x-t)%|%REQUEST_HEADER(none)%\\n"
     ),
     "no_newline": text("[%RESPONSE_CODE%]"),
     "percent": text("100%% %RESPONSE_CODE%\\n"),
@@ -99,13 +118,40 @@ CONDITIONS = {
     "runtime_0": "runtime_filter: { runtime_key: none, percent_sampled: { numerator: 0 } }",
     "runtime_100": "runtime_filter: { runtime_key: none, percent_sampled: { numerator: 100 } }",
 }
+SET_METADATA = """
+http_filters:
+- name: set
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config
+    metadata: [{ metadata_namespace: ns, value: { kk: v, number: 5, deep: { er: true } } }]
+- { name: router, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } }
+"""
+METADATA = {
+    "equal": "matcher: { filter: ns, path: [{ key: kk }], value: { string_match: { exact: v } } }",
+    "other": "matcher: { filter: ns, path: [{ key: kk }], value: { string_match: { exact: w } } }",
+    "inverted": "matcher: { filter: ns, path: [{ key: kk }], value: { string_match: { exact: w } }, invert: true }",
+    "equal_inverted": "matcher: { filter: ns, path: [{ key: kk }], value: { string_match: { exact: v } }, invert: true }",
+    "deep": "matcher: { filter: ns, path: [{ key: deep }, { key: er }], value: { bool_match: true } }",
+    "number": "matcher: { filter: ns, path: [{ key: number }], value: { double_match: { exact: 6 } } }",
+    "unknown_key": "matcher: { filter: ns, path: [{ key: x }], value: { string_match: { exact: v } } }",
+    "unknown_key_no": "matcher: { filter: ns, path: [{ key: x }], value: { string_match: { exact: v } } }, match_if_key_not_found: false",
+    "unknown_filter": "matcher: { filter: m, path: [{ key: kk }], value: { string_match: { exact: v } } }",
+    "unknown_filter_no": "matcher: { filter: m, path: [{ key: kk }], value: { present_match: true } }, match_if_key_not_found: false",
+    "unknown_inverted_no": "matcher: { filter: m, path: [{ key: kk }], value: { present_match: true }, invert: true }, match_if_key_not_found: false",
+    "not_deep": "matcher: { filter: ns, path: [{ key: kk }, { key: x }], value: { present_match: true } }, match_if_key_not_found: false",
+    "structure": "matcher: { filter: ns, path: [{ key: deep }], value: { present_match: true } }, match_if_key_not_found: false",
+    "no_matcher": "match_if_key_not_found: false",
+    "nothing": "",
+}
 CHUNKED = Answer((b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(b"hello", b"world!"),))
 TRAILERS = Answer(
     (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-a: b\r\n\r\n" + chunked(b"hello", trailers=[("x-t", "123")]),)
 )
 
 
-def wire(name: str, sent: bytes | tuple[Step, ...], *answers: Answer, listener: str = "wire", seen: str = "all") -> Case:
+def wire(
+    name: str, sent: bytes | tuple[Step, ...], *answers: Answer, listener: str = "wire", seen: str = "all"
+) -> Case:
     """What was on the wire, both ways on both sides."""
     return Case(f"wire_{name}", sent, answers or (OK,), listener=listener, compare_upstream=seen)
 
@@ -116,7 +162,10 @@ def chunks(body: bytes, version: str = "HTTP/1.1") -> bytes:
 
 
 WIRE_CASES = [
-    wire("second_on_its_connection", (get("/a", host="log.test"), Receive(), post("/a", b"xyz", host="log.test"), Receive())),
+    wire(
+        "second_on_its_connection",
+        (get("/a", host="log.test"), Receive(), post("/a", b"xyz", host="log.test"), Receive()),
+    ),
     wire("blank_lines_before", b"\r\n\r\n" + get("/a", host="log.test")),
     wire("chunked_request", chunks(chunked(b"hello", b"world!"))),
     wire("chunked_request_extension", chunks(b"5;a=b\r\nhello\r\n0\r\n\r\n")),
@@ -164,6 +213,38 @@ TOPIC = Topic(
             Case(f"log_type_{name}", get("/a", host="log.test"), listener=f"log_type_{name}")
             for name in ("start", "end", "not_end")
         ),
+        *(
+            Case(f"query_{number}", get(target, host="log.test"), listener="query")
+            for number, target in enumerate(
+                (
+                    "/x?a=b%20c&c%20d=e&%61=f",
+                    "/x?a=%zz+1",
+                    "/x?",
+                    "/x?a",
+                    "/x?a=&a=2",
+                    "/x?=1&a=1",
+                    "/rw/y?a=1%2",
+                )
+            )
+        ),
+        *(
+            Case(
+                f"details_grpc_{number}",
+                post(path, b"", ("content-type", "application/grpc"), host="log.test"),
+                (answer,),
+                listener="details",
+            )
+            for number, (path, answer) in enumerate(
+                (
+                    ("/a", reply(200, b"", [("grpc-status", "7")])),
+                    ("/a", reply(200, b"")),
+                    ("/a", reply(404, b"")),
+                    ("/a", reply(200, b"", [("grpc-status", "x")])),
+                    ("/a", reply(200, b"", [("grpc-status", "99")])),
+                    ("/empty", OK),
+                )
+            )
+        ),
         Case("upstream_log_retry", get("/retry", host="log.test"), (reply(503), OK), listener="upstream_log"),
         Case(
             "access_log_type_in_a_header",
@@ -172,10 +253,25 @@ TOPIC = Topic(
             "request_headers_to_add: [{ header: { key: x-type, value: '%ACCESS_LOG_TYPE%' } }]",
             listener="new_request",
         ),
-        *not_yet(
-            "records of a stream that goes on are not supported yet",
-            Case("flush_interval", get("/"), listener="flush_interval"),
-            Case("flush_interval_old", get("/"), listener="flush_interval_old"),
+        *(Case(f"metadata_{name}", get("/a", host="log.test"), listener=f"metadata_{name}") for name in METADATA),
+        *(
+            Case(
+                f"{listener}_{name}",
+                sent,
+                (answer,),
+                route="match: { prefix: / }\nroute: { cluster: a, timeout: 0.5s }",
+                listener=listener,
+            )
+            for listener in ("flush_interval", "flush_interval_old")
+            for name, sent, answer in (
+                ("answered", get("/"), OK),
+                ("stalled", get("/"), STALL),
+                (
+                    "begun",
+                    post("/", b"abc"),
+                    Answer((b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello",), then="stall"),
+                ),
+            )
         ),
         *(
             Case(f"filter_{name}_{number}", get(path, *headers, host="log.test"), listener=f"filter_{name}")
@@ -187,17 +283,25 @@ TOPIC = Topic(
     ],
     listeners=FORMATS
     | {
-        "flush_interval": "access_log_options: { access_log_flush_interval: 1s }",
-        "flush_interval_old": "access_log_flush_interval: 1s",
+        "flush_interval": "access_log_options: { access_log_flush_interval: 0.3s }\n"
+        + text(RECORD),
+        "flush_interval_old": "access_log_flush_interval: 0.3s\n"
+        + text(WIRE.replace("wire", "%ACCESS_LOG_TYPE% %RESPONSE_CODE% wire", 1)),
     }
     | {
-        f"log_type_{name}": text(RECORD).replace("typed_config", f"filter: {{ log_type_filter: {{ {types} }} }}, typed_config", 1)
+        f"log_type_{name}": text(RECORD).replace(
+            "typed_config", f"filter: {{ log_type_filter: {{ {types} }} }}, typed_config", 1
+        )
         + "\nflush_access_log_on_new_request: true"
         for name, types in (
             ("start", "types: [DownstreamStart]"),
             ("end", "types: [DownstreamEnd]"),
             ("not_end", "types: [DownstreamEnd, UpstreamEnd], exclude: true"),
         )
+    }
+    | {
+        f"metadata_{name}": SET_METADATA + access_log(', format: "passed\\n"', f"metadata_filter: {{ {matcher} }}")
+        for name, matcher in METADATA.items()
     }
     | {
         f"filter_{name}": access_log(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.differential.cases import Case
+from tests.differential.test_compression import DIFFERENCES as COMPRESSION
 from tests.differential.test_filter_chains import ROWS as CHAIN_ROWS
 from tests.differential.test_load_balancing import DIFFERENCES as BALANCING
 from tests.differential.test_subsets import DIFFERENCES as SUBSETS
@@ -25,12 +26,13 @@ def declared_cases() -> list[Case]:
 
 
 def declared_keys() -> set[str]:
-    """Those of requests, of raw connections, of TLS, and of balancing."""
+    """Those of requests, of raw connections, of TLS, of balancing, and of compression."""
     of_requests = {case.differs.key for case in declared_cases() if case.differs}
     of_tls = {key for case in CASES for key, *_ in case.differs} | {FAILED for case in CASES if case.fails}
     of_balancing = {*BALANCING, *SUBSETS}
+    of_compression = {*COMPRESSION}
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
-    return of_requests | of_tls | of_balancing | of_connections
+    return of_requests | of_tls | of_balancing | of_compression | of_connections
 
 
 def documented_keys() -> list[str]:

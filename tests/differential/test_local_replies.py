@@ -9,7 +9,6 @@ from tests.differential.cases import (
     Receive,
     Reset,
     get,
-    not_yet,
     post,
     request,
 )
@@ -42,6 +41,8 @@ CASES = [
     Case("no_route_head", request("HEAD", "/b"), route="match: { prefix: /a }\nroute: { cluster: a }"),
     Case("no_route_post", post("/b", b"x" * 100), route="match: { prefix: /a }\nroute: { cluster: a }"),
     Case("no_route_grpc", post("/b", b"", GRPC), route="match: { prefix: /a }\nroute: { cluster: a }"),
+    Case("bad_request", get("/"), route="match: { prefix: / }\ndirect_response: { status: 400 }"),
+    Case("bad_request_grpc", get("/", GRPC), route="match: { prefix: / }\ndirect_response: { status: 400 }"),
     Case("no_healthy_host", get("/"), route=to("empty")),
     Case("no_healthy_host_head", request("HEAD", "/"), route=to("empty")),
     Case("no_healthy_host_post", post("/", b"x" * 5000), route=to("empty")),
@@ -112,35 +113,10 @@ CASES = [
         vhost="per_request_buffer_limit_bytes: 1000",
         route=BUFFER,
     ),
-    *not_yet(
-        "local_reply_config: mapping of local replies is not supported yet",
-        Case("mapper_404", get("/", host="none.test"), listener="mapped"),
-        Case("mapper_503", get("/"), route=to("empty"), listener="mapped"),
-        Case("mapper_503_grpc", post("/", b"", GRPC), route=to("empty"), listener="mapped"),
-        Case("mapper_timeout", get("/"), (STALL,), route=to("a", "timeout: 0.1s"), listener="mapped"),
-        Case("mapper_not_for_upstream_answers", get("/"), (reply(404, b"theirs"),), route=to("a"), listener="mapped"),
-        Case("mapper_bad_request", b"GET / HTTP/1.1\r\nhost: a\r\nx y: z\r\n\r\n", listener="mapped"),
-        Case("mapper_json", get("/x?y"), route=to("empty"), listener="mapped_json"),
-    ),
     Case("overload_keeps_connection", (get("/"), Receive(), get("/"), Receive()), route=to("empty")),
 ]
 
-MAPPED = """
-local_reply_config:
-  mappers:
-  - filter: { status_code_filter: { comparison: { op: EQ, value: { default_value: 404, runtime_key: none } } } }
-    status_code: 410
-    body: { inline_string: "was not found" }
-    headers_to_add: [{ header: { key: x-mapped, value: "%RESPONSE_CODE%" } }]
-  - filter: { response_flag_filter: { flags: [UH] } }
-    body_format_override: { text_format_source: { inline_string: "%LOCAL_REPLY_BODY% (%RESPONSE_CODE%, %RESPONSE_FLAGS%)" } }
-"""
-MAPPED_JSON = """
-local_reply_config:
-  body_format: { json_format: { status: "%RESPONSE_CODE%", message: "%LOCAL_REPLY_BODY%", path: "%REQ(:path)%" } }
-"""
-
-TOPIC = Topic(CASES, listeners={"main": "", "mapped": MAPPED, "mapped_json": MAPPED_JSON})
+TOPIC = Topic(CASES)
 
 
 def test_case(pair: Pair, case: Case) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 import ssl
@@ -16,8 +17,9 @@ from typing import Self
 import pytest
 
 from tests.integration.raw_upstream import RawUpstream
+from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
-from tests.support.upstream import ScriptedUpstream, reply
+from tests.support.upstream import CLOSE, ScriptedUpstream, reply
 from tests.support.wire import WireReader
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -64,7 +66,9 @@ class Client:
         self._port = proxy.listener_ports()[listener]
         self._context = context
 
-    def ask(self, path: str = "/", name: str = "shop.example", first: bytes = b"", **headers: str) -> Answer:
+    def ask(
+        self, path: str = "/", name: str = "shop.example", first: bytes = b"", body: bytes | None = None, **headers: str
+    ) -> Answer:
         """GET `path`; `first` goes out before everything else. Raises OSError when the connection ends instead."""
         with socket.create_connection(("127.0.0.1", self._port), timeout=30) as sock:
             sock.sendall(first)
@@ -72,7 +76,7 @@ class Client:
                 secure = None if self._context is None else self._context.wrap_socket(sock, server_hostname=name)
                 connection.sock = secure or sock
                 fields = {key.replace("_", "-"): value for key, value in headers.items()}
-                connection.request("GET", path, headers=fields)
+                connection.request("GET", path, body, headers=fields)
                 return Answer(connection.getresponse())
 
 
@@ -242,6 +246,22 @@ def test_retries(start: Start, upstream: ScriptedUpstream) -> None:
 
 
 @pytest.mark.parametrize("start", STARTERS)
+def test_error_pages(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "error-pages", two(upstream)) as proxy:
+        front = Client(proxy, "front")
+        assert front.ask().body == "one"
+        upstream.play([CLOSE])
+        page = front.ask()
+        assert (page.status, page.headers["content-type"], page.headers["retry-after"]) == (502, "text/html", "5")
+        assert page.body.startswith("<h1>Back in a moment.</h1>")
+        assert front.ask("/admin").body == '{"path":"/admin","status":404,"why":"route_not_found"}\n'
+        logged = wait_for(lambda: [line for line in proxy.output().splitlines() if line.startswith("{")][1:], "records")
+        record = json.loads(logged[0])
+        assert (record["status"], record["request"]["path"], record["details"]) == (404, "/admin", "route_not_found")
+        assert "upstream" not in record
+
+
+@pytest.mark.parametrize("start", STARTERS)
 def test_fault_injection(start: Start, upstream: ScriptedUpstream) -> None:
     with running(start, "fault-injection", two(upstream)) as proxy:
         front = Client(proxy, "front")
@@ -325,6 +345,17 @@ def test_ring_hash(upstream: ScriptedUpstream) -> None:
 
 
 @pytest.mark.parametrize("start", STARTERS)
+def test_sticky_release(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "sticky-release", two(upstream)) as proxy:
+        front = Client(proxy, "front")
+        by_user = [front.ask(x_user=f"user-{number}").body for number in range(40)]
+        assert 5 < by_user.count("two") < 22  # 12 on average; the same in every run
+        assert [front.ask(x_user=f"user-{number}").body for number in range(40)] == by_user
+        by_cookie = [front.ask(cookie=f"session=user-{number}").body for number in range(40)]
+        assert by_cookie == by_user
+
+
+@pytest.mark.parametrize("start", STARTERS)
 def test_locality_failover(start: Start, upstream: ScriptedUpstream) -> None:
     with running(start, "locality-failover", two(upstream)) as proxy:
         assert [Client(proxy, "front").ask().body for _ in range(10)] == ["one"] * 10
@@ -403,3 +434,18 @@ def test_no_example_is_forgotten() -> None:
     assert kinds - tested == {"canary"}  # which the demonstration shows, and tests/demo drives
     listed = re.findall(r"^\| \[(.*)\]\((.*)/envoy.yaml\) \|", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted((kind, kind) for kind in kinds)
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_sidecar(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "sidecar", two(upstream)) as proxy:
+        inbound = Client(proxy, "inbound")
+        assert inbound.ask("/healthz").status == 200
+        assert inbound.ask("/").body == "one"
+        assert inbound.ask("/", x_version="2").body == "two"
+        assert inbound.ask("/", x_version="3").status == 503
+        assert inbound.ask("/", body=b"x" * 65536).body == "one"
+        assert inbound.ask("/", body=b"x" * 65537).status == 413
+        proxy.admin("/healthcheck/fail", "POST")
+        assert inbound.ask("/healthz").status == 503
+        assert inbound.ask("/").headers["x-envoy-immediate-health-check-fail"] == "true"

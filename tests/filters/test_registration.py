@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from google.protobuf.any_pb2 import Any as AnyMessage
 
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.fields.check import check_fields
 from meshproxy.filters.builtin import HTTP_FILTER_MODULES
 from meshproxy.filters.http.router import build_router
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS
@@ -14,7 +17,18 @@ EXTENSIONS = "type.googleapis.com/envoy.extensions.filters.http"
 
 
 @pytest.mark.parametrize(
-    "message", ["cors.v3.Cors", "fault.v3.HTTPFault", "header_mutation.v3.HeaderMutation", "router.v3.Router"]
+    "message",
+    [
+        "buffer.v3.Buffer",
+        "cors.v3.Cors",
+        "fault.v3.HTTPFault",
+        "header_mutation.v3.HeaderMutation",
+        "header_to_metadata.v3.Config",
+        "health_check.v3.HealthCheck",
+        "local_ratelimit.v3.LocalRateLimit",
+        "router.v3.Router",
+        "set_metadata.v3.Config",
+    ],
 )
 def test_a_filter_is_found_by_its_message(message: str) -> None:
     assert HTTP_FILTER_MODULES
@@ -22,7 +36,16 @@ def test_a_filter_is_found_by_its_message(message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", ["cors.v3.CorsPolicy", "fault.v3.HTTPFault", "header_mutation.v3.HeaderMutationPerRoute"]
+    "message",
+    [
+        "buffer.v3.BufferPerRoute",
+        "cors.v3.CorsPolicy",
+        "fault.v3.HTTPFault",
+        "header_mutation.v3.HeaderMutationPerRoute",
+        "header_to_metadata.v3.Config",
+        "local_ratelimit.v3.LocalRateLimit",
+        "set_metadata.v3.Config",
+    ],
 )
 def test_overrides_are_found_by_their_message(message: str) -> None:
     assert f"{EXTENSIONS}.{message}" in HTTP_FILTER_OVERRIDES.type_urls()
@@ -52,3 +75,11 @@ def test_what_the_router_cannot_do_is_refused_by_its_path() -> None:
     message = {"strict_check_headers": ["x-envoy-max-retries"], "upstream_http_filters": [{"name": "f"}]}
     assert build_router(parse(message, Router()), "r", made.context) is None
     assert [error.path for error in made.errors.items] == ["r.strict_check_headers", "r.upstream_http_filters"]
+
+
+@pytest.mark.parametrize("name", ["lua.v3.Lua", "lua.v3.LuaPerRoute", "wasm.v3.Wasm"])
+def test_code_for_another_engine_is_refused_with_a_hint(name: str) -> None:
+    errors = ConfigErrors()
+    check_fields(AnyMessage(type_url=f"{EXTENSIONS}.{name}"), "http_filters[0].typed_config", errors)
+    assert [error.path for error in errors.items] == ["http_filters[0].typed_config"]
+    assert "write it as a filter in Python (docs/writing-filters.md)" in errors.items[0].reason

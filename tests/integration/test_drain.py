@@ -201,6 +201,22 @@ async def test_while_health_checks_fail_every_answer_ends_its_connection(workers
         assert await proxy.stat("http.main.downstream_cx_drain_close") == 5
 
 
+async def test_health_checks_go_on_failing_with_a_new_configuration() -> None:
+    """Of a listener that came with it, and of one whose filter chain it changed."""
+    config = bootstrap([listener("main", [direct("/", "x")])])
+    changed = bootstrap(
+        [listener("main", [direct("/", "y")], manager={"via": "v"}), listener("second", [direct("/", "z")])]
+    )
+    async with Proxy(config) as proxy:
+        assert (await proxy.admin("/healthcheck/fail", "POST")) == (200, "OK\n")
+        await proxy.reload(changed)
+        for name, body in (("main", b"y"), ("second", b"z")):
+            answer = exchange(proxy.ports[name], _GET)
+            assert (answer.body, answer.get(b"connection")) == (body, b"close")
+        assert (await proxy.admin("/healthcheck/ok", "POST")) == (200, "OK\n")
+        assert exchange(proxy.ports["second"], _GET).get(b"connection") is None
+
+
 async def test_connections_of_an_idle_client_do_not_hold_it_up() -> None:
     config = bootstrap([listener("main", [direct("/", "x")])])
     async with Proxy(config, "--drain-time-s", "1000") as proxy:

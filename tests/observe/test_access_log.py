@@ -119,6 +119,32 @@ def test_filters(log_path: Path, log_filter: dict[str, Any], logged: bool) -> No
     assert (log_path.read_text() == "x") is logged
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "more", "logged"),
+    [
+        (["key"], {"string_match": {"exact": "value"}}, {}, True),
+        (["key"], {"string_match": {"exact": "other"}}, {}, False),
+        (["deep", "er"], {"double_match": {"exact": 5}}, {}, True),
+        (["none"], {"string_match": {"exact": "value"}}, {}, True),
+        (["none"], {"present_match": True}, {"match_if_key_not_found": False}, False),
+        (["key", "none"], {"present_match": True}, {"match_if_key_not_found": False}, False),
+    ],
+)
+def test_dynamic_metadata_decides(
+    log_path: Path, path: list[str], value: dict[str, Any], more: dict[str, Any], logged: bool
+) -> None:
+    matcher = {"filter": "ns", "path": [{"key": key} for key in path], "value": value}
+    context = _context()
+    config = {**_config(log_path, format="x"), "filter": {"metadata_filter": {"matcher": matcher, **more}}}
+    log = _build(config, context)
+    assert log is not None, str(context.errors)
+    info = make_stream()
+    info.dynamic_metadata = {"ns": {"key": "value", "deep": {"er": 5.0}}}
+    log.log(info)
+    LOG_FILES.close()
+    assert (log_path.read_text() == "x") is logged
+
+
 def test_health_checks_are_left_out(log_path: Path) -> None:
     log = _build({**_config(log_path, format="x"), "filter": {"not_health_check_filter": {}}}, _context())
     assert log is not None
@@ -142,8 +168,11 @@ def test_health_checks_are_left_out(log_path: Path) -> None:
                            "log_format": {"text_format_source": {"environment_variable": "NO_SUCH_VARIABLE"}}}},
          ("typed_config.log_format.text_format_source.environment_variable: the environment variable "
           "'NO_SUCH_VARIABLE' is not set")),
-        ({"typed_config": {"@type": FILE, "path": "/dev/null"}, "filter": {"traceable_filter": {}}},
-         "filter.traceable_filter: is not supported"),
+        ({"typed_config": {"@type": FILE, "path": "/dev/null"}, "filter": {"extension_filter": {"name": "cel"}}},
+         "filter.extension_filter: is not supported"),
+        ({"typed_config": {"@type": FILE, "path": "/dev/null",
+                           "log_format": {"text_format": "%CEL(request.path)%"}}},
+         "typed_config.log_format.text_format: CEL is not supported: there is no CEL"),
         ({"typed_config": {"@type": FILE, "path": "/dev/null"},
           "filter": {"or_filter": {"filters": [{"not_health_check_filter": {}},
                                                {"response_flag_filter": {"flags": ["UH", "XX"]}}]}}},

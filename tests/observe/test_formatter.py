@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -18,6 +19,7 @@ from meshproxy.observe import response_flags
 from meshproxy.observe.formatter import DEFAULT_FORMAT, FormatError, JsonFormatter, parse_format
 from meshproxy.observe.start_time import TimeFormat
 from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.observe.value_text import number_text
 from tests.observe.streams import make_bare_stream, make_stream
 
 # operator -> (of the whole stream, of a bare one); None is "no value": `-` in text, null in JSON
@@ -104,6 +106,15 @@ EXPECTED: dict[str, tuple[object, object]] = {
     "QUERY_PARAMS": ("a=1&b=xyz%20q&a=2", None),
     "REQ_WITHOUT_QUERY(x-envoy-original-path?:PATH):3": ("/p/", None),
     "GRPC_STATUS": (None, None),
+    "REQUEST_HEADER(x-none?X-A):3": ("abc", None),
+    "RESPONSE_HEADER(content-type)": ("text/plain", None),
+    "RESPONSE_TRAILER(x-t)": (None, None),
+    "BYTES_RETRANSMITTED": (0, 0),
+    "PACKETS_RETRANSMITTED": (0, 0),
+    "CUSTOM_FLAGS": ("", ""),
+    "LOCAL_REPLY_BODY": ("", ""),
+    "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID": ("", ""),
+    "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID": ("", None),
     "ACCESS_LOG_TYPE": ("DownstreamEnd", "NotSet"),
     "STREAM_INFO_REQ(:path)": ("/p/q?a=1&b=xyz%20q&a=2", None),
 }
@@ -147,12 +158,37 @@ def test_operator_in_text_is_a_dash_without_a_value(operator: str) -> None:
         ("%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:fs)%", "Invalid common duration precision: fs."),
         ("%START_TIME(%s%n)%", "Invalid header configuration. Format string contains newline."),
         ("%ENVIRONMENT%", "ENVIRONMENT requires parameters"),
+        ("%HOSTNAME(x)%", "HOSTNAME does not take any parameters or length"),
+        ("%UPSTREAM_PEER_SUBJECT(x)%", "UPSTREAM_PEER_SUBJECT does not take any parameters or length"),
+        ("%UPSTREAM_PEER_SERIAL%", "Not supported field in StreamInfo: UPSTREAM_PEER_SERIAL"),
+        (
+            "%UPSTREAM_LOCAL_ADDRESS_ENDPOINT_ID%",
+            "Not supported field in StreamInfo: UPSTREAM_LOCAL_ADDRESS_ENDPOINT_ID",
+        ),
+        ("%CLUSTER_METADATA(a):3%", "CLUSTER_METADATA does not allow length to be specified."),
     ],
 )
 def test_refused_as_by_envoy(text: str, reason: str) -> None:
     with pytest.raises(FormatError) as caught:
         parse_format(text)
     assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("operator", "named"),
+    [
+        ("CEL(request.path)", "CEL"),
+        ("DOWNSTREAM_HANDSHAKE_DURATION", "DOWNSTREAM_HANDSHAKE_DURATION"),
+        ("DOWNSTREAM_DETECTED_CLOSE_TYPE", "DOWNSTREAM_DETECTED_CLOSE_TYPE"),
+        ("UPSTREAM_HOSTS_ATTEMPTED", "UPSTREAM_HOSTS_ATTEMPTED"),
+        ("UPSTREAM_FILTER_STATE(a)", "UPSTREAM_FILTER_STATE"),
+        ("QUERY_PARAMS(DECODED)", "DECODED"),
+        ("FILTER_STATE(a:FIELD:b)", "FIELD"),
+    ],
+)
+def test_what_only_envoy_knows_is_refused_by_name(operator: str, named: str) -> None:
+    with pytest.raises(FormatError, match=f"^{named} .*is not supported"):
+        parse_format(f"%{operator}%")
 
 
 def test_constant_formats_need_no_stream() -> None:
@@ -209,6 +245,7 @@ def test_flags_in_words() -> None:
         (None, None, 503, b"Unavailable UNAVAILABLE 14"),
         (None, None, 404, b"Unimplemented UNIMPLEMENTED 12"),
         (b"77", None, 200, b"77 77 77"),
+        (b"x", None, 200, b"-1 -1 -1"),
     ],
 )
 def test_grpc_status(trailer: bytes | None, header: bytes | None, code: int, expected: bytes) -> None:
@@ -295,3 +332,37 @@ def test_any_text_is_taken_or_refused(text: str) -> None:
     if "%" not in text:
         assert formatter.constant == text.encode()
     assert isinstance(formatter.format(make_stream()), bytes)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-0.0, "-0"),
+        (5.0, "5"),
+        (-1000.0, "-1000"),
+        (10_000.0, "10000"),
+        (100_000.0, "1e+05"),
+        (1_234_567.0, "1234567"),
+        (1e21, "1e+21"),
+        (12345678901234567890.0, "12345678901234567168"),
+        (0.1, "0.1"),
+        (0.0001, "1e-04"),
+        (1e-7, "1e-07"),
+        (-123456789.125, "-123456789.125"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        (5e-324, "5e-324"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (math.nan, "null"),
+    ],
+)
+def test_numbers_are_written_as_envoy_writes_them(value: float, text: str) -> None:
+    """Those of metadata; recorded from Envoy 1.40."""
+    assert number_text(value) == text
+
+
+def test_structures_are_written_with_sorted_keys() -> None:
+    info = make_bare_stream()
+    info.dynamic_metadata = {"ns": {"b": 1.0, "a": [{"z": 1.0, "y": b"\xff"}], "B": None}}
+    assert parse_format("%DYNAMIC_METADATA(ns)%").format(info) == b'{"B":null,"a":[{"y":"\\u00ff","z":1}],"b":1}'

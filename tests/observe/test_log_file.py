@@ -125,6 +125,30 @@ def test_a_file_that_cannot_be_opened_is_a_config_error(files: LogFiles, tmp_pat
         files.acquire(str(tmp_path / "no" / "a.log"), FilesystemStats())
 
 
+def test_a_fifo_without_a_reader_holds_up_nobody(
+    files: LogFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 1 << 20
+    monkeypatch.setattr(log_file, "LIMIT_BYTES", limit)
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    stats = FilesystemStats()
+    file = files.acquire(str(path), stats)
+    line = b"x" * 999 + b"\n"
+    for _ in range(3000):  # 3 MB, and a pipe holds 64 KiB
+        file.write(line)
+    assert stats.write_dropped > 0
+    assert stats.write_buffered + stats.write_dropped == 3000
+    assert stats.write_total_buffered <= limit
+    reading = os.open(path, os.O_RDONLY)
+    taken = 0
+    while taken < stats.write_buffered * len(line):
+        taken += len(os.read(reading, 1 << 16))
+    os.close(reading)
+    wait_for(lambda: stats.write_total_buffered == 0, "the writer")
+    assert stats.write_failed == 0
+
+
 def test_a_pipe_that_nobody_reads_does_not_hold_up_the_writer(files: LogFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)

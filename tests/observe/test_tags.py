@@ -60,12 +60,14 @@ def _settings(config: dict[str, object]) -> tuple[StatsSettings, list[ConfigErro
 
 
 def test_custom_tags_join_the_default_ones() -> None:
-    settings, errors = _settings({
-        "stats_tags": [
-            {"tag_name": "zone", "fixed_value": "a"},
-            {"tag_name": "version", "regex": r"^cluster\.((v\d)\.)"},
-        ]
-    })
+    settings, errors = _settings(
+        {
+            "stats_tags": [
+                {"tag_name": "zone", "fixed_value": "a"},
+                {"tag_name": "version", "regex": r"^cluster\.((v\d)\.)"},
+            ]
+        }
+    )
     assert errors == []
     metric, tags = settings.tags.extract("cluster.v1.upstream_rq_200")
     assert metric == "cluster.upstream_rq"
@@ -91,9 +93,9 @@ def test_matchers() -> None:
     exclusive, _ = _settings({"stats_matcher": {"exclusion_list": {"patterns": [{"prefix": "http."}]}}})
     assert not exclusive.accepts("http.in.x")
     assert exclusive.accepts("cluster.x")
-    inclusive, _ = _settings({
-        "stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": ".*_rq_.*"}}, {"exact": "a.B"}]}}
-    })
+    inclusive, _ = _settings(
+        {"stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": ".*_rq_.*"}}, {"exact": "a.B"}]}}}
+    )
     assert inclusive.accepts("cluster.upstream_rq_total")
     assert inclusive.accepts("a.B")
     assert not inclusive.accepts("a.b")
@@ -112,11 +114,13 @@ def test_histogram_buckets() -> None:
 
 
 def test_every_error_has_its_path() -> None:
-    _, errors = _settings({
-        "stats_tags": [{"tag_name": "a", "regex": "("}, {"tag_name": "b"}, {"tag_name": "c", "regex": "x"}],
-        "stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": "["}}]}},
-        "histogram_bucket_settings": [{"match": {"prefix": "a"}}],
-    })
+    _, errors = _settings(
+        {
+            "stats_tags": [{"tag_name": "a", "regex": "("}, {"tag_name": "b"}, {"tag_name": "c", "regex": "x"}],
+            "stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": "["}}]}},
+            "histogram_bucket_settings": [{"match": {"prefix": "a"}}],
+        }
+    )
     assert [error.path for error in errors] == [
         "stats_config.stats_tags[0].regex",
         "stats_config.stats_tags[1]",

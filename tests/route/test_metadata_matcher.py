@@ -10,6 +10,7 @@ import yaml
 from tests.route.support import build_routes, new_headers, new_info
 
 METADATA = {"f": {"text": "abc", "number": 3.5, "flag": True, "null": None, "list": [1, "x"], "deep": {"er": "y"}}}
+METADATA["f"]["raw"] = b"ab\xff"  # text that is no UTF-8
 
 
 def holds(condition: str) -> bool:
@@ -30,6 +31,8 @@ def holds(condition: str) -> bool:
     [
         ("text", "{string_match: {prefix: ab}}", True),
         ("text", "{string_match: {exact: ab}}", False),
+        ("raw", "{string_match: {prefix: ab}}", True),
+        ("raw", "{string_match: {suffix: b}}", False),
         ("number", "{string_match: {prefix: '3'}}", False),
         ("number", "{double_match: {exact: 3.5}}", True),
         ("number", "{double_match: {range: {start: 3, end: 3.5}}}", False),

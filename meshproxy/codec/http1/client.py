@@ -14,7 +14,7 @@ from meshproxy.codec.headers import (
     UPGRADE,
     HeaderMap,
 )
-from meshproxy.codec.http1.connection import DEAD, HEAD, UNTIL_EOF, WAITING, Http1Connection
+from meshproxy.codec.http1.connection import DEAD, HEAD, LEARNT_HEAD_BYTES, UNTIL_EOF, WAITING, Http1Connection
 from meshproxy.codec.http1.details import (
     CODEC_ERROR,
     CONTENT_LENGTH_NOT_ALLOWED,
@@ -33,14 +33,24 @@ from meshproxy.codec.http1.encoder import (
     one_line,
 )
 from meshproxy.codec.http1.fields import FIELD_LINES
-from meshproxy.codec.http1.framing import body_length, connection_tokens, content_length, keeps_alive
-from meshproxy.codec.http1.server import content_length_to_send
+from meshproxy.codec.http1.framing import CHUNKED as CHUNKED_BODY
+from meshproxy.codec.http1.framing import (
+    NO_LENGTH,
+    body_length,
+    connection_tokens,
+    content_length,
+    content_length_to_send,
+    keeps_alive,
+)
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.http1.start_lines import BODILESS_METHODS, METHOD_FIELDS, parse_status_line
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_PROTOCOL_ERROR, RESET_TERMINATION, ProtocolError
 
 _FRAMING: Final = CONTENT_LENGTH | TRANSFER_ENCODING
+_SPACE: Final = 0x20
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -97,6 +107,7 @@ class Http1ClientConnection(Http1Connection):
         self.head_prefix = b"HTTP/1."
         self._callbacks = callbacks
         self._request: RequestEncoder | None = None
+        self._last: _ResponseHead | None = None  # what `last_head` says
         self._closing: bool = False  # one of both sides said that it closes
         self.peer_closes: bool = False  # the head of a response said that it is the last
 
@@ -133,11 +144,45 @@ class Http1ClientConnection(Http1Connection):
         if len(fields) - 1 > self.settings.max_headers_count:
             raise ProtocolError(502, TOO_MANY_HEADERS)
         count = len(fields) - 1
-        self.field_bytes_received += end - line_end - 4 - count if count else 3  # 3 is what Envoy counts for none
+        field_bytes = end - line_end - 4 - count if count else 3  # 3 is what Envoy counts for none
+        self.field_bytes_received += field_bytes
         if status < 200 and status != 101:
             self._on_informational(headers)
             return
-        self._on_final_head(headers, status, http_10)
+        request = self._started_request()
+        known = headers.known
+        if (known & CONNECTION or http_10) and (
+            not keeps_alive(headers, http_10) or (known & PROXY_CONNECTION and proxy_closes(headers))
+        ):
+            self._closing = self.peer_closes = True
+        tunnel = status == 101 or (request.is_connect and 200 <= status < 300)
+        length = NO_LENGTH
+        if known & _FRAMING and not tunnel:
+            length = body_length(headers, known, http_10, self.settings.allow_chunked_length)
+        if FIELD_LINES.all_learnt and end - at <= LEARNT_HEAD_BYTES and not (tunnel or self._closing):
+            self.last_head = buffer[at:end]
+            self._last = _ResponseHead(headers, status, length, field_bytes)
+        self._on_final_head(headers, status, length, request, tunnel)
+
+    def repeated_head(self, buffer: bytes) -> int:
+        request = self._request
+        if request is None or request.is_connect:
+            return 0
+        return super().repeated_head(buffer)
+
+    def on_repeated_head(self) -> None:
+        last = self._last
+        assert last is not None
+        self.field_bytes_received += last.field_bytes
+        headers = HeaderMap(last.fields.copy(), last.known)
+        self._on_final_head(headers, last.status, last.length, self._started_request(), False)
+
+    def _started_request(self) -> RequestEncoder:
+        request = self._request
+        assert request is not None
+        if request.framing == NOT_STARTED:
+            raise ProtocolError(502, CODEC_ERROR, "a response before its request")
+        return request
 
     def _on_informational(self, headers: HeaderMap) -> None:
         if headers.known & TRANSFER_ENCODING:
@@ -148,17 +193,10 @@ class Http1ClientConnection(Http1Connection):
         if decoder is not None:
             decoder.on_informational(headers)
 
-    def _on_final_head(self, headers: HeaderMap, status: int, http_10: bool) -> None:
-        request = self._request
-        assert request is not None
-        if request.framing == NOT_STARTED:
-            raise ProtocolError(502, CODEC_ERROR, "a response before its request")
-        known = headers.known
-        if (known & CONNECTION or http_10) and (
-            not keeps_alive(headers, http_10) or (known & PROXY_CONNECTION and proxy_closes(headers))
-        ):
-            self._closing = self.peer_closes = True
-        end = self._frame(headers, status, http_10, request)
+    def _on_final_head(
+        self, headers: HeaderMap, status: int, length: int, request: RequestEncoder, tunnel: bool
+    ) -> None:
+        end = self._frame(headers, status, length, request, tunnel)
         if end:
             self.state = WAITING
         decoder = self.decoder
@@ -167,25 +205,21 @@ class Http1ClientConnection(Http1Connection):
         if end and self._request is request:
             self.on_delivered()
 
-    def _frame(self, headers: HeaderMap, status: int, http_10: bool, request: RequestEncoder) -> bool:
+    def _frame(self, headers: HeaderMap, status: int, length: int, request: RequestEncoder, tunnel: bool) -> bool:
         """Choose the state for the body (RFC 9112 section 6.3); True when there is none."""
-        known = headers.known
-        if status == 101 or (request.is_connect and 200 <= status < 300):
+        if tunnel:
             if status == 101:
                 self._check_switch(headers, request)
             self.state = UNTIL_EOF
             self._closing = True
             request.start_tunnel()
             return False
-        length = 0
-        if known & _FRAMING:
-            length = body_length(headers, known, http_10, self.settings.allow_chunked_length)
         if status == 204:
             check_no_content(headers, length)
             return True
         if status == 304 or request.is_head:
             return True
-        if known & _FRAMING:
+        if length != NO_LENGTH:
             if length:
                 self.start_body(length)
             return length == 0
@@ -274,6 +308,17 @@ class Http1ClientConnection(Http1Connection):
         self._callbacks.on_reading_wanted()
 
 
+class _ResponseHead:
+    """What a final head says: a response that repeats it to the byte need not be parsed."""
+
+    def __init__(self, headers: HeaderMap, status: int, length: int, field_bytes: int) -> None:
+        self.fields: Final = headers.fields.copy()
+        self.known: Final = headers.known
+        self.status: Final = status
+        self.length: Final = length
+        self.field_bytes: Final = field_bytes
+
+
 class RequestEncoder(MessageEncoder):
     """Sends a request on a client's connection. Wants `:method`, `:authority` and, but for CONNECT, `:path`."""
 
@@ -320,23 +365,26 @@ class RequestEncoder(MessageEncoder):
                 break
         self.is_head = method == b"HEAD"
         self.is_connect = method == b"CONNECT"
-        self.wants_upgrade = headers.known & UPGRADE != 0 and b"upgrade" in headers
+        if headers.known & UPGRADE:
+            self.wants_upgrade = b"upgrade" in headers
         if self.is_connect:
             target = authority
         elif self._client.settings.send_fully_qualified_url:
             target = b"%b://%b%b" % (headers.get(b":scheme") or b"http", authority, target)
-        if target.find(b" ") >= 0:  # `in` on bytes raises and swallows a TypeError first
+        if _SPACE in target or _CR in target or _LF in target:
             target = one_line(target).replace(b" ", b"%20")
         if method not in METHOD_FIELDS:
-            method = method.replace(b" ", b"")
+            method = one_line(method).replace(b" ", b"")
         return method, target or b"/"
 
     def _frame(self, method: bytes, headers: HeaderMap, end: bool) -> bytes:
         """Set the framing and return the line that the head needs for it; DONE when the length cannot be right."""
-        if headers.known & CONTENT_LENGTH and b"content-length" in headers:
-            self.left = content_length_to_send(headers)
-            self.framing = LENGTH if self.left >= 0 and not (end and self.left) else DONE
-            return b""
+        if headers.known & CONTENT_LENGTH:
+            length = content_length_to_send(headers)
+            if length != NO_LENGTH:
+                self.left = length
+                self.framing = LENGTH if length >= 0 and not (end and length) else DONE
+                return b""
         if end:
             self.framing = NO_BODY
             return b"" if method in BODILESS_METHODS else b"content-length: 0\r\n"
@@ -362,6 +410,6 @@ def check_no_content(headers: HeaderMap, length: int) -> None:
     """A 204 or 1xx has no length and no coding (RFC 9110 section 8.6); `content-length: 0` is dropped."""
     if length > 0:
         raise ProtocolError(502, CONTENT_LENGTH_NOT_ALLOWED)
-    if length < 0:
+    if length == CHUNKED_BODY:
         raise ProtocolError(502, TRANSFER_ENCODING_NOT_ALLOWED)
     headers.remove(b"content-length")

@@ -26,6 +26,7 @@ _LF: Final = 0x0A
 # port, bare CR or LF). A CR at the end may still get its LF.
 _NEVER_IN_A_HEAD: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 
+LEARNT_HEAD_BYTES: Final = 1024  # heads up to this size are remembered, one of each connection
 PASS_ON_BYTES: Final = 16 * 1024  # pieces of output from this size on are not copied together with others
 
 
@@ -47,6 +48,7 @@ class Http1Connection:
         self._at: int = 0  # where the unread part of the buffer begins
         self._scanned: int = 0  # up to here no blank line was found
         self._blank_lines: int = 0
+        self.last_head: bytes = b""  # a head that was read, which the next may repeat; empty: none
         self._left: int = 0
         self._chunked: ChunkedDecoder | None = None
         self._reading: bool = False
@@ -143,6 +145,14 @@ class Http1Connection:
     def _read_head(self) -> bool:
         buffer = self._buffer
         at = self._at
+        if at == 0 and self.last_head:
+            end = self.repeated_head(buffer)
+            if end > 0:
+                self._at = end
+                self._scanned = 0
+                self._blank_lines = 0
+                self.on_repeated_head()
+                return True
         if buffer[at] == _CR:
             at = self._skip_blank_lines()
             if at == len(buffer):
@@ -261,6 +271,15 @@ class Http1Connection:
             self.on_end_of_input(self._at < len(self._buffer))
 
     # -- what the two ends do differently
+
+    def repeated_head(self, buffer: bytes) -> int:
+        """The length of the head that `buffer` begins with, if it is `last_head` again; else 0."""
+        last_head = self.last_head
+        return len(last_head) if buffer.startswith(last_head) else 0
+
+    def on_repeated_head(self) -> None:
+        """As `on_head`, for what `repeated_head` found."""
+        raise NotImplementedError
 
     def on_head(self, buffer: bytes, at: int, end: int) -> None:
         """A complete head stands in buffer[at:end], its blank line included."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from meshproxy.codec.headers import TRANSFER_ENCODING, HeaderMap
+from meshproxy.codec.headers import TRANSFER_ENCODING, Field, HeaderMap
 from meshproxy.codec.http1.chunked import chunk_head, encode_chunk
 from meshproxy.codec.http1.connection import PASS_ON_BYTES, Http1Connection
 from meshproxy.codec.stream import StreamEncoder
@@ -19,10 +19,20 @@ NO_BODY: Final = 4  # none whatever is sent: HEAD, 204, 304 (RFC 9112 section 6.
 DONE: Final = 5
 
 _COLON: Final = 0x3A
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 _LOWER_A: Final = 0x61
 _LOWER_Z: Final = 0x7A
 _DIGIT_0: Final = 0x30
 _DIGIT_9: Final = 0x39
+
+_LEARNT_LIMIT: Final = 2048  # fields whose lines are remembered, in all,
+_LEARNT_BYTES: Final = 64  # each with a value of at most this length: memory stays bounded, whatever is sent
+_NEVER_LEARNT: Final = frozenset((b":path", b"x-request-id", b"traceparent"))  # another one in every message
+
+# Field -> its line. Messages share most of their fields, so a head is joined from lines made, and checked, before.
+_LINES: dict[Any, bytes] = {}
+_PROPER_LINES: dict[Any, bytes] = {}  # … with names in proper case
 
 _PROPER_CASE_LIMIT: Final = 1024
 _PROPER_CASE: dict[bytes, bytes] = {}
@@ -54,40 +64,44 @@ def one_line(text: bytes) -> bytes:
 def encode_head(start_line: bytes, headers: HeaderMap, extra: bytes, proper: bool) -> bytes:
     """A whole head. `:authority` becomes Host, other pseudo-headers are left out, and so is Transfer-Encoding.
 
-    `start_line` has its CRLF; `extra` holds finished lines for the end. A CR or LF in a field (a filter's mistake)
-    cannot split the message: it becomes a space.
+    `start_line` has its CRLF, and no other CR or LF; `extra` holds finished lines for the end. A CR or LF in a field (a
+    filter's mistake) cannot split the message: it becomes a space.
     """
     if headers.known & TRANSFER_ENCODING:
         headers.remove(b"transfer-encoding")
+    fields: list[Any] = headers.fields  # as Any each stays one object: mypyc would unpack it
+    lines = _PROPER_LINES if proper else _LINES
     parts: list[bytes] = [start_line]
-    for name, value in headers.fields:
-        if name[0] == _COLON:
-            if name != b":authority":
-                continue
-            name = b"host"
-        if proper:
-            name = proper_case(name)
-        parts.append(name)
-        parts.append(b": ")
-        parts.append(value)
-        parts.append(b"\r\n")
-    lines = len(parts) // 4 + 2
+    for field in fields:
+        line = lines.get(field)
+        parts.append(_new_line(field, lines, proper) if line is None else line)
     parts.append(extra)
     parts.append(b"\r\n")
-    head = b"".join(parts)
-    if extra:
-        lines += extra.count(b"\n")
-    # Each line brings one CR and one LF; a field that has any of its own makes the sum larger.
-    if len(head) - len(head.translate(None, b"\r\n")) != 2 * lines:
-        return _encode_unclean_head(start_line, headers, extra, proper)
-    return head
+    return b"".join(parts)
 
 
-def _encode_unclean_head(start_line: bytes, headers: HeaderMap, extra: bytes, proper: bool) -> bytes:
-    clean = HeaderMap()
-    clean.fields = [(one_line(name).replace(b" ", b""), one_line(value)) for name, value in headers.fields]
-    clean.fields = [field for field in clean.fields if field[0]]
-    return encode_head(one_line(start_line[:-2]) + b"\r\n", clean, extra, proper)
+def _new_line(field: Field, lines: dict[Any, bytes], proper: bool) -> bytes:
+    """The line of a field that `lines` has not; empty for what stands in no head."""
+    name, value = field
+    line = b""
+    if name[:1] != b":" or name == b":authority":
+        line = _line(b"host" if name == b":authority" else name, value, proper)
+    if len(value) <= _LEARNT_BYTES and name not in _NEVER_LEARNT:
+        if len(lines) >= _LEARNT_LIMIT:
+            lines.clear()
+        lines[field] = line
+    return line
+
+
+def _line(name: bytes, value: bytes, proper: bool) -> bytes:
+    # `in` with a number is one search for a byte; with bytes it raises and swallows a TypeError first
+    if _CR in value or _LF in value or _CR in name or _LF in name:
+        name, value = one_line(name).replace(b" ", b""), one_line(value)
+    if not name:
+        return b""
+    if proper:
+        name = proper_case(name)
+    return name + b": " + value + b"\r\n"
 
 
 class MessageEncoder(StreamEncoder):

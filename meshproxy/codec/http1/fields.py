@@ -41,6 +41,7 @@ class FieldLines:
     def __init__(self) -> None:
         self.hosts: int = 0  # how many of the fields are Host,
         self.host_at: int = -1  # and the index of the last
+        self.all_learnt: bool = False  # no line of the last block was new
         self._learnt: dict[bytes, _Line] = {}
         self._parsed: list[_Line] = []
         self._complete: bool = False
@@ -92,6 +93,7 @@ class FieldLines:
                 if bits == HOST:
                     self._count_host(len(all_fields))
             all_fields.append(found.field)
+        self.all_learnt = unseen is None
         return known if unseen is None else known | self._fill_in(unseen, all_fields, first)
 
     def _fill_in(self, lines: list[bytes], fields: list[Any], first: int) -> int:

@@ -18,10 +18,17 @@ from meshproxy.errors import ProtocolError
 SLASH: Final = 0x2F
 # Printable ASCII without "#": a fragment never stands in a request (RFC 9110 section 4.2.5).
 TARGET_BYTES: Final = bytes([byte for byte in range(0x21, 0x7F) if byte != 0x23])
+# Leaves only those alone: `translate` by a table is a primitive of mypyc, deleting bytes is four times as dear.
+_TARGET_TABLE: Final = bytes([byte if byte in TARGET_BYTES else 0x21 for byte in range(256)])
 # What a host, a bracketed address and a port are made of (RFC 3986 section 3.2, without user information).
 AUTHORITY_BYTES: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=%:[]"
 _CONNECT_TARGET: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+):[0-9]{1,5}")
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://")
+
+
+def is_plain_target(target: bytes) -> bool:
+    """Whether `check_target` lets it pass."""
+    return target.translate(_TARGET_TABLE) == target
 
 
 def check_target(target: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -14,7 +14,7 @@ from meshproxy.codec.headers import (
     Field,
     HeaderMap,
 )
-from meshproxy.codec.http1.connection import DEAD, HEAD, UNTIL_EOF, WAITING, Http1Connection
+from meshproxy.codec.http1.connection import DEAD, HEAD, LEARNT_HEAD_BYTES, UNTIL_EOF, WAITING, Http1Connection
 from meshproxy.codec.http1.details import (
     BODY_DISALLOWED,
     CODEC_ERROR,
@@ -35,14 +35,19 @@ from meshproxy.codec.http1.encoder import (
     encode_head,
 )
 from meshproxy.codec.http1.fields import FIELD_LINES
-from meshproxy.codec.http1.framing import body_length, connection_tokens, content_length, keeps_alive
+from meshproxy.codec.http1.framing import (
+    NO_LENGTH,
+    body_length,
+    connection_tokens,
+    content_length_to_send,
+    keeps_alive,
+)
 from meshproxy.codec.http1.request_target import (
-    AUTHORITY_BYTES,
     SLASH,
-    TARGET_BYTES,
     check_authority,
     check_connect_target,
     check_target,
+    is_plain_target,
     split_absolute,
 )
 from meshproxy.codec.http1.settings import Http1Settings
@@ -118,6 +123,9 @@ class Http1ServerConnection(Http1Connection):
         self.close_after_response: bool = False  # set it before the response's headers: they say `connection: close`
         self._may_upgrade: bool = False
         self._authority: bytes = b""  # the last that passed its check
+        self._served: bool = False  # a request before this one
+        self._last: _RequestHead | None = None  # what `last_head` says
+        self._other_path: Any = None  # the `:path` field of a head that repeats the last but for its target
 
     def forget_callbacks(self) -> None:
         """The connection is gone: nobody is told any more (else codec and callbacks kept each other alive)."""
@@ -147,9 +155,51 @@ class Http1ServerConnection(Http1Connection):
         headers.known = FIELD_LINES.parse(buffer[line_end + 2 : end], fields)
         if len(fields) - _PSEUDO_HEADERS > self.settings.max_headers_count:
             raise ProtocolError(431, TOO_MANY_HEADERS)
-        self.field_bytes_received += end - line_end - len(fields)  # CRLF twice makes up for the pseudo-headers
+        field_bytes = end - line_end - len(fields)  # CRLF twice makes up for the pseudo-headers
+        self.field_bytes_received += field_bytes
         self._set_target(fields, parts[1])
-        self._begin_stream(headers)
+        length = self._judge(headers)
+        tunnel = self._may_upgrade
+        if FIELD_LINES.all_learnt and self._served and end - at <= LEARNT_HEAD_BYTES and not tunnel:
+            self._remember(headers, length, buffer[at:end], field_bytes)
+        self._served = True
+        self._begin_stream(headers, length, tunnel)
+
+    def repeated_head(self, buffer: bytes) -> int:
+        last = self._last
+        assert last is not None
+        self._other_path = None
+        if buffer.startswith(self.last_head):
+            return len(self.last_head)
+        start, rest = last.start, last.rest
+        size = len(buffer)
+        if (
+            not buffer.endswith(rest)
+            or not buffer.startswith(start)
+            or not len(start) + len(rest) < size <= self.settings.max_headers_bytes
+        ):
+            return 0
+        target = buffer[len(start) : size - len(rest)]
+        if target[0] != SLASH or not is_plain_target(target):
+            return 0
+        self._other_path = (b":path", target)
+        return size
+
+    def on_repeated_head(self) -> None:
+        last = self._last
+        assert last is not None
+        self.method = last.method
+        self.http_10 = False
+        self._read_disabled = 0
+        self._may_upgrade = False
+        if last.known & CONNECTION:
+            self.should_close = False
+        self.field_bytes_received += last.field_bytes
+        headers = HeaderMap(last.fields.copy(), last.known)
+        if self._other_path is not None:
+            fields: list[Any] = headers.fields
+            fields[1] = self._other_path
+        self._begin_stream(headers, last.length, False)
 
     def _is_http_10(self, version: bytes) -> bool:
         """For versions other than HTTP/1.1."""
@@ -164,15 +214,14 @@ class Http1ServerConnection(Http1Connection):
         if FIELD_LINES.hosts == 1:
             authority = fields.pop(FIELD_LINES.host_at)[1]
             if authority != self._authority:
-                if authority.translate(None, AUTHORITY_BYTES):
-                    check_authority(authority)
+                check_authority(authority)
                 self._authority = authority
         elif FIELD_LINES.hosts:
             raise ProtocolError(400, CODEC_ERROR, "more than one Host")
         else:
             authority = self._default_host(target)
         if target and target[0] == SLASH and self.method != b"CONNECT":
-            if target.translate(None, TARGET_BYTES):
+            if not is_plain_target(target):
                 check_target(target)
             fields[0] = (b":authority", authority)
             fields[1] = (b":path", target)
@@ -208,7 +257,8 @@ class Http1ServerConnection(Http1Connection):
         fields[1] = (b":path", path)
         fields[3] = (b":scheme", scheme)
 
-    def _begin_stream(self, headers: HeaderMap) -> None:
+    def _judge(self, headers: HeaderMap) -> int:
+        """What the head says of the connection, and the length of the body."""
         known = headers.known
         length = 0
         if known & _FRAMING:
@@ -226,6 +276,19 @@ class Http1ServerConnection(Http1Connection):
             headers.known |= UPGRADE
             if self.method == b"CONNECT":
                 headers.remove(b"content-length")
+        self._may_upgrade = tunnel
+        return length
+
+    def _remember(self, headers: HeaderMap, length: int, head: bytes, field_bytes: int) -> None:
+        """Clients repeat their heads to the byte, or but for the target: such a one need not be parsed again."""
+        start = self.method + b" "
+        target = headers.get(b":path") or b""
+        if self.should_close or self.http_10 or not head.startswith(start + target + b" "):
+            return  # among others a target in absolute form
+        self.last_head = head
+        self._last = _RequestHead(headers, self.method, length, start, head[len(start) + len(target) :], field_bytes)
+
+    def _begin_stream(self, headers: HeaderMap, length: int, tunnel: bool) -> None:
         encoder = ResponseEncoder(self)
         self.encoder = encoder
         self.request_complete = False
@@ -233,7 +296,6 @@ class Http1ServerConnection(Http1Connection):
             self.start_body(length)
         else:
             self.state = WAITING
-            self._may_upgrade = tunnel
             self.request_complete = not tunnel
         decoder = self._callbacks.new_stream(encoder)
         if self.encoder is encoder:
@@ -360,6 +422,21 @@ class Http1ServerConnection(Http1Connection):
         self._callbacks.on_reading_wanted()
 
 
+class _RequestHead:
+    """What a head says. It is `start`, the target, and `rest`."""
+
+    def __init__(
+        self, headers: HeaderMap, method: bytes, length: int, start: bytes, rest: bytes, field_bytes: int
+    ) -> None:
+        self.fields: Final = headers.fields.copy()
+        self.known: Final = headers.known
+        self.method: Final = method
+        self.length: Final = length  # of the body; `framing.CHUNKED`
+        self.start: Final = start
+        self.rest: Final = rest
+        self.field_bytes: Final = field_bytes
+
+
 class ResponseEncoder(MessageEncoder):
     """Sends a response (and interim ones before it) on a server's connection."""
 
@@ -398,16 +475,17 @@ class ResponseEncoder(MessageEncoder):
     def _frame(self, status: bytes, headers: HeaderMap, end: bool) -> bytes:
         """Set the framing (RFC 9112 section 6), return its line of the head; DONE when the length cannot be right."""
         server = self._server
-        bodiless = status in (b"204", b"304") or status[0] == 0x31
-        has_length = headers.known & CONTENT_LENGTH != 0 and b"content-length" in headers
+        bodiless = status == b"204" or status == b"304" or status[0] == 0x31  # noqa: PLR1714  a tuple is searched slowly
+        length = content_length_to_send(headers) if headers.known & CONTENT_LENGTH else NO_LENGTH
+        has_length = length != NO_LENGTH
         if bodiless or server.method == b"HEAD":
             self.framing = NO_BODY
             if status == b"204" and has_length:
                 headers.remove(b"content-length")
             return b"" if bodiless or has_length or server.http_10 else b"transfer-encoding: chunked\r\n"
         if has_length:
-            self.left = content_length_to_send(headers)
-            self.framing = LENGTH if self.left >= 0 and not (end and self.left) else DONE
+            self.left = length
+            self.framing = LENGTH if length >= 0 and not (end and length) else DONE
             return b""
         if end:
             self.framing = NO_BODY
@@ -422,8 +500,9 @@ class ResponseEncoder(MessageEncoder):
     def _connection_line(self, headers: HeaderMap) -> bytes:
         """`connection: close` when this is the last response (RFC 9112 section 9.6), keep-alive for HTTP/1.0."""
         server = self._server
-        if headers.known & CONNECTION:
-            if headers.get(b"connection") == b"close":
+        connection = headers.get(b"connection") if headers.known & CONNECTION else None
+        if connection is not None:
+            if connection == b"close":
                 server.should_close = True
                 return b""
             if b"close" in connection_tokens(headers):
@@ -452,11 +531,3 @@ def status_of(headers: HeaderMap) -> bytes:
     if first[0] == b":status":
         return first[1]
     return headers.get(b":status") or b"500"
-
-
-def content_length_to_send(headers: HeaderMap) -> int:
-    """The Content-Length that is about to be sent, -1 when it is none."""
-    try:
-        return content_length(headers)
-    except ProtocolError:
-        return -1

@@ -56,7 +56,7 @@ def status_line(status: bytes, http_10: bool) -> bytes:
     """The line that a response begins with; the reason is ours, whatever the upstream said."""
     line = _STATUS_LINES.get(status)
     if line is None:
-        line = b"HTTP/1.1 %b Unknown\r\n" % status
+        line = b"HTTP/1.1 %b Unknown\r\n" % status.replace(b"\r", b" ").replace(b"\n", b" ")
     return b"HTTP/1.0" + line[8:] if http_10 else line
 
 

@@ -12,21 +12,23 @@ TABLES: Final[Tables] = {
     _LOG + "AccessLog": MessageTable("name filter typed_config"),
     _LOG + "AccessLogFilter": MessageTable(
         "status_code_filter duration_filter not_health_check_filter runtime_filter and_filter or_filter header_filter "
-        "response_flag_filter grpc_status_filter log_type_filter",
+        "response_flag_filter grpc_status_filter log_type_filter traceable_filter "
+        "metadata_filter",
         refused={
-            "traceable_filter": "requests are not traced",
-            "metadata_filter extension_filter": "is not supported yet",
+            "extension_filter": "extensions as filters of access logs, CEL among them, are not supported",
         },
     ),
     _LOG + "StatusCodeFilter": MessageTable("comparison"),
     _LOG + "DurationFilter": MessageTable("comparison"),
     _LOG + "ComparisonFilter": MessageTable("op value"),
     _LOG + "NotHealthCheckFilter": MessageTable(),
+    _LOG + "TraceableFilter": MessageTable(),
     _LOG + "RuntimeFilter": MessageTable("runtime_key percent_sampled use_independent_randomness"),
     _LOG + "AndFilter": MessageTable("filters"),
     _LOG + "OrFilter": MessageTable("filters"),
     _LOG + "HeaderFilter": MessageTable("header"),
     _LOG + "ResponseFlagFilter": MessageTable("flags"),
+    _LOG + "MetadataFilter": MessageTable("matcher match_if_key_not_found"),
     _LOG + "GrpcStatusFilter": MessageTable("statuses exclude"),
     _LOG + "LogTypeFilter": MessageTable("types exclude"),
     "envoy.extensions.access_loggers.file.v3.FileAccessLog": MessageTable(

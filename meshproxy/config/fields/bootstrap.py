@@ -11,7 +11,7 @@ _CONTROL_PLANE = "resources from a control plane are not supported yet"
 TABLES: Final[Tables] = {
     "envoy.config.bootstrap.v3.Bootstrap": MessageTable(
         "node static_resources stats_config layered_runtime admin cluster_manager "
-        "typed_dns_resolver_config dns_resolution_config use_tcp_for_dns_lookups",
+        "typed_dns_resolver_config dns_resolution_config use_tcp_for_dns_lookups tracing",
         ignored={
             "node_context_params flags_path": "says nothing without a control plane",
             "stats_flush_interval stats_flush_on_admin stats_eviction_interval": "there are no stats sinks to flush to",
@@ -24,7 +24,6 @@ TABLES: Final[Tables] = {
             "stats_sinks": "stats are not pushed; scrape /stats/prometheus",
             "bootstrap_extensions": "the extension is not started",
             "deferred_stat_options": "stats are made at once",
-            "tracing": "requests are not traced",
             "application_log_config": "the log has its own format",
             "stats_server_version_override": "server.version shows our own version",
         },

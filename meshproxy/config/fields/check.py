@@ -19,6 +19,7 @@ from meshproxy.config.fields import (
     listener,
     route,
     tls,
+    tracing,
 )
 from meshproxy.config.fields.table import NOT_SUPPORTED, FieldEntry, MessageTable, Tables, Verdict
 from meshproxy.config.messages import enum_name, is_map, map_entry
@@ -37,6 +38,7 @@ TABLES: Final[Tables] = {
     **filters.TABLES,
     **route.TABLES,
     **cluster.TABLES,
+    **tracing.TABLES,
 }
 
 

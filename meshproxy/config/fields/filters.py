@@ -8,35 +8,33 @@ from meshproxy.config.fields.table import NOT_SUPPORTED, MessageTable, Tables
 
 _HTTP = "envoy.extensions.filters.http."
 _FAULT = "envoy.extensions.filters.common.fault.v3."
+_COMPRESSION = "envoy.extensions.compression."
 
 _NETWORK = "envoy.extensions.filters.network."
 # Extensions that a sidecar meets and that we know, but cannot do: a chain that asks for one is refused as a whole.
 _UNSUPPORTED: Final = (
     _NETWORK + "rbac.v3.RBAC",
     _NETWORK + "ext_authz.v3.ExtAuthz",
-    _NETWORK + "local_ratelimit.v3.LocalRateLimit",
-    _HTTP + "buffer.v3.Buffer",
-    _HTTP + "compressor.v3.Compressor",
-    _HTTP + "decompressor.v3.Decompressor",
     _HTTP + "ext_authz.v3.ExtAuthz",
     _HTTP + "ext_proc.v3.ExternalProcessor",
     _HTTP + "grpc_http1_bridge.v3.Config",
     _HTTP + "grpc_json_transcoder.v3.GrpcJsonTranscoder",
     _HTTP + "grpc_stats.v3.FilterConfig",
     _HTTP + "grpc_web.v3.GrpcWeb",
-    _HTTP + "header_to_metadata.v3.Config",
-    _HTTP + "health_check.v3.HealthCheck",
     _HTTP + "jwt_authn.v3.JwtAuthentication",
-    _HTTP + "local_ratelimit.v3.LocalRateLimit",
-    _HTTP + "lua.v3.Lua",
     _HTTP + "ratelimit.v3.RateLimit",
     _HTTP + "rbac.v3.RBAC",
-    _HTTP + "set_metadata.v3.Config",
-    _HTTP + "wasm.v3.Wasm",
 )
+
+# Code for another engine, which does here as Python.
+_OTHER_CODE: Final = (_HTTP + "lua.v3.Lua", _HTTP + "lua.v3.LuaPerRoute", _HTTP + "wasm.v3.Wasm")
+_AS_PYTHON: Final = "is not supported: write it as a filter in Python (docs/writing-filters.md)"
+
+_OUTPUT_BUFFER: Final = {"chunk_size": "the library's output grows as it needs"}
 
 TABLES: Final[Tables] = {
     **{name: MessageTable(refused_whole=NOT_SUPPORTED) for name in _UNSUPPORTED},
+    **{name: MessageTable(refused_whole=_AS_PYTHON) for name in _OTHER_CODE},
     _NETWORK + "tcp_proxy.v3.TcpProxy": MessageTable(
         "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts "
         "max_downstream_connection_duration max_downstream_connection_duration_jitter_percentage "
@@ -83,6 +81,10 @@ TABLES: Final[Tables] = {
             "upstream_http_filters": "filters of the upstream side are not supported",
         },
     ),
+    "meshproxy.filters.http.python.v1.Python": MessageTable(
+        "file module entry_point class config fail_open hook_timeout slow_hook"
+    ),
+    "meshproxy.filters.http.python.v1.PythonPerRoute": MessageTable("config"),
     _HTTP + "header_mutation.v3.HeaderMutation": MessageTable("mutations most_specific_header_mutations_wins"),
     _HTTP + "header_mutation.v3.HeaderMutationPerRoute": MessageTable("mutations"),
     _HTTP + "header_mutation.v3.Mutations": MessageTable(
@@ -95,8 +97,67 @@ TABLES: Final[Tables] = {
     "envoy.config.core.v3.KeyValueAppend": MessageTable("record entry action"),
     "envoy.config.core.v3.KeyValuePair": MessageTable("key value"),
     "envoy.config.core.v3.KeyValue": MessageTable("key value"),
+    _NETWORK + "local_ratelimit.v3.LocalRateLimit": MessageTable("stat_prefix token_bucket runtime_enabled share_key"),
+    _HTTP + "local_ratelimit.v3.LocalRateLimit": MessageTable(
+        "*", refused={"local_cluster_rate_limit": "a share of each member of the local cluster is not supported yet"}
+    ),
+    "envoy.type.v3.TokenBucket": MessageTable("max_tokens tokens_per_fill fill_interval"),
+    "envoy.type.v3.HttpStatus": MessageTable("code"),
+    "envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor": MessageTable("entries token_bucket"),
+    "envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry": MessageTable("key value"),
     _HTTP + "cors.v3.Cors": MessageTable(),
     _HTTP + "cors.v3.CorsPolicy": MessageTable("*"),
+    _HTTP + "buffer.v3.Buffer": MessageTable("max_request_bytes"),
+    _HTTP + "buffer.v3.BufferPerRoute": MessageTable("disabled buffer"),
+    _HTTP + "health_check.v3.HealthCheck": MessageTable(
+        "pass_through_mode cache_time headers cluster_min_healthy_percentages"
+    ),
+    _HTTP + "header_to_metadata.v3.Config": MessageTable("request_rules response_rules stat_prefix"),
+    _HTTP + "header_to_metadata.v3.Config.Rule": MessageTable(
+        "header cookie on_header_present on_header_missing remove"
+    ),
+    _HTTP + "header_to_metadata.v3.Config.KeyValuePair": MessageTable(
+        "metadata_namespace key value regex_value_rewrite type encode"
+    ),
+    _HTTP + "set_metadata.v3.Config": MessageTable("metadata_namespace value metadata"),
+    _HTTP + "set_metadata.v3.Metadata": MessageTable(
+        "metadata_namespace allow_overwrite value", ignored={"typed_value": "there is nobody to read it"}
+    ),
+    _HTTP + "compressor.v3.Compressor": MessageTable("*"),
+    _HTTP + "compressor.v3.Compressor.CommonDirectionConfig": MessageTable("enabled min_content_length content_type"),
+    _HTTP + "compressor.v3.Compressor.RequestDirectionConfig": MessageTable("common_config"),
+    _HTTP + "compressor.v3.Compressor.ResponseDirectionConfig": MessageTable(
+        "common_config disable_on_etag_header remove_accept_encoding_header uncompressible_response_codes "
+        "status_header_enabled"
+    ),
+    _HTTP + "compressor.v3.CompressorPerRoute": MessageTable("disabled overrides"),
+    _HTTP + "compressor.v3.CompressorOverrides": MessageTable("response_direction_config compressor_library"),
+    _HTTP + "compressor.v3.ResponseDirectionOverrides": MessageTable("remove_accept_encoding_header"),
+    _HTTP + "decompressor.v3.Decompressor": MessageTable(
+        "decompressor_library request_direction_config response_direction_config"
+    ),
+    _HTTP + "decompressor.v3.Decompressor.CommonDirectionConfig": MessageTable("enabled ignore_no_transform_header"),
+    _HTTP + "decompressor.v3.Decompressor.RequestDirectionConfig": MessageTable(
+        "common_config advertise_accept_encoding"
+    ),
+    _HTTP + "decompressor.v3.Decompressor.ResponseDirectionConfig": MessageTable("common_config"),
+    _COMPRESSION + "gzip.compressor.v3.Gzip": MessageTable(
+        "memory_level compression_level compression_strategy window_bits", ignored=_OUTPUT_BUFFER
+    ),
+    _COMPRESSION + "gzip.decompressor.v3.Gzip": MessageTable("window_bits chunk_size max_inflate_ratio"),
+    _COMPRESSION + "brotli.compressor.v3.Brotli": MessageTable(
+        "quality encoder_mode window_bits input_block_bits",
+        only={"disable_literal_context_modeling": "false"},
+        ignored=_OUTPUT_BUFFER,
+    ),
+    _COMPRESSION + "brotli.decompressor.v3.Brotli": MessageTable(
+        "chunk_size",
+        ignored={"disable_ring_buffer_reallocation": "says how the decoder takes memory, not what comes of it"},
+    ),
+    _COMPRESSION + "zstd.compressor.v3.Zstd": MessageTable(
+        "compression_level enable_checksum strategy dictionary", ignored=_OUTPUT_BUFFER
+    ),
+    _COMPRESSION + "zstd.decompressor.v3.Zstd": MessageTable("dictionaries chunk_size"),
     _HTTP + "fault.v3.HTTPFault": MessageTable("*", refused={"filter_metadata": NOT_SUPPORTED}),
     _HTTP + "fault.v3.FaultAbort": MessageTable("*"),
     _HTTP + "fault.v3.FaultAbort.HeaderAbort": MessageTable(),

@@ -7,7 +7,6 @@ from typing import Final
 from meshproxy.config.fields.table import MessageTable, Tables
 
 _ALWAYS_CLOSED = "a connection is closed after a message that breaks the protocol (RFC 9112, 2.2 and 6.3)"
-_PERIODIC = "records of a stream that goes on are not supported yet"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
 
 TABLES: Final[Tables] = {
@@ -20,7 +19,8 @@ TABLES: Final[Tables] = {
         "always_set_request_id_in_response proxy_100_continue normalize_path merge_slashes "
         "path_with_escaped_slashes_action request_id_extension strip_matching_host_port strip_any_host_port "
         "strip_trailing_host_dot append_x_forwarded_port http1_safe_max_connection_duration "
-        "forward_client_cert_details set_current_client_cert_details upgrade_configs",
+        "forward_client_cert_details set_current_client_cert_details upgrade_configs local_reply_config "
+        "access_log_flush_interval tracing",
         only={
             "codec_type": "AUTO HTTP1",
             "append_local_overload": "false",
@@ -31,21 +31,19 @@ TABLES: Final[Tables] = {
             "stream_flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
             "stream_error_on_invalid_http_message": _ALWAYS_CLOSED,
         },
-        later={"tracing": "requests are not traced"},
         refused={
             "rds scoped_routes": "routes from a control plane are not supported yet",
             "http3_protocol_options": "HTTP/3 is not supported",
             "original_ip_detection_extensions early_header_mutation_extensions": "is not supported yet",
             "forward_client_cert_matcher": "is not supported yet: forward_client_cert_details is for all requests",
-            "local_reply_config": "mapping of local replies is not supported yet",
             "represent_ipv4_remote_address_as_ipv4_mapped_ipv6": "addresses are shown as they are",
             "path_normalization_options proxy_status_config typed_header_validation_config": "is not supported yet",
-            "access_log_flush_interval": _PERIODIC,
         },
     ),
+    _HCM + "LocalReplyConfig": MessageTable("mappers body_format"),
+    _HCM + "ResponseMapper": MessageTable("filter status_code body body_format_override headers_to_add"),
     _HCM + "HttpConnectionManager.HcmAccessLogOptions": MessageTable(
-        "flush_access_log_on_new_request flush_log_on_tunnel_successfully_established",
-        refused={"access_log_flush_interval": _PERIODIC},
+        "flush_access_log_on_new_request flush_log_on_tunnel_successfully_established access_log_flush_interval"
     ),
     _HCM + "HttpConnectionManager.SetCurrentClientCertDetails": MessageTable("subject cert chain dns uri"),
     _HCM + "HttpConnectionManager.InternalAddressConfig": MessageTable("unix_sockets cidr_ranges"),
@@ -56,7 +54,7 @@ TABLES: Final[Tables] = {
     ),
     _HCM + "RequestIDExtension": MessageTable("typed_config"),
     "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig": MessageTable(
-        ignored={"pack_trace_reason use_request_id_for_trace_sampling": "requests are not traced"},
+        "pack_trace_reason use_request_id_for_trace_sampling"
     ),
     "envoy.config.core.v3.SchemeHeaderTransformation": MessageTable("scheme_to_overwrite match_upstream"),
     "envoy.config.core.v3.HttpProtocolOptions": MessageTable(

@@ -9,8 +9,8 @@ from meshproxy.config.fields.table import MessageTable, Tables
 _ROUTE = "envoy.config.route.v3."
 _INTERNAL_REDIRECT = "envoy.extensions.internal_redirect."
 _HASH_POLICY = _ROUTE + "RouteAction.HashPolicy"
+_RATE_LIMIT_ACTION = _ROUTE + "RateLimit.Action"
 _PLUGINS = "cluster specifier plugins are not supported"
-_RATE_LIMITS = "rate limits are not supported yet"
 _GRPC_TIMEOUT = "grpc-timeout is not supported yet"
 _RETRY_EXTENSIONS = "retry policy extensions are not supported"
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
@@ -30,19 +30,16 @@ TABLES: Final[Tables] = {
         _HEADERS + "name domains routes require_tls virtual_clusters typed_per_filter_config "
         "include_request_attempt_count include_attempt_count_in_response retry_policy hedge_policy cors "
         "include_is_timeout_retry_header per_request_buffer_limit_bytes request_body_buffer_limit metadata "
-        "request_mirror_policies",
+        "request_mirror_policies rate_limits",
         refused={
             "matcher": "matcher trees are not supported",
-            "rate_limits": _RATE_LIMITS,
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
         },
     ),
     _ROUTE + "VirtualCluster": MessageTable("name headers"),
     _ROUTE + "Route": MessageTable(
         _HEADERS + "name match route redirect direct_response metadata typed_per_filter_config "
-        "per_request_buffer_limit_bytes request_body_buffer_limit stat_prefix",
-        later={"tracing": "requests are not traced"},
-        ignored={"decorator": "names the spans of requests, which are not traced"},
+        "per_request_buffer_limit_bytes request_body_buffer_limit stat_prefix tracing decorator",
         refused={
             "filter_action": "is not supported",
             "non_forwarding_action": "is for gRPC servers without a proxy",
@@ -67,7 +64,8 @@ TABLES: Final[Tables] = {
         "regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header "
         "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout retry_policy "
         "priority hedge_policy max_stream_duration hash_policy request_mirror_policies "
-        "internal_redirect_policy internal_redirect_action max_internal_redirects metadata_match upgrade_configs",
+        "internal_redirect_policy internal_redirect_action max_internal_redirects metadata_match upgrade_configs "
+        "rate_limits include_vh_rate_limits",
         ignored={
             "early_data_policy": "TLS takes no early data here",
             "flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
@@ -75,10 +73,34 @@ TABLES: Final[Tables] = {
         refused={
             "cluster_specifier_plugin inline_cluster_specifier_plugin": _PLUGINS,
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
-            "rate_limits include_vh_rate_limits": _RATE_LIMITS,
             "max_grpc_timeout grpc_timeout_offset": _GRPC_TIMEOUT,
         },
     ),
+    _ROUTE + "RateLimit": MessageTable(
+        "stage disable_key actions hits_addend",
+        refused={"limit apply_on_stream_done": "is for a rate limit service, which is not supported yet"},
+    ),
+    _ROUTE + "RateLimit.HitsAddend": MessageTable("number format"),
+    _RATE_LIMIT_ACTION: MessageTable(
+        "source_cluster destination_cluster request_headers query_parameters remote_address generic_key "
+        "header_value_match metadata masked_remote_address query_parameter_value_match",
+        refused={
+            "dynamic_metadata": "is gone from Envoy: use metadata",
+            "extension": "descriptor extensions are not supported",
+        },
+    ),
+    _RATE_LIMIT_ACTION + ".SourceCluster": MessageTable(),
+    _RATE_LIMIT_ACTION + ".DestinationCluster": MessageTable(),
+    _RATE_LIMIT_ACTION + ".RequestHeaders": MessageTable("header_name descriptor_key skip_if_absent"),
+    _RATE_LIMIT_ACTION + ".QueryParameters": MessageTable("query_parameter_name descriptor_key skip_if_absent"),
+    _RATE_LIMIT_ACTION + ".RemoteAddress": MessageTable(),
+    _RATE_LIMIT_ACTION + ".MaskedRemoteAddress": MessageTable("v4_prefix_mask_len v6_prefix_mask_len"),
+    _RATE_LIMIT_ACTION + ".GenericKey": MessageTable("descriptor_value descriptor_key"),
+    _RATE_LIMIT_ACTION + ".HeaderValueMatch": MessageTable("descriptor_key descriptor_value expect_match headers"),
+    _RATE_LIMIT_ACTION + ".QueryParameterValueMatch": MessageTable(
+        "descriptor_key descriptor_value expect_match query_parameters"
+    ),
+    _RATE_LIMIT_ACTION + ".MetaData": MessageTable("descriptor_key metadata_key default_value source skip_if_absent"),
     _ROUTE + "RouteAction.RequestMirrorPolicy": MessageTable(
         "cluster cluster_header runtime_fraction disable_shadow_host_suffix_append request_headers_mutations "
         "host_rewrite_literal",

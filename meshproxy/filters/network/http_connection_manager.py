@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
@@ -18,9 +18,11 @@ from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stream_info import ConnectionInfo
 from meshproxy.upstream.manager import ClusterManager
 
+SWAPPABLE_FILTER: Final = "meshproxy.filters.http.python.v1.Python"
+
 
 class HttpNetworkFilter(NetworkFilter):
-    """Makes a ConnectionManager of every connection; its route table is swapped under open ones."""
+    """Makes a ConnectionManager of every connection; its routes and Python filters are swapped under open ones."""
 
     def __init__(self, config: ConnectionManagerConfig, fingerprint: bytes) -> None:
         self.config = config
@@ -40,7 +42,13 @@ class HttpNetworkFilter(NetworkFilter):
 
     def adopt(self, newer: NetworkFilter) -> None:
         assert isinstance(newer, HttpNetworkFilter)
-        self.config.routes.table = newer.config.routes.table
+        config, new = self.config, newer.config
+        config.routes.table = new.routes.table
+        config.chain = config.chain.adopt(new.chain)
+        for protocol, upgrade in config.upgrades.items():
+            newer_chain = new.upgrades[protocol].chain
+            if upgrade.chain is not None and newer_chain is not None:
+                upgrade.chain = upgrade.chain.adopt(newer_chain)
 
 
 def build_http(message: Any, path: str, context: BuildContext) -> NetworkFilter | None:
@@ -49,10 +57,14 @@ def build_http(message: Any, path: str, context: BuildContext) -> NetworkFilter 
 
 
 def _fingerprint(message: Any) -> bytes:
-    """The whole configuration but its routes, which streams pick up one by one."""
+    """The whole configuration but its routes and its filters in Python, which streams pick up one by one."""
     copy = type(message)()
     copy.CopyFrom(message)
     copy.ClearField("route_config")
+    chains = [copy.http_filters, *(upgrade.filters for upgrade in copy.upgrade_configs)]
+    for http_filter in (each for chain in chains for each in chain):
+        if http_filter.typed_config.type_url.rpartition("/")[2] == SWAPPABLE_FILTER:
+            http_filter.typed_config.ClearField("value")
     return bytes(copy.SerializeToString(deterministic=True))
 
 

@@ -121,6 +121,11 @@ class AdminBackend(ABC):
         """For `/init_dump`: (init manager, targets it waits for)."""
 
     @abstractmethod
+    async def explain(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Any]:
+        """What becomes of a request that is described by parameters (`explain/question.py`): an `Explanation.plain`,
+        or `error` alone."""
+
+    @abstractmethod
     def runtime(self) -> RuntimeStatus:
         """The layered runtime."""
 

@@ -20,6 +20,7 @@ from meshproxy.server.admin.handlers_control import (
     reset_counters,
     set_logging,
 )
+from meshproxy.server.admin.handlers_explain import explain
 from meshproxy.server.admin.handlers_info import (
     certs,
     hot_restart_version,
@@ -49,6 +50,7 @@ _HANDLERS: Final[dict[str, Handler]] = {
     "/clusters": clusters,
     "/config_dump": config_dump,
     "/drain_listeners": drain_listeners,
+    "/explain": explain,
     "/healthcheck/fail": fail_health_checks,
     "/healthcheck/ok": pass_health_checks,
     "/help": _help,

@@ -37,6 +37,13 @@ class FakeBackend(AdminBackend):
         self.certificate_statuses: list[dict[str, Any]] = []
         self.sections: list[ConfigSection] = []
         self.sections_with_eds: list[ConfigSection] = []
+        self.explanation: dict[str, Any] = {
+            "request": {"method": "GET", "authority": "a", "path": "/", "source": "127.0.0.1", "tls": False},
+            "listener": {"name": "ingress", "path": "l", "address": "127.0.0.1:1", "listener_filters": []},
+            "filter_chains_passed_over": [],
+            "filter_chain": None,
+            "outcome": {"kind": "close", "reason": "no filter chain matches"},
+        }
         self.targets: list[tuple[str, list[str]]] = []
         self.layers = ["static", "adm"]
         self.values: dict[str, tuple[list[str], str]] = {"foo.bar": (["7", ""], "7")}
@@ -69,6 +76,10 @@ class FakeBackend(AdminBackend):
 
     async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         return self.sections_with_eds if include_eds else self.sections
+
+    async def explain(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Any]:
+        self.told.append(("explain", *pairs))
+        return self.explanation
 
     def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
         return self.targets

@@ -182,6 +182,8 @@ async def test_help_has_envoys_layout(envoy: ProxyProcess, admin: str) -> None:
 
     known = parsed(theirs.body)
     for path, (mutates, params) in parsed(ours.body).items():
+        if path == "/explain":  # ours alone
+            continue
         assert known[path][0] == mutates, path
         # Envoy's help forgets that /clusters takes a format.
         assert set(params) - {"format"} <= set(known[path][1]), path

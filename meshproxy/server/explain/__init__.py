@@ -1,0 +1,1 @@
+"""What becomes of a request, and why: `meshproxy explain`, and `/explain` of the admin."""

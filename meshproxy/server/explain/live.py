@@ -1,0 +1,40 @@
+"""`/explain`: the same of what a worker runs at this moment, with the health that its hosts have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshproxy.server.explain.explanation import Explanation, ListenerView, World
+from meshproxy.server.explain.question import QuestionError, build_question
+from meshproxy.server.explain.upstream import ClusterView
+from meshproxy.server.slices import in_slices
+from meshproxy.server.worker import Worker
+
+
+async def explain_live(worker: Worker, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """An `Explanation.plain`, or `error` alone for a question that cannot be answered. Traffic goes on meanwhile."""
+    try:
+        explanation = Explanation(live_world(worker), build_question(pairs))
+        await in_slices(explanation.steps())
+    except QuestionError as error:
+        return {"error": str(error)}
+    return explanation.plain
+
+
+def live_world(worker: Worker) -> World:
+    """The listeners and clusters of the running configuration."""
+    resources = worker.resources
+
+    def find_cluster(name: str) -> ClusterView | None:
+        cluster = worker.clusters.get(name)
+        if cluster is None:
+            return None
+        at = resources.clusters.get(name)
+        return ClusterView("" if at is None else at.path, cluster.config, list(cluster.hosts))
+
+    listeners = {
+        name: ListenerView(resource.path, resource.message, worker.listeners[name].config)
+        for name, resource in resources.listeners.items()
+        if name in worker.listeners
+    }
+    return World(listeners, find_cluster)
