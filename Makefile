@@ -35,7 +35,7 @@ test: lint test-source test-compiled  ## the gate: lint, types, all tests on the
 
 test-source: venv
 	@[ "$$(id -u)" -ne 0 ] || tools/system_packages.sh iptables ip
-	@$(BIN)/python $(PYTEST) -m "not long" tests
+	@$(BIN)/python $(PYTEST) -m "not long" tests filters
 
 test-compiled: venv
 	@tools/system_packages.sh compiler
@@ -52,7 +52,7 @@ bench: venv  ## CPU, rate, latency and memory next to Envoy, nginx and HAProxy, 
 
 lint: venv  ## ruff and mypy --strict
 	@$(BIN)/ruff check .
-	$(BIN)/mypy --strict meshproxy tests tools bench
+	$(BIN)/mypy --strict meshproxy tests tools bench filters
 
 docs: venv  ## write docs/configuration.md anew
 	@$(BIN)/python -m meshproxy.config.docs

@@ -6,7 +6,7 @@ async with FilterTest(Hello, {"greeting": "hi"}) as t:
 """
 
 from meshproxy.errors import ConfigError
-from meshproxy.testing.filter_test import FilterTest
+from meshproxy.testing.filter_test import FilterTest, load_file
 from meshproxy.testing.peers import Answer, Exchange, Request, Response, Upstream
 
-__all__ = ["Answer", "ConfigError", "Exchange", "FilterTest", "Request", "Response", "Upstream"]
+__all__ = ["Answer", "ConfigError", "Exchange", "FilterTest", "Request", "Response", "Upstream", "load_file"]

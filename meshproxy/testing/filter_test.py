@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Final, Self
 
 from meshproxy.codec.headers import HeaderMap
@@ -203,6 +205,17 @@ class FilterTest:
         }
         clusters = [_cluster(name, port) for name, port in ports.items()]
         return {"static_resources": {"listeners": [listener], "clusters": clusters}}
+
+
+def load_file(path: str | Path) -> ModuleType:
+    """The module in a filter's file, for tests of what is no filter in it."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class _Recorder(AccessLog):

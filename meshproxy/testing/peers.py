@@ -104,7 +104,11 @@ def encode(
     head = [start_line]
     if chunked:
         head.append(b"transfer-encoding: chunked")
-    elif b"content-length" not in headers and (pieces != [b""] or start_line.startswith(b"HTTP")):
+    elif (
+        b"content-length" not in headers
+        and b"upgrade" not in headers
+        and (pieces != [b""] or start_line[:4] == b"HTTP")
+    ):
         head.append(b"content-length: %d" % len(b"".join(pieces)))
     head += [name + b": " + value for name, value in headers.fields]
     parts = [b"\r\n".join(head) + b"\r\n\r\n"]
@@ -148,6 +152,7 @@ class Exchange(asyncio.Protocol):
         self._chunked = False
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arrived = asyncio.Event()
+        self._closed = False
         self._parser: Any = httptools.HttpResponseParser(_Parser(self.response, self._complete))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -181,6 +186,12 @@ class Exchange(asyncio.Protocol):
             await self._arrived.wait()
         return self.received
 
+    async def until_closed(self) -> None:
+        """Wait until the proxy has closed the connection."""
+        while not self._closed:
+            self._arrived.clear()
+            await self._arrived.wait()
+
     def close(self) -> None:
         """Leave, whether the response is there or not."""
         if not self._done.done():
@@ -200,6 +211,8 @@ class Exchange(asyncio.Protocol):
         self.response.status = self._parser.get_status_code()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._arrived.set()
         if not self._done.done():
             self._done.set_exception(ConnectionError("the connection ended before the response was complete"))
             self._done.exception()  # nobody has to ask
@@ -219,7 +232,9 @@ class Upstream:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.handler: Handler | None = None
+        self.echoes = False  # after a 101 it sends back what it is sent
         self._answer = Answer()
+        self._tunnels: list[_UpstreamConnection] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
     def respond(
@@ -239,6 +254,15 @@ class Upstream:
         answer = self.handler(request)
         return await answer if inspect.isawaitable(answer) else answer
 
+    async def say(self, data: Text) -> None:
+        """Send bytes on the connections that were switched to another protocol (101)."""
+        for tunnel in self._tunnels:
+            tunnel.write(to_bytes(data))
+        await asyncio.sleep(0)
+
+    def on_tunnel(self, connection: _UpstreamConnection) -> None:
+        self._tunnels.append(connection)
+
     def new_connection(self) -> _UpstreamConnection:
         return _UpstreamConnection(self)
 
@@ -247,6 +271,7 @@ class _UpstreamConnection(asyncio.Protocol):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._transport: Any = None
+        self._tunnel = False
         self._begin()
 
     def _begin(self) -> None:
@@ -261,8 +286,18 @@ class _UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
     def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
+        if self._tunnel:
+            if self._upstream.echoes:
+                self._transport.write(data)
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._tunnel = True  # the proxy sends nothing more before we answer
 
     def _complete(self) -> None:
         request = self._request
@@ -276,6 +311,8 @@ class _UpstreamConnection(asyncio.Protocol):
         answer = await self._upstream.answer(request)
         if self._transport.is_closing():
             return
+        if answer.status == 101:
+            self._upstream.on_tunnel(self)
         start_line = b"HTTP/1.1 %d Status" % answer.status
         for part in encode(start_line, answer.headers, answer.pieces, answer.chunked, answer.trailers):
             self._transport.write(part)
