@@ -1,1 +1,1 @@
-"""The benchmark: what a request costs here, next to the real Envoy and nginx, measured in one interleaved run."""
+"""The benchmark: what a request costs here, next to other proxies, measured in one interleaved run."""

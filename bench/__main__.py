@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import results
+from bench.features import Features
 from bench.goals import Verdict
 from bench.machine import facts
 from bench.peers import MOSN_VARIABLE, PEERS, SMOKE_VARIABLE
@@ -22,7 +23,7 @@ _HELP: Final = """\
 examples:
   make bench                                          everything, for half an hour, on a quiet machine
   make bench BENCH_ARGS="--only http1 --rounds 9"     one scenario; the report keeps all others as they were
-  python -m bench --smoke --only headline             does it run? one round of a second, of the source, written nowhere
+  python -m bench --smoke --only headline             does it run? one round of a second, written nowhere
   python -m bench --list                              which scenarios there are, and whom they measure
   python -m bench --render                            report and chart anew, from the samples that are there
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure_all(scenarios: Sequence[Scenario], asked: Run, output: Path | None) -> Mapping[str, Record | None]:
     """None for those that failed; each of the others is written to `output` when it is done."""
+    asked.say(f"{len(scenarios)} scenarios, {_minutes(scenarios, asked)} minutes or so")
     records: dict[str, Record | None] = {}
     verdicts: list[tuple[str, Verdict]] = []
     for number, scenario in enumerate(scenarios, 1):
@@ -74,6 +76,12 @@ def _measure_all(scenarios: Sequence[Scenario], asked: Run, output: Path | None)
         asked.say(f"{'met   ' if verdict.is_met else 'MISSED'}  {name}: {verdict.goal}; measured {verdict.measured}")
     asked.say(f"written to {output}" if output else "written nowhere: a smoke run, whose numbers mean nothing")
     return records
+
+
+def _minutes(scenarios: Sequence[Scenario], asked: Run) -> int:
+    """Everybody is started, warmed up, and measured; starting takes a second, and features are measured both ways."""
+    turns = sum(len(scenario.who) * (1 + isinstance(scenario, Features)) for scenario in scenarios)
+    return 1 + turns * (asked.rounds * asked.seconds + 2) // 60
 
 
 def measure(scenario: Scenario, run: Run) -> Record | None:

@@ -113,19 +113,20 @@ class Comparison:
         """See Scenario."""
         samples = record.samples
         there = [contender for contender in self.contenders if contender.who in names(samples)]
-        configs = ", ".join(f"`{config}`" for config in dict.fromkeys(c.config for c in there if c.peer != DIRECT))
+        proxies = [contender for contender in there if contender.peer != DIRECT]
+        configs = ", ".join(f"`{config}`" for config in dict.fromkeys(c.config for c in proxies))
         head = ["", f"CPU µs per {self.unit}", f"× {self.baseline} (lowest–highest)"]
         head += ["µs more than without"] if self._has_pairs(samples) else []
         head += [f"{self.unit}s/s", "p50 ms", "p90", "p99", "p99.9"]
         head += ["p50 added", "p99 added"] if DIRECT in names(samples) else []
         lines = [
-            f"{self.load.words}; {record.length}; configuration {configs}. {self.note}".strip(),
+            f"{self.load.words}; {record.length}; configuration {configs}. {self.note.strip()}".strip(),
             "",
             f"| {' | '.join([*head, 'RSS MiB'])} |",
             f"|---{'|--:' * len(head)}|",
             *(f"| {' | '.join(self._row(contender, samples))} |" for contender in there),
             "",
-            f"CPU µs per {self.unit} in each round: {'; '.join(_rounds(c.who, samples) for c in there)}.",
+            f"CPU µs per {self.unit} in each round: {'; '.join(_rounds(c.who, samples) for c in proxies)}.",
         ]
         return "\n".join(lines)
 

@@ -73,7 +73,7 @@ class Features:
         rows = self.words()
         load = Closed(_CONNECTIONS).words
         lines = [
-            f"{_INTRODUCTION} {load[0].upper()}{load[1:]}; {record.length}, each way.",
+            f"{_INTRODUCTION} The load: {load}; {record.length}, each way.",
             "",
             "| CPU µs per request | off | on | more (lowest–highest) |",
             "|---|--:|--:|--:|",

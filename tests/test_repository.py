@@ -70,8 +70,9 @@ def test_a_checkout_runs_its_source() -> None:
 
 def test_the_names_for_filters_are_those_of_the_contract() -> None:
     from meshproxy.http import filter as contract
+    from meshproxy.http import user_filter
 
-    assert meshproxy.HttpFilter is contract.HttpFilter
+    assert meshproxy.HttpFilter is user_filter.HttpFilter
     assert (meshproxy.CONTINUE, meshproxy.STOP) == (contract.CONTINUE, contract.STOP)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = meshproxy.no_such_name  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from bench import results
 from bench.__main__ import main, measure
 from bench.chart import chart
 from bench.comparison import Comparison, Contender
-from bench.configuration import CONFIGS, envoy_config, features
+from bench.configuration import CONFIGS, envoy_config, features, filled
 from bench.cpu import tree_cpu_us, tree_of
 from bench.features import Features, extra
 from bench.goals import AddsLatency, AtMost, CostsMore, Goal
@@ -256,6 +256,16 @@ def test_a_configuration_has_no_place_left() -> None:
         text = envoy_config(config, places)
         assert not re.search("@[A-Z_]+@", text)
         assert all(Path(path).is_file() for path in re.findall('filename"?: "(.*?)"', text))
+
+
+@pytest.mark.parametrize("file", ["http1.nginx.conf", "http1.haproxy.cfg", "http1.mosn.json"])
+def test_other_proxies_have_the_port_and_the_application(file: str) -> None:
+    text = filled(file, {"port": 4321, "upstream_port": 5432})
+    assert "127.0.0.1:4321" in text
+    assert "127.0.0.1:5432" in text
+    assert not re.search("@[A-Z_]+@", text)
+    if file.endswith(".json"):
+        assert json.loads(text)["servers"][0]["listeners"]
 
 
 def test_a_patch_names_no_place_that_does_not_exist() -> None:
