@@ -200,6 +200,19 @@ class HeaderMap:
             if fields[i][0] == name:
                 del fields[i]
 
+    def replace(self, field: Any, bits: int) -> None:
+        """As `set`, with a field that was made once."""
+        fields: list[Any] = self.fields
+        name: bytes = field[0]
+        for i in range(len(fields)):
+            if self.fields[i][0] == name:
+                fields[i] = field
+                for j in range(len(fields) - 1, i, -1):
+                    if self.fields[j][0] == name:
+                        del fields[j]
+                return
+        self.append(field, bits)
+
     def set_default(self, name: bytes, value: bytes) -> None:
         """Append the field unless one of that name is there."""
         if self.get(name) is None:
@@ -241,17 +254,10 @@ class HeaderMap:
         return f"HeaderMap({self.fields!r})"
 
 
-_STATUS_CODES: Final[dict[bytes, int]] = {b"%d" % code: code for code in range(100, 600)}
-
-
 def status_code(headers: HeaderMap) -> int:
     """The `:status` as a number; 0 without one, and for what is none (a filter's mistake)."""
     status = headers.get(b":status")
     code = 0
-    if status is not None:
-        code = _STATUS_CODES.get(status, 0)
-        if code:
-            return code
     if status is not None:
         for digit in status:
             code = code * 10 + digit - _ZERO

@@ -269,7 +269,7 @@ def _internal_addresses(message: Any, path: str, context: BuildContext) -> Inter
 
 
 def _set_identity(config: ConnectionManagerConfig, message: Any) -> None:
-    config.server_name = (message.server_name or "envoy").encode()
+    config.server_field = (b"server", (message.server_name or "envoy").encode())
     config.server_header_transformation = message.server_header_transformation
     config.use_remote_address = message.use_remote_address.value
     config.xff_num_trusted_hops = message.xff_num_trusted_hops

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 import struct
 from typing import Final
 
@@ -30,12 +30,11 @@ class _RandomNumbers:
     """Made many at once: every stream has one, though few routes ask for it."""
 
     def __init__(self) -> None:
-        self._random: Final = random.Random()
         self._numbers: list[int] = []
 
     def next(self) -> int:
         if not self._numbers:
-            self._numbers = list(struct.unpack(f"{_RANDOM_AT_ONCE}Q", self._random.randbytes(8 * _RANDOM_AT_ONCE)))
+            self._numbers = list(struct.unpack(f"{_RANDOM_AT_ONCE}Q", os.urandom(8 * _RANDOM_AT_ONCE)))
         return self._numbers.pop()
 
 

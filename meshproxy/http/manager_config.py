@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Final
+from typing import Any, Final
 
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.config.runtime import RuntimeBool
@@ -76,7 +76,7 @@ class ConnectionManagerConfig:
         self.measures: bool = False  # a log tells of bytes on the wire
         self.tracing: Tracing | None = None
         # identity and trust
-        self.server_name: bytes = b"envoy"
+        self.server_field: Any = (b"server", b"envoy")
         self.server_header_transformation: int = OVERWRITE
         self.use_remote_address: bool = False
         self.xff_num_trusted_hops: int = 0

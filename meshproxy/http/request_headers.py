@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import random
 from binascii import hexlify
 from typing import Any, Final
 
@@ -106,11 +105,12 @@ def mutate_request_headers(
 ) -> None:
     """All of Envoy's header manipulation on entry, in its order."""
     secure = connection.tls is not None
+    forwarded = headers.known & h.FORWARDED_PROTO
     single = _remote_address(config, connection, headers, info, secure)
     if config.scheme_to_overwrite:
         headers.set(b":scheme", config.scheme_to_overwrite)
         headers.set(b"x-forwarded-proto", config.scheme_to_overwrite)
-    else:
+    elif secure or forwarded:
         _scheme(headers)
     internal = single and config.internal_addresses.contains(info.remote)
     info.internal = internal
@@ -212,7 +212,7 @@ def _append(headers: HeaderMap, name: bytes, value: bytes, separator: bytes) -> 
 
 
 _UUID: Final = b"xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx"  # RFC 9562 section 5.4: version 4, variant 10
-_IDS_AT_ONCE: Final = 64
+_IDS_AT_ONCE: Final = 256
 _VERSION_AT: Final = 14
 _VERSION_4: Final = 0x34
 
@@ -227,13 +227,12 @@ def without_trace_reason(headers: HeaderMap, request_id: bytes) -> bytes:
 
 
 class _Ids:
-    """Random UUIDs: 128 bits from a generator that the kernel seeded.
+    """Random UUIDs, of the kernel's random bits.
 
     Many are made at once, digit after digit for all of them, which costs each a tenth of what it would alone.
     """
 
     def __init__(self) -> None:
-        self._random: Final = random.Random(os.urandom(32))
         self._text: bytes = b""
         self._at: int = 0  # in `_text`, where the next one begins
 
@@ -246,7 +245,7 @@ class _Ids:
         return self._text[at : at + len(_UUID)]
 
     def _make(self) -> bytes:
-        digits = hexlify(self._random.randbytes(16 * _IDS_AT_ONCE))
+        digits = hexlify(os.urandom(16 * _IDS_AT_ONCE))
         text = bytearray(_UUID * _IDS_AT_ONCE)
         at = 0  # of the digit among the 32 of each
         for i in range(len(_UUID)):

@@ -57,11 +57,11 @@ def mutate_response_headers(
     mode = config.server_header_transformation
     if mode == OVERWRITE:
         if known & h.SERVER:
-            headers.set(b"server", config.server_name)
+            headers.replace(config.server_field, h.SERVER)
         else:
-            headers.add(b"server", config.server_name)
-    elif mode == APPEND_IF_ABSENT:
-        headers.set_default(b"server", config.server_name)
+            headers.append(config.server_field, h.SERVER)
+    elif mode == APPEND_IF_ABSENT and headers.get(b"server") is None:
+        headers.append(config.server_field, h.SERVER)
     if config.via:
         old = headers.joined(b"via")
         headers.set(b"via", config.via if old is None else old + b", " + config.via)
@@ -73,11 +73,18 @@ def mutate_response_headers(
 
 
 def _remove_hop_by_hop(headers: HeaderMap) -> None:
-    nominated = headers.joined(b"connection")
-    headers.remove_names(_HOP_BY_HOP)
+    fields = headers.fields
+    rare = headers.known & _HOP_BY_HOP_BITS != h.CONNECTION  # nearly always there is `connection: keep-alive`, no more
+    nominated = b""
+    for at in range(len(fields) - 1, -1, -1):
+        name = fields[at][0]
+        if name == b"connection":
+            nominated = fields[at][1] + b"," + nominated if nominated else fields[at][1]
+            del fields[at]
+        elif name == b"keep-alive" or (rare and name in _HOP_BY_HOP):
+            del fields[at]
     headers.known &= ~_HOP_BY_HOP_BITS
-    # as nearly all send it, it names no other field
-    if nominated is not None and nominated != b"keep-alive" and nominated != b"close":  # noqa: PLR1714
+    if nominated != b"keep-alive" and nominated != b"close":  # noqa: PLR1714  a tuple is searched more slowly
         for token in nominated.lower().split(b","):
             name = token.strip()
             if name and name not in (b"close", b"content-length", b"date", b"server"):

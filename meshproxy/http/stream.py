@@ -497,7 +497,8 @@ class Stream(StreamDecoder):
             headers: HeaderMap = part
             self.response_started = True
             info.response_start = monotonic()
-            info.response_code = status_code(headers)
+            if self._response_path is not None:
+                info.response_code = status_code(headers)  # a filter may have changed it
             if self.tunnel:
                 self.tunnel_open = establishes_tunnel(self.tunnel, info.response_code)
             if not self.request_complete:

@@ -73,6 +73,7 @@ class Connection(Flushable):
         self._write: Any = None
         self._dirty: bool = False
         self._read_disabled: int = 0
+        self._backed_up: int = 0  # how many have said that too much waits to be sent
         self._linger_ms: float = 0.0
         self._linger_timer: CallTimer | None = None
         self._unsent_bytes: int = 0  # while lingering, when the timer was last set
@@ -127,12 +128,10 @@ class Connection(Flushable):
         if self.state == OPEN:
             self.dispatcher.begin_turn()
             try:
-                if self.transport_socket is not None:
-                    self.transport_socket.receive_eof()
-                if self.established:
+                if self.transport_socket is None:
                     self._tell_eof()
                 else:
-                    self.close()  # the handshake will never end
+                    self._receive_eof(self.transport_socket)
             except Exception as error:  # noqa: BLE001
                 self._on_bug(error)
             self.dispatcher.end_turn()
@@ -148,11 +147,14 @@ class Connection(Flushable):
         self.dispatcher.end_turn()
 
     def pause_writing(self) -> None:
-        if self.state == OPEN:
+        """More waits to be sent than should: here, or in a transport socket that holds it back."""
+        self._backed_up += 1
+        if self._backed_up == 1 and self.state == OPEN:
             self.handler.on_above_write_watermark()
 
     def resume_writing(self) -> None:
-        if self.state == OPEN:
+        self._backed_up -= 1
+        if self._backed_up == 0 and self.state == OPEN:
             self.dispatcher.begin_turn()
             try:
                 self.handler.on_below_write_watermark()
@@ -188,9 +190,16 @@ class Connection(Flushable):
             for part in data:
                 self.bytes_sent += len(part)
                 self._write(part)
+        if self.state == CLOSING or self._ends_output:
+            self._end_output()
+
+    def _end_output(self) -> None:
+        transport_socket = self.transport_socket
+        if transport_socket is not None and transport_socket.holds_output():
+            return  # there will be another flush
         if self.state == CLOSING:
             self._shut()
-        elif self._ends_output and not self._transport.is_closing():
+        elif not self._transport.is_closing():
             self._transport.write_eof()
 
     def read_disable(self, disable: bool) -> None:
@@ -243,6 +252,12 @@ class Connection(Flushable):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.abort()
 
+    def fail(self, details: str) -> None:
+        """As `reset`; `details` say to the handler that it is no orderly end."""
+        if self.state != CLOSED:
+            self._failure = details
+            self.reset()
+
     def set_handler(self, handler: ConnectionHandler) -> None:
         """Let another handler speak from now on (an upgrade, a listener filter's hand-over)."""
         self.handler = handler
@@ -291,6 +306,15 @@ class Connection(Flushable):
             self.dispatcher.handshakes.add(self, data)
             return
         self._take_in(transport_socket, data)
+
+    def _receive_eof(self, transport_socket: TransportSocket) -> None:
+        transport_socket.receive_eof()
+        if not transport_socket.established:
+            self.close()  # the handshake will never end
+        elif transport_socket.buffers:
+            self._take_in(transport_socket, b"")
+        else:
+            self._tell_eof()
 
     def take_in(self, data: bytes) -> None:
         """Within a turn: a part of a handshake, whose turn has come."""
@@ -377,6 +401,8 @@ class Connection(Flushable):
             return
         self._closed_told = True
         try:
+            if self.transport_socket is not None:
+                self.transport_socket.on_close()
             self.handler.on_close(error)
         except Exception as bug:  # noqa: BLE001
             _log.error("connection %d: error while closing", self.id, exc_info=bug)

@@ -1,4 +1,5 @@
-"""What may stand between the bytes of a socket and those that a handler reads and writes: TLS, a proxy protocol header.
+"""What may stand between the bytes of a socket and those that a handler reads and writes: TLS, a proxy protocol header,
+filters in Python.
 
 A `TransportSocket` does no I/O. Its `Connection` gives it what the socket received and sends what it puts out, at the
 end of the turn, as always; plain connections have none, and pay nothing for it.
@@ -20,6 +21,7 @@ class TransportSocket:
         self.established: bool = False  # the handshake is done: plain bytes can go both ways
         self.failure: str = ""  # why the connection is of no more use, in Envoy's words
         self.at_end: bool = False  # the peer has said that it sends no more (close_notify)
+        self.buffers: bool = False  # it may hold bytes back: `receive(b"")` asks for them, `at_end` comes after them
         self.costly_handshake: bool = False  # it takes so much CPU that handshakes queue up (a TLS server's)
         self.facts: Any = None  # what is known of the session, see tls.facts; None before it is established
 
@@ -44,6 +46,13 @@ class TransportSocket:
     def take_output(self) -> bytes:
         """Take all that is to be written to the socket."""
         raise NotImplementedError
+
+    def holds_output(self) -> bool:
+        """Whether something that was sent before `shut` is still to come: our side stays open until it has."""
+        return False
+
+    def on_close(self) -> None:
+        """The connection is gone."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

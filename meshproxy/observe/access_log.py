@@ -13,7 +13,7 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.observe.formatter import LineFormat
 from meshproxy.observe.log_file import LogFile, LogFiles
 from meshproxy.observe.operators import response_grpc_status
-from meshproxy.observe.stream_info import TRACE_NONE, StreamInfo
+from meshproxy.observe.stream_info import TRACE_FORCED, StreamInfo
 
 
 class IntValue(Protocol):
@@ -106,10 +106,10 @@ class RuntimeFilter(LogFilter):
 
 
 class TraceableFilter(LogFilter):
-    """Streams that are traced, and those that would be, were there a provider. Health checks are not."""
+    """Streams whose trace was asked for by x-envoy-force-trace, here or before: Envoy's filter means no others."""
 
     def matches(self, info: StreamInfo) -> bool:
-        return info.trace_reason != TRACE_NONE and not info.health_check
+        return info.trace_reason == TRACE_FORCED and not info.health_check
 
 
 class AllFilter(LogFilter):

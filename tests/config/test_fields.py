@@ -132,10 +132,9 @@ def test_what_is_not_done_yet_is_listed() -> None:
     bootstrap = good()
     bootstrap["overload_manager"] = {"refresh_interval": "1s"}
     bootstrap["deferred_stat_options"] = {"enable_deferred_creation_stats": True}
-    hcm(bootstrap)["tracing"] = {}
     errors, not_yet = check(bootstrap)
     assert errors == []
-    assert {path for path, _ in not_yet} == {"overload_manager", "deferred_stat_options", f"{HCM_PATH}.tracing"}
+    assert {path for path, _ in not_yet} == {"overload_manager", "deferred_stat_options"}
     assert all(note for _, note in not_yet)
 
 

@@ -283,8 +283,7 @@ TOPIC = Topic(
     ],
     listeners=FORMATS
     | {
-        "flush_interval": "access_log_options: { access_log_flush_interval: 0.3s }\n"
-        + text(RECORD),
+        "flush_interval": "access_log_options: { access_log_flush_interval: 0.3s }\n" + text(RECORD),
         "flush_interval_old": "access_log_flush_interval: 0.3s\n"
         + text(WIRE.replace("wire", "%ACCESS_LOG_TYPE% %RESPONSE_CODE% wire", 1)),
     }

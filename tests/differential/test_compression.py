@@ -558,7 +558,9 @@ def test_case(pair: Pair, case: Case) -> None:
     lines = [
         [line for line in outcome.lines() if not line.strip().startswith(case.ignore)] for outcome in (expected, actual)
     ]
-    assert lines[0] == lines[1], f"{case.name}: Envoy (-) and the subject (+)\n" + "\n".join(difflib.ndiff(*lines))
+    assert lines[0] == lines[1], f"{case.name}: Envoy (-) and the subject (+)\n" + "\n".join(
+        difflib.ndiff(lines[0], lines[1])
+    )
 
 
 PIECES = {"brotli", "inflate_both", "deflate_inflate"}

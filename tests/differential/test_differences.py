@@ -11,6 +11,7 @@ from tests.differential.test_load_balancing import DIFFERENCES as BALANCING
 from tests.differential.test_subsets import DIFFERENCES as SUBSETS
 from tests.differential.test_tcp_proxy import ROWS
 from tests.differential.test_tls import CASES, FAILED
+from tests.differential.test_tracing import DIFFERENCES as TRACING
 from tests.differential.test_upgrades import ROWS as UPGRADE_ROWS
 from tests.differential.test_upstream_connections import ROWS as CONNECTION_ROWS
 from tests.differential.topic import all_topics
@@ -26,13 +27,13 @@ def declared_cases() -> list[Case]:
 
 
 def declared_keys() -> set[str]:
-    """Those of requests, of raw connections, of TLS, of balancing, and of compression."""
+    """Those of requests, of raw connections, of TLS, of balancing, of compression, and of traces."""
     of_requests = {case.differs.key for case in declared_cases() if case.differs}
     of_tls = {key for case in CASES for key, *_ in case.differs} | {FAILED for case in CASES if case.fails}
     of_balancing = {*BALANCING, *SUBSETS}
     of_compression = {*COMPRESSION}
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
-    return of_requests | of_tls | of_balancing | of_compression | of_connections
+    return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING
 
 
 def documented_keys() -> list[str]:

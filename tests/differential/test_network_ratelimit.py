@@ -42,7 +42,9 @@ LISTENERS: dict[str, Layer4Listener] = {
     ),
     "alone": Limited(CHAIN),
 }
-CONNECTIONS: tuple[str, ...] = ("two",) * 4 + ("off",) * 3 + ("on",) * 3 + ("shared_a", "shared_b", "shared_a", "shared_b")
+CONNECTIONS: tuple[str, ...] = (
+    ("two",) * 4 + ("off",) * 3 + ("on",) * 3 + ("shared_a", "shared_b", "shared_a", "shared_b")
+)
 CONNECTIONS += ("shared_but_other",) * 2 + ("alone",) * 3
 
 

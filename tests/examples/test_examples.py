@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
@@ -56,7 +57,7 @@ class Answer:
     def __init__(self, answer: http.client.HTTPResponse) -> None:
         self.status = answer.status
         self.headers = answer.headers
-        self.body = answer.read().decode()
+        self.body = answer.read().decode(errors="replace")
 
 
 class Client:
@@ -270,6 +271,22 @@ def test_fault_injection(start: Start, upstream: ScriptedUpstream) -> None:
 
 
 @pytest.mark.parametrize("start", STARTERS)
+def test_rate_limit(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "rate-limit", two(upstream)) as proxy:
+        front = Client(proxy, "front")
+        answers = [front.ask("/api", x_api_key="ann") for _ in range(4)]
+        assert [answer.status for answer in answers] == [200, 200, 200, 429]
+        assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["2", "1", "0", "0"]
+        assert front.ask("/api", x_api_key="bob").status == 200
+        assert [front.ask("/login").status for _ in range(3)] == [200, 200, 429]
+        assert front.ask("/login").headers["retry-after"] == "30"
+        assert front.ask("/api").status == 401
+        proxy.admin("/runtime_modify?limit.api_enforced=0", "POST")
+        wait_for(lambda: front.ask("/api", x_api_key="ann").status == 200, "the limit to be watched only")
+        assert [front.ask("/free").status for _ in range(5)] == [200] * 5
+
+
+@pytest.mark.parametrize("start", STARTERS)
 def test_cors(start: Start, upstream: ScriptedUpstream) -> None:
     with running(start, "cors", two(upstream)) as proxy:
         front = Client(proxy, "front")
@@ -288,6 +305,24 @@ def test_rewrite(start: Start, upstream: ScriptedUpstream) -> None:
         assert message.get(b"x-came-from") == b"127.0.0.1"
         assert answer.headers["x-legacy"] is None
         assert Client(proxy, "front").ask("/api/v2/items/x").status == 404
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_compression(start: Start, upstream: ScriptedUpstream) -> None:
+    with running(start, "compression", two(upstream)) as proxy:
+        upstream.play([reply(200, b"x" * 1000, [("content-type", "text/plain")])])
+        front = Client(proxy, "front")
+        choices = {"gzip": "gzip", "zstd, gzip": "zstd", "gzip, br": "br", "gzip, br;q=0.9": "gzip"}
+        for accepted, encoding in choices.items():
+            assert front.ask("/page", accept_encoding=accepted).headers["content-encoding"] == encoding
+        assert front.ask("/page").headers["content-encoding"] is None
+        assert front.ask("/archive", accept_encoding="gzip").headers["content-encoding"] is None
+        upstream.play([reply(206, b"x" * 1000)])
+        assert front.ask("/page", accept_encoding="gzip").headers["content-encoding"] is None
+        script = upstream.play([reply()])
+        front.ask("/upload", body=gzip.compress(b"notes"), content_encoding="gzip")
+        assert script.seen[0].message.body == b"notes"
+        assert script.seen[0].message.get(b"content-encoding") is None
 
 
 @pytest.mark.parametrize("start", STARTERS)

@@ -32,7 +32,7 @@ def answer(
 def server_header(mode: int, name: bytes = b"envoy") -> Callable[[ConnectionManagerConfig], object]:
     def configure(config: ConnectionManagerConfig) -> None:
         config.server_header_transformation = mode
-        config.server_name = name
+        config.server_field = (b"server", name)
 
     return configure
 

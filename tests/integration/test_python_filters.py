@@ -46,9 +46,10 @@ async def test_a_changed_file_is_in_force_under_load(
         [listener("main", [forward("/", "up")], filters=[python_filter(source)])], [cluster("up", upstream.port)]
     )
     async with Proxy(config, "--concurrency", workers) as proxy, Load(proxy.ports["main"], echoed("up")) as load:
+        in_force = 0.0
         for version in range(1, 4):
             _write(source, _SOURCE.format(hook=hook, version=version))
-            await proxy.until_stat("server.config_reload_success", lambda value, want=version: value == want)
+            await proxy.until_stat("server.config_reload_success", version.__eq__)
             in_force = asyncio.get_running_loop().time()
             await load.more(100)
             assert _versions(load, in_force) == {b"%d" % version}

@@ -1,4 +1,4 @@
-"""Two workers, one bucket: local rate limits hold for the process, and what a dead worker took is nobody's loss."""
+"""Two workers, one bucket: local rate limits hold for the process, whatever becomes of a worker."""
 
 from __future__ import annotations
 

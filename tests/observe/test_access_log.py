@@ -18,7 +18,7 @@ from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.observe import response_flags
 from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.observe.stats import StatsRegistry
-from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.observe.stream_info import TRACE_CLIENT, TRACE_FORCED, TRACE_NONE, TRACE_SAMPLED, StreamInfo
 from tests.observe.streams import make_stream
 
 FILE = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
@@ -143,6 +143,20 @@ def test_dynamic_metadata_decides(
     log.log(info)
     LOG_FILES.close()
     assert (log_path.read_text() == "x") is logged
+
+
+def test_traceable_means_forced(log_path: Path) -> None:
+    log = _build({**_config(log_path, format="%TRACE_ID% %SPAN_ID%\n"), "filter": {"traceable_filter": {}}}, _context())
+    assert log is not None
+    info = make_stream()
+    info.traceparent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for reason in (TRACE_NONE, TRACE_SAMPLED, TRACE_CLIENT, TRACE_FORCED):
+        info.trace_reason = reason
+        log.log(info)
+    info.health_check = True
+    log.log(info)
+    LOG_FILES.close()
+    assert log_path.read_text() == "0af7651916cd43dd8448eb211c80319c b7ad6b7169203331\n"
 
 
 def test_health_checks_are_left_out(log_path: Path) -> None:

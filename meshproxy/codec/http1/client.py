@@ -42,15 +42,13 @@ from meshproxy.codec.http1.framing import (
     content_length_to_send,
     keeps_alive,
 )
+from meshproxy.codec.http1.request_target import is_plain_target
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.http1.start_lines import BODILESS_METHODS, METHOD_FIELDS, parse_status_line
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_PROTOCOL_ERROR, RESET_TERMINATION, ProtocolError
 
 _FRAMING: Final = CONTENT_LENGTH | TRANSFER_ENCODING
-_SPACE: Final = 0x20
-_CR: Final = 0x0D
-_LF: Final = 0x0A
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -371,7 +369,7 @@ class RequestEncoder(MessageEncoder):
             target = authority
         elif self._client.settings.send_fully_qualified_url:
             target = b"%b://%b%b" % (headers.get(b":scheme") or b"http", authority, target)
-        if _SPACE in target or _CR in target or _LF in target:
+        if not is_plain_target(target):
             target = one_line(target).replace(b" ", b"%20")
         if method not in METHOD_FIELDS:
             method = one_line(method).replace(b" ", b"")
@@ -387,7 +385,7 @@ class RequestEncoder(MessageEncoder):
                 return b""
         if end:
             self.framing = NO_BODY
-            return b"" if method in BODILESS_METHODS else b"content-length: 0\r\n"
+            return b"" if method == b"GET" or method in BODILESS_METHODS else b"content-length: 0\r\n"
         if self.is_connect or self.wants_upgrade:
             self.framing = NO_BODY  # until the response switches protocols
             return b""

@@ -333,7 +333,7 @@ class Http1Connection:
         for piece in out:
             if len(piece) >= PASS_ON_BYTES:
                 return _join_small(out)
-        return [b"".join(out)]
+        return [out[0] + out[1] if len(out) == 2 else b"".join(out)]
 
     @property
     def output_bytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from meshproxy.codec.headers import TRANSFER_ENCODING, Field, HeaderMap
+from meshproxy.codec.headers import TRANSFER_ENCODING, HeaderMap
 from meshproxy.codec.http1.chunked import chunk_head, encode_chunk
 from meshproxy.codec.http1.connection import PASS_ON_BYTES, Http1Connection
 from meshproxy.codec.stream import StreamEncoder
@@ -19,8 +19,8 @@ NO_BODY: Final = 4  # none whatever is sent: HEAD, 204, 304 (RFC 9112 section 6.
 DONE: Final = 5
 
 _COLON: Final = 0x3A
-_CR: Final = 0x0D
-_LF: Final = 0x0A
+_IN_NO_HEAD: Final = (b"", b":")  # what the names of pseudo-headers begin with
+_LINE_ENDS: Final = bytes.maketrans(b"\r\n", b"  ")
 _LOWER_A: Final = 0x61
 _LOWER_Z: Final = 0x7A
 _DIGIT_0: Final = 0x30
@@ -28,7 +28,7 @@ _DIGIT_9: Final = 0x39
 
 _LEARNT_LIMIT: Final = 2048  # fields whose lines are remembered, in all,
 _LEARNT_BYTES: Final = 64  # each with a value of at most this length: memory stays bounded, whatever is sent
-_NEVER_LEARNT: Final = frozenset((b":path", b"x-request-id", b"traceparent"))  # another one in every message
+_NEVER_LEARNT: Final = frozenset((b"x-request-id", b"traceparent"))  # another one in every message
 
 # Field -> its line. Messages share most of their fields, so a head is joined from lines made, and checked, before.
 _LINES: dict[Any, bytes] = {}
@@ -69,39 +69,50 @@ def encode_head(start_line: bytes, headers: HeaderMap, extra: bytes, proper: boo
     """
     if headers.known & TRANSFER_ENCODING:
         headers.remove(b"transfer-encoding")
-    fields: list[Any] = headers.fields  # as Any each stays one object: mypyc would unpack it
+    fields = headers.fields
+    whole: list[Any] = fields  # as Any each stays the tuple that it is: mypyc would unpack it
     lines = _PROPER_LINES if proper else _LINES
     parts: list[bytes] = [start_line]
-    for field in fields:
-        line = lines.get(field)
-        parts.append(_new_line(field, lines, proper) if line is None else line)
+    size = len(fields)
+    at = 0
+    while at < size:  # pseudo-headers come first
+        name = fields[at][0]
+        if not name or name[0] != _COLON:
+            break
+        if name == b":authority":
+            parts.append(_line_of(whole[at], lines, proper))
+        at += 1
+    while at < size:
+        parts.append(_line_of(whole[at], lines, proper))
+        at += 1
     parts.append(extra)
     parts.append(b"\r\n")
     return b"".join(parts)
 
 
-def _new_line(field: Field, lines: dict[Any, bytes], proper: bool) -> bytes:
+def _line_of(field: Any, lines: dict[Any, bytes], proper: bool) -> bytes:
+    line = lines.get(field)
+    return _new_line(field, lines, proper) if line is None else line
+
+
+def _new_line(field: Any, lines: dict[Any, bytes], proper: bool) -> bytes:
     """The line of a field that `lines` has not; empty for what stands in no head."""
-    name, value = field
-    line = b""
-    if name[:1] != b":" or name == b":authority":
-        line = _line(b"host" if name == b":authority" else name, value, proper)
+    name: bytes = field[0]
+    value: bytes = field[1]
+    if name == b":authority":
+        name = b"host"
+    line = b"%b: %b" % (name, value)
+    if line.translate(_LINE_ENDS) != line:
+        name, value = one_line(name).replace(b" ", b""), one_line(value)
+        line = b"%b: %b" % (name, value)
+    if proper:
+        line = b"%b: %b" % (proper_case(name), value)
+    line = b"" if name[:1] in _IN_NO_HEAD else line + b"\r\n"
     if len(value) <= _LEARNT_BYTES and name not in _NEVER_LEARNT:
         if len(lines) >= _LEARNT_LIMIT:
             lines.clear()
         lines[field] = line
     return line
-
-
-def _line(name: bytes, value: bytes, proper: bool) -> bytes:
-    # `in` with a number is one search for a byte; with bytes it raises and swallows a TypeError first
-    if _CR in value or _LF in value or _CR in name or _LF in name:
-        name, value = one_line(name).replace(b" ", b""), one_line(value)
-    if not name:
-        return b""
-    if proper:
-        name = proper_case(name)
-    return name + b": " + value + b"\r\n"
 
 
 class MessageEncoder(StreamEncoder):

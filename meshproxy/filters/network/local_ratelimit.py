@@ -15,9 +15,8 @@ from meshproxy.config.errors import child
 from meshproxy.config.runtime import RuntimeBool
 from meshproxy.config.token_buckets import BucketLease
 from meshproxy.config.values import int_or, milliseconds
-from meshproxy.filters.network.connection_limit import Limited
 from meshproxy.http.network_filter import NETWORK_FILTERS, ConnectionGate
-from meshproxy.net.connection import Connection
+from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.token_bucket import TokenBucket
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stats import StatsScope
@@ -48,8 +47,16 @@ class LocalRateLimitGate(ConnectionGate):
             return True
         self._stats.rate_limited += 1
         info.response_flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED  # so it is in Envoy
-        Limited(connection, 0.0)
+        connection.set_handler(Refused())
+        connection.close()
         return False
+
+
+class Refused(ConnectionHandler):
+    """A connection that found no token."""
+
+    def on_data(self, data: bytes) -> None:
+        """Nobody listens."""
 
 
 def build_local_ratelimit(message: Any, path: str, context: BuildContext) -> ConnectionGate | None:

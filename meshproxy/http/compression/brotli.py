@@ -90,7 +90,7 @@ class BrotliDecompressor(Decompressor):
         most = most_output(len(data), DEFAULT_INFLATE_RATIO, library.chunk_bytes)
         most += 3 * library.chunk_bytes  # Envoy notices a chunk later, and takes two more at the end of the body
         try:
-            decompressed: bytes = self._decoder.process(data, output_buffer_limit=most)
+            decompressed = self._process(data, most)
         except library.brotli.error:
             self._fail()
             return b""
@@ -98,6 +98,18 @@ class BrotliDecompressor(Decompressor):
             library.stats.brotli_output_overflow += 1
             self._fail()
         return decompressed[:most]
+
+    def _process(self, data: bytes, most: int) -> bytes:
+        """All there is to have of a piece, or more than `most`. The package may give a first part and be content."""
+        decoder = self._decoder
+        part: bytes = decoder.process(data, output_buffer_limit=most)
+        parts = [part]
+        size = len(part)
+        while part and size <= most and not decoder.is_finished():
+            part = decoder.process(b"", output_buffer_limit=most - size + 1)
+            parts.append(part)
+            size += len(part)
+        return b"".join(parts)
 
     def _fail(self) -> None:
         self._failed = True

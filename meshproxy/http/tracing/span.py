@@ -244,7 +244,9 @@ def _add_grpc_response(attributes: dict[bytes, bytes], part: HeaderMap | None) -
 
 def _failed(kind: int, status: int, grpc: bytes) -> bool:
     """OpenTelemetry's conventions: to a client what the server holds against it is an error too."""
-    return status >= (400 if kind == KIND_CLIENT else 500) or grpc not in (b"", b"0")
+    if kind == KIND_CLIENT:
+        return status >= 400 or grpc not in (b"", b"0")
+    return status >= 500 or grpc in _GRPC_SERVER_ERRORS
 
 
 def _merged(tags: list[CustomTag], more: list[CustomTag]) -> list[CustomTag]:

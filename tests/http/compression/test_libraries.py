@@ -54,7 +54,7 @@ def reader(kind: str) -> Callable[[bytes], bytes]:
         return zlib.decompressobj(31).decompress
     if kind == "brotli":
         decoder = brotli.Decompressor()
-        return lambda data: bytes(decoder.process(data))
+        return lambda data: bytes(decoder.process(data) + decoder.process(b""))
     return zstandard.ZstdDecompressor().decompressobj().decompress
 
 
@@ -115,10 +115,13 @@ def test_options(kind: str, fields: dict[str, Any]) -> None:
 def test_options_change_what_is_written() -> None:
     build = Build()
     sizes = [
-        len(build.compressor("gzip", compression_level=level).finish(WORDS)) for level in ("BEST_SPEED", "BEST_COMPRESSION")
+        len(build.compressor("gzip", compression_level=level).finish(WORDS))
+        for level in ("BEST_SPEED", "BEST_COMPRESSION")
     ]
     assert sizes[0] > sizes[1]
-    assert build.compressor("gzip", compression_strategy="FIXED").finish(WORDS) != build.compressor("gzip").finish(WORDS)
+    assert build.compressor("gzip", compression_strategy="FIXED").finish(WORDS) != build.compressor("gzip").finish(
+        WORDS
+    )
     checked = build.compressor("zstd", enable_checksum=True).finish(WORDS)
     assert zstandard.get_frame_parameters(checked).has_checksum
     assert not zstandard.get_frame_parameters(build.compressor("zstd").finish(WORDS)).has_checksum
@@ -135,6 +138,16 @@ def test_a_body_in_pieces_of_any_size(kind: str, piece_bytes: int) -> None:
     assert b"".join(pieces) == WORDS
     # A byte may complete a block of zstd, which counts, but does no harm.
     assert set(build.counted()) <= {"d.zstd.decompressor_library.zstd_generic_error"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_piece_is_read_when_it_came(kind: str) -> None:
+    build = Build()
+    compressor, decompressor = build.compressor(kind), build.decompressor(kind)
+    for start in range(0, len(WORDS), 50_000):
+        piece = WORDS[start : start + 50_000]
+        assert decompressor.decompress(compressor.compress(piece)) == piece
+    assert decompressor.decompress(compressor.finish(b"the end")) == b"the end"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -211,7 +224,9 @@ def test_a_wrong_checksum_is_counted_and_its_piece_lost() -> None:
 @pytest.fixture(scope="module")
 def dictionary() -> Any:
     choose = random.Random(3).choices
-    samples = [b" ".join(choose([b"alpha", b"beta", b'{"key": ', b"gamma"], k=50)) for _ in range(300)]
+    samples: list[bytes | bytearray | memoryview] = [
+        b" ".join(choose([b"alpha", b"beta", b'{"key": ', b"gamma"], k=50)) for _ in range(300)
+    ]
     return zstandard.train_dictionary(2048, samples, dict_id=42)
 
 
@@ -256,7 +271,9 @@ def test_a_library_of_the_other_side_is_refused() -> None:
 
 def test_a_field_that_the_package_has_not_is_refused() -> None:
     build = Build()
-    check_fields(build.extension("brotli", "compressor", {"disable_literal_context_modeling": True}), "lib", build.errors)
+    check_fields(
+        build.extension("brotli", "compressor", {"disable_literal_context_modeling": True}), "lib", build.errors
+    )
     assert [error.path for error in build.errors.sorted()] == ["lib.typed_config.disable_literal_context_modeling"]
 
 

@@ -1,0 +1,183 @@
+"""A user's class in force: what its instances share, and the rail around its hooks (docs/writing-filters.md).
+
+A `PythonVersion` lasts while a configuration has it, also over updates that change something else, and until its last
+instance is done. Whoever calls a hook stands between `enter` and `leave`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from time import monotonic
+from typing import Any, ClassVar, Final
+
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import child
+from meshproxy.config.python_class import PythonClass, load_class
+from meshproxy.config.values import milliseconds_or
+from meshproxy.http.filter_context import FilterContext, FilterStats
+from meshproxy.net.hook_watch import HOOK_WATCH, HookOwner
+from meshproxy.observe.log import log_once_per
+
+_DEFAULT_SLOW_HOOK_MS: Final = 50
+
+_errors: Final = log_once_per(1.0, "filter")
+
+VersionKey = tuple[str, str, str, bytes]  # (where it stands, content of the file, class, configuration)
+
+
+class ConnectionStats(FilterStats):
+    """Of a class that has an instance for each connection."""
+
+    GAUGES: ClassVar[tuple[str, ...]] = ("connections_active",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections_active: int = 0
+
+
+class SingleStats(FilterStats):
+    """Of a class that has one instance."""
+
+    GAUGES: ClassVar[tuple[str, ...]] = ()
+
+
+class PythonVersion:
+    """A user's class with its configuration. `base` is what it is derived from."""
+
+    def __init__(self, key: VersionKey, kind: type[Any], base: type[Any], context: FilterContext, stats: Any) -> None:
+        self.key = key
+        self.kind = kind
+        self.context = context
+        self.stats = stats  # FilterStats, or those of a kind
+        self.active: int = 0  # instances
+        self._users: int = 0  # configurations
+        self._running: bool = False
+        self._has_init: bool = getattr(kind, "__init__") is not getattr(base, "__init__")  # noqa: B009
+        self.owner = HookOwner(context.name, _DEFAULT_SLOW_HOOK_MS / 1000.0, self._count_slow)
+
+    def _count_slow(self) -> None:
+        self.stats.slow_hooks += 1
+
+    # -- instances
+
+    def new(self) -> Any:
+        """An instance, which is followed by one `on_done`. Raises what its `__init__` raises."""
+        self.active += 1
+        kind = self.kind
+        made: Any = kind.__new__(kind)
+        made.config = self.context.config
+        made.context = self.context
+        if self._has_init:
+            made.__init__()
+        return made
+
+    def on_done(self) -> None:
+        """An instance has ended, or could not be made."""
+        self.active -= 1
+        if self._users == 0 and self.active == 0:
+            self._stop()
+
+    # -- the rail
+
+    def enter(self) -> float:
+        """A hook is about to be called. Returns the time, for `leave`."""
+        HOOK_WATCH.running = self.owner
+        return monotonic()
+
+    def leave(self, began: float) -> None:
+        """The hook has returned, or raised."""
+        HOOK_WATCH.running = None
+        took_s = monotonic() - began
+        if took_s > self.owner.slow_s:
+            HOOK_WATCH.on_returned(self.owner, took_s)
+
+    def on_error(self, what: str, error: BaseException) -> None:
+        """A hook has raised: it is counted, and logged unless there are too many; `what` says what becomes of it."""
+        self.stats.errors += 1
+        _errors.error(f"filter {self.context.name} raised; {what}", error)
+
+    # -- how long it lasts
+
+    def acquire(self) -> None:
+        """A configuration has it."""
+        self._users += 1
+
+    def start(self) -> None:
+        """It is in force."""
+        if self._running:
+            return
+        self._running = True
+        HOOK_WATCH.add(self.owner)
+        try:
+            self.kind.on_start(self.context)
+        except Exception as error:  # noqa: BLE001  a user's code
+            self.on_error("it was in on_start", error)
+
+    def close(self) -> None:
+        """A configuration that had it is gone. It ends with its last instance."""
+        self._users -= 1
+        if self._users == 0:
+            if _versions.get(self.key) is self:
+                del _versions[self.key]
+            if self.active == 0:
+                self._stop()
+
+    def _stop(self) -> None:
+        if not self._running:
+            return
+        self._running = False
+        HOOK_WATCH.remove(self.owner)
+        self.context.close()
+        try:
+            self.kind.on_stop(self.context)
+        except Exception as error:  # noqa: BLE001  a user's code
+            self.on_error("it was in on_stop", error)
+
+
+_versions: Final[dict[VersionKey, PythonVersion]] = {}  # that a configuration of this process has
+
+
+def build_version(
+    message: Any, path: str, context: BuildContext, base: type[Any], prefix: str, stats_kind: type[FilterStats]
+) -> PythonVersion | None:
+    """The version that a `Python` message of any kind asks for: the one that runs, where nothing of it changed.
+
+    It is the context's from now on, and stands under `prefix` in the stats. None after errors.
+    """
+    loaded = load_class(message, path, context, base)
+    if loaded is None:
+        return None
+    before = len(context.errors)
+    config = loaded.build_config(message.config, child(path, "config"), context.errors)
+    if len(context.errors) != before:
+        return None
+    stats = context.scope(prefix, stats_kind)
+    version = _version_of(loaded, base, config, message, prefix, stats, context)
+    if "slow_hook" in message.DESCRIPTOR.fields_by_name:
+        version.owner.slow_s = milliseconds_or(message, "slow_hook", _DEFAULT_SLOW_HOOK_MS) / 1000.0
+    version.acquire()
+    context.keep(version)
+    context.when_in_force(version.start)
+    return version
+
+
+def _version_of(
+    loaded: PythonClass[Any], base: type[Any], config: Any, message: Any, prefix: str, stats: Any, context: BuildContext
+) -> PythonVersion:
+    where = f"{context.resource} {context.listener_stat_prefix}{prefix}"
+    written = bytes(message.config.SerializeToString(deterministic=True))
+    key = (where, loaded.version, loaded.kind.__qualname__, written)
+    version = _versions.get(key)
+    if version is None or version.kind is not loaded.kind:
+        made = FilterContext(context.filter_name, config, stats, context.services)
+        version = _versions[key] = PythonVersion(key, loaded.kind, base, made, stats)
+    return version
+
+
+def refuse_coroutines(version: PythonVersion, hooks: tuple[str, ...], path: str, context: BuildContext) -> bool:
+    """An error for each of these hooks, which nothing can wait for, that is `async def`; whether there was one."""
+    before = len(context.errors)
+    for hook in hooks:
+        if inspect.iscoroutinefunction(getattr(version.kind, hook)):
+            context.errors.add(path, f"{version.kind.__name__}.{hook} cannot be async: nothing waits for it")
+    return len(context.errors) != before

@@ -1,0 +1,129 @@
+"""The way of spans to a collector: in batches, in the background, and never more of them than there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+from meshproxy.clock import monotonic, move_ahead
+from meshproxy.codec.headers import HeaderMap
+from meshproxy.config.context import Services
+from meshproxy.config.runtime import RuntimeInt
+from meshproxy.http.tracing.exporter import ExportSettings, SpanExporter, TracerStats
+from meshproxy.http.tracing.otlp import SpanData, encode_resource, encode_scope
+from tests.upstream.harness import OK, Peer, Upstream, World, cluster_dict, endpoint, turns, until, upstream, world
+
+
+def span(name: bytes) -> bytes:
+    data = SpanData(b"0" * 31 + b"1", b"0" * 15 + b"1", b"", b"")
+    data.name = name
+    return data.encode()
+
+
+class Fixture:
+    """An exporter whose collector is `server`."""
+
+    def __init__(self, w: World, server: Upstream, *, batch: int = 2, room: int = 4) -> None:
+        w.add(cluster_dict(endpoint("127.0.0.1", server.port)))
+        head = HeaderMap([(b":method", b"POST"), (b":path", b"/v1/traces"), (b":authority", b"collector")])
+        settings = ExportSettings("c", head, encode_resource({}), encode_scope("s", "1"))
+        settings.max_spans = room
+        settings.min_flush_spans = RuntimeInt("", batch)
+        settings.flush_interval_ms = RuntimeInt("", 1000)
+        self.stats = TracerStats()
+        self.exporter = SpanExporter(settings, self.stats, Services(w.dispatcher, w.manager))
+
+    def add(self, *names: bytes) -> None:
+        for name in names:
+            self.exporter.add(span(name))
+
+
+@asynccontextmanager
+async def fixture(**options: int) -> AsyncIterator[tuple[Fixture, World, Upstream]]:
+    async with world() as w, upstream() as server:
+        yield Fixture(w, server, **options), w, server
+
+
+async def batch(peer: Peer, answer: bytes = OK) -> list[str]:
+    """The names of the spans in the next request, which is answered."""
+    head = await peer.request()
+    assert head.startswith(b"POST /v1/traces HTTP/1.1\r\nhost: collector\r\n")
+    length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+    message: Any = trace_service_pb2.ExportTraceServiceRequest()
+    message.ParseFromString(await peer.read(length))
+    if answer:
+        peer.send(answer)
+    return [each.name for each in message.resource_spans[0].instrumentation_library_spans[0].spans]
+
+
+async def test_a_full_batch_goes_at_once_but_not_in_the_same_breath() -> None:
+    async with fixture() as (f, w, server):
+        f.add(b"a", b"b")
+        assert "upstream_rq_total" not in w.counters()
+        peer = await server.accept()
+        assert await batch(peer) == ["a", "b"]
+        await until(lambda: f.stats.spans_sent == 2)
+        assert f.stats.timer_flushed == 0
+
+
+async def test_few_spans_wait_for_the_interval() -> None:
+    async with fixture() as (f, w, server):
+        f.add(b"a")
+        await turns()
+        assert "upstream_cx_total" not in w.counters()
+        move_ahead(1.1)
+        w.dispatcher.timers.advance(int(monotonic() * 1000.0))
+        peer = await server.accept()
+        assert await batch(peer) == ["a"]
+        assert f.stats.timer_flushed == 1
+
+
+async def test_one_request_at_a_time_and_no_more_than_there_is_room_for() -> None:
+    async with fixture() as (f, _, server):
+        f.add(b"a", b"b")
+        peer = await server.accept()
+        f.add(b"c", b"d", b"e", b"f", b"g", b"h")
+        assert f.stats.spans_dropped == 2
+        assert await batch(peer) == ["a", "b"]
+        assert await batch(peer) == ["c", "d", "e", "f"]
+        await until(lambda: f.stats.spans_sent == 6)
+
+
+async def test_what_the_collector_does_not_take_is_counted() -> None:
+    async with fixture() as (f, _, server):
+        f.add(b"a", b"b")
+        peer = await server.accept()
+        await batch(peer, b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")
+        await until(lambda: f.stats.spans_dropped == 2)
+        f.add(b"c", b"d")
+        await batch(peer, b"")
+        peer.close()
+        await until(lambda: f.stats.spans_dropped == 4)
+        assert f.stats.spans_sent == 0
+
+
+async def test_without_its_cluster_spans_are_dropped() -> None:
+    async with fixture() as (f, w, _):
+        w.manager.remove("c")
+        f.add(b"a", b"b")
+        await until(lambda: f.stats.spans_dropped == 2)
+
+
+async def test_closing_sends_what_is_left() -> None:
+    async with fixture() as (f, _, server):
+        f.add(b"a")
+        f.exporter.close()
+        peer = await server.accept()
+        assert await batch(peer) == ["a"]
+
+
+async def test_a_configuration_that_is_only_checked_sends_nothing() -> None:
+    stats = TracerStats()
+    settings = ExportSettings("c", HeaderMap(), b"", b"")
+    exporter = SpanExporter(settings, stats, None)
+    exporter.add(b"x")
+    exporter.flush()
+    assert stats.spans_dropped == 1
