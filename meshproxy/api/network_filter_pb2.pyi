@@ -10,18 +10,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Python(_message.Message):
-    __slots__ = ("file", "module", "entry_point", "config", "fail_open", "slow_hook")
+    __slots__ = ("file", "module", "entry_point", "config", "fail_open", "hook_timeout", "slow_hook")
     FILE_FIELD_NUMBER: _ClassVar[int]
     MODULE_FIELD_NUMBER: _ClassVar[int]
     ENTRY_POINT_FIELD_NUMBER: _ClassVar[int]
     CLASS_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     FAIL_OPEN_FIELD_NUMBER: _ClassVar[int]
+    HOOK_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     SLOW_HOOK_FIELD_NUMBER: _ClassVar[int]
     file: str
     module: str
     entry_point: str
     config: _struct_pb2.Struct
     fail_open: bool
+    hook_timeout: _duration_pb2.Duration
     slow_hook: _duration_pb2.Duration
-    def __init__(self, file: _Optional[str] = ..., module: _Optional[str] = ..., entry_point: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., fail_open: bool = ..., slow_hook: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., **kwargs) -> None: ...
+    def __init__(self, file: _Optional[str] = ..., module: _Optional[str] = ..., entry_point: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., fail_open: bool = ..., hook_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., slow_hook: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., **kwargs) -> None: ...

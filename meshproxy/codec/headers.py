@@ -257,8 +257,7 @@ class HeaderMap:
 def status_code(headers: HeaderMap) -> int:
     """The `:status` as a number; 0 without one, and for what is none (a filter's mistake)."""
     status = headers.get(b":status")
-    code = 0
-    if status is not None:
-        for digit in status:
-            code = code * 10 + digit - _ZERO
+    if status is None or len(status) != 3:
+        return 0
+    code = (status[0] - _ZERO) * 100 + (status[1] - _ZERO) * 10 + status[2] - _ZERO
     return code if 0 < code < 1000 else 0

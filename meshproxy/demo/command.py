@@ -62,6 +62,7 @@ async def _show(screen: Screen, options: argparse.Namespace) -> int:
         story = Story(screen, example, options.config_path or "examples/canary/envoy.yaml", act_s)
         await story.set_the_stage(processes, Path(name))
         await story.play()
+        await story.show_a_trace(processes, Path(name))
         holds = await story.sum_up()
         if options.keep:
             await story.stay()

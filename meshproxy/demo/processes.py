@@ -117,11 +117,11 @@ class Instance:
 class Proxy:
     """`meshproxy run` on a file, seen through its admin interface."""
 
-    def __init__(self, processes: Processes, config: Path) -> None:
+    def __init__(self, processes: Processes, config: Path, name: str = "proxy") -> None:
         self.config = config
         self._admin_path = config.with_name("admin")
         self.child = processes.start(
-            "proxy", "meshproxy", "run", "-c", str(config), "--admin-address-path", str(self._admin_path),
+            name, "meshproxy", "run", "-c", str(config), "--admin-address-path", str(self._admin_path),
             "--shutdown-delay-s", "0", "--drain-time-s", "1",
         )  # fmt: skip
         self.admin = ""

@@ -1,4 +1,4 @@
-"""The story: the stage, three acts, and a summary in which each claim is checked against what the clients saw."""
+"""The story: the stage, three acts, an epilogue, and a summary in which each claim is checked against what was seen."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from meshproxy.demo.example import (
 from meshproxy.demo.processes import DemoError, Instance, Processes, Proxy
 from meshproxy.demo.screen import BOLD, DIM, GREEN, RED, Screen
 from meshproxy.demo.tally import Ledger
+from meshproxy.demo.trace import show_a_trace
 
 ACT_1: Final = "Act 1"
 RELOAD: Final = "between acts 1 and 2"
@@ -150,6 +151,10 @@ class Story:
         delayed = stats.get(f"http.{STAT_PREFIX}.fault.delays_injected", 0)
         return f"{requests:,} requests so far; retried {retries}; delayed on purpose {delayed}; hosts ejected {ejected}"
 
+    async def show_a_trace(self, processes: Processes, directory: Path) -> None:
+        """One request on its way through two more proxies."""
+        self._traced = await show_a_trace(self._screen, processes, directory, self._instances["v1-a"].port)
+
     async def sum_up(self) -> bool:
         """Print each claim with whether it holds; returns whether all do."""
         findings = await self._findings()
@@ -191,6 +196,7 @@ class Story:
                 CHAOS_MS,
             ),
             checks.counts_agree(ledger, stats.get(f"http.{STAT_PREFIX}.downstream_rq_total", 0)),
+            self._traced,
         ]
 
     async def stay(self) -> None:

@@ -180,11 +180,14 @@ class ConnectionManager(ServerConnectionCallbacks):
         self._done()
 
     def data_to_send(self) -> bytes | list[bytes]:
-        parts = self.codec.data_to_send()
+        data = self.codec.data_to_send()
         stats = self.config.stats
-        for part in parts:
-            stats.downstream_cx_tx_bytes_total += len(part)
-        return parts
+        if isinstance(data, bytes):
+            stats.downstream_cx_tx_bytes_total += len(data)
+        else:
+            for part in data:
+                stats.downstream_cx_tx_bytes_total += len(part)
+        return data
 
     def on_above_write_watermark(self) -> None:
         self._backed_up = True

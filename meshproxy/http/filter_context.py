@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from meshproxy.codec.headers import Field
 from meshproxy.config.context import Services
@@ -19,8 +19,8 @@ from meshproxy.observe.stats import StatsScope
 class FilterStats(StatsScope):
     """Of a filter in Python; `dynamic` holds what it counts itself."""
 
-    COUNTERS = ("errors", "failed_open", "hook_timeouts", "slow_hooks", "task_errors")
-    GAUGES = ("streams_active",)
+    COUNTERS: ClassVar[tuple[str, ...]] = ("errors", "failed_open", "hook_timeouts", "slow_hooks", "task_errors")
+    GAUGES: ClassVar[tuple[str, ...]] = ("streams_active",)
 
     def __init__(self) -> None:
         super().__init__()

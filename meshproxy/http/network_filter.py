@@ -11,6 +11,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.registry import Registry
 from meshproxy.net.connection import Connection, ConnectionHandler
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.transport_socket import TransportSocket
 from meshproxy.observe.stream_info import ConnectionInfo
 from meshproxy.upstream.manager import ClusterManager
 
@@ -130,5 +131,15 @@ class ConnectionGate:
         """A connection that was admitted has ended."""
 
 
-NetworkFilterBuilder = Callable[[Any, str, BuildContext], NetworkFilter | ConnectionGate | None]
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ConnectionFilter:
+    """A built network filter that stands before the terminal one, and sees the bytes of its connections."""
+
+    def new(self, connection: Connection, info: ConnectionInfo, inner: TransportSocket | None) -> TransportSocket:
+        """Its place in one connection: behind `inner`, which is the transport socket, or the filter before it."""
+        raise NotImplementedError
+
+
+BuiltNetworkFilter = NetworkFilter | ConnectionGate | ConnectionFilter
+NetworkFilterBuilder = Callable[[Any, str, BuildContext], BuiltNetworkFilter | None]
 NETWORK_FILTERS: Final[Registry[NetworkFilterBuilder]] = Registry("network filter")

@@ -50,6 +50,7 @@ class PythonVersion:
         self.context = context
         self.stats = stats  # FilterStats, or those of a kind
         self.active: int = 0  # instances
+        self._one: Any = None
         self._users: int = 0  # configurations
         self._running: bool = False
         self._has_init: bool = getattr(kind, "__init__") is not getattr(base, "__init__")  # noqa: B009
@@ -63,7 +64,16 @@ class PythonVersion:
     def new(self) -> Any:
         """An instance, which is followed by one `on_done`. Raises what its `__init__` raises."""
         self.active += 1
-        kind = self.kind
+        return self._make()
+
+    def one(self) -> Any:
+        """The one instance of a class that has one; made when it is first asked for."""
+        if self._one is None:
+            self._one = self._make()
+        return self._one
+
+    def _make(self) -> Any:
+        kind: Any = self.kind
         made: Any = kind.__new__(kind)
         made.config = self.context.config
         made.context = self.context
@@ -128,6 +138,7 @@ class PythonVersion:
         self._running = False
         HOOK_WATCH.remove(self.owner)
         self.context.close()
+        self._one = None
         try:
             self.kind.on_stop(self.context)
         except Exception as error:  # noqa: BLE001  a user's code

@@ -406,7 +406,7 @@ class Router:
             route.finalize_response(headers, info)
         if end:
             self._on_response_complete(upstream)
-        stream.send_response_headers(headers, end)
+        stream.send_response_headers(headers, end, status)
 
     def _may_answer_tunnel(self, upstream: UpstreamRequest, headers: HeaderMap) -> bool:
         """An open tunnel has no timeout; what is neither an error nor an agreement to speak WebSocket is no answer."""

@@ -463,11 +463,12 @@ class Stream(StreamDecoder):
             self.config.listener_stats.count_response(status)
             self.encoder.send_informational(headers)
 
-    def send_response_headers(self, headers: HeaderMap, end: bool) -> None:
+    def send_response_headers(self, headers: HeaderMap, end: bool, status: int = -1) -> None:
+        """`status` is that of `headers`, where the caller knows it."""
         info = self.info
         self.response_headers = headers
         info.response_headers = headers
-        info.response_code = status_code(headers)  # filters may ask for it, and change it
+        info.response_code = status if status >= 0 else status_code(headers)  # filters may ask for it, and change it
         if self.chain.has_response_hooks and self._entered_chain:
             path = self._response_path = ResponsePath(self)
             path.push(HEADERS, headers, end)

@@ -22,8 +22,8 @@ class Histogram:
         self.sum: int = 0
 
     def record(self, value: int) -> None:
-        value = max(value, 0)
         if value < _SUB:
+            value = max(value, 0)
             index = value
         else:
             shift = value.bit_length() - 1 - _SUB_BITS
@@ -32,7 +32,8 @@ class Histogram:
                 index = BUCKETS - 1
         if not self.total:
             self.counts = [0] * BUCKETS
-        self.counts[index] += 1
+        counts = self.counts
+        counts[index] = counts[index] + 1  # `+=` would be an operation on objects
         self.total += 1
         self.sum += value
 

@@ -13,7 +13,7 @@ from meshproxy.config.runtime import Fraction
 from meshproxy.observe.stream_info import StreamInfo
 from meshproxy.route.header_matcher import HeaderMatcher
 from meshproxy.route.metadata_matcher import FilterStateMatcher, MetadataMatcher
-from meshproxy.route.path_matcher import ConnectMatcher, PathMatcher
+from meshproxy.route.path_matcher import ConnectMatcher, PathMatcher, PathPrefix
 from meshproxy.route.query_matcher import QueryMatcher, parse_query
 from meshproxy.route.route import Route
 from meshproxy.route.weighted import WeightedRoutes
@@ -151,6 +151,12 @@ class RouteMatch(Step):
             or self.metadata
             or self.filter_state
         )
+
+    def for_all_paths(self) -> Route | None:
+        """Its route, if it takes every request whose path begins with a slash."""
+        matcher = self.path_matcher
+        takes_all = type(matcher) is PathPrefix and matcher.literal in (b"", b"/")
+        return self.route if takes_all and self.plain and self.weighted is None else None
 
     def find(self, lookup: Lookup) -> Route | None:
         if self.path_pattern >= 0:

@@ -29,6 +29,8 @@ class HostRoutes:
         self.subjects = subjects
         self.path_patterns = path_patterns
         self.tls_redirect = Route("", virtual_host, ROUTE_REDIRECT)
+        # The route that takes every path, when it comes first: most virtual hosts of a mesh have no other.
+        self.for_all: Route | None = routes[0].for_all_paths() if routes else None
 
     def match(self, headers: HeaderMap, info: StreamInfo, random: int, ignore_path_parameters: bool) -> Route | None:
         host = self.virtual_host
@@ -38,6 +40,8 @@ class HostRoutes:
         target = headers.get(b":path")
         if target is None:
             return self._match_connect(headers, info, random)
+        if self.for_all is not None and target.startswith(b"/"):
+            return self.for_all
         path = target[: path_end(target)]
         if ignore_path_parameters and b";" in path:
             path = path[: path.find(b";")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
 from meshproxy.server.listener_config import FilterChainConfig, ListenerConfig
 from meshproxy.server.stats import ListenerStats
 from meshproxy.upstream.manager import ClusterManager
+
+_log = logging.getLogger("meshproxy.connection")
 
 _UNLIMITED = 2**63
 
@@ -82,12 +85,28 @@ class ActiveFilterChain(ConnectionOwner):
                 return
         if config.transport is not None:
             info.transport_socket = config.transport.new()
-        active = config.terminal.accept(listener.dispatcher, listener.clusters, self, connection, info)
+        try:
+            active = config.terminal.accept(listener.dispatcher, listener.clusters, self, connection, info)
+        except Exception as error:  # noqa: BLE001  a bug in one filter must not end the process
+            self._on_bug(connection, info, error)
+            return
         accepted = self.connections[active] = Accepted(connection, info)
-        if info.transport_socket is not None:
-            self._secure(info.transport_socket, accepted)
+        transport_socket = info.transport_socket
+        for connection_filter in config.filters:
+            transport_socket = connection_filter.new(connection, info, transport_socket)
+        if transport_socket is not None:
+            self._secure(transport_socket, accepted)
         if data:
             connection.receive(data)
+
+    def _on_bug(self, connection: Connection, info: ConnectionInfo, error: Exception) -> None:
+        """The terminal filter raised: the connection never was the chain's, and nobody speaks on it."""
+        _log.error("connection %d: its filter chain %r cannot take it", connection.id, self.config.name, exc_info=error)
+        connection.set_handler(_Unclaimed(self.listener))
+        connection.abort()
+        for gate in self.config.gates:
+            gate.leave()
+        self.listener.on_connection_done(self, Accepted(connection, info))
 
     def _secure(self, transport_socket: TransportSocket, accepted: Accepted) -> None:
         connection = accepted.connection
@@ -100,6 +119,7 @@ class ActiveFilterChain(ConnectionOwner):
         """Go on with what differs in nothing that open connections could notice."""
         self.config.terminal.adopt(new.terminal)
         self.config.transport = new.transport
+        self.config.filters = new.filters
         self.context = listener.context
         self.access_logs = listener.access_logs
 

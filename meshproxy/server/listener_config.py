@@ -9,7 +9,13 @@ from meshproxy.config.errors import child, item
 from meshproxy.config.values import milliseconds_or, socket_options
 from meshproxy.filters.listener_filter import ConfiguredListenerFilter, build_listener_filters
 from meshproxy.http.build import build_access_logs
-from meshproxy.http.network_filter import NETWORK_FILTERS, ConnectionGate, NetworkFilter
+from meshproxy.http.network_filter import (
+    NETWORK_FILTERS,
+    BuiltNetworkFilter,
+    ConnectionFilter,
+    ConnectionGate,
+    NetworkFilter,
+)
 from meshproxy.net.address import Address, is_ip
 from meshproxy.net.connect import SocketOption
 from meshproxy.net.transport_socket import TransportSocketFactory
@@ -18,17 +24,20 @@ from meshproxy.server.filter_chain_match import FilterChainMatcher, build_filter
 from meshproxy.server.transport import DOWNSTREAM_TRANSPORT_SOCKETS
 
 _DEFAULT_BUFFER_LIMIT: Final = 1024 * 1024
+_SWAPPABLE_FILTER: Final = "meshproxy.filters.network.python.v1.Python"
 _OUTBOUND: Final = 2  # core.v3.TrafficDirection
 
 
 class FilterChainConfig:
-    """One filter chain: what speaks on its connections, behind its gates and its transport socket (None is plain)."""
+    """One filter chain: what speaks on its connections, behind its gates, its transport socket (None is plain) and
+    its filters."""
 
     def __init__(self, name: str, terminal: NetworkFilter, fingerprint: bytes) -> None:
         self.name = name
         self.terminal = terminal
         self.fingerprint = fingerprint
         self.gates: tuple[ConnectionGate, ...] = ()
+        self.filters: tuple[ConnectionFilter, ...] = ()
         self.transport: TransportSocketFactory | None = None
         self.handshake_timeout_ms: float = 0.0  # 0.0: no limit
 
@@ -157,6 +166,7 @@ def _build_chain(message: Any, path: str, context: BuildContext) -> FilterChainC
         return None
     before = len(context.errors)
     gates: list[ConnectionGate] = []
+    filters: list[ConnectionFilter] = []
     terminal: NetworkFilter | None = None
     for index, entry in enumerate(message.filters):
         where = child(item(path, "filters", index), "typed_config")
@@ -166,25 +176,29 @@ def _build_chain(message: Any, path: str, context: BuildContext) -> FilterChainC
             terminal = built
             if not last:
                 context.errors.add(where, "a terminal filter must stand last in its chain")
-        elif built is not None:
+        elif built is not None and last:
+            context.errors.add(where, "a chain must end with a terminal filter")
+        elif isinstance(built, ConnectionGate):
             gates.append(built)
-            if last:
-                context.errors.add(where, "a chain must end with a terminal filter")
+        elif built is not None:
+            filters.append(built)
     transport = _build_transport(message, path, context)
     if terminal is None or len(context.errors) != before:
         return None
     chain = FilterChainConfig(message.name, terminal, _fingerprint(message, terminal))
     chain.gates = tuple(gates)
+    chain.filters = tuple(filters)
     chain.transport = transport
     chain.handshake_timeout_ms = milliseconds_or(message, "transport_socket_connect_timeout", 0)
     return chain
 
 
-def _build_filter(entry: Any, path: str, context: BuildContext) -> NetworkFilter | ConnectionGate | None:
+def _build_filter(entry: Any, path: str, context: BuildContext) -> BuiltNetworkFilter | None:
     found = NETWORK_FILTERS.find(entry.typed_config, path, context)
     if found is None:
         return None
     config, builder = found
+    context.filter_name = entry.name
     return builder(config, path, context)
 
 
@@ -200,8 +214,12 @@ def _build_transport(message: Any, path: str, context: BuildContext) -> Transpor
 
 
 def _fingerprint(message: Any, terminal: NetworkFilter) -> bytes:
-    """All of the chain, but for what its terminal filter can swap under open connections."""
+    """All of the chain, but for what can be swapped under open connections: by its terminal filter, and its filters in
+    Python, which connections keep as they began."""
     rest = type(message)()
     rest.CopyFrom(message)
     del rest.filters[-1]
+    for entry in rest.filters:
+        if entry.typed_config.type_url.rpartition("/")[2] == _SWAPPABLE_FILTER:
+            entry.typed_config.ClearField("value")
     return bytes(rest.SerializeToString(deterministic=True)) + b"\0" + terminal.fingerprint

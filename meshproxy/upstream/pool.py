@@ -489,12 +489,14 @@ class UpstreamConnection(ConnectHandler):
     def _note_stale(self) -> None:
         self.stale = self.reused and not self._response_begun
 
-    def data_to_send(self) -> list[bytes]:
+    def data_to_send(self) -> bytes | list[bytes]:
         data = self._codec.data_to_send()
-        size = 0
-        for part in data:
-            size += len(part)
-        self._stats.upstream_cx_tx_bytes_total += size
+        stats = self._stats
+        if isinstance(data, bytes):
+            stats.upstream_cx_tx_bytes_total += len(data)
+        else:
+            for part in data:
+                stats.upstream_cx_tx_bytes_total += len(part)
         return data
 
     def send_pending(self) -> None:

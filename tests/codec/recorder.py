@@ -140,4 +140,5 @@ class Upstream(ClientConnectionCallbacks):
 
 def output(connection: Http1ServerConnection | Http1ClientConnection) -> bytes:
     """Everything there is to send."""
-    return b"".join(connection.data_to_send())
+    data = connection.data_to_send()
+    return data if isinstance(data, bytes) else b"".join(data)

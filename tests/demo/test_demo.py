@@ -92,7 +92,15 @@ def assert_all_is_shown(output: str) -> None:
     summary = output.split("Summary")[1]
     assert "✘" not in summary, output
     assert re.search(r"✔ 0 of [\d,]+ requests failed", summary)
-    assert len(processes_in(output)) == 5
+    assert len(processes_in(output)) == 7
+    epilogue = output.split("Epilogue")[1].split("Summary")[0]
+    spans = re.findall(r"^ +(\w+): (.+?) +\d+\.\d\d ms +━+$", epilogue, re.MULTILINE)
+    assert spans == [
+        ("front", "shop"),
+        ("front", "router sidecar egress"),
+        ("sidecar", "ingress"),
+        ("sidecar", "router service egress"),
+    ]
 
 
 def test_on_a_terminal_it_draws_in_place_and_succeeds() -> None:

@@ -364,8 +364,11 @@ def test_some_hosts_are_known(sides: Sides) -> None:
 
 @pytest.mark.parametrize("cluster", [*CLUSTERS, "half", "other_half", "empty_half"])
 def test_same_statistics(sides: Sides, cluster: str) -> None:
-    """After one answer: the next question comes after an hour, but for the cluster that says nothing of it."""
-    names = "membership|max_host_weight" + ("" if cluster == "by_name_dns" else "|update_")
+    """After one answer: the next question comes after an hour, but for the cluster that says nothing of it.
+
+    On a busy machine the first question may go unanswered and be asked again: how often is not compared.
+    """
+    names = "membership|max_host_weight" + ("" if cluster == "by_name_dns" else "|update_(empty|failure)")
     expected, actual = (side.stats(cluster, names) for side in sides)
     assert actual == expected
 
@@ -479,12 +482,16 @@ def test_same_choice_among_addresses(sides: Sides, cluster: str) -> None:
 
 
 def test_same_choice_among_addresses_over_tcp(sides: Sides) -> None:
-    expected, actual = (observe(side, "last_serves_tcp", "tcp") for side in sides)
+    expected, actual = (observe(side, "last_serves_tcp", "tcp", ends=True) for side in sides)
     assert actual == expected
 
 
-def observe(side: DnsSide, cluster: str, listener: str = "main") -> tuple[Any, ...]:
+def observe(side: DnsSide, cluster: str, listener: str = "main", *, ends: bool = False) -> tuple[Any, ...]:
+    """`ends`: the upstream connection ends with the downstream's, soon."""
     status = side.get(cluster, listener)
+    if ends:
+        name = f"cluster.{cluster}.upstream_cx_active"
+        wait_for(lambda: side.proxy.stats(f"^{name}$").get(name) == 0, "the end of the upstream connection")
     counts = side.stats(
         cluster, "upstream_cx_(total|active|connect_fail|destroy|http1_total)|upstream_rq_(total|pending)"
     )

@@ -17,6 +17,7 @@ from typing import Self
 
 import pytest
 
+from meshproxy.demo.trace import spans_of as exported
 from tests.integration.raw_upstream import RawUpstream
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
@@ -229,6 +230,39 @@ def test_proxy_protocol(start: Start, upstream: ScriptedUpstream) -> None:
         assert script.seen[0].message.get(b"x-forwarded-for") == b"192.0.2.7"
         with pytest.raises((OSError, http.client.HTTPException)):
             Client(proxy, "front").ask()
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_tracing(start: Start, upstream: ScriptedUpstream) -> None:
+    collector = ScriptedUpstream(("collector",))
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:  # the front proxy must know the sidecar's port
+        sidecar = placeholder.getsockname()[1]
+    ports = {**two(upstream), 4318: collector.ports["collector"], 10001: sidecar}
+    try:
+        with running(start, "tracing", ports) as proxy:
+            script = upstream.play([reply(body=b"one")])
+            client = Client(proxy, "front")
+            assert client.ask("/health").body == "one"
+            assert client.ask(x_tenant="t").body == "one"
+            untraced, traced = (seen.message.get(b"traceparent") or b"" for seen in script.seen)
+            wait_for(lambda: sum(len(exported(seen.message.body)) for seen in collector.script.seen) == 4, "four spans")
+            spans = [span for seen in collector.script.seen for span in exported(seen.message.body)]
+    finally:
+        collector.close()
+    assert (untraced[-3:], traced[-3:]) == (b"-00", b"-01")
+    assert {span.trace_id for span in spans} == {traced[3:35].decode()}
+    by_parent = {span.parent_id: span for span in spans}
+    way, parent = [], ""
+    while parent in by_parent:
+        way.append((by_parent[parent].service, by_parent[parent].name))
+        parent = by_parent[parent].span_id
+    assert parent == traced[36:52].decode()  # which the service finds in its request
+    assert way == [
+        ("front", "shop"),
+        ("front", "router sidecar egress"),
+        ("sidecar", "ingress"),
+        ("sidecar", "router service egress"),
+    ]
 
 
 @pytest.mark.parametrize("start", STARTERS)

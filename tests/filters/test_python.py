@@ -426,9 +426,15 @@ class OtherArguments(HttpFilter):
     def on_request_headers(self, headers: HeaderMap) -> None: ...  # type: ignore[override]
 
 
+class Final(HttpFilter):
+    def __init_subclass__(cls) -> None:
+        raise TypeError("it is final")
+
+
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
+        (Final, "Final cannot be used: it is final"),
         (Misspelt, "Misspelt.on_requst_headers is no hook of HttpFilter (did you mean on_request_headers?)"),
         (OtherArguments, "OtherArguments.on_request_headers must take (self, stream, headers, end)"),
         (Config, "Config is not derived from HttpFilter"),

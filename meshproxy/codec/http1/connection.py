@@ -324,16 +324,16 @@ class Http1Connection:
         if len(out) == 1:
             self.on_send_pending()
 
-    def data_to_send(self) -> list[bytes]:
+    def data_to_send(self) -> bytes | list[bytes]:
         """Take all output: small pieces joined with their neighbours, large ones as they are."""
         out = self._out
+        if len(out) == 1:
+            return out.pop()
         self._out = []
-        if len(out) < 2:
-            return out
         for piece in out:
             if len(piece) >= PASS_ON_BYTES:
                 return _join_small(out)
-        return [out[0] + out[1] if len(out) == 2 else b"".join(out)]
+        return out[0] + out[1] if len(out) == 2 else b"".join(out)
 
     @property
     def output_bytes(self) -> int:

@@ -36,4 +36,5 @@ TABLES: Final[Tables] = {
     ),
     "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": MessageTable("log_format"),
     "envoy.extensions.access_loggers.stream.v3.StderrAccessLog": MessageTable("log_format"),
+    "meshproxy.access_loggers.python.v1.Python": MessageTable("file module entry_point class config"),
 }

@@ -52,6 +52,7 @@ class FilterVersion:
         self.active: int = 0  # streams
         self._users: int = 0  # configurations
         self._running: bool = False
+        self._class: Any = _configured(loaded.kind, context)
         self._shared: Any = None
         self.owner = HookOwner(context.name, 0.0, self._count_slow)
 
@@ -64,12 +65,13 @@ class FilterVersion:
         self.stats.streams_active += 1
         if self._shared is not None:
             return self._shared
-        kind: Any = self.kind
-        made = kind.__new__(kind)
-        made.config = config
-        made.context = self.context
-        made.name = self.context.name
-        made.__init__()
+        kind = self._class
+        if config is self.context.config:
+            made = kind()
+        else:
+            made = kind.__new__(kind)
+            made.config = config
+            made.__init__()
         if kind.shared:
             self._shared = made
         return made
@@ -117,6 +119,12 @@ class FilterVersion:
             _errors.error(f"filter {self.context.name} raised in on_stop", error)
 
 
+def _configured(kind: type[UserFilter], context: FilterContext) -> type[UserFilter]:
+    """The class with what its instances have in common, so that making one is all that a stream pays for."""
+    common = {"config": context.config, "context": context, "name": context.name}
+    return type(kind.__name__, (kind,), common | {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+
+
 _versions: Final[dict[VersionKey, FilterVersion]] = {}  # that a configuration of this process has
 
 
@@ -139,6 +147,7 @@ class PythonHttpFilter(HttpFilter):
         self.fail_open: bool = False
         self._owner: HookOwner = version.owner
         self._slow_s: float = 0.05
+        self._hears_the_end: bool = self._has_hook(loaded.kind, "on_stream_done")
         self._buffer_request: int = loaded.kind.buffer_request
         self._buffer_response: int = loaded.kind.buffer_response
         version.acquire()
@@ -241,8 +250,10 @@ class PythonHttpFilter(HttpFilter):
         return result
 
     def on_stream_done(self, stream: Stream) -> None:
-        if stream.state[self.slot] is None and not self._has_hook(self.loaded.kind, "on_stream_done"):
-            return  # no hook was called, and none is missed
+        if not self._hears_the_end:
+            if stream.state[self.slot] is not None:
+                self.version.on_stream_done()
+            return
         began = monotonic()
         try:
             self._enter(stream).on_stream_done(stream)
@@ -267,7 +278,11 @@ def build_python_filter(
     config = loaded.build_config(message.config, child(path, "config"), context.errors)
     if len(context.errors) != before:
         return None
-    version = _version_of(loaded, message.config, config, context)
+    try:
+        version = _version_of(loaded, message.config, config, context)
+    except Exception as error:  # noqa: BLE001  a class may refuse to be derived from
+        context.errors.add(child(path, "class"), f"{loaded.kind.__name__} cannot be used: {error}")
+        return None
     built = PythonHttpFilter(loaded, version, message.config)
     built.fail_open = message.fail_open
     built.hook_timeout_ms = float(milliseconds_or(message, "hook_timeout", _DEFAULT_HOOK_TIMEOUT_MS))

@@ -19,10 +19,12 @@ from meshproxy.observe.stream_info import ConnectionInfo
 from meshproxy.upstream.manager import ClusterManager
 
 SWAPPABLE_FILTER: Final = "meshproxy.filters.http.python.v1.Python"
+SWAPPABLE_LOG: Final = "meshproxy.access_loggers.python.v1.Python"
 
 
 class HttpNetworkFilter(NetworkFilter):
-    """Makes a ConnectionManager of every connection; its routes and Python filters are swapped under open ones."""
+    """Makes a ConnectionManager of every connection; its routes, and filters and access loggers in Python, are
+    swapped under open ones."""
 
     def __init__(self, config: ConnectionManagerConfig, fingerprint: bytes) -> None:
         self.config = config
@@ -44,6 +46,7 @@ class HttpNetworkFilter(NetworkFilter):
         assert isinstance(newer, HttpNetworkFilter)
         config, new = self.config, newer.config
         config.routes.table = new.routes.table
+        config.access_logs, config.upstream_log = new.access_logs, new.upstream_log  # alike, but those in Python
         config.chain = config.chain.adopt(new.chain)
         for protocol, upgrade in config.upgrades.items():
             newer_chain = new.upgrades[protocol].chain
@@ -57,7 +60,7 @@ def build_http(message: Any, path: str, context: BuildContext) -> NetworkFilter 
 
 
 def _fingerprint(message: Any) -> bytes:
-    """The whole configuration but its routes and its filters in Python, which streams pick up one by one."""
+    """The whole configuration but its routes, and its filters and loggers in Python, which streams pick up one by one."""
     copy = type(message)()
     copy.CopyFrom(message)
     copy.ClearField("route_config")
@@ -65,6 +68,9 @@ def _fingerprint(message: Any) -> bytes:
     for http_filter in (each for chain in chains for each in chain):
         if http_filter.typed_config.type_url.rpartition("/")[2] == SWAPPABLE_FILTER:
             http_filter.typed_config.ClearField("value")
+    for log in copy.access_log:
+        if log.typed_config.type_url.rpartition("/")[2] == SWAPPABLE_LOG:
+            log.typed_config.ClearField("value")
     return bytes(copy.SerializeToString(deterministic=True))
 
 

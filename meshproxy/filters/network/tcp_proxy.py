@@ -125,7 +125,9 @@ class TcpProxyFilter(NetworkFilter):
         return proxied
 
     def adopt(self, newer: NetworkFilter) -> None:
-        """Nothing of it changes under open connections."""
+        """Nothing of it changes under open connections, but that a logger in Python may be a newer one."""
+        assert isinstance(newer, TcpProxyFilter)
+        self.config.access_logs = newer.config.access_logs
 
 
 class ProxiedConnection(RawConnection):
@@ -429,6 +431,7 @@ class ProxiedConnection(RawConnection):
     def _log(self, kind: str) -> None:
         info = self.info
         info.log_type = kind
+        info.dynamic_metadata, info.filter_state = info.connection.dynamic_metadata, info.connection.filter_state
         if self.config.measures:
             self._measure(info)
         for access_log in self.config.access_logs:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-from binascii import hexlify
 from typing import Final
 
 from meshproxy.codec.headers import HeaderMap
@@ -35,8 +34,8 @@ class RemoteContext:
 
 
 class _Ids:
-    """Random traceparents, unsampled, from a generator that the kernel seeded; many are made at once, digit after digit
-    for all of them."""
+    """Random traceparents, unsampled, from a generator that the kernel seeded. Many are made at once: alone each would
+    cost three times as much."""
 
     def __init__(self) -> None:
         self._random: Final = random.Random(os.urandom(32))
@@ -58,18 +57,17 @@ class _Ids:
         return self.new()[36:52]
 
     def _make(self) -> bytes:
-        digits = hexlify(self._random.randbytes(24 * _AT_ONCE))
-        text = bytearray(_TEMPLATE * _AT_ONCE)
-        at = 0  # of the digit among the 48 of each
+        text = bytearray(self._random.randbytes(_TRACEPARENT_BYTES * _AT_ONCE).translate(_AS_DIGITS))
         for i in range(_TRACEPARENT_BYTES):
-            if _TEMPLATE[i : i + 1] == b"x":
-                text[i::_TRACEPARENT_BYTES] = digits[at::48]
-                at += 1
+            fixed = _TEMPLATE[i : i + 1]
+            if fixed != b"x":
+                text[i::_TRACEPARENT_BYTES] = fixed * _AT_ONCE
         return bytes(text)
 
 
 _TEMPLATE: Final = b"00-" + b"x" * 32 + b"-" + b"x" * 16 + b"-00"
-_AT_ONCE: Final = 64
+_AS_DIGITS: Final = b"0123456789abcdef" * 16
+_AT_ONCE: Final = 256
 IDS: Final = _Ids()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from meshproxy.clock import monotonic, wall_time
+from meshproxy.clock import monotonic, wall_time_ns
 from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.local_reply import is_grpc, reset_flag, reset_words
@@ -87,7 +87,7 @@ class StreamTrace:
         data = SpanData(self.trace_id, self.span_id, self.remote.span_id, self.remote.state)
         data.remote_parent = bool(self.remote.span_id)
         data.kind = KIND_CLIENT if tracing.egress and not self.spawns else KIND_SERVER
-        data.start_ns, data.end_ns = _nanoseconds(info.start), _nanoseconds(info.end)
+        data.start_ns, data.end_ns = wall_time_ns(info.start), wall_time_ns(info.end)
         data.name = self._stream_name(stream)
         attributes = data.attributes
         attributes[b"node_id"] = tracing.node
@@ -212,7 +212,7 @@ class AttemptSpan:
             return
         now = monotonic()
         data.name = trace.attempt_name(attempt.cluster.observability_name, info)
-        data.start_ns, data.end_ns = _nanoseconds(self._start), _nanoseconds(now)
+        data.start_ns, data.end_ns = wall_time_ns(self._start), wall_time_ns(now)
         attributes = data.attributes
         attributes[b"http.protocol"] = b"HTTP/1.1" if attempt.started else _NONE
         attributes[b"upstream_address"] = attributes[b"peer.address"] = attempt.host.address.text.encode()
@@ -222,10 +222,6 @@ class AttemptSpan:
             _add_attempt_events(data.events, info, self._start)
         trace.add_custom(data, info)
         exporter.add(data.encode())
-
-
-def _nanoseconds(at: float) -> int:
-    return int(wall_time(at) * 1e9)
 
 
 def _add_grpc_response(attributes: dict[bytes, bytes], part: HeaderMap | None) -> bytes:
@@ -276,4 +272,4 @@ def _add_attempt_events(events: list[tuple[bytes, int]], info: StreamInfo, start
 def _add_event(events: list[tuple[bytes, int]], name: bytes, at: float, start: float) -> None:
     """One that did not happen, or to another attempt before this one, is left out."""
     if at > 0.0 and at >= start:
-        events.append((name, _nanoseconds(at)))
+        events.append((name, wall_time_ns(at)))

@@ -169,10 +169,11 @@ class Tracing:
             if reason == TRACE_NONE:
                 if known & h.ENVOY and headers.get(b"x-envoy-force-trace") is not None:
                     reason = TRACE_FORCED
-                elif sampling.random.sample(number):
-                    reason = TRACE_SAMPLED
                 else:
-                    return TRACE_NONE
+                    share = sampling.random  # `sample`, without a call: this is every request's
+                    if number % share.denominator >= share.numerator:
+                        return TRACE_NONE
+                    reason = TRACE_SAMPLED
         if not sampling.overall.sample(number):
             reason = TRACE_NONE
         if reason != before and self.packs_reason:

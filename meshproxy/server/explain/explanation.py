@@ -211,7 +211,7 @@ class Explanation:
         return child(self._path, "default_filter_chain") if index is None else item(self._path, "filter_chains", index)
 
     def _terminal_path(self, index: int | None, chain: FilterChainConfig) -> str:
-        return item(self._chain_path(index), "filters", len(chain.gates))
+        return item(self._chain_path(index), "filters", len(chain.gates) + len(chain.filters))
 
     def _ask_terminal(
         self, chain: FilterChainConfig, info: ConnectionInfo, path: str, message: Any, index: int | None
