@@ -47,6 +47,7 @@ HOT = (
 )
 # Modules under HOT that stay Python source: they run when configuration arrives, not per request, or do not compile.
 NOT_COMPILED: frozenset[str] = frozenset({
+    "meshproxy/http/user_classes.py",
     "meshproxy/http/user_filter.py",  # the file says why
 })
 
@@ -135,6 +136,8 @@ def compiled_extensions() -> list[Extension]:
         return fall_back(f"mypyc refused the source ({error})")
     for extension in extensions:
         extension.extra_compile_args.append("-Wno-error")  # another compiler's warnings are no reason to be slow
+        if os.name == "posix":  # calls among the modules, which are one library, are then calls, and can be inlined
+            extension.extra_compile_args += ["-fvisibility=hidden", "-fno-semantic-interposition"]
     return extensions
 
 

@@ -11,39 +11,68 @@ from typing import TYPE_CHECKING, Final
 from meshproxy.version import __version__, is_compiled
 
 __all__ = [
+    "CLOSE",
     "CONTINUE",
+    "NEEDS_DATA",
     "STOP",
+    "AcceptedSocket",
+    "AccessLogger",
     "CallError",
     "DataResult",
+    "DownstreamConnection",
     "FilterContext",
     "HeaderMap",
+    "Host",
     "HttpFilter",
     "HttpResponse",
+    "LbRequest",
+    "ListenerFilter",
+    "LoadBalancer",
+    "NetworkFilter",
     "Result",
     "Stream",
+    "StreamInfo",
     "__version__",
     "is_compiled",
 ]
 
 if TYPE_CHECKING:
     from meshproxy.codec.headers import HeaderMap
+    from meshproxy.filters.listener.python import ListenerFilter
+    from meshproxy.filters.listener_filter import CLOSE, NEEDS_DATA, AcceptedSocket
     from meshproxy.http.async_client import CallError, HttpResponse
     from meshproxy.http.filter import CONTINUE, STOP, DataResult, Result
     from meshproxy.http.filter_context import FilterContext
+    from meshproxy.http.filtered_connection import DownstreamConnection
+    from meshproxy.http.python_balancer import LbRequest
     from meshproxy.http.stream import Stream
+    from meshproxy.http.user_classes import AccessLogger, LoadBalancer, NetworkFilter
     from meshproxy.http.user_filter import HttpFilter
+    from meshproxy.observe.stream_info import StreamInfo
+    from meshproxy.upstream.host import Host
 else:
     _WHERE: Final = {
+        "CLOSE": "meshproxy.filters.listener_filter",
         "CONTINUE": "meshproxy.http.filter",
+        "NEEDS_DATA": "meshproxy.filters.listener_filter",
         "STOP": "meshproxy.http.filter",
+        "AcceptedSocket": "meshproxy.filters.listener_filter",
+        "AccessLogger": "meshproxy.http.user_classes",
         "CallError": "meshproxy.http.async_client",
         "DataResult": "meshproxy.http.filter",
+        "DownstreamConnection": "meshproxy.http.filtered_connection",
         "FilterContext": "meshproxy.http.filter_context",
         "HeaderMap": "meshproxy.codec.headers",
+        "Host": "meshproxy.upstream.host",
         "HttpFilter": "meshproxy.http.user_filter",
         "HttpResponse": "meshproxy.http.async_client",
+        "LbRequest": "meshproxy.http.python_balancer",
+        "ListenerFilter": "meshproxy.filters.listener.python",
+        "LoadBalancer": "meshproxy.http.user_classes",
+        "NetworkFilter": "meshproxy.http.user_classes",
         "Result": "meshproxy.http.filter",
         "Stream": "meshproxy.http.stream",
+        "StreamInfo": "meshproxy.observe.stream_info",
     }
 
     def __getattr__(name: str) -> object:

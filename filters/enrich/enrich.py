@@ -44,7 +44,7 @@ class Lookups:
         self._context = context
         self._config: Config = context.config
         self._known: OrderedDict[bytes, tuple[float, bytes | None]] = OrderedDict()
-        self._asked: dict[bytes, asyncio.Future[bytes | None]] = {}
+        self._asked: dict[bytes, asyncio.Future[bytes | CallError | None]] = {}
 
     def known(self, key: bytes) -> tuple[bool, bytes | None]:
         """(whether it is known, the value; None: there is none)."""
@@ -60,9 +60,19 @@ class Lookups:
         if asked is None:
             asked = self._asked[key] = self._context.spawn(self._look_up(key))
             asked.add_done_callback(lambda _: self._asked.pop(key, None))
-        return await asyncio.shield(asked)  # one who leaves does not take the answer from the others
+        answer: bytes | CallError | None = await asyncio.shield(asked)  # one who leaves does not take the answer from the others
+        if isinstance(answer, CallError):
+            raise answer
+        return answer
 
-    async def _look_up(self, key: bytes) -> bytes | None:
+    async def _look_up(self, key: bytes) -> bytes | CallError | None:
+        """A failure is an answer to all who wait, and no error of the task."""
+        try:
+            return await self._ask(key)
+        except CallError as error:
+            return error
+
+    async def _ask(self, key: bytes) -> bytes | None:
         config = self._config
         path = config.path.replace("{key}", quote_from_bytes(key, safe="")).encode()
         timeout_ms = config.timeout.total_seconds() * 1000.0

@@ -78,7 +78,7 @@ async def test_failures(answer: Answer, reason: str, on_failure: str, status: in
     async with enriched(on_failure=on_failure) as t:
         t.cluster["users"].handler = lambda request: answer
         assert (await t.request("GET", "/", {"x-api-key": "k"})).status == status
-        assert t.stats()[f"failed.{reason}"] == 1
+        assert (t.stats()[f"failed.{reason}"], t.stats()["task_errors"]) == (1, 0)
 
 
 async def test_as_many_are_remembered_as_may_be() -> None:

@@ -125,6 +125,7 @@ class Asked:
         self.headers = headers
         self.control = directives(headers)
         self.authorized = b"authorization" in headers
+        self.is_conditional = any(name in headers for name in _CONDITIONS)
         self.at_s = time.time()
 
 
@@ -132,7 +133,6 @@ class Stored:
     """A response that may be stored. It does not change: one that is freshened is another."""
 
     def __init__(self, asked: Asked, headers: HeaderMap, body: bytes, config: Config) -> None:
-        self.asked = asked
         self.key = asked.key
         self.headers = HeaderMap(list(_storable_fields(headers, config)))
         self.body = body
@@ -144,18 +144,19 @@ class Stored:
         if date_s is None:  # section 6.6.1 of RFC 9110
             date_s = self.received_s
             self.headers[b"date"] = formatdate(date_s, usegmt=True).encode()
-        self.initial_age_s = self._initial_age_s(headers, date_s)
+        self.initial_age_s = self._initial_age_s(asked, headers, date_s)
         self.lifetime_s = self._lifetime_s(date_s, config.heuristic_max.total_seconds())
         self.while_revalidate_s = self._window_s(b"stale-while-revalidate", config.stale_while_revalidate)
         self.if_error_s = self._window_s(b"stale-if-error", config.stale_if_error)
         if self.status != 204:
             self.headers[b"content-length"] = b"%d" % len(body)
-        self.size = len(body) + self.headers.size() + sum(map(len, asked.key)) + _OVERHEAD_BYTES
+        texts = [body, *asked.key, *(value or b"" for _, value in self.varies)]
+        self.size = sum(map(len, texts)) + self.headers.size() + _OVERHEAD_BYTES
 
-    def _initial_age_s(self, headers: HeaderMap, date_s: float) -> float:
+    def _initial_age_s(self, asked: Asked, headers: HeaderMap, date_s: float) -> float:
         """Section 4.2.3."""
         apparent_s = max(0.0, self.received_s - date_s)
-        delay_s = max(0.0, self.received_s - self.asked.at_s)
+        delay_s = max(0.0, self.received_s - asked.at_s)
         return max(apparent_s, seconds(headers.get(b"age") or b"") + delay_s)
 
     def _lifetime_s(self, date_s: float, heuristic_max_s: float) -> float:
@@ -224,7 +225,7 @@ class Stored:
 
     def may_wait_for_refresh(self, control: Directives) -> bool:
         """Section 3 of RFC 5861; not for a client that says how fresh it must be."""
-        demands = control.keys() & {b"no-cache", b"max-age", b"min-fresh"}
+        demands = control.keys() & {b"no-cache", b"no-store", b"max-age", b"min-fresh"}
         return not demands and 0.0 <= self.stale_s() < self.while_revalidate_s
 
     def helps_in_error(self, control: Directives) -> bool:
@@ -325,10 +326,10 @@ class Cache:
     def has_variants(self, key: Key) -> bool:
         return key in self._resources
 
-    def put(self, stored: Stored) -> None:
+    def put(self, asked: Asked, stored: Stored) -> None:
         """In place of what was stored for the same request."""
         variants = self._resources.get(stored.key, [])
-        for old in [one for one in variants if one.matches(stored.asked.headers)] + variants[_MAX_VARIANTS - 1 :]:
+        for old in [one for one in variants if one.matches(asked.headers)] + variants[_MAX_VARIANTS - 1 :]:
             self.drop(old)
         self._resources.setdefault(stored.key, []).insert(0, stored)
         self._by_use[stored] = None
@@ -407,7 +408,8 @@ class HttpCache(HttpFilter):
         self._why = b"bypass"  # the request went on (RFC 9211 section 2.2)
         self._collapsed = b""
         self._flight: Flight | None = None  # that this request is
-        self._validating: Stored | None = None
+        self._found: Stored | None = None  # in the cache, but not fit to be served
+        self._validates = False
         self._head: HeaderMap | None = None  # of the response that is being stored
         self._body = bytearray()
         self._instead: bytes | None = None  # of the body that comes, this one is sent
@@ -447,7 +449,7 @@ class HttpCache(HttpFilter):
         self._forward(headers, asked, stored, None if flight is not None else key)
         return CONTINUE
 
-    async def _wait(self, stream: Stream, headers: HeaderMap, asked: Asked, flight: Flight) -> Result:
+    async def _wait(self, stream: Stream, headers: HeaderMap, asked: Asked, flight: Flight) -> int:
         """Until it has landed, or its place was taken by one that we wait for as well, or the time is over."""
         try:
             async with asyncio.timeout(self.config.coalesce_wait.total_seconds()):
@@ -474,13 +476,14 @@ class HttpCache(HttpFilter):
         self._why = self._reason(asked, stored)
         self._collapsed = b""
         self.context.count("misses")
+        self._found = stored
         asked.at_s = time.time()
         if headers[b":method"] != b"GET" or b"no-store" in asked.control:
             return
         if key is not None:
             self._flight = self._cache.depart(key)
         if stored is not None and stored.has_validator:
-            self._validating = stored
+            self._validates = True
             make_conditional(headers, stored)
 
     def _reason(self, asked: Asked, stored: Stored | None) -> bytes:
@@ -541,9 +544,9 @@ class HttpCache(HttpFilter):
         if self._answered:
             return CONTINUE
         status = int(headers[b":status"])
-        asked, stored = self._asked, self._validating
+        asked, stored = self._asked, self._found
         if asked is not None and stored is not None:
-            if status == 304 and not stream.local_reply:
+            if status == 304 and self._validates:
                 return self._on_validated(stream, headers, end, asked, stored)
             if status in _ERRORS and stored.helps_in_error(asked.control):
                 self.context.count("stale")
@@ -551,10 +554,10 @@ class HttpCache(HttpFilter):
                 return self._send_instead(stream, headers, end, stored, b"fwd=stale; fwd-status=%d" % status)
         elif asked is None and not stream.local_reply:
             self._invalidate(stream.request_headers, headers, status)
-        if self._flight is not None:
-            self._begin_to_store(stream, self._flight, headers, status, end)
-        if not stream.local_reply:
-            self._tell(headers)
+        is_stored = self._flight is not None and self._begin_to_store(stream, self._flight, headers, status, end)
+        if self.config.cache_status and not stream.local_reply:
+            told = b"; fwd=" + self._why + (b"; stored" if is_stored else b"")
+            headers.add(b"cache-status", self.config.cache_status.encode() + told)
         return CONTINUE
 
     def _on_validated(self, stream: Stream, headers: HeaderMap, end: bool, asked: Asked, stored: Stored) -> Result:
@@ -565,7 +568,8 @@ class HttpCache(HttpFilter):
             stored = stored.freshened(asked, headers, self.config)
         return self._send_instead(stream, headers, end, stored, b"fwd=" + self._why + b"; fwd-status=304")
 
-    def _begin_to_store(self, stream: Stream, flight: Flight, headers: HeaderMap, status: int, end: bool) -> None:
+    def _begin_to_store(self, stream: Stream, flight: Flight, headers: HeaderMap, status: int, end: bool) -> bool:
+        """Whether it will be, if all of it comes and is not too large."""
         length = seconds(headers.get(b"content-length") or b"")
         refused = stream.local_reply or length > self.config.max_object_bytes
         if not refused and self._asked is not None and may_store(self._asked, headers, self.config):
@@ -573,15 +577,16 @@ class HttpCache(HttpFilter):
                 self._head = headers.copy()
                 if end:
                     self._store(self._head)
-                return
+                return True
         if status >= 500:
             self._end_flight("failed")
         elif status == 304 or stream.local_reply:  # by what this client asked, or who it is
             self._end_flight("left")
         else:
             self._give_up(flight)
-            if self._validating is not None:  # section 4.3.3
-                self._cache.drop(self._validating)
+            if self._found is not None:  # section 4.3.3
+                self._cache.drop(self._found)
+        return False
 
     def on_response_data(self, stream: Stream, data: bytes, end: bool) -> DataResult:
         if self._instead is not None:
@@ -610,7 +615,7 @@ class HttpCache(HttpFilter):
     def _store(self, head: HeaderMap) -> None:
         asked, flight = self._asked, self._flight
         if asked is not None and flight is not None and not flight.outdated:
-            self._cache.put(Stored(asked, head, bytes(self._body), self.config))
+            self._cache.put(asked, Stored(asked, head, bytes(self._body), self.config))
             self._end_flight("stored")
         self._head = None
 
@@ -624,11 +629,6 @@ class HttpCache(HttpFilter):
         flight, self._flight = self._flight, None
         if flight is not None:
             self._cache.land(flight, outcome)
-
-    def _tell(self, headers: HeaderMap) -> None:
-        if self.config.cache_status:
-            stored = b"; stored" if self._head is not None else b""
-            headers.add(b"cache-status", self.config.cache_status.encode() + b"; fwd=" + self._why + stored)
 
     def _invalidate(self, request: HeaderMap, headers: HeaderMap, status: int) -> None:
         """Section 4.4: a change that succeeded, of what it names at the same origin."""
@@ -677,7 +677,7 @@ class HttpCache(HttpFilter):
             elif answer.status not in _ERRORS and not flight.outdated:
                 self._cache.drop(stored)
                 if may_store(asked, answer.headers, self.config):
-                    self._cache.put(Stored(asked, answer.headers, answer.body, self.config))
+                    self._cache.put(asked, Stored(asked, answer.headers, answer.body, self.config))
                 outcome = "stored"
             self.context.count("refreshed")
         except CallError as error:
@@ -691,6 +691,8 @@ def _may_share(asked: Asked, stored: Stored | None) -> bool:
     """Whether an answer to another request can do for this one (section 4)."""
     if asked.headers[b":method"] != b"GET" or b"no-cache" in asked.control:
         return False
+    if asked.is_conditional and (stored is None or not stored.has_validator):
+        return False  # the origin's 304 would be for one client alone
     return stored is None or stored.is_reusable
 
 
@@ -710,5 +712,5 @@ def store_freshened(cache: Cache, config: Config, asked: Asked, headers: HeaderM
     fresh = stored.freshened(asked, headers, config)
     if not stored.is_validated_by(headers) or not may_store(asked, fresh.headers, config):
         return False
-    cache.put(fresh)
+    cache.put(asked, fresh)
     return True

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = Tru
         head += bytes([mask | 127]) + struct.pack("!Q", len(payload))
     if not masked:
         return head + payload
-    key = os.urandom(4)
+    key = b"\x37\xfa\x21\x3d"  # of RFC 6455 section 5.7
     return head + key + bytes(byte ^ key[index % 4] for index, byte in enumerate(payload))
 
 

@@ -37,6 +37,7 @@ TRACE: Final = 1 << 19  # x-client-trace-id, traceparent, tracestate, b3, x-b3-�
 FAULT: Final = 1 << 20  # x-envoy-fault-…
 CLIENT_CERT: Final = 1 << 21  # x-forwarded-client-cert
 PROXY_CONNECTION: Final = 1 << 22  # beside CONNECTION
+ENVOY_TRACE: Final = 1 << 23  # the x-envoy-… that concern traces
 
 KNOWN: Final[dict[bytes, int]] = {
     b"host": HOST,
@@ -69,6 +70,8 @@ KNOWN: Final[dict[bytes, int]] = {
     b"x-b3-sampled": TRACE,
     b"x-b3-flags": TRACE,
     b"x-forwarded-client-cert": CLIENT_CERT,
+    b"x-envoy-force-trace": ENVOY | ENVOY_TRACE,
+    b"x-envoy-decorator-operation": ENVOY | ENVOY_TRACE,
     b"x-envoy-retry-on": ENVOY | ENVOY_RETRY,
     b"x-envoy-retry-grpc-on": ENVOY | ENVOY_RETRY,
     b"x-envoy-max-retries": ENVOY | ENVOY_RETRY,

@@ -44,7 +44,7 @@ class BuildContext:
         self.errors = errors
         self.runtime = runtime
         self.stats = stats
-        self.stat_prefix: str = ""  # while HTTP filters are built: their connection manager's, `http.ingress.`
+        self.stat_prefix: str = ""  # `http.ingress.` while HTTP filters are built; `cluster.x.`
         self.listener_stat_prefix: str = ""  # `listener.<address>.`, while a listener is built
         self.service_cluster: str = ""  # node.cluster and node.id of the bootstrap
         self.service_node: str = ""

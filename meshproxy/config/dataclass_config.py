@@ -167,6 +167,8 @@ class _Reader:
         return self._wrong(path, kind, value)
 
     def _wrong(self, path: str, annotation: Any, value: Any) -> Any:
+        if isinstance(value, float) and value == int(value):
+            value = int(value)  # as it was written, most likely: numbers of a Struct are doubles
         shown = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
         self._errors.add(path, f"must be {describe(annotation)}, not {'null' if value is None else shown}")
         return _FAILED

@@ -154,13 +154,15 @@ def _load_module(name: str, path: str, context: BuildContext) -> tuple[ModuleTyp
     try:
         return importlib.import_module(name), ""
     except Exception as error:  # noqa: BLE001  whatever a user's module does when it is imported
-        context.errors.add(path, _describe_failure(error, spec.origin or name))
+        context.errors.add(path, describe_failure(error, spec.origin or name))
         return None
 
 
 def _load_file(filename: str, package: str, path: str, context: BuildContext) -> tuple[ModuleType, str] | None:
     data = context.load(DataSource(filename=filename), path)
     if data is None:
+        reason = context.errors.items.pop().reason
+        context.errors.add(path, reason)  # where the user has written the name, not a DataSource's field
         return None
     digest = hashlib.sha256(data).hexdigest()
     held = _modules.get((filename, digest))
@@ -184,12 +186,12 @@ def _run(filename: str, package: str, source: bytes, digest: str, path: str, err
         exec(compile(source, filename, "exec"), module.__dict__)
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's file does
         del sys.modules[name]
-        errors.add(path, _describe_failure(error, filename))
+        errors.add(path, describe_failure(error, filename))
         return None
     return module
 
 
-def _describe_failure(error: BaseException, filename: str) -> str:
+def describe_failure(error: BaseException, filename: str) -> str:
     """One line: what it was, and in which line of the file."""
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == filename else None
     for frame in traceback.extract_tb(error.__traceback__):
@@ -241,7 +243,8 @@ def _check_hook(kind: type[Any], attribute: str, path: str, errors: ConfigErrors
     try:
         inspect.signature(getattr(kind, attribute)).bind(*wanted)
     except TypeError:
-        errors.add(path, f"{kind.__name__}.{attribute} must take ({', '.join(wanted)})")
+        what = ("be a classmethod and take (cls, " if wanted[:1] == ["context"] else "take (") + ", ".join(wanted) + ")"
+        errors.add(path, f"{kind.__name__}.{attribute} must {what}")
 
 
 def _config_type(kind: type[Any], path: str, errors: ConfigErrors, base: type[Any]) -> type[Any] | None:
@@ -260,6 +263,7 @@ def _config_type(kind: type[Any], path: str, errors: ConfigErrors, base: type[An
                 return None
         if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
             return annotation
-        errors.add(path, f"{kind.__name__}.config must be annotated with a dataclass, not {annotation!r}")
+        hint = f"{annotation.__name__} (is there no @dataclass?)" if isinstance(annotation, type) else repr(annotation)
+        errors.add(path, f"{kind.__name__}.config must be annotated with a dataclass, not {hint}")
         return None
     return None

@@ -19,6 +19,7 @@ from meshproxy.filters.http import (
     set_metadata,
 )
 from meshproxy.filters.listener import http_inspector, original_dst, proxy_protocol, tls_inspector
+from meshproxy.filters.listener import python as python_listener
 from meshproxy.filters.network import (
     connection_limit,
     direct_response,
@@ -27,6 +28,8 @@ from meshproxy.filters.network import (
     tcp_proxy,
 )
 from meshproxy.filters.network import local_ratelimit as network_local_ratelimit
+from meshproxy.filters.network import python as python_network
+from meshproxy.http import python_balancer, python_logger
 
 HTTP_FILTER_MODULES: Final = (
     buffer,
@@ -48,6 +51,14 @@ NETWORK_FILTER_MODULES: Final = (
     echo,
     http_connection_manager,
     network_local_ratelimit,
+    python_network,
     tcp_proxy,
 )
-LISTENER_FILTER_MODULES: Final = (http_inspector, original_dst, proxy_protocol, tls_inspector)
+LISTENER_FILTER_MODULES: Final = (
+    http_inspector,
+    original_dst,
+    proxy_protocol,
+    python_listener,
+    tls_inspector,
+)
+OTHER_MODULES: Final = (python_balancer, python_logger)

@@ -166,6 +166,7 @@ def build_listener_filters(entries: Sequence[Any], path: str, context: BuildCont
         if found is None:
             continue
         config, builder = found
+        context.filter_name = entry.name
         factory = builder(config, child(where, "typed_config"), context)
         disabled = build_predicate(entry.filter_disabled) if entry.HasField("filter_disabled") else None
         if factory is not None:

@@ -65,6 +65,7 @@ def build_access_log(message: accesslog_pb2.AccessLog, path: str, context: Build
     found = ACCESS_LOGGERS.find(message.typed_config, where, context)
     if found is None or len(context.errors) != before:
         return None
+    context.filter_name = message.name
     return found[1](found[0], log_filter, where, context)
 
 

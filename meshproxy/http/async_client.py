@@ -277,35 +277,43 @@ def start_call(
     return call
 
 
-async def call(
-    clusters: ClusterManager,
-    timers: TimerWheel,
-    cluster: str,
-    *,
-    method: bytes = b"GET",
-    path: bytes = b"/",
-    authority: bytes = b"",
-    headers: Iterable[Field] = (),
-    body: bytes = b"",
-    timeout_ms: float = 5000.0,
-    limit_bytes: int = 1 << 20,
-) -> HttpResponse:
-    """As `start_call`, for a task. An `authority` of b"" is the cluster's name.
+class HttpClient:
+    """Sends requests through the clusters of the process, for tasks: `await client("users", path=b"/ann")`."""
 
-    Raises CallError. Where the task is cancelled, so is the call.
-    """
-    head = HeaderMap([(b":method", method), (b":path", path), (b":authority", authority or cluster.encode())])
-    head.extend(headers)
-    waiter = _Waiter()
-    under_way = start_call(clusters, timers, cluster, head, body, timeout_ms, limit_bytes, waiter.on_done)
-    try:
-        outcome = await waiter.future
-    finally:
-        under_way.cancel()
-    if isinstance(outcome, CallError):
-        raise outcome
-    assert isinstance(outcome, HttpResponse)
-    return outcome
+    def __init__(self, clusters: ClusterManager, timers: TimerWheel) -> None:
+        self._clusters = clusters
+        self._timers = timers
+
+    async def __call__(
+        self,
+        cluster: str,
+        *,
+        method: bytes = b"GET",
+        path: bytes = b"/",
+        authority: bytes = b"",
+        headers: Iterable[Field] = (),
+        body: bytes = b"",
+        timeout_ms: float = 5000.0,
+        limit_bytes: int = 1 << 20,
+    ) -> HttpResponse:
+        """As `start_call`. An `authority` of b"" is the cluster's name.
+
+        Raises CallError. Where the task is cancelled, so is the call.
+        """
+        head = HeaderMap([(b":method", method), (b":path", path), (b":authority", authority or cluster.encode())])
+        head.extend(headers)
+        waiter = _Waiter()
+        under_way = start_call(
+            self._clusters, self._timers, cluster, head, body, timeout_ms, limit_bytes, waiter.on_done
+        )
+        try:
+            outcome = await waiter.future
+        finally:
+            under_way.cancel()
+        if isinstance(outcome, CallError):
+            raise outcome
+        assert isinstance(outcome, HttpResponse)
+        return outcome
 
 
 class _Waiter:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from mypy_extensions import mypyc_attr
 
 from meshproxy.codec.headers import HeaderMap
-from meshproxy.errors import HookTimeoutError
-from meshproxy.http.filter import CONTINUE, HttpFilter
-from meshproxy.net.dispatcher import Task
+from meshproxy.errors import HookTimeoutError, MeshProxyError
+from meshproxy.http.filter import CONTINUE, STOP, HttpFilter
+from meshproxy.net.dispatcher import CancelledError, Task
 from meshproxy.net.timers import CallTimer
 from meshproxy.route.route import DISABLED, Route
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HEADERS: Final = 0
 DATA: Final = 1
 TRAILERS: Final = 2
+NOTHING: Final = -1
 
 _HOOKS: Final = (
     ("on_request_headers", "on_request_data", "on_request_trailers"),
@@ -28,6 +29,7 @@ _HOOKS: Final = (
 )
 Filters = tuple[HttpFilter, ...]
 _UNLIMITED: Final = 1 << 60  # a local reply is not refused for its size
+_MOST_SENT: Final = 10_000  # parts, by hooks that were called with what hooks sent
 
 
 class FilterChain:
@@ -111,13 +113,30 @@ class Collection:
     def index_in(self, filters: Filters) -> int:
         """How many of the filters stand before the one that collects."""
         http_filter = self.http_filter
-        if http_filter is None:
-            return len(filters)
-        slot = http_filter.slot * self._direction
-        for index in range(len(filters)):
-            if filters[index].slot * self._direction >= slot:
-                return index
-        return len(filters)
+        return len(filters) if http_filter is None else _count_before(filters, http_filter.slot, self._direction)
+
+
+def _count_before(filters: Filters, slot: int, direction: int) -> int:
+    """How many of the filters stand before the slot."""
+    for index in range(len(filters)):
+        if filters[index].slot * direction >= slot * direction:
+            return index
+    return len(filters)
+
+
+def _is_result(result: Any, kind: int) -> bool:
+    """Whether a hook may return this."""
+    if isinstance(result, bytes):
+        return kind == DATA
+    if isinstance(result, int):
+        return result in (CONTINUE, STOP) and not isinstance(result, bool)
+    return result is None or isinstance(result, Coroutine)
+
+
+def _wrong_result(result: Any, kind: int) -> TypeError:
+    allowed = "CONTINUE, STOP, bytes or a coroutine" if kind == DATA else "CONTINUE, STOP or a coroutine"
+    shown = repr(result) if isinstance(result, int) else type(result).__name__
+    return TypeError(f"a hook returned {shown}: it may return {allowed}")
 
 
 @mypyc_attr(allow_interpreted_subclasses=False)
@@ -127,14 +146,18 @@ class FilterPath:
     When a hook says STOP, or is a coroutine, the path is *held*: the part stays before the next filter, its source is
     read-disabled, and parts that come all the same wait in `_queue`. `resume` goes on exactly there. A data hook may
     `keep` the rest of its data: it is called with it again, before anything that came later. A headers hook may
-    `collect` the body: headers and data wait at its filter until all data is there, and go on together.
+    `collect` the body: headers and data wait at its filter until all data is there, and go on together. What a hook
+    itself sends in its own direction waits until the part has passed that it was called with.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, direction: int) -> None:
         self.stream = stream
+        self._direction = direction
         self.held: bool = False
         self.done: bool = False  # a local reply, a reset or the end: hooks are not called any more
-        self._kind: int = HEADERS
+        self._hook: int = NOTHING  # the kind of part whose hook runs
+        self._sent: int = 0  # parts, by hooks, since the path had nothing left to do
+        self._kind: int = HEADERS  # of the part that is held
         self._part: Any = None
         self._end: bool = False
         self._index: int = 0
@@ -167,12 +190,17 @@ class FilterPath:
         """The next part of the message."""
         if self.done:
             return
-        if self.held or self._queue is not None:
+        if self.held or self._hook != NOTHING or self._queue is not None:
             if self._queue is None:
                 self._queue = []
+            if self._hook != NOTHING:
+                self._sent += 1
+                if self._sent > _MOST_SENT:
+                    raise MeshProxyError("a hook sends in its own direction without end")
             self._queue.append((kind, part, end, 0))
             return
         self._run(kind, part, end, 0)
+        self._drain()
 
     def resume(self) -> None:
         """Go on behind the filter that held the path; no-op when none does, or the stream is done."""
@@ -183,6 +211,8 @@ class FilterPath:
         self._part = None
         if self._collected is not None:
             self._release(self._collected, kind, part, end, index)
+        elif self._added is not None:
+            self._queue_added(kind, part, end, index)
         elif kind != HEADERS or self._collection is None:  # else they wait for their body
             self._run(kind, part, end, index)
         self._drain()
@@ -191,17 +221,35 @@ class FilterPath:
 
     def keep(self, rest: bytes) -> None:
         """For a data hook: `rest` of its data comes to it again, after what it returns has passed, or when it
-        resumes."""
+        resumes. Raises MeshProxyError outside of one, and where the whole body was collected."""
+        if (self.held and self._task is None) or self._kind_in_hook() != DATA or self._collected is not None:
+            raise MeshProxyError("data can be kept by a data hook only, and not when it asked for the whole body")
         self._rest = rest
 
     def add(self, part: HeaderMap | bytes) -> None:
         """For a hook that lets its part pass: the trailers hook puts data before the trailers, the data hook puts
-        trailers behind the last data. What is added passes the filters behind this one, which has both hooks."""
+        trailers behind the last data. What is added passes the filters behind this one. Raises MeshProxyError
+        elsewhere."""
+        kind = self._kind_in_hook()
+        if kind != (TRAILERS if isinstance(part, bytes) else DATA):
+            raise MeshProxyError("data can be added by a trailers hook only, trailers by a data hook only")
         self._added = part
 
     def collect(self, limit_bytes: int) -> None:
-        """For a headers hook: its data hook is called once, with the whole body, before the headers go on."""
-        raise NotImplementedError
+        """For a headers hook: its data hook is called once, with the whole body, before the headers go on. Raises
+        MeshProxyError when the headers are not in a hook."""
+        if self._kind_in_hook() != HEADERS:
+            raise MeshProxyError("a body can be asked for by a hook of its own headers only")
+        collection = Collection(limit_bytes, self._direction)
+        if self._hook == HEADERS:
+            self._collection = collection  # it begins when the hook has returned
+        elif not self._end:
+            self._collection = collection
+            collection.begin(self.filters(HEADERS)[self._index - 1], self._part, self._index)
+
+    def _kind_in_hook(self) -> int:
+        """What is in a hook, or held by one: the hook, its coroutine or its timer may use the path's verbs."""
+        return self._kind if self.held else self._hook
 
     def finish(self) -> None:
         """No hook is called from here on, and one that waits is cancelled."""
@@ -218,6 +266,7 @@ class FilterPath:
             queue = self._queue
             if not queue:
                 self._queue = None
+                self._sent = 0
                 return
             kind, part, end, index = queue.pop(0)
             self._run(kind, part, end, index)
@@ -230,20 +279,13 @@ class FilterPath:
         while index < behind:
             http_filter = filters[index]
             index += 1
-            try:
-                result = self.call(http_filter, kind, part, end)
-            except Exception as error:  # noqa: BLE001  a filter's bug is a 500 of its stream
-                if self._fails(http_filter, error):
-                    return
-                result = CONTINUE
-            if self.done:
-                if isinstance(result, Coroutine):
-                    result.close()
+            result = self._call(http_filter, kind, part, end)
+            if self._is_done():
                 return
-            if self._rest is not None:
+            if self._rest is not None and not isinstance(result, Coroutine):
                 rest, self._rest = self._rest, None
                 if not isinstance(result, bytes):
-                    self._hold(kind, rest, end, index - 1)
+                    self._hold(kind, rest, end, index - 1, http_filter, result)
                     return
                 self._run(kind, result, False, index)
                 if self._is_done():  # through what the beginning met further on
@@ -254,27 +296,18 @@ class FilterPath:
                     self._keep_first(kind, part, end, index)
                     return
                 continue
-            if self._added is not None:
-                self._pass_added(http_filter, kind, result if isinstance(result, bytes) else part, index)
-                return
-            collects = kind == HEADERS and self._collection is not None and self._begins(http_filter, part, end, index)
-            if isinstance(result, int):
-                if result == CONTINUE:
-                    if collects:
-                        return
-                    continue
-                self._hold(kind, part, end, index)
+            if kind == HEADERS and self._collection is not None and self._begins(http_filter, part, end, index):
+                if result is not None:
+                    self._hold(kind, part, end, index, http_filter, result)
                 return
             if isinstance(result, bytes):
                 part = result
-                continue
-            if result is None:  # a hook without a return goes on
-                if collects:
-                    return
-                continue
-            self._hold(kind, part, end, index)
-            self._await(http_filter, result)
-            return
+            elif result is not None:
+                self._hold(kind, part, end, index, http_filter, result)
+                return
+            if self._added is not None:
+                self._queue_added(kind, part, end, index)
+                return
         if kind == DATA and not part and not end:
             return
         if self._collection is not None:
@@ -282,17 +315,45 @@ class FilterPath:
         else:
             self.pass_on(kind, part, end)
 
-    def _pass_added(self, http_filter: HttpFilter, kind: int, part: Any, index: int) -> None:
-        """The end of a message, with what the filter added before it (data), or behind it (trailers)."""
+    def _call(self, http_filter: HttpFilter, kind: int, part: Any, end: bool) -> Any:
+        """What the hook returned that is no CONTINUE: STOP, bytes, a coroutine; else None. Without it where it failed
+        and the stream goes on; else the path is done."""
+        self._hook = kind
+        try:
+            result = self.call(http_filter, kind, part, end)
+        except (Exception, SystemExit, CancelledError) as error:  # noqa: BLE001  a filter's bug is a 500 of its stream
+            self._hook = NOTHING
+            self._fails(http_filter, error)
+            return None
+        self._hook = NOTHING
+        if self.done:
+            if isinstance(result, Coroutine):
+                result.close()
+            return None
+        if result is None or (isinstance(result, int) and result == CONTINUE):
+            return None
+        if not _is_result(result, kind):
+            self._fails(http_filter, _wrong_result(result, kind))
+            return None
+        return result
+
+    def _queue_added(self, kind: int, part: Any, end: bool, index: int) -> None:
+        """The end of a message, with what a filter added before it (data), or behind it (trailers)."""
         added, self._added = self._added, None
+        http_filter = self.filters(kind)[index - 1]
+        if not end:
+            if not self._fails(http_filter, MeshProxyError("trailers can be added behind the last data only")):
+                self._keep_first(kind, part, end, index)
+            return
+        other = TRAILERS if kind == DATA else DATA
+        behind = _count_before(self.filters(other), http_filter.slot + self._direction, self._direction)
         if kind == DATA:
-            self._keep_first(TRAILERS, added, True, self.filters(TRAILERS).index(http_filter) + 1)
+            self._keep_first(TRAILERS, added, True, behind)
             if part:
                 self._keep_first(DATA, part, False, index)
         else:
-            self._keep_first(kind, part, True, index)
-            self._keep_first(DATA, added, False, self.filters(DATA).index(http_filter) + 1)
-        self._drain()
+            self._keep_first(TRAILERS, part, True, index)
+            self._keep_first(DATA, added, False, behind)
 
     # -- a body that is collected
 
@@ -323,29 +384,18 @@ class FilterPath:
             self._pass_body(filters[index], collection, collection.take(), kind == DATA, index + 1)
         else:
             self._release(collection, DATA, collection.take(), kind == DATA, index)
-            self._drain()
 
     def _pass_body(self, http_filter: HttpFilter, collection: Collection, body: bytes, end: bool, index: int) -> None:
         """What the filter's data hook returns decides when headers and body go on, and as what."""
-        try:
-            result = self.call(http_filter, DATA, body, end)
-        except Exception as error:  # noqa: BLE001  as in `_run`
-            if self._fails(http_filter, error):
-                return
-            result = CONTINUE
+        result = self._call(http_filter, DATA, body, end)
         if self.done:
-            if isinstance(result, Coroutine):
-                result.close()
             return
         if isinstance(result, bytes):
             body = result
-        elif result is not None and (not isinstance(result, int) or result != CONTINUE):
-            self._hold(DATA, body, end, index)
-            if not isinstance(result, int):
-                self._await(http_filter, result)
+        elif result is not None:
+            self._hold(DATA, body, end, index, http_filter, result)
             return
         self._release(collection, DATA, body, end, index)
-        self._drain()
 
     def _release(self, collection: Collection, kind: int, part: Any, end: bool, index: int) -> None:
         """The headers whose body was collected go on; the body follows from the queue."""
@@ -354,13 +404,22 @@ class FilterPath:
         assert headers is not None
         if collection.size != len(part) and headers.get(b"content-length") is not None:
             headers.set(b"content-length", b"%d" % len(part))
-        self._keep_first(kind, part, end, index)
+        if self._added is not None:
+            self._queue_added(kind, part, end, index)
+            if self._is_done():
+                return
+        else:
+            self._keep_first(kind, part, end, index)
         self._run(HEADERS, headers, False, collection.headers_index)
 
     # -- what goes wrong
 
     def _fails(self, http_filter: HttpFilter, error: BaseException) -> bool:
         """Whether the stream fails with its filter's hook; if not, it goes on as if the filter were not there."""
+        self._rest = self._added = None
+        collection = self._collection
+        if collection is not None and (collection.headers is None or collection.http_filter is http_filter):
+            self._collection = None
         if http_filter.goes_on(self.stream, error):
             return False
         self.stream.on_filter_error(http_filter, error)
@@ -374,13 +433,16 @@ class FilterPath:
             self._queue = []
         self._queue.insert(0, (kind, part, end, index))
 
-    def _hold(self, kind: int, part: Any, end: bool, index: int) -> None:
+    def _hold(self, kind: int, part: Any, end: bool, index: int, http_filter: HttpFilter, result: Any) -> None:
+        """A hook said STOP, or must be waited for."""
         self.held = True
         self._kind = kind
         self._part = part
         self._end = end
         self._index = index
         self.read_disable(True)
+        if isinstance(result, Coroutine):
+            self._await(http_filter, result)
 
     def _await(self, http_filter: HttpFilter, coroutine: Coroutine[Any, Any, Any]) -> None:
         waiting = _Waiting(self, http_filter)
@@ -394,17 +456,49 @@ class FilterPath:
         if task is not self._task:
             return
         self._forget_task()
-        error = task.exception()
+        error = CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             if not self._fails(http_filter, error):
                 self.resume()
             return
+        if self._kind == HEADERS and not self._is_sendable(http_filter):
+            return
         result = task.result()
-        if isinstance(result, bytes):
+        if isinstance(result, Coroutine) or not _is_result(result, self._kind):
+            if isinstance(result, Coroutine):
+                result.close()
+            if not self._fails(http_filter, _wrong_result(result, self._kind)):
+                self.resume()
+            return
+        if self._rest is not None:
+            self._keep_rest(self._rest, result)
+        elif isinstance(result, bytes):
             self._part = result
             self.resume()
-        elif result is None or result == CONTINUE:
+        elif result != STOP:
             self.resume()
+
+    def _is_sendable(self, http_filter: HttpFilter) -> bool:
+        """Whether the headers are still such after the coroutine of a hook. If not, the stream has failed."""
+        try:
+            http_filter.check_head(self._part, self._direction > 0)
+        except (TypeError, ValueError) as error:
+            self.stream.on_filter_error(http_filter, error)
+            return False
+        return True
+
+    def _keep_rest(self, rest: bytes, result: Any) -> None:
+        """The coroutine of a data hook kept `rest`: it passes the beginning, or waits to be resumed."""
+        self._rest = None
+        index = self._index - 1
+        if isinstance(result, bytes):
+            self._keep_first(DATA, rest, self._end, index)
+            self._part = result
+            self._end = False
+            self.resume()
+        else:
+            self._part = rest
+            self._index = index
 
     def on_task_timeout(self, http_filter: HttpFilter) -> None:
         """A coroutine took longer than its filter may."""
@@ -431,8 +525,7 @@ class _Waiting:
         self._filter = http_filter
 
     def on_done(self, task: Task[Any]) -> None:
-        if not task.cancelled():
-            self._path.on_task_done(self._filter, task)
+        self._path.on_task_done(self._filter, task)
 
     def on_timeout(self) -> None:
         self._path.on_task_timeout(self._filter)
@@ -440,6 +533,9 @@ class _Waiting:
 
 class RequestPath(FilterPath):
     """Downstream to upstream: the filters in order, then the router."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream, 1)
 
     def filters(self, kind: int) -> Filters:
         return self.stream.chain.request[kind]
@@ -459,9 +555,6 @@ class RequestPath(FilterPath):
     def read_disable(self, disable: bool) -> None:
         self.stream.read_disable_request(disable)
 
-    def collect(self, limit_bytes: int) -> None:
-        self._collection = Collection(limit_bytes, 1)
-
     def too_large(self) -> None:
         self.stream.config.stats.downstream_rq_too_large += 1
         self.stream.send_local_reply(413, b"Payload Too Large", "request_payload_too_large")
@@ -469,6 +562,9 @@ class RequestPath(FilterPath):
 
 class ResponsePath(FilterPath):
     """Upstream to downstream: the filters in reverse, then the codec."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream, -1)
 
     def filters(self, kind: int) -> Filters:
         return self.stream.chain.response[kind]
@@ -489,7 +585,7 @@ class ResponsePath(FilterPath):
         self.stream.read_disable_response(disable)
 
     def collect(self, limit_bytes: int) -> None:
-        self._collection = Collection(_UNLIMITED if self.stream.local_reply else limit_bytes, -1)
+        super().collect(_UNLIMITED if self.stream.local_reply else limit_bytes)
 
     def too_large(self) -> None:
         self.stream.config.stats.rs_too_large += 1

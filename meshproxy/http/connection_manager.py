@@ -13,7 +13,8 @@ from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import ProtocolError
 from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
-from meshproxy.http.stream import Stream
+from meshproxy.http.router import ResponseTimer
+from meshproxy.http.stream import Stream, StreamIdleTimer
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher, Flushable
 from meshproxy.net.timers import CallTimer, TimerWheel
@@ -75,6 +76,8 @@ class ConnectionManager(ServerConnectionCallbacks):
         self._idle_timer: CallTimer | None = None
         self._duration_timer: CallTimer | None = None
         self._headers_timer: CallTimer | None = None
+        self.spare_idle_timer: StreamIdleTimer | None = None  # of a stream that has ended; it stays armed
+        self.spare_response_timer: ResponseTimer | None = None
         self._drain_timer: CallTimer | None = None  # there is one from the beginning of the drain sequence on
         self._wire = WireBytes()  # the reading when the newest stream ended, if streams are measured
         self._start()
@@ -307,6 +310,10 @@ class ConnectionManager(ServerConnectionCallbacks):
         for timer in (self._idle_timer, self._duration_timer, self._headers_timer, self._drain_timer):
             if timer is not None:
                 timer.disarm()
+        if self.spare_idle_timer is not None:
+            self.spare_idle_timer.disarm()
+        if self.spare_response_timer is not None:
+            self.spare_response_timer.disarm()
         self.connection_info.protocol = self.codec.protocol if self._requests else 0
         handler = self.handler
         # No cycle is left, so all of the connection is freed now: memory that waits for the collector is cold.

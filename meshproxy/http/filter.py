@@ -55,6 +55,9 @@ class HttpFilter:
         """Its hook raised, or took too long: whether the stream goes on as if the filter were not there."""
         return False
 
+    def check_head(self, headers: HeaderMap, request: bool) -> None:
+        """A coroutine of its headers hook has returned. Raises an exception when what it left cannot be sent."""
+
     def on_request_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
         return CONTINUE
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
-from meshproxy.codec.headers import Field
 from meshproxy.config.context import Services
 from meshproxy.errors import MeshProxyError
-from meshproxy.http import async_client
-from meshproxy.http.async_client import HttpResponse
-from meshproxy.net.dispatcher import Task
+from meshproxy.http.async_client import HttpClient
+from meshproxy.net.dispatcher import Task, new_future
 from meshproxy.net.timers import Timer
+from meshproxy.observe.log import named_log
 from meshproxy.observe.stats import StatsScope
 
 
@@ -42,11 +40,14 @@ class FilterContext:
         self.name = name
         self.config = config
         self.state: Any = None
-        self.log = logging.getLogger("meshproxy.filter")
+        self.log = named_log("filter", name)
         self._stats = stats
         self._services = services
         self._tasks: set[Task[Any]] = set()
         self._timers: set[FilterTimer] = set()
+        self._in_force: bool = False
+        self._waiters: list[Any] = []  # futures of tasks that wait until it is
+        self._held: list[Coroutine[Any, Any, Any]] = []  # what these are to run
 
     def count(self, counter: str, amount: int = 1) -> None:
         """Add to a counter of the filter's own, which `/stats` shows beside those that every Python filter has."""
@@ -54,10 +55,33 @@ class FilterContext:
         dynamic[counter] = dynamic.get(counter, 0) + amount
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Task[Any]:
-        """Run a background task, which is cancelled when the filter ends; what it raises is logged and counted."""
-        task = self._bound().dispatcher.run(coroutine, f"filter {self.name}", self._on_task_done)
+        """Run a background task, which is cancelled when the filter ends; what it raises is logged and counted.
+
+        What `on_start` spawns begins when the configuration is in force, with the clusters that it has.
+        """
+        runs = coroutine
+        if not self._in_force:
+            self._held.append(coroutine)
+            runs = self._run_in_force(coroutine)
+        task = self._bound().dispatcher.run(runs, f"filter {self.name}", self._on_task_done)
         self._tasks.add(task)
         return task
+
+    async def _run_in_force(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        if not self._in_force:
+            waiter = new_future()
+            self._waiters.append(waiter)
+            await waiter
+        self._held.remove(coroutine)
+        return await coroutine
+
+    def take_effect(self) -> None:
+        """The configuration is in force."""
+        self._in_force = True
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _on_task_done(self, task: Task[Any]) -> None:
         self._tasks.discard(task)
@@ -65,34 +89,14 @@ class FilterContext:
             error = task.exception()
             if error is not None:
                 self._stats.task_errors += 1
-                self.log.error("a task of filter %s failed", self.name, exc_info=error)
+                self.log.error("a task failed", exc_info=error)
 
-    async def call(
-        self,
-        cluster: str,
-        *,
-        method: bytes = b"GET",
-        path: bytes = b"/",
-        authority: bytes = b"",
-        headers: Iterable[Field] = (),
-        body: bytes = b"",
-        timeout_ms: float = 5000.0,
-        limit_bytes: int = 1 << 20,
-    ) -> HttpResponse:
-        """Send a request through one of the proxy's clusters. Raises CallError where there is no response."""
+    @property
+    def call(self) -> HttpClient:
+        """`await context.call("users", path=b"/ann")`: a request through one of the proxy's clusters. Raises CallError
+        where there is no response."""
         services = self._bound()
-        return await async_client.call(
-            services.clusters,
-            services.dispatcher.timers,
-            cluster,
-            method=method,
-            path=path,
-            authority=authority,
-            headers=headers,
-            body=body,
-            timeout_ms=timeout_ms,
-            limit_bytes=limit_bytes,
-        )
+        return HttpClient(services.clusters, services.dispatcher.timers)
 
     def call_later(self, delay_ms: float, callback: Callable[[], object]) -> FilterTimer:
         """Call back once, unless the filter ends before, or the timer is disarmed."""
@@ -105,15 +109,18 @@ class FilterContext:
         self._timers.discard(timer)
         try:
             timer.callback()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._stats.task_errors += 1
-            self.log.error("a timer of filter %s failed", self.name, exc_info=error)
+            self.log.error("a timer failed", exc_info=error)
 
     def close(self) -> None:
         """The filter has ended."""
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
+        held, self._held = self._held, []
+        for coroutine in held:
+            coroutine.close()  # it never began
         timers, self._timers = self._timers, set()
         for timer in timers:
             timer.disarm()

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from mypy_extensions import mypyc_attr
+from typing import Any
 
 from meshproxy.api.access_logger_pb2 import Python
 from meshproxy.config.context import BuildContext
 from meshproxy.http.access_log import ACCESS_LOGGERS
-from meshproxy.http.filter_context import FilterContext
 from meshproxy.http.python_version import PythonVersion, SingleStats, build_version, refuse_coroutines
+from meshproxy.http.user_classes import AccessLogger
 from meshproxy.observe.access_log import AccessLog, LogFilter
 from meshproxy.observe.stream_info import StreamInfo
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)
-class AccessLogger:
-    """The contract: users derive from it. One instance per configuration, with the validated `config` and the
-    `context`."""
-
-    config: Any = None
-    context: Any = None
-    measures: ClassVar[bool] = False  # it reads bytes on the wire (`info.wire`), which are counted only then
-
-    @classmethod
-    def on_start(cls, context: FilterContext) -> None:
-        """The logger takes effect in this worker: the place to set `context.state`, and to spawn tasks."""
-
-    @classmethod
-    def on_stop(cls, context: FilterContext) -> None:
-        """The logger has ended: it was replaced or removed."""
-
-    def on_log(self, info: StreamInfo) -> None:
-        """A stream or a connection has ended (or what else `info.log_type` says), and the filter lets it pass."""
 
 
 class PythonAccessLog(AccessLog):
@@ -64,7 +41,7 @@ class PythonAccessLog(AccessLog):
 def build_python(message: Any, log_filter: LogFilter | None, path: str, context: BuildContext) -> AccessLog | None:
     prefix = f"access_log.python.{context.filter_name}."
     version = build_version(message, path, context, AccessLogger, prefix, SingleStats)
-    if version is None or refuse_coroutines(version, ("on_log",), path, context):
+    if version is None or refuse_coroutines(version.kind, ("on_log",), path, context):
         return None
     return PythonAccessLog(version, log_filter)
 

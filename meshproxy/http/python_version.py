@@ -6,13 +6,16 @@ instance is done. Whoever calls a hook stands between `enter` and `leave`.
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import sys
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, ClassVar, Final
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child
-from meshproxy.config.python_class import PythonClass, load_class
+from meshproxy.config.python_class import PythonClass, describe_failure, load_class
 from meshproxy.config.values import milliseconds_or
 from meshproxy.http.filter_context import FilterContext, FilterStats
 from meshproxy.net.hook_watch import HOOK_WATCH, HookOwner
@@ -42,18 +45,19 @@ class SingleStats(FilterStats):
 
 
 class PythonVersion:
-    """A user's class with its configuration. `base` is what it is derived from."""
+    """A user's class with its configuration."""
 
-    def __init__(self, key: VersionKey, kind: type[Any], base: type[Any], context: FilterContext, stats: Any) -> None:
+    def __init__(self, key: VersionKey, loaded: PythonClass[Any], context: FilterContext, stats: Any) -> None:
         self.key = key
-        self.kind = kind
+        self.loaded = loaded
+        self.kind: Any = loaded.kind
+        self._class: Any = _configured(loaded.kind, context)
         self.context = context
         self.stats = stats  # FilterStats, or those of a kind
         self.active: int = 0  # instances
         self._one: Any = None
         self._users: int = 0  # configurations
         self._running: bool = False
-        self._has_init: bool = getattr(kind, "__init__") is not getattr(base, "__init__")  # noqa: B009
         self.owner = HookOwner(context.name, _DEFAULT_SLOW_HOOK_MS / 1000.0, self._count_slow)
 
     def _count_slow(self) -> None:
@@ -64,21 +68,22 @@ class PythonVersion:
     def new(self) -> Any:
         """An instance, which is followed by one `on_done`. Raises what its `__init__` raises."""
         self.active += 1
-        return self._make()
+        return self.make(self.context.config)
 
     def one(self) -> Any:
         """The one instance of a class that has one; made when it is first asked for."""
         if self._one is None:
-            self._one = self._make()
+            self._one = self.make(self.context.config)
         return self._one
 
-    def _make(self) -> Any:
-        kind: Any = self.kind
-        made: Any = kind.__new__(kind)
-        made.config = self.context.config
-        made.context = self.context
-        if self._has_init:
-            made.__init__()
+    def make(self, config: Any) -> Any:
+        """An instance with this configuration, which may be a route's."""
+        kind = self._class
+        if config is self.context.config:
+            return kind()
+        made = kind.__new__(kind)
+        made.config = config
+        made.__init__()
         return made
 
     def on_done(self) -> None:
@@ -112,16 +117,22 @@ class PythonVersion:
         """A configuration has it."""
         self._users += 1
 
-    def start(self) -> None:
-        """It is in force."""
+    def start(self) -> str:
+        """It is about to be in force: why it cannot be; "" if it can. What it spawns waits until it is."""
         if self._running:
-            return
-        self._running = True
-        HOOK_WATCH.add(self.owner)
+            return ""
         try:
             self.kind.on_start(self.context)
-        except Exception as error:  # noqa: BLE001  a user's code
-            self.on_error("it was in on_start", error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's code
+            self.context.close()
+            return describe_failure(error, getattr(sys.modules.get(self.kind.__module__), "__file__", None) or "")
+        self._running = True
+        HOOK_WATCH.add(self.owner)
+        return ""
+
+    def take_effect(self) -> None:
+        """It is in force."""
+        self.context.take_effect()
 
     def close(self) -> None:
         """A configuration that had it is gone. It ends with its last instance."""
@@ -141,15 +152,28 @@ class PythonVersion:
         self._one = None
         try:
             self.kind.on_stop(self.context)
-        except Exception as error:  # noqa: BLE001  a user's code
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's code
             self.on_error("it was in on_stop", error)
 
 
+def _configured(kind: type[Any], context: FilterContext) -> type[Any]:
+    """The class with what its instances have in common, so that making one is all that is left."""
+    common = {"config": context.config, "context": context, "name": context.name}
+    return type(kind.__name__, (kind,), common | {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+
+
 _versions: Final[dict[VersionKey, PythonVersion]] = {}  # that a configuration of this process has
+MakeVersion = Callable[[VersionKey, PythonClass[Any], FilterContext, Any], PythonVersion]
 
 
 def build_version(
-    message: Any, path: str, context: BuildContext, base: type[Any], prefix: str, stats_kind: type[FilterStats]
+    message: Any,
+    path: str,
+    context: BuildContext,
+    base: type[Any],
+    prefix: str,
+    stats_kind: type[FilterStats],
+    make: MakeVersion = PythonVersion,
 ) -> PythonVersion | None:
     """The version that a `Python` message of any kind asks for: the one that runs, where nothing of it changed.
 
@@ -159,21 +183,39 @@ def build_version(
     if loaded is None:
         return None
     before = len(context.errors)
+    where = child(path, "class")
     config = loaded.build_config(message.config, child(path, "config"), context.errors)
+    refuse_coroutines(loaded.kind, ("on_start", "on_stop"), where, context)
+    _check_switches(loaded.kind, base, where, context)
     if len(context.errors) != before:
         return None
     stats = context.scope(prefix, stats_kind)
-    version = _version_of(loaded, base, config, message, prefix, stats, context)
+    try:
+        version = _version_of(loaded, config, message, prefix, stats, context, make)
+    except Exception as error:  # noqa: BLE001  a class may refuse to be derived from
+        context.errors.add(where, f"{loaded.kind.__name__} cannot be used: {error}")
+        return None
     if "slow_hook" in message.DESCRIPTOR.fields_by_name:
         version.owner.slow_s = milliseconds_or(message, "slow_hook", _DEFAULT_SLOW_HOOK_MS) / 1000.0
     version.acquire()
     context.keep(version)
-    context.when_in_force(version.start)
+    if context.services is not None:
+        failure = version.start()
+        if failure:
+            context.errors.add(where, f"{loaded.kind.__name__}.on_start: {failure}")
+            return None
+        context.when_in_force(version.take_effect)
     return version
 
 
 def _version_of(
-    loaded: PythonClass[Any], base: type[Any], config: Any, message: Any, prefix: str, stats: Any, context: BuildContext
+    loaded: PythonClass[Any],
+    config: Any,
+    message: Any,
+    prefix: str,
+    stats: Any,
+    context: BuildContext,
+    make: MakeVersion,
 ) -> PythonVersion:
     where = f"{context.resource} {context.listener_stat_prefix}{prefix}"
     written = bytes(message.config.SerializeToString(deterministic=True))
@@ -181,14 +223,27 @@ def _version_of(
     version = _versions.get(key)
     if version is None or version.kind is not loaded.kind:
         made = FilterContext(context.filter_name, config, stats, context.services)
-        version = _versions[key] = PythonVersion(key, loaded.kind, base, made, stats)
+        version = _versions[key] = make(key, loaded, made, stats)
     return version
 
 
-def refuse_coroutines(version: PythonVersion, hooks: tuple[str, ...], path: str, context: BuildContext) -> bool:
+def refuse_coroutines(kind: type[Any], hooks: tuple[str, ...], path: str, context: BuildContext) -> bool:
     """An error for each of these hooks, which nothing can wait for, that is `async def`; whether there was one."""
     before = len(context.errors)
     for hook in hooks:
-        if inspect.iscoroutinefunction(getattr(version.kind, hook)):
-            context.errors.add(path, f"{version.kind.__name__}.{hook} cannot be async: nothing waits for it")
+        if inspect.iscoroutinefunction(getattr(kind, hook)):
+            context.errors.add(path, f"{kind.__name__}.{hook} cannot be async: nothing waits for it")
     return len(context.errors) != before
+
+
+def _check_switches(kind: type[Any], base: type[Any], path: str, context: BuildContext) -> None:
+    """What a class says by attributes (`shared`, `buffer_request` …) is spelt right, and of the right type."""
+    known = {name: type(value) for name, value in vars(base).items() if isinstance(value, (int, bool))}
+    for name, value in vars(kind).items():
+        if name in known:
+            if type(value) is not known[name]:
+                context.errors.add(path, f"{kind.__name__}.{name} must be {known[name].__name__}, not {value!r}")
+        elif isinstance(value, (int, bool, str)) and not name.startswith("_"):
+            near = difflib.get_close_matches(name, known, 1, 0.85)
+            if near:
+                context.errors.add(path, f"{kind.__name__}.{name} means nothing (did you mean {near[0]}?)")

@@ -70,7 +70,7 @@ class Router:
         self._body_bytes: int = 0
         self._body_kept: bool = True  # all of the request so far is in `_body`
         self._trailers: HeaderMap | None = None
-        self._timeout: _ResponseTimeout | None = None
+        self._timeout: ResponseTimer | None = None
         self._backoff: CallTimer | None = None
         self._reconnected: bool = False
         self._had_interim: bool = False  # response of the upstream, which decides: no attempt follows
@@ -327,8 +327,7 @@ class Router:
     def _on_request_complete(self) -> None:
         """The overall timeout counts from the end of the request, over all attempts."""
         if self._timeout is None and self.timeouts.response_ms > 0.0 and not self.done:
-            self._timeout = _ResponseTimeout(self)
-            self.stream.manager.timers.arm(self._timeout, self.timeouts.response_ms)
+            self._arm_timeout(self.timeouts.response_ms)
         if self.timeouts.per_try_ms > 0.0 and self.upstream is not None:
             self.upstream.arm_per_try(self.timeouts.per_try_ms)
 
@@ -338,6 +337,18 @@ class Router:
             self.upstream.measure()
         for hedged in self._hedged or ():
             hedged.measure()
+
+    def _arm_timeout(self, timeout_ms: float) -> None:
+        manager = self.stream.manager
+        timer = manager.spare_response_timer
+        if timer is None:
+            timer = ResponseTimer()
+        else:
+            manager.spare_response_timer = None
+        timer.router = self
+        timer.due_ms = monotonic() * 1000.0 + timeout_ms
+        self._timeout = timer
+        manager.timers.arm_by(timer, timeout_ms)
 
     # -- what an attempt reports
 
@@ -779,9 +790,10 @@ class Router:
                 shadow.cancel()
 
     def _disarm(self) -> None:
-        if self._timeout is not None:
-            self._timeout.disarm()
-            self._timeout = None  # it knows us: a cycle would keep the stream until the collector comes
+        timer = self._timeout
+        if timer is not None:
+            timer.router = self._timeout = None  # it knows us: a cycle would keep the stream until the collector comes
+            self.stream.manager.spare_response_timer = timer
         if self._backoff is not None:
             self._backoff.disarm()
             self._backoff = None
@@ -801,10 +813,20 @@ def _set_service_time(headers: HeaderMap, ms: int) -> None:
 _NO_TIMEOUTS: Final = RequestTimeouts(0.0, 0.0, 0.0, 0.0, False, False)
 
 
-class _ResponseTimeout(Timer):
-    def __init__(self, router: Router) -> None:
+class ResponseTimer(Timer):
+    """The overall timeout of a request; the requests of a connection hand it on, armed as it is."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self._router = router
+        self.router: Router | None = None
+        self.due_ms: float = 0.0
 
     def on_timer(self) -> None:
-        self._router.on_response_timeout()
+        router = self.router
+        if router is None:
+            return
+        left_ms = self.due_ms - monotonic() * 1000.0
+        if left_ms > 0.0:
+            router.stream.manager.timers.arm(self, left_ms)
+        else:
+            router.on_response_timeout()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.headers import CONNECTION, EXPECT, UPGRADE, Field, HeaderMap, status_code
+from meshproxy.codec.headers import CONNECTION, EXPECT, UPGRADE, HeaderMap, status_code
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
-from meshproxy.errors import RESET_LOCAL
-from meshproxy.http import async_client
+from meshproxy.errors import RESET_LOCAL, MeshProxyError
 from meshproxy.http import request_headers as rules
-from meshproxy.http.async_client import HttpResponse
+from meshproxy.http.async_client import HttpClient
 from meshproxy.http.chain import DATA, HEADERS, FilterChain, RequestPath, ResponsePath
 from meshproxy.http.entry import RejectedRequest, check_and_normalize
 from meshproxy.http.filter import HttpFilter
@@ -21,10 +20,11 @@ from meshproxy.http.response_headers import mutate_response_headers
 from meshproxy.http.router import Router
 from meshproxy.http.tracing.span import StreamTrace
 from meshproxy.http.upgrade import establishes_tunnel, tunnel_chain, tunnel_protocol
+from meshproxy.net.dispatcher import CancelledError
 from meshproxy.net.timers import CallTimer, Timer
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.log import RateLimitedLog
-from meshproxy.observe.stream_info import StreamInfo, UpstreamInfo
+from meshproxy.observe.stream_info import StreamInfo, UpstreamInfo, shared_metadata, shared_state
 from meshproxy.route.internal_redirect import RedirectHistory
 from meshproxy.route.route import DISABLED, ENABLED, ROUTE_CLUSTER, Route
 from meshproxy.upstream.cluster import Cluster
@@ -72,7 +72,7 @@ class Stream(StreamDecoder):
         self._route_cached: bool = False
         self._request_path: RequestPath | None = None
         self._response_path: ResponsePath | None = None
-        self._idle_timer: _StreamIdleTimer | None = None
+        self._idle_timer: StreamIdleTimer | None = None
         self._last_active: float = self.info.start
         self._request_timer: CallTimer | None = None
         self._duration_timer: CallTimer | None = None
@@ -246,7 +246,7 @@ class Stream(StreamDecoder):
 
     def read_disable_request(self, disable: bool) -> None:
         """Backpressure towards the downstream."""
-        if not self.request_complete:
+        if not disable or not self.request_complete:
             self.encoder.read_disable(disable)
 
     def _match_route(self) -> Route | None:
@@ -294,36 +294,11 @@ class Stream(StreamDecoder):
         if self._response_path is not None:
             self._response_path.resume()
 
-    async def call(
-        self,
-        cluster: str,
-        *,
-        method: bytes = b"GET",
-        path: bytes = b"/",
-        authority: bytes = b"",
-        headers: Iterable[Field] = (),
-        body: bytes = b"",
-        timeout_ms: float = 5000.0,
-        limit_bytes: int = 1 << 20,
-    ) -> HttpResponse:
-        """For a hook that waits: send a request through one of the proxy's clusters, which ends with the stream.
-
-        An `authority` of b"" is the cluster's name; `limit_bytes` bounds the response's body. Raises CallError where
-        there is no response.
-        """
-        manager = self.manager
-        return await async_client.call(
-            manager.clusters,
-            manager.timers,
-            cluster,
-            method=method,
-            path=path,
-            authority=authority,
-            headers=headers,
-            body=body,
-            timeout_ms=timeout_ms,
-            limit_bytes=limit_bytes,
-        )
+    @property
+    def call(self) -> HttpClient:
+        """For a hook that waits: `await stream.call("users", path=b"/ann")` is a request through one of the proxy's
+        clusters, which ends with the stream. Raises CallError where there is no response."""
+        return HttpClient(self.manager.clusters, self.manager.timers)
 
     def call_later(self, delay_ms: float, callback: Callable[[], object]) -> Timer:
         """Call back once, unless the stream ends before, or the timer is disarmed. If it raises, the stream fails."""
@@ -339,24 +314,18 @@ class Stream(StreamDecoder):
             return
         try:
             timer.callback()
-        except Exception as error:  # noqa: BLE001  a user's code
+        except (Exception, SystemExit, CancelledError) as error:  # noqa: BLE001  a user's code
             self.config.stats.downstream_rq_filter_error += 1
             _filter_errors.error("a timer of a filter raised", error)
             self.send_local_reply(500, b"", f"filter_error{{timer|{type(error).__name__}}}")
 
     def metadata(self, namespace: str) -> dict[str, Any]:
         """The dynamic metadata under `namespace`, to read and to change: filters, matchers and logs share it."""
-        info = self.info
-        if info.dynamic_metadata is None:
-            info.dynamic_metadata = {}
-        return info.dynamic_metadata.setdefault(namespace, {})
+        return shared_metadata(self.info, namespace)
 
     def filter_state(self) -> dict[str, Any]:
         """Objects that filters leave to those behind them, and to logs, by name."""
-        info = self.info
-        if info.filter_state is None:
-            info.filter_state = {}
-        return info.filter_state
+        return shared_state(self.info)
 
     def buffer_request(self, limit_bytes: int) -> None:
         """For a headers hook of the request: its data hook is called once, with the whole body, and the headers wait
@@ -399,10 +368,12 @@ class Stream(StreamDecoder):
         """Answer in place of an upstream. At most once a stream, and only before a response began: else the stream
         is reset.
 
-        The reply passes the filters of the response; no hook of the request is called any more.
+        The reply passes the filters of the response; no hook of the request is called any more. Raises TypeError for
+        what is no status or no body.
         """
         if self.done:
             return
+        _check_reply(status, body)
         self.info.response_flags |= response_flags
         self.info.response_code_details = details.replace(" ", "_")
         if self._request_path is not None:
@@ -441,7 +412,26 @@ class Stream(StreamDecoder):
         """A filter raised: the stream is answered 500 with the filter's name, whichever way it was going."""
         self.config.stats.downstream_rq_filter_error += 1
         _filter_errors.error(f"filter {http_filter.name} raised", error)
-        self.send_local_reply(500, b"", f"filter_error{{{http_filter.name}|{type(error).__name__}}}")
+        details = f"filter_error{{{http_filter.name}|{type(error).__name__}}}"
+        if self.local_reply and not self.response_started and not self.done:
+            self._reply_past_filters(details)
+        else:
+            self.send_local_reply(500, b"", details)
+
+    def _reply_past_filters(self, details: str) -> None:
+        """A filter failed on a local reply itself: the client is told so without the filters."""
+        if self._response_path is not None:
+            self._response_path.finish()
+            self._response_path = None
+        self.info.response_code_details = details
+        headers = HeaderMap([(b":status", b"500")])
+        if is_grpc(self.request_headers):
+            complete_grpc_reply_headers(headers, 500, b"", -1)
+        else:
+            complete_reply_headers(headers, b"", b"")
+        self.response_headers = self.info.response_headers = headers
+        self.info.response_code = status_code(headers)
+        self.encode_part(HEADERS, headers, True)
 
     def reset(self, details: str) -> None:
         """End the stream without an (or amid its) answer: on HTTP/1 that closes the connection."""
@@ -479,8 +469,10 @@ class Stream(StreamDecoder):
         path = self._response_path
         if path is not None:
             path.push(DATA, data, end)
-        else:
+        elif self.response_started:
             self.encode_part(DATA, data, end)
+        else:
+            raise MeshProxyError("no response has begun that data could be added to")
 
     def send_response_trailers(self, trailers: HeaderMap) -> None:
         path = self._response_path
@@ -537,13 +529,25 @@ class Stream(StreamDecoder):
         self._last_active = monotonic()
 
     def _arm_idle(self, timeout_ms: float) -> None:
-        self._idle_timer = _StreamIdleTimer(self, timeout_ms)
-        self.manager.timers.arm(self._idle_timer, timeout_ms)
+        manager = self.manager
+        timer = manager.spare_idle_timer
+        if timer is None:
+            timer = StreamIdleTimer()
+        else:
+            manager.spare_idle_timer = None
+        timer.stream = self
+        timer.timeout_ms = timeout_ms
+        self._idle_timer = timer
+        manager.timers.arm_by(timer, timeout_ms)
+
+    def _leave_idle_timer(self) -> None:
+        timer = self._idle_timer
+        if timer is not None:
+            timer.stream = self._idle_timer = None
+            self.manager.spare_idle_timer = timer
 
     def _set_idle_timeout(self, timeout_ms: float) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.disarm()
-            self._idle_timer = None
+        self._leave_idle_timer()
         if timeout_ms > 0.0:
             self._arm_idle(timeout_ms)
 
@@ -555,7 +559,7 @@ class Stream(StreamDecoder):
             self._duration_timer = CallTimer(self.on_max_duration)
             self.manager.timers.arm(self._duration_timer, timeout_ms)
 
-    def on_idle_timer(self, timer: _StreamIdleTimer) -> None:
+    def on_idle_timer(self, timer: StreamIdleTimer) -> None:
         left_ms = timer.timeout_ms - (monotonic() - self._last_active) * 1000.0
         if left_ms > 0.0:
             self.manager.timers.arm(timer, left_ms)
@@ -647,14 +651,15 @@ class Stream(StreamDecoder):
             self.on_data(body, True)
 
     def _finish(self) -> None:
+        if self.done:  # the codec has reset the stream while it was given the end
+            return
         self._end()
         self.manager.on_stream_done(self)
 
     def _end(self) -> None:
         """Exactly once, at the end of every stream: timers, the upstream request, filters, stats, the log."""
         self.done = True
-        if self._idle_timer is not None:
-            self._idle_timer.disarm()
+        self._leave_idle_timer()
         if self._request_timer is not None:
             self._request_timer.disarm()
         if self._duration_timer is not None:
@@ -689,7 +694,7 @@ class Stream(StreamDecoder):
         if self.config.access_logs:
             self._write_logs("DownstreamEnd")
         # Timers, paths and router know their stream: without these cycles it goes at once, not at the next collection.
-        self._idle_timer = self._request_timer = self._duration_timer = self._log_timer = None
+        self._request_timer = self._duration_timer = self._log_timer = None
         self._request_path = self._response_path = self.router = None
 
     def on_log_timer(self) -> None:
@@ -713,9 +718,16 @@ class Stream(StreamDecoder):
     def _tell_done(self, http_filter: HttpFilter) -> None:
         try:
             http_filter.on_stream_done(self)
-        except Exception as error:  # noqa: BLE001  a bug of one filter must not keep the others from their end
+        except (Exception, SystemExit, CancelledError) as error:  # noqa: BLE001  a bug of one filter must not keep the others from their end
             self.config.stats.downstream_rq_filter_error += 1
             _filter_errors.error(f"filter {http_filter.name} raised in on_stream_done", error)
+
+
+def _check_reply(status: object, body: object) -> None:
+    """A filter's mistake is told before anything has changed."""
+    if not isinstance(status, int) or not isinstance(body, bytes):
+        given = f"{type(status).__name__} and {type(body).__name__}"
+        raise TypeError(f"a local reply has a status (int) and a body (bytes), not {given}")
 
 
 class StreamTimer(Timer):
@@ -734,13 +746,14 @@ _NO_HEADERS: Final = HeaderMap()
 _UNUSUAL: Final = EXPECT | UPGRADE | CONNECTION
 
 
-class _StreamIdleTimer(Timer):
-    """Nearly every stream has one, so it costs no bound method as a `CallTimer` does."""
+class StreamIdleTimer(Timer):
+    """Nearly every stream has one, which the streams of a connection hand on, armed as it is."""
 
-    def __init__(self, stream: Stream, timeout_ms: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.stream = stream
-        self.timeout_ms = timeout_ms
+        self.stream: Stream | None = None
+        self.timeout_ms: float = 0.0
 
     def on_timer(self) -> None:
-        self.stream.on_idle_timer(self)
+        if self.stream is not None:
+            self.stream.on_idle_timer(self)

@@ -68,3 +68,14 @@ class HttpFilter:
 
     def on_stream_done(self, stream: Stream) -> None:
         """The end of the stream, however it came: exactly once."""
+
+
+class LeftOut(HttpFilter):
+    """In place of an instance whose hook failed: no hook of that is called any more, but the end of its stream."""
+
+    def __init__(self, failed: HttpFilter | None) -> None:
+        self._failed = failed
+
+    def on_stream_done(self, stream: Stream) -> None:
+        if self._failed is not None:
+            self._failed.on_stream_done(stream)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio import Task
+from asyncio import CancelledError, Task
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mypy_extensions import mypyc_attr
 
 from meshproxy.clock import begin_turn, end_turn
+from meshproxy.errors import MeshProxyError
 from meshproxy.net.handshakes import HandshakeQueue
 from meshproxy.net.timers import TimerWheel
 
-__all__ = ["Dispatcher", "Flushable", "Task", "new_future"]
+__all__ = ["CancelledError", "Dispatcher", "Flushable", "Task", "new_future"]
 
 _log = logging.getLogger("meshproxy.main")
 
@@ -93,9 +94,9 @@ class Dispatcher:
 
     def run(self, coroutine: Coroutine[Any, Any, Any], name: str, on_done: Callable[[Task[Any]], None]) -> Task[Any]:
         """Run `coroutine` and call `on_done(task)` in a turn; the caller looks at its exception."""
-        task = self.loop.create_task(coroutine, name=name)
+        task = self.loop.create_task(_without_exit(coroutine), name=name)
         self._tasks.add(task)
-        task.add_done_callback(TaskDone(self, on_done).on_done)
+        task.add_done_callback(TaskDone(self, on_done, coroutine).on_done)
         return task
 
     def forget(self, task: Task[Any]) -> None:
@@ -117,15 +118,27 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """A `sys.exit()` in a task would end the event loop."""
+    try:
+        return await coroutine
+    except SystemExit as error:
+        raise MeshProxyError(f"a task called sys.exit({error.code!r})") from error
+
+
 class TaskDone:
     """Runs a task's callback inside a turn."""
 
-    def __init__(self, dispatcher: Dispatcher, on_done: Callable[[Task[Any]], None]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, on_done: Callable[[Task[Any]], None], coroutine: Coroutine[Any, Any, Any]
+    ) -> None:
         self._dispatcher = dispatcher
         self._on_done = on_done
+        self._coroutine = coroutine
 
     def on_done(self, task: Task[Any]) -> None:
         self._dispatcher.forget(task)
+        self._coroutine.close()  # a task that is cancelled at once has never begun it
         self._dispatcher.begin_turn()
         try:
             self._on_done(task)

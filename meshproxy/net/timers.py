@@ -89,6 +89,13 @@ class TimerWheel:
         """Let `timer` fire once, `timeout_ms` from now, instead of whatever it was armed for."""
         self.arm_at(timer, int(monotonic() * 1000.0 + timeout_ms) // TICK_MS + 1)
 
+    def arm_by(self, timer: Timer, timeout_ms: float) -> None:
+        """As `arm`, but one that is to fire sooner stays as it is: for a timer that looks, when it fires, whether it is
+        time, and serves one request after the other."""
+        tick = int(monotonic() * 1000.0 + timeout_ms) // TICK_MS + 1
+        if timer.deadline == 0 or timer.deadline > tick:
+            self.arm_at(timer, tick)
+
     def arm_at(self, timer: Timer, tick: int) -> None:
         if timer.deadline != 0:
             timer._unlink()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Final, TextIO
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
 
 from meshproxy import clock
 from meshproxy.errors import ConfigError
@@ -81,6 +82,16 @@ class RateLimitedLog:
 
     def error(self, message: str, error: BaseException | None = None) -> None:
         self.log(logging.ERROR, message, error)
+
+
+class _NamedLog(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return f"{self.extra['name']}: {msg}" if self.extra is not None else msg, kwargs
+
+
+def named_log(component: str, name: str) -> logging.LoggerAdapter[logging.Logger]:
+    """The log of one of a component's many, which says whose line it is."""
+    return _NamedLog(component_logger(component), {"name": name})
 
 
 def component_logger(component: str) -> logging.Logger:

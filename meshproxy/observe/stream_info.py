@@ -132,3 +132,17 @@ class StreamInfo:
         self.upstream: UpstreamInfo | None = None
         self.dynamic_metadata: dict[str, dict[str, Any]] | None = None
         self.filter_state: dict[str, Any] | None = None
+
+
+def shared_metadata(info: ConnectionInfo | StreamInfo, namespace: str) -> dict[str, Any]:
+    """The dynamic metadata under `namespace`, to read and to change."""
+    if info.dynamic_metadata is None:
+        info.dynamic_metadata = {}
+    return info.dynamic_metadata.setdefault(namespace, {})
+
+
+def shared_state(info: ConnectionInfo | StreamInfo) -> dict[str, Any]:
+    """The filter state, to read and to change."""
+    if info.filter_state is None:
+        info.filter_state = {}
+    return info.filter_state

@@ -481,6 +481,7 @@ class Inspection(ConnectionHandler):
         self._listener.stats.downstream_pre_cx_active -= 1
         if self._timer is not None:
             self._timer.disarm()
+            self._timer = None  # it knows us: no cycle is left
 
     def _assign(self) -> None:
         self._end()

@@ -7,6 +7,21 @@ async with FilterTest(Hello, {"greeting": "hi"}) as t:
 
 from meshproxy.errors import ConfigError
 from meshproxy.testing.filter_test import FilterTest, load_file
-from meshproxy.testing.peers import Answer, Exchange, Request, Response, Upstream
+from meshproxy.testing.other_kinds import AccessLoggerTest, ListenerFilterTest, LoadBalancerTest, NetworkFilterTest
+from meshproxy.testing.peers import Answer, Exchange, Peer, Request, Response, Upstream
 
-__all__ = ["Answer", "ConfigError", "Exchange", "FilterTest", "Request", "Response", "Upstream", "load_file"]
+__all__ = [
+    "AccessLoggerTest",
+    "Answer",
+    "ConfigError",
+    "Exchange",
+    "FilterTest",
+    "ListenerFilterTest",
+    "LoadBalancerTest",
+    "NetworkFilterTest",
+    "Peer",
+    "Request",
+    "Response",
+    "Upstream",
+    "load_file",
+]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.errors import ConfigErrors
@@ -17,7 +17,6 @@ from meshproxy.config.loader import load_bootstrap
 from meshproxy.config.python_class import PROVIDED
 from meshproxy.errors import ConfigError
 from meshproxy.filters import builtin  # noqa: F401  they register themselves
-from meshproxy.http.user_filter import HttpFilter
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.access_log import AccessLog
 from meshproxy.observe.stream_info import StreamInfo
@@ -41,9 +40,12 @@ class FilterTest:
     with its path, as the proxy would refuse it.
     """
 
+    _stats_prefix: ClassVar[str] = "http.test.python.{name}."
+    _place: ClassVar[str] = "http_filters[0].typed_config."  # in the paths of errors
+
     def __init__(
         self,
-        http_filter: type[HttpFilter] | str | Path,
+        kind: type[Any] | str | Path,
         config: Mapping[str, Any] | None = None,
         *,
         class_name: str = "",
@@ -53,8 +55,8 @@ class FilterTest:
     ) -> None:
         self.upstream = Upstream()
         self.cluster: dict[str, Upstream] = {name: Upstream() for name in clusters}
-        self._class = http_filter if isinstance(http_filter, type) else None
-        self._file = "" if isinstance(http_filter, type) else str(http_filter)
+        self._class = kind if isinstance(kind, type) else None
+        self._file = "" if isinstance(kind, type) else str(kind)
         self._class_name = class_name
         self._ports: dict[str, int] = {}
         self._config = dict(config or {})
@@ -74,13 +76,16 @@ class FilterTest:
         self._worker = Worker(Dispatcher(loop))
         if self._class is not None:
             PROVIDED[self._name] = self._class
-        for name, upstream in {"upstream": self.upstream, **self.cluster}.items():
-            self._ports[name] = loop.listen(upstream.new_connection)
+        self._listen(loop)
         try:
             await self.reload()
         except BaseException:
             await self.stop()
             raise
+
+    def _listen(self, loop: MemoryLoop) -> None:
+        for name, upstream in {"upstream": self.upstream, **self.cluster}.items():
+            self._ports[name] = loop.listen(upstream.new_connection)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
@@ -146,7 +151,7 @@ class FilterTest:
         """The counters and gauges of the filter, by name."""
         assert self._worker is not None
         snapshot = self._worker.stats.snapshot()
-        prefix = f"http.test.python.{self._name}."
+        prefix = self._stats_prefix.format(name=self._name)
         found = {**snapshot.counters, **snapshot.gauges}
         return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
 
@@ -167,18 +172,31 @@ class FilterTest:
         if bootstrap is not None and not errors:
             await worker.prepare(bootstrap, {}, errors)
         if errors:
-            first = errors.items[0]
-            raise ConfigError(first.path.partition("http_filters[0].typed_config.")[2] or first.path, first.reason)
+            first, *others = [
+                ConfigError(error.path.partition(self._place)[2] or error.path, error.reason)
+                for error in errors.sorted()
+            ]
+            raise ConfigError(first.path, "\n".join([first.reason, *map(str, others)]))
         await worker.commit({})
         self._record(worker.listeners["main"])
 
     def _record(self, listener: ActiveListener) -> None:
-        terminal: Any = listener.config.chains[0].terminal
+        terminal: Any = listener.current_chains[0].config.terminal
         terminal.config.access_logs = (self._log,)
 
     def _bootstrap(self, ports: dict[str, int]) -> dict[str, Any]:
+        entry = {"name": self._name, "typed_config": self._python("filters.http")}
+        listener = listener_of({"name": "http", "typed_config": self._manager([entry])})
+        return static_resources(listener, [cluster_of(name, [port]) for name, port in ports.items()])
+
+    def _python(self, kind: str) -> dict[str, Any]:
+        """The message that names the class; `kind` is the place of its type."""
         source = {"entry_point": self._name} if self._class else {"file": self._file, "class": self._class_name}
-        python = {"@type": f"{_PYTHON}.Python", **source, "config": self._config, **self._options}
+        python = f"type.googleapis.com/meshproxy.{kind}.python.v1.Python"
+        return {"@type": python, **source, "config": self._config, **self._options}
+
+    def _manager(self, filters: list[dict[str, Any]]) -> dict[str, Any]:
+        """A connection manager that sends everything to the cluster `upstream`."""
         routes: list[dict[str, Any]] = [{"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}}]
         if self._route_config is not None:
             override = {"@type": f"{_PYTHON}.PythonPerRoute", "config": dict(self._route_config)}
@@ -187,24 +205,17 @@ class FilterTest:
                 0,
                 {"match": {"prefix": "/route/"}, "route": route, "typed_per_filter_config": {self._name: override}},
             )
-        manager = {
+        return {
             "@type": f"{_EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "test",
             "http_filters": [
-                {"name": self._name, "typed_config": python},
+                *filters,
                 {"name": "router", "typed_config": {"@type": f"{_EXTENSIONS}.http.router.v3.Router"}},
             ],
             "http_protocol_options": {"enable_trailers": True},
             "upgrade_configs": [{"upgrade_type": "websocket"}],
             "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         }
-        listener = {
-            "name": "main",
-            "address": _address(8080),
-            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-        }
-        clusters = [_cluster(name, port) for name, port in ports.items()]
-        return {"static_resources": {"listeners": [listener], "clusters": clusters}}
 
 
 def load_file(path: str | Path) -> ModuleType:
@@ -232,8 +243,19 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _cluster(name: str, port: int) -> dict[str, Any]:
-    endpoints = [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}]
+def listener_of(*network_filters: dict[str, Any]) -> dict[str, Any]:
+    """A Listener with one chain of these."""
+    return {"name": "main", "address": _address(8080), "filter_chains": [{"filters": list(network_filters)}]}
+
+
+def static_resources(listener: dict[str, Any], clusters: list[dict[str, Any]]) -> dict[str, Any]:
+    """A Bootstrap with these."""
+    return {"static_resources": {"listeners": [listener], "clusters": clusters}}
+
+
+def cluster_of(name: str, ports: list[int]) -> dict[str, Any]:
+    """A Cluster with a host at each port."""
+    hosts = [{"endpoint": {"address": _address(port)}} for port in ports]
     options: dict[str, Any] = {
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http_protocol_options": {"enable_trailers": True}},
@@ -241,6 +263,6 @@ def _cluster(name: str, port: int) -> dict[str, Any]:
     return {
         "name": name,
         "type": "STATIC",
-        "load_assignment": {"cluster_name": name, "endpoints": endpoints},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}]},
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
     }

@@ -14,6 +14,7 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.observe.stream_info import StreamInfo
 
 Text = str | bytes
+_TIMEOUT_S = 10.0
 Headers = Mapping[Any, Any] | Iterable[tuple[Any, Any]]  # names and values: str or bytes
 
 
@@ -153,7 +154,10 @@ class Exchange(asyncio.Protocol):
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arrived = asyncio.Event()
         self._closed = False
-        self._parser: Any = httptools.HttpResponseParser(_Parser(self.response, self._complete))
+        callbacks: Any = _Parser(self.response, self._complete)
+        if method == b"HEAD":
+            callbacks.on_headers_complete = self._complete  # the parser would wait for a body
+        self._parser: Any = httptools.HttpResponseParser(callbacks)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -227,10 +231,12 @@ Handler = Callable[[Request], "Answer | Awaitable[Answer]"]
 
 
 class Upstream:
-    """What a cluster leads to. It answers each request with what `respond` said last, or as its `handler` says."""
+    """What a cluster leads to. It answers each request with what `respond` said last, or as its `handler` says; one
+    that raises ConnectionError ends the connection."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.connections = 0  # that were made
         self.handler: Handler | None = None
         self.echoes = False  # after a 101 it sends back what it is sent
         self._answer = Answer()
@@ -264,6 +270,7 @@ class Upstream:
         self._tunnels.append(connection)
 
     def new_connection(self) -> _UpstreamConnection:
+        self.connections += 1
         return _UpstreamConnection(self)
 
 
@@ -308,12 +315,91 @@ class _UpstreamConnection(asyncio.Protocol):
         task.add_done_callback(self._upstream.tasks.discard)
 
     async def _answer(self, request: Request) -> None:
-        answer = await self._upstream.answer(request)
+        try:
+            answer = await self._upstream.answer(request)
+        except ConnectionError:
+            self._transport.close()
+            return
         if self._transport.is_closing():
             return
         if answer.status == 101:
             self._upstream.on_tunnel(self)
         start_line = b"HTTP/1.1 %d Status" % answer.status
-        for part in encode(start_line, answer.headers, answer.pieces, answer.chunked, answer.trailers):
+        parts = encode(start_line, answer.headers, answer.pieces, answer.chunked, answer.trailers)
+        for part in parts[:1] if request.method == "HEAD" else parts:
             self._transport.write(part)
             await asyncio.sleep(0)
+
+
+class Peer(asyncio.Protocol):
+    """One end of a connection of bytes: a client before the proxy, or what a connection leads to behind it."""
+
+    def __init__(self) -> None:
+        self.received: bytes = b""  # and not read yet
+        self.ended = False  # the other side sends no more
+        self.closed = False  # the connection is gone
+        self.error: Exception | None = None  # which it was reset with
+        self._has_ended = False
+        self._transport: Any = None
+        self._news = asyncio.Event()
+
+    @property
+    def backed_up(self) -> bool:
+        """The proxy does not read what is sent, for the moment."""
+        other = self._transport.other
+        return other is not None and not other.is_reading()
+
+    def send(self, data: Text) -> None:
+        self._transport.write(to_bytes(data))
+
+    def end(self) -> None:
+        """Send no more; the other direction stays open until it ends, too."""
+        self._has_ended = True
+        if self.ended:
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    async def read(self, size: int) -> bytes:
+        """The next so many bytes. Raises ConnectionError when they do not come any more."""
+        await self._until(lambda: len(self.received) >= size or self.ended)
+        if len(self.received) < size:
+            raise ConnectionError(f"the connection ended after {self.received!r}")
+        data, self.received = self.received[:size], self.received[size:]
+        return data
+
+    async def read_all(self) -> bytes:
+        """All that comes until the other side sends no more."""
+        await self._until(lambda: self.ended)
+        data, self.received = self.received, b""
+        return data
+
+    async def until_closed(self) -> None:
+        """Wait until the connection is gone."""
+        await self._until(lambda: self.closed)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(_TIMEOUT_S):
+            while not holds():
+                self._news.clear()
+                await self._news.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self._news.set()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self._news.set()
+        return not self._has_ended
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = self.closed = True
+        self.error = exc
+        self._news.set()

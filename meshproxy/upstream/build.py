@@ -45,6 +45,7 @@ _REFUSED_HTTP_OPTIONS: Final = {
     "outlier_detection": "not supported yet",
     "header_validation_config": "extensions of the header validation are not supported",
 }
+_SWAPPABLE_BALANCER: Final = "meshproxy.load_balancing_policies.python.v1.Python"
 _UPSTREAM_CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 
 # `OutlierDetection`'s wrappers and their defaults.
@@ -88,6 +89,7 @@ def build_cluster(message: Any, path: str, context: BuildContext) -> ClusterConf
     build_discovery(config, message, path, context)
     _build_connections(config, message, path, errors)
     _build_http(config, message, path, context)
+    context.stat_prefix = f"cluster.{config.observability_name}."
     config.lb = build_lb(message, path, context)
     if config.lb.hash_policy is None:
         config.lb.hash_policy = config.hash_policy
@@ -123,9 +125,12 @@ def metadata_of(message: Any) -> dict[str, Any] | None:
 
 
 def _fingerprint(message: Any) -> bytes:
-    """Of everything but the endpoints."""
+    """Of everything but the endpoints, and a balancer in Python."""
     rest = type(message)()
     rest.CopyFrom(message)
+    for policy in rest.load_balancing_policy.policies:
+        if policy.typed_extension_config.typed_config.type_url.rpartition("/")[2] == _SWAPPABLE_BALANCER:
+            policy.typed_extension_config.typed_config.ClearField("value")
     rest.ClearField("load_assignment")
     if message.load_assignment.HasField("policy"):
         rest.load_assignment.policy.CopyFrom(message.load_assignment.policy)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.registry import Registry
 from meshproxy.config.runtime import RuntimeDouble
 from meshproxy.config.typed_struct import unpack_any
 from meshproxy.config.values import float_or, int_or, milliseconds_or
@@ -22,6 +24,7 @@ from meshproxy.upstream.config import (
     LbConfig,
     SlowStartConfig,
 )
+from meshproxy.upstream.load_balancer import BalancerExtension
 from meshproxy.upstream.maglev import is_prime
 
 _PREFIX: Final = "envoy.extensions.load_balancing_policies."
@@ -39,6 +42,10 @@ _WRR_LOCALITY: Final = _PREFIX + "wrr_locality.v3.WrrLocality"
 _TYPED_MURMUR: Final = 2  # RingHash.HashFunction
 _FULL_SCAN: Final = 1  # LeastRequest.SelectionMethod
 
+# (message, path, context) -> the policy, None after errors
+BalancerBuilder = Callable[[Any, str, BuildContext], BalancerExtension | None]
+BALANCERS: Final[Registry[BalancerBuilder]] = Registry("load balancing policy")
+
 
 def build_policies(config: LbConfig, message: Any, path: str, context: BuildContext, within: str = "") -> None:
     """The first policy that is known is taken, as the API says. `within` is the policy that the list stands in."""
@@ -52,6 +59,10 @@ def build_policies(config: LbConfig, message: Any, path: str, context: BuildCont
             options = unpack_any(extension.typed_config, where, context.errors)
             if options is not None:
                 _build_policy(config, name, options, where, context, within)
+            return
+        if extension.typed_config.type_url in BALANCERS.type_urls():
+            context.filter_name = extension.name
+            _build_extension(config, extension.typed_config, where, context, within)
             return
     context.errors.add(path, f"none of these policies is supported: {', '.join(names) or 'it is empty'}")
 
@@ -75,6 +86,16 @@ def _build_policy(config: LbConfig, name: str, options: Any, path: str, context:
         if within and config.policy == CLUSTER_PROVIDED:
             context.errors.add(path, f"{name} within {within} is not supported")
         _build_options(config, options, path, context)
+
+
+def _build_extension(config: LbConfig, typed_config: Any, path: str, context: BuildContext, within: str) -> None:
+    if within:
+        context.errors.add(path, f"{typed_config.type_url.rpartition('/')[2]} within {within} is not supported")
+        return
+    found = BALANCERS.find(typed_config, path, context)
+    if found is not None:
+        config.policy = RANDOM
+        config.extension = found[1](found[0], path, context)
 
 
 def _build_options(config: LbConfig, options: Any, path: str, context: BuildContext) -> None:

@@ -54,7 +54,7 @@ class Cluster(EjectionListener):
                 self._breakers.append(Breakers(config.name, priority, thresholds, runtime, counters or Counters()))
         self._acquire_breaker_stats()
         self.hosts: list[Host] = []
-        self.hashes: bool = config.lb.hashes  # hosts are chosen by a hash of the request
+        self.hashes: bool = config.lb.takes_hash  # hosts are chosen by a hash of the request
         self.keys_pools: bool = config.demands.any  # not everybody may share a connection
         self._random_bits = random_bits
         self.drop_overload: Fraction | None = config.drop_overload
@@ -83,10 +83,22 @@ class Cluster(EjectionListener):
         if self.config.original_dst is not None:
             return OriginalDstBalancer(self, self.config.original_dst)
         lb, random_bits = self.config.lb, self._random_bits
+        if lb.extension is not None:
+            return lb.extension.new(lb, self.stats, random_bits)
         tables = HashTables(lb, random_bits, self._registry, self._prefix, self.stats) if lb.hashes else None
         if lb.subsets is not None:
             return SubsetLoadBalancer(lb, lb.subsets, self.stats, random_bits, tables, self._registry, self._prefix)
         return PrioritySet(lb, self.stats, random_bits, tables, lb.locality_weighted)
+
+    def take_extension(self, newer: ClusterConfig) -> None:
+        """The policy is an extension that may have changed: then hosts are chosen by the newer one from now on."""
+        old, new = self.config.lb.extension, newer.lb.extension
+        if old is None or new is None or old.identity is new.identity:
+            return
+        self.config.lb = newer.lb
+        balancer, self._balancer = self._balancer, self._new_balancer()
+        self._balancer.update(self.hosts)
+        balancer.close()
 
     def activate(self) -> None:
         """Traffic comes from now on."""

@@ -16,6 +16,7 @@ from meshproxy.route.mirror import MirrorPolicy
 from meshproxy.route.retry_policy import RetryPolicy
 from meshproxy.upstream.demand import DemandRules
 from meshproxy.upstream.host import NO_LOCALITY, Locality
+from meshproxy.upstream.load_balancer import BalancerExtension
 from meshproxy.upstream.outlier import OutlierConfig
 from meshproxy.upstream.resource_limit import Thresholds
 from meshproxy.upstream.source_address import SourceAddresses
@@ -147,6 +148,7 @@ class LbConfig:
 
     def __init__(self, panic_threshold: RuntimeInt) -> None:
         self.policy: int = ROUND_ROBIN
+        self.extension: BalancerExtension | None = None  # stands for `policy`, which it falls back to
         self.choice_count: int = 2
         self.full_scan: bool = False
         self.active_request_bias: RuntimeDouble = RuntimeDouble("", 1.0)
@@ -173,9 +175,14 @@ class LbConfig:
         return self.policy in (RING_HASH, MAGLEV)
 
     @property
+    def takes_hash(self) -> bool:
+        """Whoever chooses a host wants to know the hash, if there is one."""
+        return self.hashes or self.extension is not None
+
+    @property
     def needs_context(self) -> bool:
         """The choice depends on facts of the request: its headers, metadata, or connection."""
-        return self.policy == CLUSTER_PROVIDED or self.subsets is not None
+        return self.policy == CLUSTER_PROVIDED or self.subsets is not None or self.extension is not None
 
 
 class OriginalDstConfig:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mypy_extensions import mypyc_attr
 
 from meshproxy.upstream.host import Host, LbContext
+from meshproxy.upstream.stats import ClusterStats
+
+if TYPE_CHECKING:
+    from meshproxy.upstream.config import LbConfig
 
 RandomBits = Callable[[int], int]  # so many random bits, as `random.getrandbits`
 
@@ -33,3 +38,15 @@ class LoadBalancer:
 
     def close(self) -> None:
         """The cluster takes no traffic any more."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class BalancerExtension:
+    """A policy of another package, as configured. Two whose `identity` is one object are the same."""
+
+    def __init__(self, identity: object) -> None:
+        self.identity = identity
+
+    def new(self, config: LbConfig, stats: ClusterStats, random_bits: RandomBits) -> LoadBalancer:
+        """The balancer of a cluster."""
+        raise NotImplementedError

@@ -71,8 +71,8 @@ class ClusterManager(DiscoveryListener):
     def add_or_update(self, config: ClusterConfig) -> None:
         """Add the cluster, or change the one of its name.
 
-        When only its endpoints or certificates changed, hosts that stay keep their connections. Any other change drains
-        all connections of the old version; its streams end there.
+        When only its endpoints, certificates or a balancer in Python changed, hosts that stay keep their connections.
+        Any other change drains all connections of the old version; its streams end there.
         """
         name = config.name
         current = self._active.get(name)
@@ -90,6 +90,7 @@ class ClusterManager(DiscoveryListener):
     def _update_endpoints(self, cluster: Cluster, config: ClusterConfig) -> None:
         cluster.config.endpoints = config.endpoints
         cluster.config.transports = config.transports  # its certificates may be new
+        cluster.take_extension(config)
         cluster.config.take_context(config.context)
         self._discoveries[cluster].set_endpoints(config.endpoints)
 

@@ -74,6 +74,10 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
          "static_resources.listeners[0].filter_chains[0].filter_chain_match.address_suffix", "not implemented"),
         ("chain", "transport_socket", {"name": "envoy.transport_sockets.tls"},
          "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config", "value is required"),
+        ("hcm", "tracing", {"provider": {"name": "p", "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "c"}}}}},
+         f"{HCM_PATH}.tracing.provider.typed_config.grpc_service", "comes with gRPC"),
         ("hcm", "codec_type", "HTTP2", f"{HCM_PATH}.codec_type",
          "HTTP2 is not supported yet (supported: AUTO, HTTP1)"),
         ("route", "match.headers", [{"name": "a", "string_match": {"custom": {"name": "x"}}}],

@@ -187,7 +187,7 @@ MEASURED = re.compile(r"bytes|_ms$|_time$|\.memory|cx_length|delayed_close_timeo
 
 NOT_COMPARED = re.compile(
     r"\.lb_(?!healthy_panic)|\.assignment_|\.update_|\.version$|\.warming_state|\.default\.total_match_count|"
-    r"\.worker_\d+\.|\.main_thread|\.bind_errors|\.tracing\.|remaining_cx_pools"
+    r"\.worker_\d+\.|\.main_thread|\.bind_errors|remaining_cx_pools"
 )
 """Of Envoy's own inside: subsets, zones and discovery that are not configured here."""
 

@@ -61,6 +61,20 @@ INTERNAL = "use_remote_address: true\ninternal_address_config: { cidr_ranges: [{
 RETRY = "retry_policy: { retry_on: 5xx, num_retries: 1, retry_back_off: { base_interval: 0.002s } }"
 
 
+OF_BOOTSTRAP = "of_bootstrap"
+
+
+def provider(service: str, more: str = "") -> dict[str, Any]:
+    """The tracer, under this service name."""
+    uri = {"uri": "http://collector.test/v1/traces", "cluster": "collector", "timeout": "5s"}
+    config = {
+        "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+        "http_service": {"http_uri": uri},
+        "service_name": service,
+    }
+    return {"name": "otel", "typed_config": config | mapping(more)}
+
+
 @dataclass(frozen=True)
 class Row:
     """A request to a listener of its own, and how many spans come of it.
@@ -87,13 +101,8 @@ class Row:
         return self.request or get("/x?q=1", *self.headers)
 
     def listener(self) -> dict[str, Any]:
-        uri = {"uri": "http://collector.test/v1/traces", "cluster": "collector", "timeout": "5s"}
-        provider = {
-            "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
-            "http_service": {"http_uri": uri},
-            "service_name": self.name,
-        } | mapping(self.provider)
-        tracing = {"provider": {"name": "otel", "typed_config": provider}} | mapping(self.tracing)
+        named = {"provider": provider(self.name, self.provider)} if self.name != OF_BOOTSTRAP else {}
+        tracing = named | mapping(self.tracing)
         route = {"match": {"prefix": "/"}, "route": mapping(self.action)} | mapping(self.route)
         if "direct_response" in route:
             del route["route"]
@@ -123,6 +132,7 @@ def w3c(name: str, value: str, *, spans: int = 1, **more: Any) -> Row:
 GRPC = [("content-type", "application/grpc"), ("content-length", "0"), ("grpc-timeout", "1S")]
 ROWS = [
     trace("plain"),
+    trace(OF_BOOTSTRAP),
     trace("agent", ("user-agent", "ua"), ("x-envoy-downstream-service-cluster", "from")),
     trace("verbose", tracing=f"{SPAWN}\nverbose: true", spans=2),
     trace("not_found", tracing=SPAWN, spans=2, answers=(reply(404),)),
@@ -218,6 +228,7 @@ class Traced:
         tree = {
             "node": {"id": "node", "cluster": "cluster", "locality": {"zone": "zone"}},
             "admin": {"address": address(0)},
+            "tracing": {"http": provider(OF_BOOTSTRAP)},
             "layered_runtime": {"layers": [{"name": "s", "static_layer": runtime}]},
             "static_resources": {
                 "listeners": [row.listener() for row in ROWS],
@@ -244,13 +255,14 @@ class Traced:
         return found
 
     def spans(self, row: Row) -> list[Any]:
-        """Those of the row: oldest first, and the stream's before its attempts'."""
+        """Those of the row: the stream's before its attempts', and of those the oldest first."""
         found: list[Any] = []
         for each in self.exports():
             if text_attributes(each.resource)["service.name"] == row.name:
                 for scope in each.instrumentation_library_spans:  # `scope_spans`, as the field was called before
                     found += scope.spans
-        return sorted(found, key=lambda span: (span.name.startswith("router "), span.start_time_unix_nano, span.name))
+        ids = {span.span_id for span in found}
+        return sorted(found, key=lambda span: (span.parent_span_id in ids, span.start_time_unix_nano))
 
     def run(self, row: Row) -> dict[str, Any]:
         """What all parties see of the row's request, comparable between proxies."""
@@ -259,7 +271,9 @@ class Traced:
         wait_for(lambda: len(self.spans(row)) >= row.spans, f"{row.spans} spans of {row.name}")
         spans = self.spans(row)
         ids = {span.span_id.hex(): f"<{span.name}#{number}>" for number, span in enumerate(spans)}
-        hide = partial(self._hide, ids | {TRACE: "<trace>", PARENT: "<parent>"}, {span.trace_id.hex() for span in spans})
+        hide = partial(
+            self._hide, ids | {TRACE: "<trace>", PARENT: "<parent>"}, {span.trace_id.hex() for span in spans}
+        )
         upstream = [
             sorted(hide(f"{name.decode()}: {value.decode()}") for name, value in seen.message.headers
                    if name.lower() not in HIDDEN)

@@ -59,7 +59,7 @@ async def test_defaults_and_the_configuration_of_a_route() -> None:
     ("config", "error"),
     [
         ({"valu": 1}, "config.valu: there is no such field (did you mean 'value'?)"),
-        ({"value": 1}, "config.value: must be a string, not 1.0"),
+        ({"value": 1}, "config.value: must be a string, not 1"),
         ({"limits": "x"}, "config.limits: must be a list, not 'x'"),
         ({"limits": [1, 2.5]}, "config.limits[1]: must be a whole number, not 2.5"),
     ],
@@ -431,9 +431,25 @@ class Final(HttpFilter):
         raise TypeError("it is final")
 
 
+class AsyncStart(HttpFilter):
+    @classmethod
+    async def on_start(cls, context: FilterContext) -> None: ...  # type: ignore[override]
+
+
+class MisspeltSwitch(HttpFilter):
+    buffer_reqest = 1024
+
+
+class WrongSwitch(HttpFilter):
+    buffer_request = "64k"  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
+        (AsyncStart, "AsyncStart.on_start cannot be async: nothing waits for it"),
+        (MisspeltSwitch, "MisspeltSwitch.buffer_reqest means nothing (did you mean buffer_request?)"),
+        (WrongSwitch, "WrongSwitch.buffer_request must be int, not '64k'"),
         (Final, "Final cannot be used: it is final"),
         (Misspelt, "Misspelt.on_requst_headers is no hook of HttpFilter (did you mean on_request_headers?)"),
         (OtherArguments, "OtherArguments.on_request_headers must take (self, stream, headers, end)"),
@@ -551,6 +567,38 @@ async def test_a_changed_configuration_keeps_the_class_and_its_file(tmp_path: Pa
         assert (await t.request("GET", "/")).header("x-value") == "a"
         await t.reload({"value": "b"})
         assert (await t.request("GET", "/")).header("x-value") == "b"
+
+
+STARTS = """
+from meshproxy import HttpFilter
+
+class Starts(HttpFilter):
+    @classmethod
+    def on_start(cls, context):
+        context.spawn(cls.ask(context))
+        %(more)s
+
+    @classmethod
+    async def ask(cls, context):
+        context.state = (await context.call("upstream")).status
+
+    def on_response_headers(self, stream, headers, end):
+        headers[b"x-state"] = str(self.context.state).encode()
+"""
+
+
+async def test_a_start_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "starts.py"
+    _write(path, STARTS % {"more": "pass"})
+    async with FilterTest(path) as t:
+        await _until(lambda: t.upstream.requests)  # what it spawned began when its clusters were there
+        assert (await t.request("GET", "/")).header("x-state") == "200"
+        _write(path, STARTS % {"more": "raise ValueError('not today')"})
+        with pytest.raises(ConfigError) as caught:
+            await t.reload()
+        assert str(caught.value) == f"class: Starts.on_start: {path}:8: ValueError: not today"
+        assert (await t.request("GET", "/")).header("x-state") == "200"
+        assert len(t.upstream.requests) == 3  # what the other spawned never began
 
 
 async def test_what_streams_share_survives_an_update_of_something_else() -> None:

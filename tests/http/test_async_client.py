@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from meshproxy.codec.headers import HeaderMap
-from meshproxy.http.async_client import CallError, HttpCall, HttpResponse, call, start_call
+from meshproxy.http.async_client import CallError, HttpCall, HttpClient, HttpResponse, start_call
 from tests.support.garbage import only_collected
 from tests.upstream.harness import OK, World, cluster_dict, endpoint, until, upstream, world
 
@@ -41,7 +41,9 @@ async def test_a_response_with_everything() -> None:
     async with world() as w, upstream() as server:
         w.add(cluster_dict(endpoint("127.0.0.1", server.port)))
         task = asyncio.create_task(
-            call(w.manager, w.dispatcher.timers, "c", method=b"POST", path=b"/p", headers=CALLER_FIELDS, body=b"hello")
+            HttpClient(w.manager, w.dispatcher.timers)(
+                "c", method=b"POST", path=b"/p", headers=CALLER_FIELDS, body=b"hello"
+            )
         )
         peer = await server.accept()
         assert await peer.request() == b"POST /p HTTP/1.1\r\nhost: c\r\nx-a: 1\r\ncontent-length: 5\r\n\r\n"
@@ -73,7 +75,7 @@ async def test_a_response_without_content(method: bytes, answer: bytes) -> None:
         w.add(cluster_dict(endpoint("127.0.0.1", server.port)))
         peer = None
         for _ in range(2):
-            task = asyncio.create_task(call(w.manager, w.dispatcher.timers, "c", method=method))
+            task = asyncio.create_task(HttpClient(w.manager, w.dispatcher.timers)("c", method=method))
             peer = peer or await server.accept()
             await peer.request()
             peer.send(answer)
@@ -84,11 +86,11 @@ async def test_a_response_without_content(method: bytes, answer: bytes) -> None:
 async def test_no_cluster_and_no_host() -> None:
     async with world() as w:
         with pytest.raises(CallError) as none:
-            await call(w.manager, w.dispatcher.timers, "c")
+            await HttpClient(w.manager, w.dispatcher.timers)("c")
         assert none.value.reason == "no_cluster"
         w.add({"name": "c"})
         with pytest.raises(CallError) as empty:
-            await call(w.manager, w.dispatcher.timers, "c")
+            await HttpClient(w.manager, w.dispatcher.timers)("c")
         assert (empty.value.reason, empty.value.details) == ("no_host", "no_healthy_upstream")
         assert w.counters()["upstream_cx_none_healthy"] == w.counters()["upstream_rq_503"] == 1
 
@@ -174,12 +176,12 @@ async def test_only_an_idempotent_request_goes_once_more(method: bytes) -> None:
     """The peer closes the reused connection as it sees the request."""
     async with world() as w, upstream() as server:
         w.add(cluster_dict(endpoint("127.0.0.1", server.port)))
-        first = asyncio.create_task(call(w.manager, w.dispatcher.timers, "c"))
+        first = asyncio.create_task(HttpClient(w.manager, w.dispatcher.timers)("c"))
         peer = await server.accept()
         await peer.request()
         peer.send(OK)
         await first
-        second = asyncio.create_task(call(w.manager, w.dispatcher.timers, "c", method=method))
+        second = asyncio.create_task(HttpClient(w.manager, w.dispatcher.timers)("c", method=method))
         await peer.request()
         peer.close()
         if method == b"GET":
@@ -197,7 +199,7 @@ async def test_only_an_idempotent_request_goes_once_more(method: bytes) -> None:
 async def test_a_task_that_is_cancelled_cancels_its_call() -> None:
     async with world() as w, upstream() as server:
         w.add(cluster_dict(endpoint("127.0.0.1", server.port)))
-        task = asyncio.create_task(call(w.manager, w.dispatcher.timers, "c"))
+        task = asyncio.create_task(HttpClient(w.manager, w.dispatcher.timers)("c"))
         peer = await server.accept()
         await peer.request()
         task.cancel()
@@ -266,7 +268,7 @@ async def test_a_finished_call_is_freed_at_once() -> None:
         peer = None
         with only_collected("meshproxy.http") as found:
             for _ in range(2):
-                task = asyncio.create_task(call(w.manager, w.dispatcher.timers, "c"))
+                task = asyncio.create_task(HttpClient(w.manager, w.dispatcher.timers)("c"))
                 peer = peer or await server.accept()
                 await peer.request()
                 peer.send(OK)

@@ -153,6 +153,21 @@ def test_a_time_that_has_passed_is_the_next_tick() -> None:
     assert fired == [(50, 101)]
 
 
+def test_one_that_is_handed_on_stays_armed_if_it_fires_in_time() -> None:
+    fake = FakeWheel()
+    fired: list[tuple[int, int]] = []
+    timer = Recorder(fake, 0, fired)
+    fake.wheel.arm_by(timer, 1000.0)
+    first = timer.deadline
+    fake.wheel.arm_by(timer, 2000.0)
+    assert timer.deadline == first
+    fake.wheel.arm_by(timer, 100.0)
+    assert 0 < timer.deadline < first
+    timer.disarm()
+    fake.wheel.arm_by(timer, 2000.0)
+    assert timer.deadline > first
+
+
 # -- on a loop
 
 

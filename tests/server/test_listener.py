@@ -1,7 +1,9 @@
-"""A filter chain that drains: at once, or by and by."""
+"""A filter chain that drains: at once, or by and by; and one whose filter raises."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -10,11 +12,29 @@ from typing import Any
 import pytest
 
 from meshproxy import clock
+from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.runtime import Runtime
+from meshproxy.http.network_filter import (
+    ActiveConnection,
+    ConnectionGate,
+    ConnectionOwner,
+    NetworkFilter,
+    RawConnection,
+)
 from meshproxy.net.address import Address
+from meshproxy.net.cells import Counter
+from meshproxy.net.connection import Connection
+from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import TimerWheel
+from meshproxy.observe.stats import StatsRegistry
 from meshproxy.observe.stream_info import ConnectionInfo
-from meshproxy.server.listener import Accepted, ActiveFilterChain, ActiveListener, HandshakeTimeout
+from meshproxy.server.listener import Accepted, ActiveFilterChain, ActiveListener, ConnectionCount, HandshakeTimeout
+from meshproxy.server.listener_config import FilterChainConfig, ListenerConfig
 from meshproxy.server.stats import ListenerStats
+from meshproxy.testing.memory import connect_pair
+from meshproxy.testing.peers import Peer
+from meshproxy.upstream.manager import ClusterManager
 
 
 @pytest.fixture
@@ -93,3 +113,57 @@ def test_a_connection_that_is_gone_is_not_kept_by_its_handshake_timeout() -> Non
     timers.arm(timeout, 60_000.0)
     ActiveListener.on_connection_done(listener, chain, accepted)
     assert not timeout.armed
+
+
+class Broken(NetworkFilter):
+    """Takes a connection half way."""
+
+    def accept(
+        self,
+        dispatcher: Dispatcher,
+        clusters: ClusterManager,
+        owner: ConnectionOwner,
+        connection: Connection,
+        info: ConnectionInfo,
+    ) -> ActiveConnection:
+        connection.set_handler(RawConnection(owner, connection))
+        raise ValueError("a bug")
+
+
+class Gate(ConnectionGate):
+    inside = 0
+
+    def admit(self, connection: Connection, info: ConnectionInfo) -> bool:
+        self.inside += 1
+        return True
+
+    def leave(self) -> None:
+        self.inside -= 1
+
+
+async def test_a_terminal_filter_that_raises_costs_its_connection_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("meshproxy").propagate = True
+    dispatcher = Dispatcher(asyncio.get_running_loop())
+    runtime, registry = Runtime(), StatsRegistry()
+    context = BuildContext(ConfigErrors(), runtime, registry)
+    config = ListenerConfig("main", (Address("127.0.0.1", 1),), context)
+    chain = config.default_chain = FilterChainConfig("broken", Broken(), b"")
+    gate = Gate()
+    chain.gates = (gate,)
+    count, own = ConnectionCount(runtime.integer("", 10)), Counter()
+    clusters = ClusterManager(dispatcher, registry, runtime)
+    directory: Any = None
+    listener = ActiveListener(config, dispatcher, clusters, count, own, directory)
+    for _ in range(2):
+        near = Peer()
+        connect_pair(dispatcher.loop, near, listener.new_connection(), 1)
+        await near.until_closed()
+    stats = listener.stats
+    assert (stats.downstream_cx_total, stats.downstream_cx_active, stats.downstream_cx_destroy) == (2, 0, 2)
+    assert (count.active, own.total(), listener.connections(), gate.inside) == (0, 0, 0, 0)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(messages) == 2  # and none about its end
+    assert all("its filter chain 'broken' cannot take it" in message for message in messages)
+    await dispatcher.close()

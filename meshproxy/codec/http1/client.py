@@ -29,6 +29,7 @@ from meshproxy.codec.http1.encoder import (
     NOT_STARTED,
     RAW,
     MessageEncoder,
+    SentHead,
     encode_head,
     one_line,
 )
@@ -105,6 +106,7 @@ class Http1ClientConnection(Http1Connection):
         self.head_prefix = b"HTTP/1."
         self._callbacks = callbacks
         self._request: RequestEncoder | None = None
+        self.sent_head: Final = SentHead()
         self._last: _ResponseHead | None = None  # what `last_head` says
         self._closing: bool = False  # one of both sides said that it closes
         self.peer_closes: bool = False  # the head of a response said that it is the last
@@ -342,7 +344,7 @@ class RequestEncoder(MessageEncoder):
         if headers.known & CONNECTION and b"close" in connection_tokens(headers):
             self._client.say_close()
         line = b"%b %b HTTP/1.1\r\n" % (method, target)
-        head = encode_head(line, headers, extra, self._client.settings.proper_case)
+        head = encode_head(line, headers, extra, self._client.settings.proper_case, self._client.sent_head)
         self._client.field_bytes_sent += len(head) - len(line) - 2
         self._client.write(head)
         if end:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from meshproxy.codec.headers import TRANSFER_ENCODING, HeaderMap
 from meshproxy.codec.http1.chunked import chunk_head, encode_chunk
-from meshproxy.codec.http1.connection import PASS_ON_BYTES, Http1Connection
+from meshproxy.codec.http1.connection import LEARNT_HEAD_BYTES, PASS_ON_BYTES, Http1Connection
 from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL
 
@@ -19,8 +19,8 @@ NO_BODY: Final = 4  # none whatever is sent: HEAD, 204, 304 (RFC 9112 section 6.
 DONE: Final = 5
 
 _COLON: Final = 0x3A
-_IN_NO_HEAD: Final = (b"", b":")  # what the names of pseudo-headers begin with
-_LINE_ENDS: Final = bytes.maketrans(b"\r\n", b"  ")
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 _LOWER_A: Final = 0x61
 _LOWER_Z: Final = 0x7A
 _DIGIT_0: Final = 0x30
@@ -28,7 +28,6 @@ _DIGIT_9: Final = 0x39
 
 _LEARNT_LIMIT: Final = 2048  # fields whose lines are remembered, in all,
 _LEARNT_BYTES: Final = 64  # each with a value of at most this length: memory stays bounded, whatever is sent
-_NEVER_LEARNT: Final = frozenset((b"x-request-id", b"traceparent"))  # another one in every message
 
 # Field -> its line. Messages share most of their fields, so a head is joined from lines made, and checked, before.
 _LINES: dict[Any, bytes] = {}
@@ -61,7 +60,20 @@ def one_line(text: bytes) -> bytes:
     return text.replace(b"\r", b" ").replace(b"\n", b" ").replace(b"\0", b" ")
 
 
-def encode_head(start_line: bytes, headers: HeaderMap, extra: bytes, proper: bool) -> bytes:
+class SentHead:
+    """The last head that went out on a connection: most of its fields come again, at the same place."""
+
+    def __init__(self) -> None:
+        self.fields: list[Any] = []
+        self.parts: list[bytes] = [b"", b"", b"\r\n"]  # the start line, a line for each field, others, the empty line
+
+    def forget(self) -> None:
+        """A connection keeps no large head."""
+        self.fields = []
+        self.parts = [b"", b"", b"\r\n"]
+
+
+def encode_head(start_line: bytes, headers: HeaderMap, extra: bytes, proper: bool, sent: SentHead) -> bytes:
     """A whole head. `:authority` becomes Host, other pseudo-headers are left out, and so is Transfer-Encoding.
 
     `start_line` has its CRLF, and no other CR or LF; `extra` holds finished lines for the end. A CR or LF in a field (a
@@ -71,48 +83,47 @@ def encode_head(start_line: bytes, headers: HeaderMap, extra: bytes, proper: boo
         headers.remove(b"transfer-encoding")
     fields = headers.fields
     whole: list[Any] = fields  # as Any each stays the tuple that it is: mypyc would unpack it
-    lines = _PROPER_LINES if proper else _LINES
-    parts: list[bytes] = [start_line]
     size = len(fields)
-    at = 0
-    while at < size:  # pseudo-headers come first
-        name = fields[at][0]
-        if not name or name[0] != _COLON:
-            break
-        if name == b":authority":
-            parts.append(_line_of(whole[at], lines, proper))
-        at += 1
-    while at < size:
-        parts.append(_line_of(whole[at], lines, proper))
-        at += 1
-    parts.append(extra)
-    parts.append(b"\r\n")
-    return b"".join(parts)
+    if len(sent.fields) != size:
+        sent.fields = [None] * size
+        sent.parts = [*[b""] * (size + 2), b"\r\n"]
+    before, parts = sent.fields, sent.parts
+    parts[0] = start_line
+    for at in range(size):
+        field: Any = whole[at]
+        if field is not before[at]:
+            parts[at + 1] = _line_of(field, fields[at][0], proper)
+            before[at] = field
+    parts[size + 1] = extra
+    head = b"".join(parts)
+    if len(head) > LEARNT_HEAD_BYTES:
+        sent.forget()
+    return head
 
 
-def _line_of(field: Any, lines: dict[Any, bytes], proper: bool) -> bytes:
+def _line_of(field: Any, name: bytes, proper: bool) -> bytes:
+    """The line of a field; empty for what stands in no head."""
+    if len(name) == 0 or (name[0] == _COLON and name != b":authority"):
+        return b""
+    if name == b"x-request-id" or name == b"traceparent":  # noqa: PLR1714  another one in every message
+        return _new_line(name, field[1], proper)
+    lines = _PROPER_LINES if proper else _LINES
     line = lines.get(field)
-    return _new_line(field, lines, proper) if line is None else line
-
-
-def _new_line(field: Any, lines: dict[Any, bytes], proper: bool) -> bytes:
-    """The line of a field that `lines` has not; empty for what stands in no head."""
-    name: bytes = field[0]
-    value: bytes = field[1]
-    if name == b":authority":
-        name = b"host"
-    line = b"%b: %b" % (name, value)
-    if line.translate(_LINE_ENDS) != line:
-        name, value = one_line(name).replace(b" ", b""), one_line(value)
-        line = b"%b: %b" % (name, value)
-    if proper:
-        line = b"%b: %b" % (proper_case(name), value)
-    line = b"" if name[:1] in _IN_NO_HEAD else line + b"\r\n"
-    if len(value) <= _LEARNT_BYTES and name not in _NEVER_LEARNT:
-        if len(lines) >= _LEARNT_LIMIT:
-            lines.clear()
-        lines[field] = line
+    if line is None:
+        value: bytes = field[1]
+        line = _new_line(b"host" if name == b":authority" else name, value, proper)
+        if len(value) <= _LEARNT_BYTES:
+            if len(lines) >= _LEARNT_LIMIT:
+                lines.clear()
+            lines[field] = line
     return line
+
+
+def _new_line(name: bytes, value: bytes, proper: bool) -> bytes:
+    # `in` with a number is one search for a byte; with bytes it raises and swallows a TypeError first
+    if _CR in value or _LF in value or _CR in name or _LF in name:
+        name, value = one_line(name).replace(b" ", b""), one_line(value)
+    return b"%b: %b\r\n" % (proper_case(name) if proper else name, value) if len(name) > 0 else b""
 
 
 class MessageEncoder(StreamEncoder):
@@ -158,7 +169,7 @@ class MessageEncoder(StreamEncoder):
         """End the message; the trailers themselves go out only in a chunked body, and with `enable_trailers`."""
         settings = self.connection.settings
         if self.framing == CHUNKED and settings.enable_trailers:
-            lines = encode_head(b"0\r\n", trailers, b"", settings.proper_case)
+            lines = encode_head(b"0\r\n", trailers, b"", settings.proper_case, SentHead())
             self.connection.field_bytes_sent += len(lines) - len(b"0\r\n\r\n")
             self.connection.write(lines)
             self.end()

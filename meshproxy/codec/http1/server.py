@@ -32,6 +32,7 @@ from meshproxy.codec.http1.encoder import (
     NOT_STARTED,
     RAW,
     MessageEncoder,
+    SentHead,
     encode_head,
 )
 from meshproxy.codec.http1.fields import FIELD_LINES
@@ -123,6 +124,7 @@ class Http1ServerConnection(Http1Connection):
         self.close_after_response: bool = False  # set it before the response's headers: they say `connection: close`
         self._may_upgrade: bool = False
         self._authority: bytes = b""  # the last that passed its check
+        self.sent_head: Final = SentHead()
         self._served: bool = False  # a request before this one
         self._last: _RequestHead | None = None  # what `last_head` says
         self._other_path: Any = None  # the `:path` field of a head that repeats the last but for its target
@@ -448,7 +450,7 @@ class ResponseEncoder(MessageEncoder):
         """100, 103 …: never to an HTTP/1.0 client (RFC 9110 section 15.2)."""
         if self.framing == NOT_STARTED and not self._server.http_10:
             line = status_line(status_of(headers), False)
-            self._server.write(encode_head(line, headers, b"", self._server.settings.proper_case))
+            self._server.write(encode_head(line, headers, b"", self._server.settings.proper_case, SentHead()))
 
     def send_headers(self, headers: HeaderMap, end: bool) -> None:
         if self.framing != NOT_STARTED:
@@ -466,7 +468,7 @@ class ResponseEncoder(MessageEncoder):
             return
         extra = self._connection_line(headers) + framing_line
         line = status_line(status, server.http_10)
-        head = encode_head(line, headers, extra, server.settings.proper_case)
+        head = encode_head(line, headers, extra, server.settings.proper_case, server.sent_head)
         server.field_bytes_sent += len(head) - len(line) - 2
         server.write(head)
         if end:
@@ -518,7 +520,8 @@ class ResponseEncoder(MessageEncoder):
         server = self._server
         headers.remove(b"content-length")  # RFC 9110 sections 8.6 and 9.3.6: neither a 101 nor a 2xx to CONNECT has one
         self.framing = RAW
-        server.write(encode_head(status_line(status, server.http_10), headers, b"", server.settings.proper_case))
+        line = status_line(status, server.http_10)
+        server.write(encode_head(line, headers, b"", server.settings.proper_case, server.sent_head))
         if end:
             self.end()
         else:

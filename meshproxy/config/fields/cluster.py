@@ -95,6 +95,7 @@ TABLES: Final[Tables] = {
         ignored={"enable_full_scan": "Envoy does nothing with it either: set selection_method"},
     ),
     _LB + "random.v3.Random": MessageTable("locality_lb_config"),
+    "meshproxy.load_balancing_policies.python.v1.Python": MessageTable("file module entry_point class config"),
     _LB + "ring_hash.v3.RingHash": MessageTable(
         "hash_function minimum_ring_size maximum_ring_size use_hostname_for_hashing consistent_hashing_lb_config "
         "hash_balance_factor locality_weighted_lb_config"

@@ -15,32 +15,22 @@ from meshproxy.filters.listener_filter import (
     AcceptedSocket,
     ListenerFilterFactory,
 )
-from meshproxy.http.filter_context import FilterContext
 from meshproxy.http.python_version import ConnectionStats, PythonVersion, build_version, refuse_coroutines
+from meshproxy.http.user_classes import UserClass
 
 _VERDICTS: Final = (None, CONTINUE, NEEDS_DATA, CLOSE)
 
 
-class ListenerFilter(contract.ListenerFilter):
-    """The contract: users derive from it. One instance per connection, with the validated `config` and the `context` of
-    the configured filter; `max_read_bytes` is how much of the connection's data it may ask for."""
+class ListenerFilter(UserClass):
+    """Looks at a connection before a filter chain is picked. Each connection has an instance of its own."""
 
-    config: Any = None
-    context: Any = None
+    max_read_bytes: int = 0  # how much of the connection's data it may ask for; it may change while it runs
 
-    @classmethod
-    def on_start(cls, context: FilterContext) -> None:
-        """The configured filter takes effect in this worker: the place to set `context.state`, and to spawn tasks."""
-
-    @classmethod
-    def on_stop(cls, context: FilterContext) -> None:
-        """The configured filter has ended: it was replaced or removed."""
-
-    def on_accept(self, accepted: AcceptedSocket) -> int | None:  # type: ignore[override]  # users may return nothing
+    def on_accept(self, accepted: AcceptedSocket) -> int | None:
         """CONTINUE (or nothing), NEEDS_DATA or CLOSE."""
         return NEEDS_DATA if self.max_read_bytes > 0 else CONTINUE
 
-    def on_data(self, accepted: AcceptedSocket, data: bytes) -> int | None:  # type: ignore[override]
+    def on_data(self, accepted: AcceptedSocket, data: bytes) -> int | None:
         """All data that has come, at most `max_read_bytes` of it; again, with more, after NEEDS_DATA."""
         return CONTINUE
 
@@ -72,6 +62,8 @@ class _Guarded(contract.ListenerFilter):
             self.max_read_bytes = instance.max_read_bytes
             if verdict not in _VERDICTS:
                 raise TypeError(f"a hook returned {verdict!r}")
+            if verdict == NEEDS_DATA and self.max_read_bytes <= 0:
+                raise ValueError("NEEDS_DATA asks for more than max_read_bytes, which is 0")
         except Exception as error:  # noqa: BLE001  a user's code
             verdict = self._failed(accepted, error)
         finally:
@@ -113,7 +105,7 @@ class PythonListenerFilterFactory(ListenerFilterFactory):
 def build_python(message: Any, path: str, context: BuildContext) -> ListenerFilterFactory | None:
     prefix = f"{context.listener_stat_prefix}python.{context.filter_name}."
     version = build_version(message, path, context, ListenerFilter, prefix, ConnectionStats)
-    if version is None or refuse_coroutines(version, ("on_accept", "on_data"), path, context):
+    if version is None or refuse_coroutines(version.kind, ("on_accept", "on_data"), path, context):
         return None
     return PythonListenerFilterFactory(version, message.fail_open)
 

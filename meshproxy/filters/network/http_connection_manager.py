@@ -60,7 +60,7 @@ def build_http(message: Any, path: str, context: BuildContext) -> NetworkFilter 
 
 
 def _fingerprint(message: Any) -> bytes:
-    """The whole configuration but its routes, and its filters and loggers in Python, which streams pick up one by one."""
+    """The whole configuration but its routes, its filters and loggers in Python, which streams pick up one by one."""
     copy = type(message)()
     copy.CopyFrom(message)
     copy.ClearField("route_config")

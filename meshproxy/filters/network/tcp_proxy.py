@@ -431,7 +431,9 @@ class ProxiedConnection(RawConnection):
     def _log(self, kind: str) -> None:
         info = self.info
         info.log_type = kind
-        info.dynamic_metadata, info.filter_state = info.connection.dynamic_metadata, info.connection.filter_state
+        connection = info.connection  # of which this is the record
+        info.dynamic_metadata, info.filter_state = connection.dynamic_metadata, connection.filter_state
+        info.connection_termination_details = connection.termination_details
         if self.config.measures:
             self._measure(info)
         for access_log in self.config.access_logs:

@@ -46,12 +46,12 @@ REQUEST_IDS: Final[Registry[bool]] = Registry("request ID extension")
 
 def build_tracing(message: Any, path: str, context: BuildContext) -> Tracing | None:
     """Of an HttpConnectionManager; None where it does not trace. All errors go to the context."""
+    stats = context.scope(f"{context.stat_prefix}tracing.", TracingStats)
     if not message.HasField("tracing"):
         return None
     where, config = child(path, "tracing"), message.tracing
     defaults = RouteTracing(build_manager_sampling(config, context.runtime))
     build_names_and_tags(defaults, config, where, context)
-    stats = context.scope(f"{context.stat_prefix}tracing.", TracingStats)
     tracing = Tracing(defaults, stats, None)
     tracing.egress = context.outbound
     tracing.spawns_attempts = config.spawn_upstream_span.value

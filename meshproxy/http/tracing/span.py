@@ -44,6 +44,7 @@ class StreamTrace:
         self.name: bytes = b""  # that a decorator gives; b"": the usual one
         self.decorated: bytes = b""  # what the response tells the downstream
         self.route: RouteTracing | None = None
+        self._epoch_ns: int = wall_time_ns(0.0) if sampled else 0
 
     @property
     def decorates(self) -> bool:
@@ -59,13 +60,17 @@ class StreamTrace:
             if propagated:
                 headers.set(_DECORATOR, propagated)
             return
-        told = headers.get(_DECORATOR) if headers.known & h.ENVOY else None
+        told = headers.get(_DECORATOR) if headers.known & h.ENVOY_TRACE else None
         if told is not None:
             headers.remove(_DECORATOR)
             if told:
                 self.name = told
                 propagated = b""
         self.decorated = propagated
+
+    def at_ns(self, at: float) -> int:
+        """A reading of the monotonic clock as Unix time: one for all spans, so that none begins before its parent."""
+        return self._epoch_ns + int(at * 1e9)
 
     # -- attempts
 
@@ -87,7 +92,7 @@ class StreamTrace:
         data = SpanData(self.trace_id, self.span_id, self.remote.span_id, self.remote.state)
         data.remote_parent = bool(self.remote.span_id)
         data.kind = KIND_CLIENT if tracing.egress and not self.spawns else KIND_SERVER
-        data.start_ns, data.end_ns = wall_time_ns(info.start), wall_time_ns(info.end)
+        data.start_ns, data.end_ns = self.at_ns(info.start), self.at_ns(info.end)
         data.name = self._stream_name(stream)
         attributes = data.attributes
         attributes[b"node_id"] = tracing.node
@@ -102,7 +107,7 @@ class StreamTrace:
         self.add_common(data, info, status, short_names(info.response_flags))
         data.failed = _failed(data.kind, status, grpc)
         if tracing.verbose:
-            _add_stream_events(data.events, info)
+            self._add_stream_events(data.events, info)
         self.add_custom(data, info)
         tracing.exporter.add(data.encode())
 
@@ -175,6 +180,28 @@ class StreamTrace:
         if method is not None and method not in _METHODS:
             attributes[b"http.method"] = b"_OTHER"
 
+    def _add_stream_events(self, events: list[tuple[bytes, int]], info: StreamInfo) -> None:
+        """`verbose`: when what arrived and left."""
+        self._add_event(events, b"last_downstream_rx_byte_received", info.request_end, info.start)
+        self.add_attempt_events(events, info, info.start)
+        if info.response_start > 0.0:
+            self._add_event(events, b"first_downstream_tx_byte_sent", info.response_start, info.start)
+            self._add_event(events, b"last_downstream_tx_byte_sent", info.end, info.start)
+
+    def add_attempt_events(self, events: list[tuple[bytes, int]], info: StreamInfo, start: float) -> None:
+        """`verbose`, of what went to the upstream since `start`."""
+        upstream = info.upstream
+        if upstream is not None:
+            self._add_event(events, b"first_upstream_tx_byte_sent", upstream.first_byte_sent, start)
+            self._add_event(events, b"last_upstream_tx_byte_sent", upstream.last_byte_sent, start)
+            self._add_event(events, b"first_upstream_rx_byte_received", upstream.first_byte_received, start)
+            self._add_event(events, b"last_upstream_rx_byte_received", upstream.last_byte_received, start)
+
+    def _add_event(self, events: list[tuple[bytes, int]], name: bytes, at: float, start: float) -> None:
+        """One that did not happen, or to another attempt before this one, is left out."""
+        if at > 0.0 and at >= start:
+            events.append((name, self.at_ns(at)))
+
 
 class AttemptSpan:
     """The span of one attempt: from its beginning to its last byte, or to what became of it instead."""
@@ -212,14 +239,14 @@ class AttemptSpan:
             return
         now = monotonic()
         data.name = trace.attempt_name(attempt.cluster.observability_name, info)
-        data.start_ns, data.end_ns = wall_time_ns(self._start), wall_time_ns(now)
+        data.start_ns, data.end_ns = trace.at_ns(self._start), trace.at_ns(now)
         attributes = data.attributes
         attributes[b"http.protocol"] = b"HTTP/1.1" if attempt.started else _NONE
         attributes[b"upstream_address"] = attributes[b"peer.address"] = attempt.host.address.text.encode()
         trace.add_common(data, info, attempt.status, short_names(self.flags))
         data.failed = _failed(KIND_CLIENT, attempt.status, self._grpc)
         if trace.tracing.verbose:
-            _add_attempt_events(data.events, info, self._start)
+            trace.add_attempt_events(data.events, info, self._start)
         trace.add_custom(data, info)
         exporter.add(data.encode())
 
@@ -250,26 +277,3 @@ def _merged(tags: list[CustomTag], more: list[CustomTag]) -> list[CustomTag]:
     for tag in more:
         by_name[tag.name] = tag
     return list(by_name.values())
-
-
-def _add_stream_events(events: list[tuple[bytes, int]], info: StreamInfo) -> None:
-    """`verbose`: when what arrived and left."""
-    _add_event(events, b"last_downstream_rx_byte_received", info.request_end, info.start)
-    _add_attempt_events(events, info, info.start)
-    _add_event(events, b"first_downstream_tx_byte_sent", info.response_start, info.start)
-    _add_event(events, b"last_downstream_tx_byte_sent", info.end if info.response_start else 0.0, info.start)
-
-
-def _add_attempt_events(events: list[tuple[bytes, int]], info: StreamInfo, start: float) -> None:
-    upstream = info.upstream
-    if upstream is not None:
-        _add_event(events, b"first_upstream_tx_byte_sent", upstream.first_byte_sent, start)
-        _add_event(events, b"last_upstream_tx_byte_sent", upstream.last_byte_sent, start)
-        _add_event(events, b"first_upstream_rx_byte_received", upstream.first_byte_received, start)
-        _add_event(events, b"last_upstream_rx_byte_received", upstream.last_byte_received, start)
-
-
-def _add_event(events: list[tuple[bytes, int]], name: bytes, at: float, start: float) -> None:
-    """One that did not happen, or to another attempt before this one, is left out."""
-    if at > 0.0 and at >= start:
-        events.append((name, wall_time_ns(at)))

@@ -104,7 +104,7 @@ class Tracing:
             parent = parent[:-1] + b"1"
         info.traceparent = parent
         headers.append((b"traceparent", parent), h.TRACE)
-        if sampled or headers.known & h.ENVOY or (route is not None and route.decorator is not None):
+        if sampled or headers.known & h.ENVOY_TRACE or (route is not None and route.decorator is not None):
             self._make(stream, headers, route, NO_CONTEXT, sampled)
 
     def _begin_within(self, stream: Stream, headers: HeaderMap, route: Route | None, wanted: bool) -> None:
@@ -114,7 +114,7 @@ class Tracing:
         if remote is not None:
             sampled = wanted and (remote.sampled or self.always_on)
             self._pass_on(stream, headers, remote, sampled)
-        if sampled or headers.known & h.ENVOY or (route is not None and route.decorator is not None):
+        if sampled or headers.known & h.ENVOY_TRACE or (route is not None and route.decorator is not None):
             self._make(stream, headers, route, remote or NO_CONTEXT, sampled)
 
     def _pass_on(self, stream: Stream, headers: HeaderMap, remote: RemoteContext, sampled: bool) -> None:
@@ -161,19 +161,10 @@ class Tracing:
             sampling = route.tracing.sampling
         before = packed_reason(info.request_id)
         reason = before
-        if reason == TRACE_NONE:
-            known = headers.known
-            if known & h.TRACE and headers.get(b"x-client-trace-id") is not None:
-                if sampling.client.sample(stream.random):
-                    reason = TRACE_CLIENT
+        if before == TRACE_NONE:
+            reason = _draw(sampling, stream, headers, number)
             if reason == TRACE_NONE:
-                if known & h.ENVOY and headers.get(b"x-envoy-force-trace") is not None:
-                    reason = TRACE_FORCED
-                else:
-                    share = sampling.random  # `sample`, without a call: this is every request's
-                    if number % share.denominator >= share.numerator:
-                        return TRACE_NONE
-                    reason = TRACE_SAMPLED
+                return TRACE_NONE
         if not sampling.overall.sample(number):
             reason = TRACE_NONE
         if reason != before and self.packs_reason:
@@ -182,7 +173,7 @@ class Tracing:
 
     def on_response_headers(self, stream: Stream, headers: HeaderMap) -> None:
         """The names of operations that proxies tell one another."""
-        if self.egress and headers.known & h.ENVOY and self._uses_decorators(stream.route):
+        if self.egress and headers.known & h.ENVOY_TRACE and self._uses_decorators(stream.route):
             operation = headers.get(b"x-envoy-decorator-operation")
             if operation is not None:
                 headers.remove(b"x-envoy-decorator-operation")
@@ -190,6 +181,17 @@ class Tracing:
                     stream.trace.name = operation
         elif stream.trace is not None and stream.trace.decorated:
             headers.set(b"x-envoy-decorator-operation", stream.trace.decorated)
+
+
+def _draw(sampling: Sampling, stream: Stream, headers: HeaderMap, number: int) -> int:
+    """Why a request is traced that nobody decided about before; `number` is that of its id, below 10,000."""
+    known = headers.known
+    if known & h.TRACE and headers.get(b"x-client-trace-id") is not None and sampling.client.sample(stream.random):
+        return TRACE_CLIENT
+    if known & h.ENVOY_TRACE and headers.get(b"x-envoy-force-trace") is not None:
+        return TRACE_FORCED
+    share = sampling.random  # `sample`, without a call: this is every request's
+    return TRACE_SAMPLED if number % share.denominator < share.numerator else TRACE_NONE
 
 
 def leading_number(request_id: bytes) -> int:

@@ -42,7 +42,7 @@ class ClusterView:
         return {
             "name": config.name,
             "path": self.path,
-            "lb_policy": _POLICIES[config.lb.policy],
+            "lb_policy": _POLICIES[config.lb.policy] if config.lb.extension is None else "PYTHON",
             "hosts": hosts,
             "hosts_are": "configured" if self.hosts is None else "live",
         }
@@ -50,7 +50,7 @@ class ClusterView:
     def hash_of(self, route: Route, headers: HeaderMap, info: StreamInfo) -> int | None:
         """The hash by which a host is chosen; None where none is asked for, or the request has none."""
         policy = self.config.lb.hash_policy or route.hash_policy
-        if not self.config.lb.hashes or policy is None:
+        if not self.config.lb.takes_hash or policy is None:
             return None
         found = policy.hash(headers, info, None)
         return None if found == NO_HASH else found
