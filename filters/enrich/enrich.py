@@ -60,7 +60,8 @@ class Lookups:
         if asked is None:
             asked = self._asked[key] = self._context.spawn(self._look_up(key))
             asked.add_done_callback(lambda _: self._asked.pop(key, None))
-        answer: bytes | CallError | None = await asyncio.shield(asked)  # one who leaves does not take the answer from the others
+        # One who leaves does not take the answer from the others.
+        answer: bytes | CallError | None = await asyncio.shield(asked)
         if isinstance(answer, CallError):
             raise answer
         return answer

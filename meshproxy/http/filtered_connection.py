@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from meshproxy.errors import HookTimeoutError
 from meshproxy.http.async_client import HttpClient
-from meshproxy.http.filter import CONTINUE, STOP, DataResult, Result
+from meshproxy.http.filter import CONTINUE, STOP
 from meshproxy.http.filter_context import FilterContext
 from meshproxy.http.python_version import PythonVersion
 from meshproxy.http.user_classes import NetworkFilter
@@ -292,7 +292,7 @@ class FilterPlace(TransportSocket):
         self._begun = True
         version.stats.connections_active += 1
         began = version.enter()
-        result: Result = CONTINUE
+        result: Any = CONTINUE  # whatever a hook returns
         error: Exception | None = None
         try:
             self._instance = version.new()
@@ -323,7 +323,7 @@ class FilterPlace(TransportSocket):
     def _ask(self, flow: Flow, instance: NetworkFilter, data: bytes) -> None:
         version, end = self.version, flow.end_given
         began = version.enter()
-        result: DataResult = None
+        result: Any = None  # whatever a hook returns
         error: Exception | None = None
         try:
             if flow is self.reading:
@@ -340,7 +340,7 @@ class FilterPlace(TransportSocket):
         else:
             self._take(flow, data, result)
 
-    def _take(self, flow: Flow, data: bytes, result: DataResult) -> None:
+    def _take(self, flow: Flow, data: bytes, result: Any) -> None:
         """What a hook returned for `data`."""
         if result is None or result == CONTINUE or not flow.hooked:  # which it was before the hook, see `end`
             self._pass(flow, data)

@@ -238,7 +238,8 @@ def refuse_coroutines(kind: type[Any], hooks: tuple[str, ...], path: str, contex
 
 def _check_switches(kind: type[Any], base: type[Any], path: str, context: BuildContext) -> None:
     """What a class says by attributes (`shared`, `buffer_request` …) is spelt right, and of the right type."""
-    known = {name: type(value) for name, value in vars(base).items() if isinstance(value, (int, bool))}
+    # By `type`: what mypyc knows to be an int is no bool any more.
+    known = {name: type(value) for name, value in vars(base).items() if type(value) in (int, bool)}
     for name, value in vars(kind).items():
         if name in known:
             if type(value) is not known[name]:
