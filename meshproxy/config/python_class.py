@@ -183,7 +183,7 @@ def _run(filename: str, package: str, source: bytes, digest: str, path: str, err
     module.__package__ = package  # so that relative imports of a package's module work
     sys.modules[name] = module  # dataclasses and annotations look there
     try:
-        exec(compile(source, filename, "exec"), module.__dict__)
+        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's file does
         del sys.modules[name]
         errors.add(path, describe_failure(error, filename))

@@ -72,6 +72,7 @@ def run(filters: Sequence[ConfiguredListenerFilter], *pieces: bytes) -> tuple[in
 
 def known(accepted: AcceptedSocket) -> dict[str, Any]:
     """All that filters may have said."""
+    header = accepted.proxy_header
     return {
         "remote": accepted.remote,
         "local": accepted.local,
@@ -84,7 +85,7 @@ def known(accepted: AcceptedSocket) -> dict[str, Any]:
         "transport_failure_reason": accepted.transport_failure_reason,
         "dynamic_metadata": accepted.dynamic_metadata,
         "filter_state": accepted.filter_state,
-        "proxy_header": None if accepted.proxy_header is None else vars(accepted.proxy_header),
+        "proxy_header": None if header is None else (header.remote, header.local, header.tlvs),
     }
 
 
