@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import sys
 import warnings
@@ -90,6 +91,16 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     request.getfixturevalue("clean_event_loop")
     yield
     gc.collect()
+    gc.freeze()  # what the test has imported (messages are, when they are first named) lives on too
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """A log that a test has set up ends with it."""
+    yield
+    root = logging.getLogger("meshproxy")
+    root.handlers.clear()
+    root.propagate = True
 
 
 @pytest.fixture

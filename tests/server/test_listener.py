@@ -163,7 +163,7 @@ async def test_a_terminal_filter_that_raises_costs_its_connection_and_nothing_el
     stats = listener.stats
     assert (stats.downstream_cx_total, stats.downstream_cx_active, stats.downstream_cx_destroy) == (2, 0, 2)
     assert (count.active, own.total(), listener.connections(), gate.inside) == (0, 0, 0, 0)
-    messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(messages) == 2  # and none about its end
     assert all("its filter chain 'broken' cannot take it" in message for message in messages)
     await dispatcher.close()
