@@ -4,7 +4,6 @@ what it cannot do: a fixed rate, timed from when each request was due, and a TLS
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,10 +35,7 @@ class Traffic:
 
 
 class Load(Protocol):
-    """A way to ask; `tool` is the program that must be installed for it. The programs count whole seconds."""
-
-    @property
-    def tool(self) -> str: ...
+    """A way to ask. The programs count whole seconds."""
 
     @property
     def words(self) -> str: ...
@@ -61,7 +57,6 @@ class Closed:
     upload_bytes: int = 0
     tls: bool = False
     mutual: bool = False
-    tool: str = "wrk"
 
     @property
     def words(self) -> str:
@@ -115,7 +110,6 @@ class Handshakes:
 
     resumes: bool = False
     clients: int = 3
-    tool: str = sys.executable
 
     @property
     def words(self) -> str:
@@ -144,7 +138,6 @@ class FixedRate:
     per_second: int
     connections: int = 32
     headers: tuple[str, ...] = ()
-    tool: str = sys.executable
 
     @property
     def words(self) -> str:
@@ -161,11 +154,6 @@ class FixedRate:
 def quantile(ordered: list[float], share: float) -> float:
     """The value below which `share` of the `ordered` values lie (nearest rank)."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def is_installed(load: Load) -> bool:
-    """Whether the load's program is on PATH."""
-    return shutil.which(load.tool) is not None
 
 
 def _traffic(took_us: list[float], seconds: float) -> Traffic:

@@ -7,6 +7,7 @@ import struct
 from typing import Final
 
 from meshproxy.clock import monotonic
+from meshproxy.codec.http1.connection import output_size
 from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
 from meshproxy.codec.http1.start_lines import reason_phrase
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
@@ -184,12 +185,7 @@ class ConnectionManager(ServerConnectionCallbacks):
 
     def data_to_send(self) -> bytes | list[bytes]:
         data = self.codec.data_to_send()
-        stats = self.config.stats
-        if isinstance(data, bytes):
-            stats.downstream_cx_tx_bytes_total += len(data)
-        else:
-            for part in data:
-                stats.downstream_cx_tx_bytes_total += len(part)
+        self.config.stats.downstream_cx_tx_bytes_total += output_size(data)
         return data
 
     def on_above_write_watermark(self) -> None:

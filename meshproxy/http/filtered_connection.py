@@ -94,7 +94,7 @@ class DownstreamConnection:
 
     def metadata(self, namespace: str) -> dict[str, Any]:
         """The connection's dynamic metadata under `namespace`, to read and to change."""
-        return shared_metadata(self.info, namespace)
+        return shared_metadata(self.info).setdefault(namespace, {})
 
     def filter_state(self) -> dict[str, Any]:
         """Objects that the filters of the connection share, by name."""

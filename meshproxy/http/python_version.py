@@ -130,10 +130,6 @@ class PythonVersion:
         HOOK_WATCH.add(self.owner)
         return ""
 
-    def take_effect(self) -> None:
-        """It is in force."""
-        self.context.take_effect()
-
     def close(self) -> None:
         """A configuration that had it is gone. It ends with its last instance."""
         self._users -= 1
@@ -204,7 +200,7 @@ def build_version(
         if failure:
             context.errors.add(where, f"{loaded.kind.__name__}.on_start: {failure}")
             return None
-        context.when_in_force(version.take_effect)
+        context.when_in_force(version.context.take_effect)
     return version
 
 

@@ -321,7 +321,7 @@ class Stream(StreamDecoder):
 
     def metadata(self, namespace: str) -> dict[str, Any]:
         """The dynamic metadata under `namespace`, to read and to change: filters, matchers and logs share it."""
-        return shared_metadata(self.info, namespace)
+        return shared_metadata(self.info).setdefault(namespace, {})
 
     def filter_state(self) -> dict[str, Any]:
         """Objects that filters leave to those behind them, and to logs, by name."""

@@ -21,7 +21,7 @@ from meshproxy.errors import MeshProxyError
 from meshproxy.net.address import Address
 from meshproxy.observe import response_flags
 from meshproxy.observe.start_time import DEFAULT_LOCAL, DEFAULT_UTC, TimeFormat
-from meshproxy.observe.stream_info import PROTOCOL_NAMES, StreamInfo, UpstreamInfo
+from meshproxy.observe.stream_info import PROTOCOL_NAMES, StreamInfo, UpstreamInfo, shared_state
 from meshproxy.observe.value_text import Value, to_bytes
 from meshproxy.observe.wire import WireBytes
 
@@ -478,9 +478,7 @@ _UNIQUE_ID: Final = "envoy.stream.unique_id"
 
 def _unique_id(info: StreamInfo) -> Value:
     """A random UUID, the same wherever one stream is asked for it."""
-    if info.filter_state is None:
-        info.filter_state = {}
-    return info.filter_state.setdefault(_UNIQUE_ID, str(uuid.uuid4()))
+    return shared_state(info).setdefault(_UNIQUE_ID, str(uuid.uuid4()))
 
 
 # ---- gRPC

@@ -134,11 +134,11 @@ class StreamInfo:
         self.filter_state: dict[str, Any] | None = None
 
 
-def shared_metadata(info: ConnectionInfo | StreamInfo, namespace: str) -> dict[str, Any]:
-    """The dynamic metadata under `namespace`, to read and to change."""
+def shared_metadata(info: ConnectionInfo | StreamInfo) -> dict[str, dict[str, Any]]:
+    """The dynamic metadata, to read and to change."""
     if info.dynamic_metadata is None:
         info.dynamic_metadata = {}
-    return info.dynamic_metadata.setdefault(namespace, {})
+    return info.dynamic_metadata
 
 
 def shared_state(info: ConnectionInfo | StreamInfo) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mypy_extensions import mypyc_attr
 from meshproxy.clock import monotonic
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http1.client import ClientConnectionCallbacks, Http1ClientConnection
+from meshproxy.codec.http1.connection import output_size
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import (
     RESET_LOCAL,
@@ -491,12 +492,7 @@ class UpstreamConnection(ConnectHandler):
 
     def data_to_send(self) -> bytes | list[bytes]:
         data = self._codec.data_to_send()
-        stats = self._stats
-        if isinstance(data, bytes):
-            stats.upstream_cx_tx_bytes_total += len(data)
-        else:
-            for part in data:
-                stats.upstream_cx_tx_bytes_total += len(part)
+        self._stats.upstream_cx_tx_bytes_total += output_size(data)
         return data
 
     def send_pending(self) -> None:

@@ -346,6 +346,16 @@ class Http1Connection:
         return bool(self._out)
 
 
+def output_size(output: bytes | list[bytes]) -> int:
+    """Of what `data_to_send` gave."""
+    if isinstance(output, bytes):
+        return len(output)
+    size = 0
+    for piece in output:
+        size += len(piece)
+    return size
+
+
 def check_bytes(buffer: bytes, at: int, start: int, end: int) -> None:
     """Raise ProtocolError when what stands from `start` to `end`, in a head that begins at `at`, can be in no head."""
     if buffer[at] == _LF:  # a CR in front of it would be another message's

@@ -24,7 +24,7 @@ from meshproxy.config.values import struct_value
 from meshproxy.http.filter import CONTINUE, HttpFilter, HttpFilterType, Result, register_http_filter
 from meshproxy.http.stream import Stream
 from meshproxy.observe.stats import StatsScope
-from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.observe.stream_info import StreamInfo, shared_metadata
 from meshproxy.route.hash_policy import cookie_value
 
 _NAMESPACE: Final = "envoy.filters.http.header_to_metadata"
@@ -164,10 +164,7 @@ class RuleSet:
             converted = target.convert(value)
         except ValueError:
             return False
-        metadata = info.dynamic_metadata
-        if metadata is None:
-            metadata = info.dynamic_metadata = {}
-        metadata.setdefault(target.namespace, {})[target.key] = converted
+        shared_metadata(info).setdefault(target.namespace, {})[target.key] = converted
         return True
 
 

@@ -7,7 +7,6 @@ configuration has it, also over updates that change something else, and until it
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.struct_pb2 import Struct
@@ -26,8 +25,7 @@ from meshproxy.http.python_version import PythonVersion, VersionKey, build_versi
 from meshproxy.http.upgrade import establishes_tunnel
 from meshproxy.http.user_filter import HttpFilter as UserFilter
 from meshproxy.http.user_filter import LeftOut
-from meshproxy.net.hook_watch import HOOK_WATCH, HookOwner
-from meshproxy.observe.log import log_once_per
+from meshproxy.net.hook_watch import HOOK_WATCH
 from meshproxy.route.route import Route
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ _DEFAULT_HOOK_TIMEOUT_MS: Final = 5_000
 _OF_REQUEST: Final = (b":method", b":path", b":authority")
 _OF_RESPONSE: Final = (b":status",)
 _OF_TRAILERS: Final = ()
-
-_errors: Final = log_once_per(1.0, "filter")
 
 
 class FilterVersion(PythonVersion):
@@ -90,8 +86,6 @@ class PythonHttpFilter(HttpFilter):
         self.struct = config
         self.version = version
         self.fail_open: bool = False
-        self._owner: HookOwner = version.owner
-        self._slow_s: float = version.owner.slow_s
         self._hears_the_end: bool = self._has_hook(kind, "on_stream_done")
         self._buffer_request: int = kind.buffer_request
         self._buffer_response: int = kind.buffer_response
@@ -110,18 +104,11 @@ class PythonHttpFilter(HttpFilter):
 
     # -- the rail
 
-    def _enter(self, stream: Stream) -> Any:
+    def _instance(self, stream: Stream) -> Any:
         held = stream.state[self.slot]
         if held is None:
             held = stream.state[self.slot] = self.version.instance(self._override_for(stream.route))
-        HOOK_WATCH.running = self._owner
         return held
-
-    def _leave(self, began: float) -> None:
-        HOOK_WATCH.running = None
-        took_s = monotonic() - began
-        if took_s > self._slow_s:
-            HOOK_WATCH.on_returned(self._owner, took_s)
 
     def _override_for(self, route: Route | None) -> PythonOverride | None:
         if route is not None and route.filter_configs:
@@ -133,14 +120,14 @@ class PythonHttpFilter(HttpFilter):
     def goes_on(self, stream: Stream, error: BaseException) -> bool:
         HOOK_WATCH.running = None
         stats = self.version.stats
-        stats.errors += 1
         if isinstance(error, HookTimeoutError):
             stats.hook_timeouts += 1
         stream.state[self.slot] = LeftOut(stream.state[self.slot])
         if not self.fail_open:
+            stats.errors += 1
             return False
         stats.failed_open += 1
-        _errors.error(f"filter {self.name} raised; the stream goes on without it", error)
+        self.version.on_error("the stream goes on without it", error)
         return True
 
     def _check(self, before: list[Any], headers: HeaderMap, names: tuple[bytes, ...]) -> None:
@@ -157,50 +144,50 @@ class PythonHttpFilter(HttpFilter):
     # -- the hooks
 
     def on_request_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
-        began = monotonic()
+        began = self.version.enter()
         if self._buffer_request and not end and not stream.tunnel:
             stream.buffer_request(self._buffer_request)
         before = headers.fields.copy()
-        result: Result = self._enter(stream).on_request_headers(stream, headers, end)
-        self._leave(began)
+        result: Result = self._instance(stream).on_request_headers(stream, headers, end)
+        self.version.leave(began)
         self._check(before, headers, _OF_REQUEST)
         return result
 
     def on_request_data(self, stream: Stream, data: bytes, end: bool) -> DataResult:
-        began = monotonic()
-        result: DataResult = self._enter(stream).on_request_data(stream, data, end)
-        self._leave(began)
+        began = self.version.enter()
+        result: DataResult = self._instance(stream).on_request_data(stream, data, end)
+        self.version.leave(began)
         return result
 
     def on_request_trailers(self, stream: Stream, trailers: HeaderMap) -> Result:
-        began = monotonic()
+        began = self.version.enter()
         before = trailers.fields.copy()
-        result: Result = self._enter(stream).on_request_trailers(stream, trailers)
-        self._leave(began)
+        result: Result = self._instance(stream).on_request_trailers(stream, trailers)
+        self.version.leave(began)
         self._check(before, trailers, _OF_TRAILERS)
         return result
 
     def on_response_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
-        began = monotonic()
+        began = self.version.enter()
         if self._buffer_response and not end and not establishes_tunnel(stream.tunnel, status_code(headers)):
             stream.buffer_response(self._buffer_response)
         before = headers.fields.copy()
-        result: Result = self._enter(stream).on_response_headers(stream, headers, end)
-        self._leave(began)
+        result: Result = self._instance(stream).on_response_headers(stream, headers, end)
+        self.version.leave(began)
         self._check(before, headers, _OF_RESPONSE)
         return result
 
     def on_response_data(self, stream: Stream, data: bytes, end: bool) -> DataResult:
-        began = monotonic()
-        result: DataResult = self._enter(stream).on_response_data(stream, data, end)
-        self._leave(began)
+        began = self.version.enter()
+        result: DataResult = self._instance(stream).on_response_data(stream, data, end)
+        self.version.leave(began)
         return result
 
     def on_response_trailers(self, stream: Stream, trailers: HeaderMap) -> Result:
-        began = monotonic()
+        began = self.version.enter()
         before = trailers.fields.copy()
-        result: Result = self._enter(stream).on_response_trailers(stream, trailers)
-        self._leave(began)
+        result: Result = self._instance(stream).on_response_trailers(stream, trailers)
+        self.version.leave(began)
         self._check(before, trailers, _OF_TRAILERS)
         return result
 
@@ -210,14 +197,14 @@ class PythonHttpFilter(HttpFilter):
                 stream.state[self.slot] = None  # it may know the stream: without this cycle both go at once
                 self.version.on_stream_done()
             return
-        began = monotonic()
+        began = self.version.enter()
         try:
-            self._enter(stream).on_stream_done(stream)
+            self._instance(stream).on_stream_done(stream)
         except BaseException:
             self.version.stats.errors += 1
             raise
         finally:
-            self._leave(began)
+            self.version.leave(began)
             stream.state[self.slot] = None
             self.version.on_stream_done()
 

@@ -12,6 +12,7 @@ from meshproxy.config.values import struct_fields
 from meshproxy.http.filter import CONTINUE, HttpFilter, HttpFilterType, Result, register_http_filter
 from meshproxy.http.stream import Stream
 from meshproxy.observe.stats import StatsScope
+from meshproxy.observe.stream_info import shared_metadata
 
 
 class SetMetadataStats(StatsScope):
@@ -74,9 +75,7 @@ class SetMetadataFilter(HttpFilter):
         self.settings = settings
 
     def on_request_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
-        metadata = stream.info.dynamic_metadata
-        if metadata is None:
-            metadata = stream.info.dynamic_metadata = {}
+        metadata = shared_metadata(stream.info)
         self.settings.apply(metadata)
         override = stream.route_config(self)
         if isinstance(override, MetadataSettings):

@@ -19,6 +19,7 @@ from meshproxy.http.compression.library import (
     CompressorLibrary,
     Decompressor,
     DecompressorLibrary,
+    FlushingCompressor,
     most_output,
 )
 from meshproxy.observe.stats import StatsScope
@@ -50,19 +51,6 @@ class ZlibStats(StatsScope):
         self.zlib_version_error: int = 0
 
 
-class GzipCompressor(Compressor):
-    def __init__(self, level: int, window_bits: int, memory_level: int, strategy: int) -> None:
-        self._deflate: Any = zlib.compressobj(level, zlib.DEFLATED, window_bits, memory_level, strategy)
-
-    def compress(self, data: bytes) -> bytes:
-        compressed: bytes = self._deflate.compress(data) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
-        return compressed
-
-    def finish(self, data: bytes) -> bytes:
-        compressed: bytes = self._deflate.compress(data) + self._deflate.flush(zlib.Z_FINISH)
-        return compressed
-
-
 class GzipCompressorLibrary(CompressorLibrary):
     encoding = b"gzip"
     stat_name = "gzip"
@@ -74,7 +62,8 @@ class GzipCompressorLibrary(CompressorLibrary):
         self._strategy = strategy
 
     def compressor(self) -> Compressor:
-        return GzipCompressor(self._level, self._window_bits, self._memory_level, self._strategy)
+        deflate = zlib.compressobj(self._level, zlib.DEFLATED, self._window_bits, self._memory_level, self._strategy)
+        return FlushingCompressor(deflate, zlib.Z_SYNC_FLUSH, zlib.Z_FINISH)
 
 
 class GzipDecompressor(Decompressor):

@@ -29,6 +29,24 @@ class Compressor:
         raise NotImplementedError
 
 
+class FlushingCompressor(Compressor):
+    """By an encoder of zlib's shape, which gives what it has when it is flushed: in one mode to go on, in the other to
+    end."""
+
+    def __init__(self, encoder: Any, flush_mode: int, finish_mode: int) -> None:
+        self._encoder = encoder
+        self._flush_mode = flush_mode
+        self._finish_mode = finish_mode
+
+    def compress(self, data: bytes) -> bytes:
+        compressed: bytes = self._encoder.compress(data) + self._encoder.flush(self._flush_mode)
+        return compressed
+
+    def finish(self, data: bytes) -> bytes:
+        compressed: bytes = self._encoder.compress(data) + self._encoder.flush(self._finish_mode)
+        return compressed
+
+
 class Decompressor:
     """One body on its way out of a content coding.
 

@@ -19,6 +19,7 @@ from meshproxy.http.compression.library import (
     CompressorLibrary,
     Decompressor,
     DecompressorLibrary,
+    FlushingCompressor,
     most_output,
 )
 from meshproxy.observe.stats import StatsScope
@@ -40,21 +41,6 @@ class ZstdStats(StatsScope):
         self.zstd_memory_error: int = 0
 
 
-class ZstdCompressor(Compressor):
-    def __init__(self, encoder: Any, flush_block: int, flush_finish: int) -> None:
-        self._encoder = encoder
-        self._flush_block = flush_block
-        self._flush_finish = flush_finish
-
-    def compress(self, data: bytes) -> bytes:
-        compressed: bytes = self._encoder.compress(data) + self._encoder.flush(self._flush_block)
-        return compressed
-
-    def finish(self, data: bytes) -> bytes:
-        compressed: bytes = self._encoder.compress(data) + self._encoder.flush(self._flush_finish)
-        return compressed
-
-
 class ZstdCompressorLibrary(CompressorLibrary):
     encoding = b"zstd"
     stat_name = "zstd"
@@ -67,7 +53,7 @@ class ZstdCompressorLibrary(CompressorLibrary):
     def compressor(self) -> Compressor:
         zstandard = self._zstandard
         compressor = zstandard.ZstdCompressor(compression_params=self._parameters, dict_data=self._dictionary)
-        return ZstdCompressor(
+        return FlushingCompressor(
             compressor.compressobj(), zstandard.COMPRESSOBJ_FLUSH_BLOCK, zstandard.COMPRESSOBJ_FLUSH_FINISH
         )
 
