@@ -7,8 +7,8 @@ import struct
 from typing import Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.http1.connection import output_size
-from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
+from meshproxy.codec.connection import ServerConnectionCallbacks, output_size
+from meshproxy.codec.http1.server import Http1ServerConnection
 from meshproxy.codec.http1.start_lines import reason_phrase
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import ProtocolError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshproxy.codec.http1.connection import Http1Connection
+from meshproxy.codec.connection import CodecConnection
 from meshproxy.net.connection import Connection
 
 
@@ -27,7 +27,7 @@ class WireBytes:
         self.fields_sent += now.fields_sent - before.fields_sent
 
 
-def read_wire(connection: Connection, codec: Http1Connection) -> WireBytes:
+def read_wire(connection: Connection, codec: CodecConnection) -> WireBytes:
     """What the connection has carried so far; what it is about to send counts as sent."""
     wire = WireBytes()
     wire.received = connection.bytes_received - codec.buffered_bytes

@@ -11,9 +11,9 @@ from typing import Any, Final
 from mypy_extensions import mypyc_attr
 
 from meshproxy.clock import monotonic
+from meshproxy.codec.connection import output_size
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http1.client import ClientConnectionCallbacks, Http1ClientConnection
-from meshproxy.codec.http1.connection import output_size
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import (
     RESET_LOCAL,

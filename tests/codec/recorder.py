@@ -1,8 +1,9 @@
 """Owners of codecs that write down what they are told, one line an event."""
 
+from meshproxy.codec.connection import ServerConnectionCallbacks
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http1.client import ClientConnectionCallbacks, Http1ClientConnection
-from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
+from meshproxy.codec.http1.server import Http1ServerConnection
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import ProtocolError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from meshproxy.codec.connection import CodecConnection
 from meshproxy.codec.http1.chunked import ChunkedDecoder
 from meshproxy.codec.http1.details import CODEC_ERROR, HEADERS_TOO_LARGE, INVALID_CHARACTERS
 from meshproxy.codec.http1.settings import Http1Settings
@@ -27,10 +28,9 @@ _LF: Final = 0x0A
 _NEVER_IN_A_HEAD: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 
 LEARNT_HEAD_BYTES: Final = 1024  # heads up to this size are remembered, one of each connection
-PASS_ON_BYTES: Final = 16 * 1024  # pieces of output from this size on are not copied together with others
 
 
-class Http1Connection:
+class Http1Connection(CodecConnection):
     """Base of the server's and the client's connection. No I/O; `receive_data` and `receive_eof` never raise.
 
     One message is read at a time; everything behind it waits in the buffer. Callbacks may call back in any order, since
@@ -38,6 +38,7 @@ class Http1Connection:
     """
 
     def __init__(self, settings: Http1Settings, max_blank_lines: int) -> None:
+        super().__init__()
         self.settings: Final = settings
         self.head_prefix: bytes = b""  # what every head begins with
         self._max_blank_lines: Final = max_blank_lines
@@ -55,10 +56,6 @@ class Http1Connection:
         self._read_disabled: int = 0
         self._reading_unwanted: bool = False
         self._eof: bool = False
-        self._out: list[bytes] = []
-        # Of all messages so far: bytes of field lines, received ones without the space behind the colon (as Envoy).
-        self.field_bytes_received: int = 0
-        self.field_bytes_sent: int = 0
 
     # -- bytes in
 
@@ -311,50 +308,6 @@ class Http1Connection:
         """The message that is being sent cannot be completed: the connection is of no more use."""
         raise NotImplementedError
 
-    def on_send_pending(self) -> None:
-        """There is output again."""
-        raise NotImplementedError
-
-    # -- bytes out
-
-    def write(self, data: bytes) -> None:
-        """Append to the output."""
-        out = self._out
-        out.append(data)
-        if len(out) == 1:
-            self.on_send_pending()
-
-    def data_to_send(self) -> bytes | list[bytes]:
-        """Take all output: small pieces joined with their neighbours, large ones as they are."""
-        out = self._out
-        if len(out) == 1:
-            return out.pop()
-        self._out = []
-        for piece in out:
-            if len(piece) >= PASS_ON_BYTES:
-                return _join_small(out)
-        return out[0] + out[1] if len(out) == 2 else b"".join(out)
-
-    @property
-    def output_bytes(self) -> int:
-        """How much `data_to_send` has."""
-        return sum([len(piece) for piece in self._out])
-
-    @property
-    def has_output(self) -> bool:
-        """Whether `data_to_send` has something."""
-        return bool(self._out)
-
-
-def output_size(output: bytes | list[bytes]) -> int:
-    """Of what `data_to_send` gave."""
-    if isinstance(output, bytes):
-        return len(output)
-    size = 0
-    for piece in output:
-        size += len(piece)
-    return size
-
 
 def check_bytes(buffer: bytes, at: int, start: int, end: int) -> None:
     """Raise ProtocolError when what stands from `start` to `end`, in a head that begins at `at`, can be in no head."""
@@ -365,19 +318,3 @@ def check_bytes(buffer: bytes, at: int, start: int, end: int) -> None:
         return
     in_a_field = match.group() not in (b"\r", b"\n") and 0 <= buffer.find(b"\r\n", at) < match.start()
     raise ProtocolError(400, INVALID_CHARACTERS if in_a_field else CODEC_ERROR, "invalid byte in a head")
-
-
-def _join_small(pieces: list[bytes]) -> list[bytes]:
-    joined: list[bytes] = []
-    small: list[bytes] = []
-    for piece in pieces:
-        if len(piece) < PASS_ON_BYTES:
-            small.append(piece)
-            continue
-        if small:
-            joined.append(b"".join(small))
-            small = []
-        joined.append(piece)
-    if small:
-        joined.append(b"".join(small))
-    return joined

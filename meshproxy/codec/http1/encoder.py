@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from meshproxy.codec.connection import PASS_ON_BYTES
 from meshproxy.codec.headers import TRANSFER_ENCODING, HeaderMap
 from meshproxy.codec.http1.chunked import chunk_head, encode_chunk
-from meshproxy.codec.http1.connection import LEARNT_HEAD_BYTES, PASS_ON_BYTES, Http1Connection
+from meshproxy.codec.http1.connection import LEARNT_HEAD_BYTES, Http1Connection
 from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mypy_extensions import mypyc_attr
-
+from meshproxy.codec.connection import ServerConnectionCallbacks
 from meshproxy.codec.headers import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -53,47 +52,12 @@ from meshproxy.codec.http1.request_target import (
 )
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.http1.start_lines import METHOD_FIELDS, method_field, status_line
-from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_TERMINATION, ProtocolError
 
 _FRAMING: Final = CONTENT_LENGTH | TRANSFER_ENCODING
 _UNUSUAL: Final = _FRAMING | CONNECTION | UPGRADE
 _PSEUDO_HEADERS: Final = 4  # that every request but CONNECT has
 _NO_FIELD: Final[Field] = (b"", b"")
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)
-class ServerConnectionCallbacks:
-    """What the codec tells the connection manager."""
-
-    def new_stream(self, encoder: StreamEncoder) -> StreamDecoder:
-        """A request begins; its headers follow at once."""
-        raise NotImplementedError
-
-    def on_stream_complete(self) -> None:
-        """The response is sent in full: the stream is over.
-
-        Then the connection is closed once its output is written (`should_close`), or `read_next()` is called, here or
-        later: no further request is read before that.
-        """
-
-    def on_send_pending(self) -> None:
-        """The output went from empty to something: fetch it with `data_to_send()` before the turn ends."""
-        raise NotImplementedError
-
-    def on_protocol_error(self, error: ProtocolError) -> None:
-        """The downstream broke the protocol. The codec reads no more; `should_close` is True.
-
-        The answer goes to the newest encoder: a head that was refused gets its `new_stream` before this call. Its
-        decoder is not told anything more (not even `on_reset`).
-        """
-        raise NotImplementedError
-
-    def on_abort(self) -> None:
-        """The response cannot be completed (reset, or not as long as announced): close at once."""
-
-    def on_reading_wanted(self) -> None:
-        """`reading_wanted`, which was False after `receive_data`, is True again."""
 
 
 class _Nobody(ServerConnectionCallbacks):

@@ -10,8 +10,9 @@ from http import HTTPStatus
 from time import monotonic  # slices are measured within a turn, where meshproxy.clock stands still
 from typing import Final
 
+from meshproxy.codec.connection import ServerConnectionCallbacks
 from meshproxy.codec.headers import HeaderMap
-from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
+from meshproxy.codec.http1.server import Http1ServerConnection
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_LOCAL, ProtocolError

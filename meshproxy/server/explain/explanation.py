@@ -18,8 +18,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from meshproxy.clock import monotonic
 from meshproxy.codec import headers as h
+from meshproxy.codec.connection import ServerConnectionCallbacks
 from meshproxy.codec.headers import HeaderMap
-from meshproxy.codec.http1.server import Http1ServerConnection, ServerConnectionCallbacks
+from meshproxy.codec.http1.server import Http1ServerConnection
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.config.errors import child, item
 from meshproxy.errors import ProtocolError
