@@ -46,7 +46,7 @@ test-long: venv  ## soak, scale, long fuzzing and chaos
 	@MESHPROXY_HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long $(PYTEST_ARGS) tests
 
 bench: venv  ## CPU, rate, latency and memory next to Envoy, nginx and HAProxy, recorded in bench/RESULTS.md
-	@tools/system_packages.sh compiler nginx haproxy wrk
+	@tools/system_packages.sh compiler nginx haproxy wrk h2load nghttpd nghttpx
 	compiled=$$($(BIN)/python tools/build_compiled.py)
 	$(ON_COMPILED) $(BIN)/python -m bench $(BENCH_ARGS)
 

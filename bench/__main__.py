@@ -119,7 +119,7 @@ def _program(text: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure meshproxy next to Envoy, nginx, HAProxy and MOSN: CPU, rate, latency, memory, features.",
+        description="Measure meshproxy next to Envoy, nginx, HAProxy, nghttpx and MOSN: CPU, rate, latency, memory.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -27,7 +27,7 @@ text { font: 13px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f
 .range { stroke: #1f2328 }
 .goal { stroke: #cf222e; stroke-width: 2 }
 .ours { fill: #2f81f7 } .ours-2 { fill: #79a8e8 } .envoy { fill: #8957e5 } .nginx { fill: #2da44e }
-.haproxy { fill: #c4690f } .mosn { fill: #1b8a9e } .direct { fill: #7d8590 }
+.haproxy { fill: #c4690f } .nghttpx { fill: #bf3989 } .mosn { fill: #1b8a9e } .direct { fill: #7d8590 }
 @media (prefers-color-scheme: dark) {
   text { fill: #f0f6fc } .faint { fill: #9198a1 } .page { fill: #0d1117; stroke: #3d444d } .grid { stroke: #3d444d }
   .axis { stroke: #9198a1 } .range { stroke: #f0f6fc } .goal { stroke: #ff7b72 }

@@ -10,7 +10,7 @@ from typing import Final
 from bench.cpu import tree_cpu_us, tree_rss_kib
 from bench.goals import Goal, Verdict
 from bench.load import Load
-from bench.peers import DIRECT, LISTENER, PEERS, Running, application, start_peer
+from bench.peers import DIRECT, LISTENER, NGINX, PEERS, Running, application, start_peer
 from bench.run import Record, Run
 from bench.samples import Sample, difference, names, ratio, typical
 
@@ -42,8 +42,8 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`listener` is one of the configurations' listeners, `baseline` the contender that ratios are taken of, and `unit`
-    what it is that costs."""
+    """`listener` is one of the configurations' listeners, `server` who stands behind the proxies, `baseline` the
+    contender that ratios are taken of, and `unit` what it is that costs."""
 
     name: str
     title: str
@@ -52,6 +52,7 @@ class Comparison:
     baseline: str = "envoy"
     goals: tuple[Goal, ...] = ()
     listener: str = LISTENER
+    server: str = NGINX
     unit: str = "request"
     note: str = ""
 
@@ -63,7 +64,7 @@ class Comparison:
     def measure(self, run: Run) -> list[Sample]:
         """Every contender once a round, all started before the first. Raises LoadError."""
         with ExitStack() as stack:
-            port = stack.enter_context(application())
+            port = stack.enter_context(application(self.server))
             running: dict[str, Running] = {}
             for contender in self.contenders:
                 if run.wants(contender.peer) and (started := self._start(run, contender, port)):
@@ -115,12 +116,13 @@ class Comparison:
         there = [contender for contender in self.contenders if contender.who in names(samples)]
         proxies = [contender for contender in there if contender.peer != DIRECT]
         configs = ", ".join(f"`{config}`" for config in dict.fromkeys(c.config for c in proxies))
+        behind = "" if self.server == NGINX else f"; behind it {self.server}"
         head = ["", f"CPU µs per {self.unit}", f"× {self.baseline} (lowest–highest)"]
         head += ["µs more than without"] if self._has_pairs(samples) else []
         head += [f"{self.unit}s/s", "p50 ms", "p90", "p99", "p99.9"]
         head += ["p50 added", "p99 added"] if DIRECT in names(samples) else []
         lines = [
-            f"{self.load.words}; {record.length}; configuration {configs}. {self.note.strip()}".strip(),
+            f"{self.load.words}; {record.length}; configuration {configs}{behind}. {self.note.strip()}".strip(),
             "",
             f"| {' | '.join([*head, 'RSS MiB'])} |",
             f"|---{'|--:' * len(head)}|",

@@ -76,7 +76,8 @@ def host_name(number: int) -> str:
 
 @functools.cache
 def certificates() -> tempfile.TemporaryDirectory[str]:
-    """ca.pem, and `rsa` (2048 bits), `ecdsa` and `client` (P-256) as .pem and .key; gone when this process ends."""
+    """ca.pem, and `rsa` (2048 bits), `ecdsa` and `client` (P-256) as .pem, .key and both in one; gone when this process
+    ends."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     from tests.tls.certificates import dns, issue
@@ -89,6 +90,7 @@ def certificates() -> tempfile.TemporaryDirectory[str]:
         issued = issue(name, authority, names=dns("bench.test"), key=key)
         Path(folder.name, f"{name}.pem").write_bytes(issued.pem)
         Path(folder.name, f"{name}.key").write_bytes(issued.key_pem)
+        Path(folder.name, f"{name}-with-key.pem").write_bytes(issued.pem + issued.key_pem)  # as HAProxy wants it
     Path(folder.name).chmod(0o755)  # nginx reads them as root, and its workers are another user
     return folder
 

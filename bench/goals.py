@@ -9,7 +9,15 @@ from typing import Final, Protocol
 from bench.peers import DIRECT
 from bench.samples import Sample, Spread, difference, ratio, within_rounds
 
-_WORDS: Final = {"cpu": "CPU", "held": "RSS with all connections", "p50": "p50", "ms": "start-up time"}
+_WORDS: Final = {
+    "cpu": "CPU",
+    "held": "RSS with all connections",
+    "each": "RSS for each connection",
+    "p50": "p50",
+    "p99": "p99",
+    "rate": "rate",
+    "ms": "start-up time",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,24 @@ class AtMost:
         each = f" per {self.unit}" if self.unit else ""
         words = f"{self.who} ≤ {self.limit} × {self.baseline}'s {_WORDS[self.value]}{each}"
         return Verdict(words, found, found.median <= self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """`who` should have at least `limit` times the baseline's value."""
+
+    who: str
+    limit: float
+    baseline: str = "envoy"
+    value: str = "rate"
+
+    def judge(self, samples: Sequence[Sample]) -> Verdict | None:
+        """See Goal."""
+        if not _are_there(samples, self.who, self.baseline):
+            return None
+        found = ratio(samples, self.who, self.baseline, self.value)
+        words = f"{self.who} ≥ {self.limit} × {self.baseline}'s {_WORDS[self.value]}"
+        return Verdict(words, found, found.median >= self.limit)
 
 
 @dataclass(frozen=True, slots=True)

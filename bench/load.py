@@ -1,5 +1,6 @@
-"""What drives requests through a proxy, and what it says of them: wrk as fast as it goes, and clients of our own for
-what it cannot do: a fixed rate, timed from when each request was due, and a TLS handshake for each request."""
+"""What drives requests through a proxy, and what it says of them: wrk and h2load as fast as it goes, and clients of our
+own for what they cannot do: a fixed rate, timed from when each request was due, a TLS handshake for each request, and
+streams of gRPC's messages."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Protocol
 
-from bench.peers import ROOT, start_nginx
+from bench.peers import GRPC_MESSAGE, ROOT, installed, start_between
 
 _REPORT: Final = Path(__file__).with_name("report.lua")
 _MARGIN_S: Final = 30.0
@@ -97,11 +99,98 @@ class Closed:
         if not self.mutual:
             yield port
             return
-        between = start_nginx("mtls-client.nginx.conf", port)
+        between = start_between("nginx", "mtls-client", port)
         try:
             yield between.port
         finally:
             between.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """HTTP/2 in a closed loop: every connection has so many streams at a time, and begins another as soon as one ends.
+
+    `upload_bytes` go with every request; `grpc` is a call of one message; `mutual` is mutual TLS, for which an HAProxy
+    with a client certificate stands between h2load, which can have none, and the proxy.
+    """
+
+    connections: int
+    streams: int
+    path: str = "/"
+    upload_bytes: int = 0
+    grpc: bool = False
+    mutual: bool = False
+
+    @property
+    def words(self) -> str:
+        """How it reads in the report."""
+        what = "h2load through an HAProxy that presents a client certificate, TLS 1.3" if self.mutual else "h2load"
+        sent = f", {self.upload_bytes // 1024} KiB sent with each request" if self.upload_bytes else ""
+        sent = f", gRPC calls of one message of {len(GRPC_MESSAGE) - 5} bytes each way" if self.grpc else sent
+        where = "" if self.path == "/" or self.grpc else f" for {self.path}"
+        connections = "1 connection" if self.connections == 1 else f"{self.connections} connections"
+        streams = "1 stream" if self.streams == 1 else f"{self.streams} streams"
+        return f"{what}, {connections} of {streams}, as fast as they are answered{where}{sent}"
+
+    def run(self, port: int, seconds: int) -> Traffic:
+        """Raises LoadError."""
+        with self._entrance(port) as entrance, TemporaryDirectory(prefix="bench-") as folder:
+            log = Path(folder, "requests.tsv")
+            command = [installed("h2load"), "--threads=1", f"--clients={self.connections}", f"--duration={seconds}"]
+            command += [f"--max-concurrent-streams={self.streams}", f"--log-file={log}", *self._body(Path(folder))]
+            output = _run([*command, f"http://127.0.0.1:{entrance}{self.path}"], seconds)
+            rows = [line.split("\t") for line in log.read_text(encoding="ascii").splitlines()]
+        failed = [status for _, status, _ in rows if status != "200"]
+        if failed or not rows:
+            raise LoadError(f"h2load: {len(failed)} of {len(rows)} requests failed: {output.strip()[-500:]}")
+        return _traffic([float(took_us) for _, _, took_us in rows], seconds)
+
+    def _body(self, folder: Path) -> list[str]:
+        """The arguments for what is sent with each request."""
+        if not self.grpc and not self.upload_bytes:
+            return []
+        file = folder / "body"
+        file.write_bytes(GRPC_MESSAGE if self.grpc else b"0" * self.upload_bytes)
+        headers = ["--header=te: trailers", "--header=content-type: application/grpc"] if self.grpc else []
+        return [f"--data={file}", *headers]
+
+    @contextmanager
+    def _entrance(self, port: int) -> Iterator[int]:
+        """The port that h2load speaks to."""
+        if not self.mutual:
+            yield port
+            return
+        between = start_between("haproxy", "mtls-client", port)
+        try:
+            yield between.port
+        finally:
+            between.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Streams of a thousand messages of gRPC, one at a time on each connection: see bench.grpc_calls. `requests` are
+    the messages that were answered."""
+
+    connections: int
+    echoes: bool = False
+
+    @property
+    def words(self) -> str:
+        """How it reads in the report."""
+        kind = (
+            "a thousand messages there and back, each when the one before is answered"
+            if self.echoes
+            else "one message, answered with a thousand (latency is that of the whole stream)"
+        )
+        return f"{self.connections} connections of 1 gRPC stream: {kind}; all are compared"
+
+    def run(self, port: int, seconds: int) -> Traffic:
+        """Raises LoadError."""
+        kind = "echo" if self.echoes else "answers"
+        command = [sys.executable, "-m", "bench.grpc_calls", str(port), str(seconds), str(self.connections), kind]
+        result = json.loads(_run(command, seconds))
+        return _traffic(result["took_us"], result["seconds"], result["messages"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +227,7 @@ class FixedRate:
     per_second: int
     connections: int = 32
     headers: tuple[str, ...] = ()
+    protocol: str = "http1"
 
     @property
     def words(self) -> str:
@@ -147,7 +237,7 @@ class FixedRate:
     def run(self, port: int, seconds: int) -> Traffic:
         """Raises LoadError."""
         numbers = (port, seconds, self.per_second, self.connections)
-        command = [sys.executable, "-m", "bench.open_loop", *map(str, numbers), *self.headers]
+        command = [sys.executable, "-m", "bench.open_loop", *map(str, numbers), self.protocol, *self.headers]
         return _traffic(json.loads(_run(command, seconds)), seconds)
 
 
@@ -156,9 +246,10 @@ def quantile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _traffic(took_us: list[float], seconds: float) -> Traffic:
+def _traffic(took_us: list[float], seconds: float, requests: int = 0) -> Traffic:
+    """`requests` is their number, where it is not that of the latencies."""
     took_us.sort()
-    return Traffic(len(took_us), seconds, *(quantile(took_us, share) for share in (0.5, 0.9, 0.99, 0.999)))
+    return Traffic(requests or len(took_us), seconds, *(quantile(took_us, share) for share in (0.5, 0.9, 0.99, 0.999)))
 
 
 def _run(command: list[str], seconds: float) -> str:

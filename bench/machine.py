@@ -29,6 +29,7 @@ def facts() -> dict[str, str]:
         "nginx": _said([_path("nginx"), "-v"], r"nginx/([0-9.]+)"),
         "HAProxy": _said([_path("haproxy"), "-v"], r"version ([^ ]+)"),
         "MOSN": _said([os.environ.get(MOSN_VARIABLE, "mosn"), "--version"], r"version[: ]+([^ \n]+)"),
+        "nghttp2": _said(["h2load", "--version"], r"nghttp2/([0-9.]+)"),
         "wrk": _said(["wrk", "-v"], r"wrk (?:debian/)?([^ ]+)"),
         "ext_proc server": _packages("grpcio"),
     }

@@ -26,7 +26,16 @@ MOSN_VARIABLE: Final = "MOSN_BINARY"
 SMOKE_VARIABLE: Final = "MESHPROXY_BENCH_SMOKE"  # any build of ours will do
 _WARNING: Final = "][warning]["
 _FLUSH: Final = ("--file-flush-interval-msec", "1000")  # Envoy's default is ten times as long as ours
-_BODIES: Final = {"64KiB": 64 * 1024, "1MiB": 1024 * 1024}
+_ANSWER: Final = b"0123456789abcdef" * 4
+_BODIES: Final = {"64KiB": b"0" * 64 * 1024, "1MiB": b"0" * 1024 * 1024}
+_PACKAGES: Final = {"h2load": "nghttp2-client", "nghttpd": "nghttp2-server", "nghttpx": "nghttp2-proxy"}
+
+# The servers that can stand behind the proxies, and a message of gRPC that the third of them sends.
+NGINX: Final = "nginx"
+NGHTTPD: Final = "nghttpd"
+NGHTTPD_GRPC: Final = "nghttpd with gRPC's trailers"
+GRPC_SERVER: Final = "bench.grpc_server"
+GRPC_MESSAGE: Final = b"\0" + len(_ANSWER).to_bytes(4, "big") + _ANSWER
 
 
 class PeerError(Exception):
@@ -64,6 +73,7 @@ class Peer:
             "envoy.yaml": ["-c", str(config)],
             "nginx.conf": ["-p", str(config.parent), "-c", config.name, "-e", "stderr", "-g", "daemon off;"],
             "haproxy.cfg": ["-db", "-f", str(config)],
+            "nghttpx.conf": [f"--conf={config}"],
             "mosn.json": ["start", "-c", str(config)],
         }
         return [*self.command(), *options[self.file]]
@@ -97,7 +107,7 @@ class Peer:
 
 
 def start_peer(name: str, config: str, application_port: int) -> Running:
-    """A peer between the load and the application; DIRECT is nobody.
+    """A peer between the load and the server behind it; DIRECT is nobody.
 
     `a>b` are two of it on these configurations, one behind the other; with the patch `ext-proc` there is the processor
     as well. Raises PeerError, and what starting a process raises.
@@ -125,21 +135,28 @@ def _start_hops(peer: Peer, config: str, application_port: int, places: Places) 
 
 def _start_with_ext_proc(peer: Peer, config: str, application_port: int) -> Running:
     """A proxy and the processor that it asks; the CPU of both counts."""
-    command = [sys.executable, "-m", "bench.ext_proc_server"]
+    with ExitStack() as stack:
+        processor = _start_program("bench.ext_proc_server")
+        stack.callback(processor.stop)
+        proxy = _start_hops(peer, config, application_port, {"ext_proc_port": processor.port})
+        stack.callback(proxy.stop)
+        return Running(proxy.ports, (*proxy.pids, *processor.pids), stack.pop_all().close)
+
+
+def _start_program(module: str) -> Running:
+    """A server of our own, which prints the port that it listens on. Raises PeerError."""
+    command = [sys.executable, "-m", module]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
     def stop() -> None:
         process.terminate()
         process.communicate(timeout=15)
 
-    with ExitStack() as stack:
-        stack.callback(stop)
-        port = (process.stdout.readline() if process.stdout else "").strip()
-        if not port:
-            raise PeerError("bench.ext_proc_server did not start, see above")
-        proxy = _start_hops(peer, config, application_port, {"ext_proc_port": port})
-        stack.callback(proxy.stop)
-        return Running(proxy.ports, (*proxy.pids, process.pid), stack.pop_all().close)
+    port = (process.stdout.readline() if process.stdout else "").strip()
+    if not port:
+        stop()
+        raise PeerError(f"{module} did not start, see above")
+    return Running({LISTENER: int(port)}, (process.pid,), stop)
 
 
 class _AnyListener(dict[str, int]):
@@ -154,35 +171,56 @@ class _AnyListener(dict[str, int]):
 
 
 @contextmanager
-def application() -> Iterator[int]:
+def application(server: str = NGINX) -> Iterator[int]:
     """The port of the server behind every proxy, while it runs."""
-    running = start_nginx("upstream.nginx.conf", 0, _BODIES)
-    try:
-        yield running.port
-    finally:
-        running.stop()
-
-
-def start_nginx(file: str, upstream_port: int, files: Mapping[str, int] | None = None) -> Running:
-    """On a file of bench/configs; `files` are the sizes of those that stand beside it. Raises PeerError."""
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
-        for name, size_bytes in (files or {}).items():
-            (folder / name).write_bytes(b"0" * size_bytes)
-        config = file.removesuffix(".nginx.conf")
-        running = _start_plain(PEERS["nginx"], config, {"upstream_port": upstream_port}, folder)
+        running = _start_server(server, folder)
         stack.callback(running.stop)
-        return Running(running.ports, running.pids, stack.pop_all().close)
+        yield running.port
+
+
+def _start_server(server: str, folder: Path) -> Running:
+    if server == GRPC_SERVER:
+        return _start_program(GRPC_SERVER)
+    for name, body in _BODIES.items():
+        (folder / name).write_bytes(body)
+    if server == NGINX:
+        return _start_plain(PEERS["nginx"], "upstream", {}, folder)
+    return _start_nghttpd(folder, has_trailers=server == NGHTTPD_GRPC)
+
+
+def _start_nghttpd(folder: Path, *, has_trailers: bool) -> Running:
+    """HTTP/2 without TLS: 64 bytes, one of the files, or a message of gRPC. Windows as large as Envoy's."""
+    (folder / "index.html").write_bytes(_ANSWER)
+    (folder / "message.grpc").write_bytes(GRPC_MESSAGE)
+    types = folder / "mime.types"
+    types.write_text("text/plain html\napplication/grpc grpc\n", encoding="ascii")
+    port = free_port()
+    command = [installed("nghttpd"), "--no-tls", "--address=127.0.0.1", f"--htdocs={folder}"]
+    command += [f"--mime-types-file={types}", "--max-concurrent-streams=1024", "--window-bits=24"]
+    command += ["--connection-window-bits=24", *(["--trailer=grpc-status: 0"] if has_trailers else []), str(port)]
+    return _start_command("nghttpd", command, port, folder)
+
+
+def start_between(name: str, config: str, proxy_port: int) -> Running:
+    """Nginx or HAProxy, between a load that cannot do something and the proxy that is measured. Raises PeerError."""
+    return PEERS[name].start(config, {"upstream_port": proxy_port})
 
 
 def _start_plain(peer: Peer, config: str, places: Places, folder: Path) -> Running:
-    """A proxy without an admin that could be asked: it is ready when its port accepts. Raises PeerError."""
+    """A proxy without an admin that could be asked. Raises PeerError."""
     port = free_port()
     path = folder / peer.file
     path.write_text(peer.configuration(config, {"folder": folder, **places, "port": port}), encoding="utf-8")
+    return _start_command(peer.name, peer.argv(path), port, folder)
+
+
+def _start_command(name: str, command: Sequence[str], port: int, folder: Path) -> Running:
+    """It is ready when its port accepts. Raises PeerError."""
     log = folder / "output.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(peer.argv(path), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     def stop() -> None:
         process.terminate()
@@ -190,12 +228,12 @@ def _start_plain(peer: Peer, config: str, places: Places, folder: Path) -> Runni
 
     def accepts() -> bool:
         if process.poll() is not None:
-            raise PeerError(f"{peer.name} exited: {log.read_text(errors='replace')[-500:]}")
+            raise PeerError(f"{name} exited: {log.read_text(errors='replace')[-500:]}")
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait_for(accepts, f"{peer.name} on port {port}")
+        wait_for(accepts, f"{name} on port {port}")
     except BaseException:
         stop()
         raise
@@ -238,7 +276,7 @@ def installed(program: str) -> str:
     """The path of a server, which may be where only administrators look. Raises PeerError."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
     if found is None:
-        raise PeerError(f"{program} is not installed (on Debian: apt-get install {program})")
+        raise PeerError(f"{program} is not installed (on Debian: apt-get install {_PACKAGES.get(program, program)})")
     return found
 
 
@@ -277,6 +315,7 @@ PEERS: Final = {
         Peer("envoy", "Envoy, `--concurrency 1`", "envoy.yaml", _envoy(1)),
         Peer("nginx", "nginx, 1 worker", "nginx.conf", lambda: [installed("nginx")]),
         Peer("haproxy", "HAProxy, 1 thread", "haproxy.cfg", lambda: [installed("haproxy")]),
+        Peer("nghttpx", "nghttpx, 1 worker", "nghttpx.conf", lambda: [installed("nghttpx")]),
         Peer("mosn", "MOSN, 1 processor", "mosn.json", _mosn),
         Peer("meshproxy", "meshproxy, compiled", "envoy.yaml", _meshproxy(1), "compiled"),
         Peer(

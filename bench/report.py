@@ -10,13 +10,14 @@ from bench.run import Record, Scenario
 _HEAD: Final = """\
 # Benchmark results
 
-Written by `make bench` (`python -m bench`), as measured; the samples are in results.json. In every round of a
-scenario each contender is measured in turn, on the same machine and against the same application (nginx that returns
-64 bytes, or a file), and each round begins with another. CPU is user + system time of the contender's whole process
-tree, from /proc, over the requests answered in that time; RSS is the resident memory of the same processes at the
-end. A ratio or a difference is taken within a round, so that a noisy minute hits both sides; a table has medians over
-the rounds, and the lowest and highest ratio too. Latency "as fast as they are answered" is that of a saturated proxy;
-at a fixed rate it counts from when each request was due, and "added" is what is more than without a proxy.
+Written by `make bench` (`python -m bench`), as measured; the samples are in results.json. In every round of a scenario
+each contender is measured in turn, on the same machine and against the same application (nginx, or nghttpd behind
+HTTP/2, that returns 64 bytes, or a file), and each round begins with another. CPU is user + system time of the
+contender's whole process tree, from /proc, over the requests answered in that time; RSS is the resident memory of the
+same processes at the end. A ratio or a difference is taken within a round, so that a noisy minute hits both sides; a
+table has medians over the rounds, and the lowest and highest ratio too. Latency "as fast as they are answered" is that
+of a saturated proxy; at a fixed rate it counts from when each request was due, and "added" is what is more than
+without a proxy.
 """
 _NO_WHEN: Final = "?"
 

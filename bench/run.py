@@ -14,7 +14,8 @@ from bench.peers import DIRECT, MOSN_VARIABLE, PeerError
 from bench.samples import Sample
 
 T = TypeVar("T")
-FAILURES: Final = (LoadError, PeerError, RuntimeError, TimeoutError)  # what starting and loading a proxy may raise
+# What starting and loading a proxy may raise.
+FAILURES: Final = (LoadError, PeerError, RuntimeError, ConnectionError, TimeoutError)
 _WIDTH: Final = 150
 
 

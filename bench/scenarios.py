@@ -7,10 +7,10 @@ from typing import Final
 from bench.comparison import Comparison, Contender
 from bench.configuration import LAST_HEADER_ROUTE, host_name
 from bench.features import Features
-from bench.goals import AddsLatency, AtMost, CostsMore
+from bench.goals import AddsLatency, AtLeast, AtMost, CostsMore
 from bench.idle import Idle
-from bench.load import Closed, FixedRate, Handshakes
-from bench.peers import DIRECT
+from bench.load import Closed, FixedRate, Handshakes, Messages, Streams
+from bench.peers import DIRECT, GRPC_SERVER, NGHTTPD, NGHTTPD_GRPC
 from bench.run import Scenario
 from bench.start_up import StartUp
 
@@ -106,6 +106,92 @@ _MAIN: Final[tuple[Scenario, ...]] = (
     StartUp("start-up", "Start-up, one worker each", "http1", (*_HTTP_PEERS, "meshproxy-source")),
 )
 
+_HTTP2_PEERS: Final = ("envoy", "nghttpx", "meshproxy")
+_CONCURRENCY: Final = {"1": (1, 1), "8x8": (8, 8), "8x32": (8, 32)}  # connections, and streams of each
+
+_HTTP2: Final[tuple[Scenario, ...]] = (
+    *(
+        Comparison(
+            name=f"http2-{name}",
+            title=f"HTTP/2 to HTTP/2, {connections} × {streams} concurrent, one worker each",
+            contenders=_on("http2", *_HTTP2_PEERS, "meshproxy-source"),
+            load=Streams(connections, streams),
+            server=NGHTTPD,
+            goals=(_cpu(0.5),),
+        )
+        for name, (connections, streams) in _CONCURRENCY.items()
+    ),
+    *(
+        Comparison(
+            name=f"http2-to-http1-{name}",
+            title=f"HTTP/2 to HTTP/1.1, {connections} × {streams} concurrent, one worker each",
+            contenders=_on("http1", *_HTTP2_PEERS),
+            load=Streams(connections, streams),
+        )
+        for name, (connections, streams) in _CONCURRENCY.items()
+    ),
+    Comparison(
+        name="http2-rate",
+        title="HTTP/2 at a fixed rate, one worker each",
+        contenders=(Contender(DIRECT, ""), *_on("http2", *_HTTP2_PEERS)),
+        load=FixedRate(per_second=2000, connections=8, protocol="http2"),
+        server=NGHTTPD,
+        goals=(AtMost("meshproxy", 1.0, value="p99"),),
+    ),
+    Comparison(
+        name="grpc-unary",
+        title="gRPC, unary calls, one worker each",
+        contenders=_on("http2", *_HTTP2_PEERS),
+        load=Streams(connections=8, streams=8, path="/message.grpc", grpc=True),
+        server=NGHTTPD_GRPC,
+        goals=(_cpu(0.5, "call"),),
+        unit="call",
+    ),
+    Comparison(
+        name="grpc-stream",
+        title="gRPC, streams of 1,000 messages from the server, one worker each",
+        contenders=_on("http2", *_HTTP2_PEERS),
+        load=Messages(connections=8),
+        server=GRPC_SERVER,
+        unit="message",
+    ),
+    Comparison(
+        name="grpc-echo",
+        title="gRPC, streams of 1,000 messages there and back, one worker each",
+        contenders=_on("http2", *_HTTP2_PEERS),
+        load=Messages(connections=8, echoes=True),
+        server=GRPC_SERVER,
+        unit="message",
+    ),
+    Comparison(
+        name="http2-mtls",
+        title="HTTP/2 over mutual TLS on connections that stay, one worker each",
+        contenders=_on("http2-mtls", *_HTTP2_PEERS),
+        load=Streams(connections=8, streams=8, mutual=True),
+        server=NGHTTPD,
+    ),
+    *(
+        Comparison(
+            name=f"http2-{way}-1mib",
+            title=f"HTTP/2, 1 MiB {way}, one worker each",
+            contenders=_on("http2", *_HTTP2_PEERS),
+            load=Streams(2, 4, "/1MiB") if way == "down" else Streams(2, 4, upload_bytes=1024 * 1024),
+            server=NGHTTPD,
+            goals=(AtLeast("meshproxy", 1.0),),
+        )
+        for way in ("down", "up")
+    ),
+    Idle(
+        name="idle-http2",
+        title="Memory of idle connections: HTTP/2",
+        config="http2",
+        server=NGHTTPD,
+        http2=True,
+        who=_HTTP2_PEERS,
+        goal=AtMost("meshproxy", 1.0, value="each"),
+    ),
+)
+
 _EARLIER: Final[tuple[Scenario, ...]] = (
     Comparison(
         name="tcp",
@@ -175,4 +261,4 @@ _EARLIER: Final[tuple[Scenario, ...]] = (
     Idle("idle-tls", "Memory of idle connections: HTTP/1.1 over TLS", "tls", "ecdsa", tls=True),
 )
 
-SCENARIOS: Final = (*_MAIN, *_EARLIER)
+SCENARIOS: Final = (*_MAIN, *_HTTP2, *_EARLIER)

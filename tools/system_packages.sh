@@ -7,6 +7,8 @@ python=.venv/bin/python
 
 headers() { "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'; }
 
+there() { command -v "$1" > /dev/null || [ -x "/usr/sbin/$1" ]; }
+
 # Prints the packages that would bring what $1 names; nothing when it is there.
 missing() {
     case $1 in
@@ -14,9 +16,12 @@ missing() {
         command -v "${CC:-cc}" > /dev/null || echo gcc libc6-dev
         headers || "$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
         ;;
-    ip) command -v ip > /dev/null || [ -x /usr/sbin/ip ] || echo iproute2 ;;
+    ip) there ip || echo iproute2 ;;
+    h2load) there h2load || echo nghttp2-client ;;
+    nghttpd) there nghttpd || echo nghttp2-server ;;
+    nghttpx) there nghttpx || echo nghttp2-proxy ;;
     python*) echo "$1" ;;
-    *) command -v "$1" > /dev/null || [ -x "/usr/sbin/$1" ] || echo "$1" ;;
+    *) there "$1" || echo "$1" ;;
     esac
 }
 

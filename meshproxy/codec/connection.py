@@ -21,7 +21,7 @@ class ServerConnectionCallbacks:
     """What the codec of a downstream connection tells the connection manager."""
 
     def new_stream(self, encoder: StreamEncoder) -> StreamDecoder:
-        """A request begins; its headers follow at once."""
+        """A request begins; its headers follow at once, or its reset where they are none."""
         raise NotImplementedError
 
     def on_stream_complete(self) -> None:
@@ -40,7 +40,7 @@ class ServerConnectionCallbacks:
 
         On HTTP/1 the answer goes to the newest encoder: a head that was refused gets its `new_stream` before this
         call. Its decoder is not told anything more (not even `on_reset`). On HTTP/2 a GOAWAY is in the output, and the
-        decoders of all streams are told `on_reset` after this call.
+        decoders of all streams have been told `on_reset`.
         """
         raise NotImplementedError
 

@@ -38,6 +38,9 @@ FAULT: Final = 1 << 20  # x-envoy-fault-…
 CLIENT_CERT: Final = 1 << 21  # x-forwarded-client-cert
 PROXY_CONNECTION: Final = 1 << 22  # beside CONNECTION
 ENVOY_TRACE: Final = 1 << 23  # the x-envoy-… that concern traces
+COOKIE: Final = 1 << 24
+GRPC_TIMEOUT: Final = 1 << 26
+FRAGMENT: Final = 1 << 25  # no name: the path has a "#" (which an HTTP/1 codec refuses itself)
 
 KNOWN: Final[dict[bytes, int]] = {
     b"host": HOST,
@@ -58,6 +61,7 @@ KNOWN: Final[dict[bytes, int]] = {
     b"x-request-id": REQUEST_ID,
     b"via": VIA,
     b"origin": ORIGIN,
+    b"cookie": COOKIE,
     b"content-type": GRPC,
     b"server": SERVER,
     b"date": DATE,
@@ -83,7 +87,7 @@ KNOWN: Final[dict[bytes, int]] = {
     b"x-envoy-upstream-rq-timeout-alt-response": ENVOY | ENVOY_TIMEOUT,
     b"x-envoy-expected-rq-timeout-ms": ENVOY | ENVOY_TIMEOUT,
     b"x-envoy-upstream-stream-duration-ms": ENVOY | ENVOY_TIMEOUT,
-    b"grpc-timeout": GRPC | ENVOY_TIMEOUT,
+    b"grpc-timeout": GRPC | GRPC_TIMEOUT,
 }
 _ZERO: Final = 0x30
 _LEARNT_LIMIT: Final = 4096  # names a peer may add to the table of spellings, in all: memory stays bounded
@@ -122,6 +126,7 @@ class HeaderMap:
     def __init__(self, fields: list[Field] | None = None, known: int = -1) -> None:
         """With `known`, the bits of `fields`, that very list becomes the block's."""
         self.known: int = 0
+        self.sensitive: frozenset[bytes] | None = None  # names that no HPACK table may hold (RFC 7541 section 7.1.3)
         if fields is None:
             self.fields: list[Field] = []
         elif known >= 0:
@@ -244,7 +249,9 @@ class HeaderMap:
 
     def copy(self) -> HeaderMap:
         """A block of its own with the same fields (the tuples are shared: they never change)."""
-        return HeaderMap(self.fields.copy(), self.known)
+        copy = HeaderMap(self.fields.copy(), self.known)
+        copy.sensitive = self.sensitive
+        return copy
 
     def size(self) -> int:
         """Bytes of names and values together."""

@@ -24,9 +24,10 @@ class Closeable(Protocol):
 class Services:
     """What a process has, that resources use when they are in force."""
 
-    def __init__(self, dispatcher: Dispatcher, clusters: Any) -> None:
+    def __init__(self, dispatcher: Dispatcher, clusters: Any, open_rpc_client: Any = None) -> None:
         self.dispatcher = dispatcher
         self.clusters = clusters  # its ClusterManager
+        self.open_rpc_client = open_rpc_client  # `rpc.clients.open_rpc_client`: for `http.grpc.client.open_client`
 
 
 class BuildContext:
@@ -50,6 +51,7 @@ class BuildContext:
         self.service_node: str = ""
         self.service_zone: str = ""  # node.locality.zone
         self.tracing_provider: Any = None  # the bootstrap's `tracing.http`, for those who name no provider
+        self.buffer_limit_bytes: int = 1024 * 1024  # of the connections of the listener that is built
         self.outbound: bool = False  # while a listener is built: its traffic_direction
         self.ticket_seed: bytes = b""  # of the keys of TLS session tickets; b"": each context has a random key
         self.resolver = ResolverSettings()  # the bootstrap's, for those who have none of their own

@@ -53,9 +53,11 @@ class TlsSocketFactory(TransportSocketFactory):
         self.context = context
         self.events = events
 
-    def new(self, server_name: str = "", demanded_name: str = "") -> TlsTransportSocket:
-        """For one connection; the names are a client's, see TlsTransportSocket."""
-        return TlsTransportSocket(self.context, self.events, server_name, demanded_name)
+    def new(
+        self, server_name: str = "", demanded_name: str = "", protocols: tuple[str, ...] = ()
+    ) -> TlsTransportSocket:
+        """For one connection; names and protocols are a client's, see TlsTransportSocket."""
+        return TlsTransportSocket(self.context, self.events, server_name, demanded_name, protocols)
 
 
 def build_downstream_tls(

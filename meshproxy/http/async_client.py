@@ -28,10 +28,12 @@ from meshproxy.net.dispatcher import new_future
 from meshproxy.net.timers import CallTimer, TimerWheel
 from meshproxy.route.route import PRIORITY_DEFAULT
 from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.config import HTTP2
+from meshproxy.upstream.connection import UpstreamConnection
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.manager import ClusterManager
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED
-from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream, UpstreamConnection
+from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream
 
 _WORDS: Final = {
     RESET_OVERFLOW: "overflow",
@@ -211,7 +213,7 @@ class HttpCall(PooledStream):
         basic = "upstream_reset_before_response_started"
         if self._status:
             basic = "upstream_reset_after_response_started"
-        elif connection is not None and connection.stale and self._may_reconnect():
+        elif connection is not None and connection.stale and self._may_reconnect(connection):
             self._reconnected = True
             cluster.stats.count("upstream_rq_stale_connection_retry")
             self._attempt()
@@ -221,8 +223,11 @@ class HttpCall(PooledStream):
             cluster.count_local_response(status, None if reason == RESET_OVERFLOW else host, True)
         self._fail(_WORDS.get(reason, "reset"), reset_details(basic, reason, details))
 
-    def _may_reconnect(self) -> bool:
-        return not self._reconnected and self._request.get(b":method") in IDEMPOTENT
+    def _may_reconnect(self, connection: UpstreamConnection) -> bool:
+        """As the router's rule."""
+        if self._reconnected:
+            return False
+        return connection.protocol == HTTP2 or self._request.get(b":method") in IDEMPOTENT
 
     def on_timeout(self) -> None:
         cluster, host = self._cluster, self._host

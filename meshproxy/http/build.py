@@ -6,8 +6,10 @@ import ipaddress
 from typing import Any, Final
 
 from meshproxy.codec.http1.settings import Http1Settings, UpgradeFilter
+from meshproxy.codec.http2.settings import Http2Settings
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
+from meshproxy.config.http2_options import build_http2_settings, build_keepalive
 from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
 from meshproxy.config.values import bool_or, milliseconds_or
 from meshproxy.http.access_log import AccessLog, build_access_log
@@ -15,7 +17,13 @@ from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import SANITIZE, ClientCertForwarding
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
 from meshproxy.http.local_reply_config import build_local_reply_config
-from meshproxy.http.manager_config import ConnectionManagerConfig, InternalAddresses, Network, RoutesRef
+from meshproxy.http.manager_config import (
+    ConnectionManagerConfig,
+    Http2StatsRef,
+    InternalAddresses,
+    Network,
+    RoutesRef,
+)
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
 from meshproxy.http.tracing.build import build_request_id, build_tracing
 from meshproxy.http.upgrade import Upgrade
@@ -69,11 +77,16 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
         local_replies = build_local_reply_config(message.local_reply_config, where, context)
     tracing = build_tracing(message, path, context)
     internal = _internal_addresses(message, path, context)
-    codec = _codec_settings(message, path, context)
+    codec = _http1_settings(message, path, context)
+    http2 = _http2_settings(message, path, context)
     if len(context.errors) != before or filters is None:
         return None
     chain, router = filters
     config = ConnectionManagerConfig(stats, chain, RoutesRef(table), codec)
+    config.codec_type = message.codec_type
+    config.http2 = http2
+    config.http2_stats = Http2StatsRef(context.stats)
+    config.http2_keepalive = build_keepalive(message.http2_protocol_options)
     config.stat_prefix = message.stat_prefix
     config.listener_stats = context.scope(context.listener_stat_prefix + prefix, ResponseStats)
     config.access_logs = tuple(logs)
@@ -238,9 +251,8 @@ def _ignored_upgrades(http1: Any, path: str, context: BuildContext) -> UpgradeFi
     return _IgnoredUpgrades([matcher for matcher in found if matcher is not None])
 
 
-def _codec_settings(message: Any, path: str, context: BuildContext) -> Http1Settings:
+def _http1_settings(message: Any, path: str, context: BuildContext) -> Http1Settings:
     http1 = message.http_protocol_options
-    common = message.common_http_protocol_options
     key_format = http1.header_key_format.WhichOneof("header_format")
     return Http1Settings(
         accept_http_10=http1.accept_http_10,
@@ -249,10 +261,31 @@ def _codec_settings(message: Any, path: str, context: BuildContext) -> Http1Sett
         allow_absolute_url=http1.allow_absolute_url.value if http1.HasField("allow_absolute_url") else True,
         allow_chunked_length=http1.allow_chunked_length,
         proper_case=key_format == "proper_case_words",
-        max_headers_count=common.max_headers_count.value or _DEFAULT_MAX_HEADERS,
+        max_headers_count=_max_headers_count(message),
         ignored_upgrades=_ignored_upgrades(http1, path, context),
-        max_headers_bytes=(message.max_request_headers_kb.value or _DEFAULT_HEADERS_KB) * 1024,
+        max_headers_bytes=_max_headers_bytes(message),
     )
+
+
+def _http2_settings(message: Any, path: str, context: BuildContext) -> Http2Settings:
+    field = "stream_error_on_invalid_http_message"
+    return build_http2_settings(
+        message.http2_protocol_options,
+        child(path, "http2_protocol_options"),
+        context.errors,
+        max_headers_count=_max_headers_count(message),
+        max_headers_bytes=_max_headers_bytes(message),
+        buffer_limit_bytes=context.buffer_limit_bytes,
+        stream_error=bool_or(message, field, False) if message.HasField(field) else None,
+    )
+
+
+def _max_headers_count(message: Any) -> int:
+    return message.common_http_protocol_options.max_headers_count.value or _DEFAULT_MAX_HEADERS
+
+
+def _max_headers_bytes(message: Any) -> int:
+    return (message.max_request_headers_kb.value or _DEFAULT_HEADERS_KB) * 1024
 
 
 def _internal_addresses(message: Any, path: str, context: BuildContext) -> InternalAddresses:

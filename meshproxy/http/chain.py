@@ -87,13 +87,15 @@ class Collection:
     `direction` is 1 for a request, which passes the filters in order of their slots, and -1 for a response.
     """
 
-    def __init__(self, limit_bytes: int, direction: int) -> None:
+    def __init__(self, limit_bytes: int, direction: int, cut: bool) -> None:
         self.http_filter: HttpFilter | None = None
         self.headers: HeaderMap | None = None
         self.headers_index: int = 0  # of the next filter, for the headers
         self.size: int = 0
         self._limit_bytes = limit_bytes
         self._direction = direction
+        self._cut = cut  # what comes beyond the limit is lost
+        self.passes: bool = False  # nothing is kept: the filter's hooks get each part, and say when the headers go on
         self._pieces: list[bytes] = []
 
     def begin(self, http_filter: HttpFilter, headers: HeaderMap, headers_index: int) -> None:
@@ -103,6 +105,8 @@ class Collection:
 
     def add(self, data: bytes) -> bool:
         """False when it is more than the limit."""
+        if self._cut:
+            data = data[: self._limit_bytes - self.size]
         self._pieces.append(data)
         self.size += len(data)
         return self.size <= self._limit_bytes
@@ -227,25 +231,34 @@ class FilterPath:
         self._rest = rest
 
     def add(self, part: HeaderMap | bytes) -> None:
-        """For a hook that lets its part pass: the trailers hook puts data before the trailers, the data hook puts
-        trailers behind the last data. What is added passes the filters behind this one. Raises MeshProxyError
-        elsewhere."""
+        """For a hook that lets its part pass: the headers hook puts a body behind headers without one, the trailers
+        hook puts data before the trailers, the data hook puts trailers behind the last data. What is added passes the
+        filters behind this one; a body, its own data hook too. Raises MeshProxyError elsewhere."""
         kind = self._kind_in_hook()
-        if kind != (TRAILERS if isinstance(part, bytes) else DATA):
-            raise MeshProxyError("data can be added by a trailers hook only, trailers by a data hook only")
+        if (kind == DATA) == isinstance(part, bytes) or kind == NOTHING:
+            raise MeshProxyError("data can be added by a headers or trailers hook only, trailers by a data hook only")
         self._added = part
 
-    def collect(self, limit_bytes: int) -> None:
-        """For a headers hook: its data hook is called once, with the whole body, before the headers go on. Raises
-        MeshProxyError when the headers are not in a hook."""
+    def collect(self, limit_bytes: int, cut: bool = False) -> None:
+        """For a headers hook: its data hook is called once, with the whole body, before the headers go on; a `cut`
+        body ends at the limit. Raises MeshProxyError when the headers are not in a hook."""
         if self._kind_in_hook() != HEADERS:
             raise MeshProxyError("a body can be asked for by a hook of its own headers only")
-        collection = Collection(limit_bytes, self._direction)
+        collection = Collection(limit_bytes, self._direction, cut)
         if self._hook == HEADERS:
             self._collection = collection  # it begins when the hook has returned
         elif not self._end:
             self._collection = collection
             collection.begin(self.filters(HEADERS)[self._index - 1], self._part, self._index)
+
+    def wait(self) -> None:
+        """For a headers hook: they wait at its filter, whose other hooks are called as ever, until these let something
+        pass: data, or the end. Until then no hook of the filter may hold the message. Raises MeshProxyError elsewhere.
+        """
+        if self._hook != HEADERS:
+            raise MeshProxyError("headers can be made to wait by their hook only")
+        self._collection = Collection(0, self._direction, False)
+        self._collection.passes = True
 
     def _kind_in_hook(self) -> int:
         """What is in a hook, or held by one: the hook, its coroutine or its timer may use the path's verbs."""
@@ -338,12 +351,16 @@ class FilterPath:
         return result
 
     def _queue_added(self, kind: int, part: Any, end: bool, index: int) -> None:
-        """The end of a message, with what a filter added before it (data), or behind it (trailers)."""
+        """The end of a message, with what a filter added before it (data), or behind it (trailers, a body)."""
         added, self._added = self._added, None
         http_filter = self.filters(kind)[index - 1]
         if not end:
-            if not self._fails(http_filter, MeshProxyError("trailers can be added behind the last data only")):
+            if not self._fails(http_filter, MeshProxyError("a part can be added at the end of the message only")):
                 self._keep_first(kind, part, end, index)
+            return
+        if kind == HEADERS:
+            self._keep_first(DATA, added, True, _count_before(self.filters(DATA), http_filter.slot, self._direction))
+            self._keep_first(HEADERS, part, False, index)
             return
         other = TRAILERS if kind == DATA else DATA
         behind = _count_before(self.filters(other), http_filter.slot + self._direction, self._direction)
@@ -368,6 +385,9 @@ class FilterPath:
 
     def _add(self, collection: Collection, kind: int, part: Any, end: bool) -> None:
         """What came as far as the filter that collects: with the last of it, the whole body passes that filter."""
+        if collection.passes:
+            self._pass_by(collection, kind, part, end)
+            return
         if kind == DATA:
             if not collection.add(part):
                 self.too_large()
@@ -384,6 +404,34 @@ class FilterPath:
             self._pass_body(filters[index], collection, collection.take(), kind == DATA, index + 1)
         else:
             self._release(collection, DATA, collection.take(), kind == DATA, index)
+
+    def _pass_by(self, collection: Collection, kind: int, part: Any, end: bool) -> None:
+        """A part has come to the filter at which its headers wait: if it lets it pass, they go on before it."""
+        filters = self.filters(kind)
+        index = collection.index_in(filters)
+        if index < len(filters) and filters[index] is collection.http_filter:
+            result = self._call(filters[index], kind, part, end)
+            if self.done:
+                return
+            if self._rest is not None or not (result is None or isinstance(result, bytes)):
+                if isinstance(result, Coroutine):
+                    result.close()
+                if self._fails(filters[index], TypeError("a hook held the message while its headers wait")):
+                    return
+            elif result is not None:
+                part = result
+            index += 1
+        if kind == DATA and not part and not end and self._collection is collection:
+            return
+        headers = collection.headers
+        assert headers is not None
+        self._collection = None
+        if self._added is None:
+            self._keep_first(kind, part, end, index)
+        else:
+            self._queue_added(kind, part, end, index)
+        if not self._is_done():
+            self._run(HEADERS, headers, False, collection.headers_index)
 
     def _pass_body(self, http_filter: HttpFilter, collection: Collection, body: bytes, end: bool, index: int) -> None:
         """What the filter's data hook returns decides when headers and body go on, and as what."""
@@ -584,8 +632,8 @@ class ResponsePath(FilterPath):
     def read_disable(self, disable: bool) -> None:
         self.stream.read_disable_response(disable)
 
-    def collect(self, limit_bytes: int) -> None:
-        super().collect(_UNLIMITED if self.stream.local_reply else limit_bytes)
+    def collect(self, limit_bytes: int, cut: bool = False) -> None:
+        super().collect(_UNLIMITED if self.stream.local_reply and not cut else limit_bytes, cut)
 
     def too_large(self) -> None:
         self.stream.config.stats.rs_too_large += 1

@@ -7,12 +7,15 @@ import struct
 from typing import Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.connection import ServerConnectionCallbacks, output_size
+from meshproxy.codec.connection import CodecConnection, ServerConnectionCallbacks, output_size
 from meshproxy.codec.http1.server import Http1ServerConnection
 from meshproxy.codec.http1.start_lines import reason_phrase
+from meshproxy.codec.http2.constants import PREFACE
+from meshproxy.codec.http2.server import Http2ServerConnection
+from meshproxy.codec.http2.stream import Http2Stream
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
-from meshproxy.errors import ProtocolError
-from meshproxy.http.manager_config import ConnectionManagerConfig
+from meshproxy.errors import RESET_TERMINATION, ProtocolError
+from meshproxy.http.manager_config import AUTO, HTTP2, ConnectionManagerConfig
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
 from meshproxy.http.router import ResponseTimer
 from meshproxy.http.stream import Stream, StreamIdleTimer
@@ -21,11 +24,12 @@ from meshproxy.net.dispatcher import Dispatcher, Flushable
 from meshproxy.net.timers import CallTimer, TimerWheel
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stream_info import ConnectionInfo
-from meshproxy.observe.wire import WireBytes, read_wire
+from meshproxy.observe.wire import WireBytes, read_wire, wire_of
 from meshproxy.upstream.manager import ClusterManager
 
 _RANDOM_AT_ONCE: Final = 256
 _PIPELINED_PER_TURN: Final = 16  # requests of one connection that are answered here, one after the other
+_PREFACE_BEGINS: Final = PREFACE[:12]  # by this HTTP/2 is recognised (as Envoy)
 
 
 class _RandomNumbers:
@@ -63,13 +67,15 @@ class ConnectionManager(ServerConnectionCallbacks):
         self.connection = connection
         self.connection_info = connection_info
         self.buffer_limit_bytes: int = connection.buffer_limit_bytes
-        self.codec = Http1ServerConnection(self, config.codec)
+        self._http1: Http1ServerConnection | None = None  # the codec, if it is that,
+        self._http2: Http2ServerConnection | None = None  # or that
+        self.codec: CodecConnection = self._new_codec(config.codec_type == HTTP2)
         self.handler: ActiveConnection = _Handler(self)
-        self._streams: list[Stream] = []
+        self._streams: dict[Stream, None] = {}
         self._requests: int = 0
         self._draining: bool = False
         self._closed: bool = False
-        self._spoke: bool = False  # the peer has sent something, which is HTTP/1
+        self._spoke: bool = False  # the peer has sent something
         self._secure: bool = connection_info.transport_socket is not None
         self._backed_up: bool = False  # more than the limit waits to be sent
         self._began: float = monotonic()
@@ -99,6 +105,20 @@ class ConnectionManager(ServerConnectionCallbacks):
         if config.request_headers_timeout_ms > 0.0 or config.request_timeout_ms > 0.0:
             self._headers_timer = CallTimer(self.on_headers_timeout)
 
+    def _new_codec(self, http2: bool) -> CodecConnection:
+        if not http2:
+            self._http1 = Http1ServerConnection(self, self.config.codec)
+            return self._http1
+        config = self.config
+        self._http1 = None
+        self._http2 = Http2ServerConnection(self, config.http2, config.http2_stats.counts())
+        return self._http2
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether the connection's streams are independent of each other."""
+        return self._http2 is not None
+
     def random(self) -> int:
         """64 random bits: for splits and runtime fractions, not for secrets."""
         return _RANDOM.next()
@@ -110,22 +130,26 @@ class ConnectionManager(ServerConnectionCallbacks):
         if self._headers_timer is not None:
             self._headers_timer.disarm()
         stream = Stream(self, encoder)
-        self._streams.append(stream)
+        self._streams[stream] = None
         most = self.config.max_requests_per_connection
         if most and self._requests >= most and not self._draining:
             self.config.stats.downstream_cx_max_requests_reached += 1
-            self._draining = True
+            self.drain_close()
         return stream
 
     def on_send_pending(self) -> None:
         self.connection.send_pending()
 
     def on_protocol_error(self, error: ProtocolError) -> None:
-        """The peer sent what is no HTTP: it is answered (a response that has begun is cut), and the connection
-        closed."""
+        """The peer sent what is no HTTP: on HTTP/1 it is answered (a response that has begun is cut); the connection
+        is closed."""
         stats = self.config.stats
         stats.downstream_cx_protocol_error += error.status != 408
-        stream = self._streams[-1]
+        if self._http2 is not None:
+            self.connection_info.response_flags |= flags.DOWNSTREAM_PROTOCOL_ERROR
+            self._close()
+            return
+        stream = next(reversed(self._streams))
         stream.info.protocol = self.protocol()
         self.connection_info.response_flags |= flags.DOWNSTREAM_PROTOCOL_ERROR
         if stream.info.request_headers is None:
@@ -150,16 +174,20 @@ class ConnectionManager(ServerConnectionCallbacks):
         self.connection.read_disable(False)
 
     def protocol(self) -> int:
-        """The version of the newest request: 10 or 11."""
-        return self.codec.protocol
+        """The version of the newest request: 10, 11 or 20."""
+        http1 = self._http1
+        return 20 if http1 is None else http1.protocol
 
     # -- from the socket
 
     def on_data(self, data: bytes) -> None:
         self.config.stats.downstream_cx_rx_bytes_total += len(data)
         if not self._spoke:
-            self._on_first_data()
-        codec = self.codec
+            self._on_first_data(data)
+        codec = self._http1
+        if codec is None:
+            self.codec.receive_data(data)
+            return
         timer = self._headers_timer
         if timer is not None and not timer.armed and not self._streams and not self._backed_up:
             self.timers.arm(timer, self._head_timeout_ms())
@@ -168,10 +196,26 @@ class ConnectionManager(ServerConnectionCallbacks):
         if wanted and not codec.reading_wanted:
             self.connection.read_disable(True)
 
-    def _on_first_data(self) -> None:
+    def _on_first_data(self, data: bytes) -> None:
         self._spoke = True
-        self.config.stats.downstream_cx_http1_total += 1
-        self.config.stats.downstream_cx_http1_active += 1
+        if self.config.codec_type == AUTO and self._offers_http2(data):
+            self.codec = self._new_codec(True)
+        stats = self.config.stats
+        http2 = self._http2
+        if http2 is None:
+            stats.downstream_cx_http1_total += 1
+            stats.downstream_cx_http1_active += 1
+        else:
+            stats.downstream_cx_http2_total += 1
+            stats.downstream_cx_http2_active += 1
+            http2.start()
+
+    def _offers_http2(self, data: bytes) -> bool:
+        """What TLS has agreed upon counts; without it, what the connection begins with."""
+        transport_socket = self.connection.transport_socket
+        if transport_socket is not None and transport_socket.facts.application_protocol:
+            return bool(transport_socket.facts.application_protocol == "h2")
+        return data.startswith(_PREFACE_BEGINS)
 
     def on_eof(self) -> None:
         """HTTP has no half close: the peer that shuts its side has left (Envoy's rule)."""
@@ -184,17 +228,25 @@ class ConnectionManager(ServerConnectionCallbacks):
         self._done()
 
     def data_to_send(self) -> bytes | list[bytes]:
+        if self._http2 is not None and not self.connection.write_buffer_bytes:
+            self._http2.on_output_written()
         data = self.codec.data_to_send()
         self.config.stats.downstream_cx_tx_bytes_total += output_size(data)
         return data
 
     def on_above_write_watermark(self) -> None:
         self._backed_up = True
+        if self._http2 is not None:
+            self._http2.on_above_write_watermark()
+            return
         for stream in self._streams:
             stream.on_above_write_watermark()
 
     def on_below_write_watermark(self) -> None:
         self._backed_up = False
+        if self._http2 is not None:
+            self._http2.on_below_write_watermark()
+            return
         for stream in list(self._streams):
             stream.on_below_write_watermark()
         if not self._streams and not self._closed:
@@ -204,17 +256,26 @@ class ConnectionManager(ServerConnectionCallbacks):
 
     def recreate_stream(self, old: Stream) -> Stream:
         """The stream that goes on with the request of one that was redirected, and sends its response."""
-        stream = Stream(self, old.encoder)
-        self._streams[self._streams.index(old)] = stream
-        self.codec.decoder = stream
+        encoder = old.encoder
+        stream = Stream(self, encoder)
+        del self._streams[old]
+        self._streams[stream] = None
+        if isinstance(encoder, Http2Stream):
+            encoder.decoder = stream
+        elif self._http1 is not None:
+            self._http1.decoder = stream
         return stream
 
     def on_stream_done(self, stream: Stream) -> None:
-        self._streams.remove(stream)
+        del self._streams[stream]
         self._last_active = monotonic()
         if self._closed:
             return
-        if self._draining or self.codec.should_close or not stream.response_complete:
+        http1 = self._http1
+        if http1 is None:
+            if self._draining and not self._streams:
+                self._close()
+        elif self._draining or http1.should_close or not stream.response_complete:
             self._close()
         else:
             self._read_next()
@@ -225,21 +286,26 @@ class ConnectionManager(ServerConnectionCallbacks):
 
         Whoever does not take our answers is not asked for more.
         """
-        if self._backed_up:
+        http1 = self._http1
+        if self._backed_up or http1 is None:
             return
-        if not self.codec.buffered_bytes:
-            self.codec.read_next()
+        if not http1.buffered_bytes:
+            http1.read_next()
         elif self._requests % _PIPELINED_PER_TURN:
             self.dispatcher.mark_dirty(_NextRequest(self))
         else:
             self.dispatcher.post(_NextRequest(self).mark)
 
     def read_next(self) -> None:
-        if not self._closed and not self._backed_up:
-            self.codec.read_next()
+        if not self._closed and not self._backed_up and self._http1 is not None:
+            self._http1.read_next()
 
     def measure(self, stream: Stream) -> None:
-        """Tell the stream what it had on the wire so far: all since the one before it ended."""
+        """Tell the stream what it had on the wire so far: on HTTP/1 all since the one before it ended."""
+        encoder = stream.encoder
+        if isinstance(encoder, Http2Stream):
+            stream.info.wire = wire_of(encoder)
+            return
         now = read_wire(self.connection, self.codec)
         stream.info.wire = WireBytes()
         stream.info.wire.add(now, self._wire)
@@ -248,16 +314,26 @@ class ConnectionManager(ServerConnectionCallbacks):
 
     def closes_after(self, stream: Stream) -> bool:
         """Whether the response of this stream is the connection's last: then it says `connection: close`."""
-        if self._drain_timer is not None or self.codec.should_close:
+        http1 = self._http1
+        if http1 is not None and (self._drain_timer is not None or http1.should_close):
             self._draining = True
-        if self.owner.draining and not self._draining and self.owner.closes_now():
+        if self.owner.draining and not self._draining and self._drain_timer is None and self.owner.closes_now():
             self.config.stats.downstream_cx_drain_close += 1
-            self._draining = True
-        return self._draining
+            self.drain_close()
+        return self._draining and http1 is not None
 
     def drain_close(self) -> None:
-        """The next response is the connection's last."""
-        self._draining = True
+        """HTTP/1: the next response is the connection's last. HTTP/2: the client is told to open no more streams, and
+        has the time of a drain to hear it."""
+        if self._http2 is None:
+            self._draining = True
+        else:
+            self._start_drain_sequence(self.config.drain_timeout_ms)
+
+    def end_http1(self) -> None:
+        """HTTP/1: the connection can serve no other request; HTTP/2's streams do not depend on each other."""
+        if self._http1 is not None:
+            self._draining = True
 
     def idle_ms(self) -> float:
         """How long no stream has been active; -1 while one is."""
@@ -291,6 +367,8 @@ class ConnectionManager(ServerConnectionCallbacks):
     def _close(self) -> None:
         """Close after what is pending has been sent."""
         self._end_streams("local_close", remote=False)
+        if self._http2 is not None and self._draining:
+            self._http2.goaway()
         self.connection.close(self.config.delayed_close_timeout_ms)
 
     def abort(self) -> None:
@@ -300,7 +378,11 @@ class ConnectionManager(ServerConnectionCallbacks):
     def _done(self) -> None:
         stats = self.config.stats
         stats.downstream_cx_active -= 1
-        stats.downstream_cx_http1_active -= self._spoke
+        if self._http2 is None:
+            stats.downstream_cx_http1_active -= self._spoke
+        else:
+            stats.downstream_cx_http2_active -= self._spoke
+            self._http2.close_streams(RESET_TERMINATION)
         stats.downstream_cx_ssl_active -= self._secure
         stats.downstream_cx_length_ms.record(int((monotonic() - self._began) * 1000.0))
         for timer in (self._idle_timer, self._duration_timer, self._headers_timer, self._drain_timer):
@@ -310,7 +392,7 @@ class ConnectionManager(ServerConnectionCallbacks):
             self.spare_idle_timer.disarm()
         if self.spare_response_timer is not None:
             self.spare_response_timer.disarm()
-        self.connection_info.protocol = self.codec.protocol if self._requests else 0
+        self.connection_info.protocol = self.protocol() if self._requests else 0
         handler = self.handler
         # No cycle is left, so all of the connection is freed now: memory that waits for the collector is cold.
         self._idle_timer = self._duration_timer = self._headers_timer = self._drain_timer = None
@@ -349,13 +431,18 @@ class ConnectionManager(ServerConnectionCallbacks):
         self._drain_timer = CallTimer(self.on_drain_timeout)
         if not self.connection.bytes_received:
             self._close()
-        elif drain_timeout_ms >= 0.0:
+            return
+        if self._http2 is not None:
+            self._http2.shutdown_notice()
+        if drain_timeout_ms >= 0.0:
             self.timers.arm(self._drain_timer, drain_timeout_ms)
 
     def on_drain_timeout(self) -> None:
         self._draining = True
         if not self._streams:
             self._close()
+        elif self._http2 is not None:
+            self._http2.goaway()
 
     def _head_timeout_ms(self) -> float:
         """From the first byte of a request on: for its head, and for all of it."""
@@ -365,12 +452,15 @@ class ConnectionManager(ServerConnectionCallbacks):
     def on_headers_timeout(self) -> None:
         config = self.config
         self._draining = True
+        http1 = self._http1
+        if http1 is None:
+            return
         if config.request_headers_timeout_ms == self._head_timeout_ms():
             config.stats.downstream_rq_header_timeout += 1
-            self.codec.fail(ProtocolError(408, "request_header_timeout", "request header timeout"))
+            http1.fail(ProtocolError(408, "request_header_timeout", "request header timeout"))
         else:
             config.stats.downstream_rq_timeout += 1
-            self.codec.fail(ProtocolError(408, "request_overall_timeout", "request timeout"))
+            http1.fail(ProtocolError(408, "request_overall_timeout", "request timeout"))
 
 
 _GONE: Final = ActiveConnection()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from meshproxy.codec.headers import HeaderMap
+from meshproxy.codec.headers import FRAGMENT, HeaderMap
 from meshproxy.http import path as paths
 from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.observe.stream_info import StreamInfo
@@ -51,6 +51,8 @@ def check_and_normalize(
         return None if headers.get(b":method") == b"CONNECT" else _MISSING_PATH
     if path[0] != 0x2F:
         return _ABSOLUTE_PATH
+    if headers.known & FRAGMENT:
+        return _BAD_PATH
     if config.touches_host:
         _strip_host(config, headers, info)
     if config.touches_path:

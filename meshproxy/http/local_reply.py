@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import quote_from_bytes
 
-from meshproxy.codec.headers import GRPC, HeaderMap
+from meshproxy.codec import grpc
+from meshproxy.codec.headers import HeaderMap
 from meshproxy.errors import (
     RESET_CONNECT_FAILURE,
     RESET_CONNECT_TIMEOUT,
@@ -31,6 +31,8 @@ _RESETS: Final[dict[int, tuple[str, int]]] = {
     RESET_OVERFLOW: ("overflow", flags.UPSTREAM_OVERFLOW),
     RESET_PROTOCOL_ERROR: ("protocol error", flags.UPSTREAM_PROTOCOL_ERROR),
 }
+
+_TOLD_BY_CODEC: Final = (RESET_PROTOCOL_ERROR, RESET_REMOTE, RESET_REMOTE_REFUSED)
 
 
 def reset_flag(reason: int) -> int:
@@ -73,7 +75,7 @@ def reset_details(basic: str, reason: int, transport_failure: str) -> str:
     """Response-code details of an upstream reset, e.g.
     `upstream_reset_before_response_started{connection_termination}`."""
     words = _RESETS[reason][0]
-    if reason == RESET_PROTOCOL_ERROR:
+    if reason in _TOLD_BY_CODEC:
         transport_failure = ""  # what the codec found is for the log, not for whoever asks
     inner = f"{words}|{transport_failure}" if transport_failure else words
     return f"{basic}{{{inner}}}".replace(" ", "_")
@@ -90,27 +92,12 @@ def complete_reply_headers(headers: HeaderMap, body: bytes, content_type: bytes 
             headers.set_default(b"content-type", b"text/plain")
 
 
-# HTTP status -> gRPC status, where the proxy answers a gRPC request ("http-grpc-status-mapping" of the gRPC project)
-_GRPC_STATUS: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
-_GRPC_UNKNOWN: Final = 2
-
-
-def is_grpc(headers: HeaderMap) -> bool:
-    """Whether a request is gRPC, by its content type."""
-    if not headers.known & GRPC:
-        return False
-    value = headers.get(b"content-type")
-    return value is not None and (value == b"application/grpc" or value.startswith(b"application/grpc+"))
-
-
 def complete_grpc_reply_headers(headers: HeaderMap, status: int, body: bytes, grpc_status: int) -> None:
     """Make a local reply one to a gRPC request: trailers only, with the text as its message."""
     headers.set(b":status", b"200")
     headers.set(b"content-type", b"application/grpc")
-    code = grpc_status if grpc_status >= 0 else _GRPC_STATUS.get(status, _GRPC_UNKNOWN)
+    code = grpc_status if grpc_status >= 0 else grpc.status_of_http(status)
     headers.set_default(b"grpc-status", b"%d" % code)
     headers.remove(b"content-length")
     if body:
-        # Percent-encoded are controls, `%`, and from `~` on all; `quote` leaves that one alone.
-        message = quote_from_bytes(body, safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}-.").replace("~", "%7E")
-        headers.set(b"grpc-message", message.encode())
+        headers.set(b"grpc-message", grpc.encode_message(body))

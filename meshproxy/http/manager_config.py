@@ -6,6 +6,9 @@ import ipaddress
 from typing import Any, Final
 
 from meshproxy.codec.http1.settings import Http1Settings
+from meshproxy.codec.http2.settings import Http2Settings
+from meshproxy.codec.http2.stats import Http2Stats
+from meshproxy.config.http2_options import KeepaliveSettings
 from meshproxy.config.runtime import RuntimeBool
 from meshproxy.http.access_log import AccessLog
 from meshproxy.http.chain import FilterChain
@@ -15,12 +18,19 @@ from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
 from meshproxy.http.tracing.tracing import Tracing
 from meshproxy.http.upgrade import Upgrade
 from meshproxy.net.address import Address
+from meshproxy.observe.http2_stats import Http2Scope
+from meshproxy.observe.stats import StatsRegistry
 from meshproxy.route.table import RouteTable
 
 # HttpConnectionManager.ServerHeaderTransformation
 OVERWRITE: Final = 0
 APPEND_IF_ABSENT: Final = 1
 PASS_THROUGH: Final = 2
+
+# HttpConnectionManager.CodecType
+AUTO: Final = 0
+HTTP1: Final = 1
+HTTP2: Final = 2
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -55,6 +65,20 @@ class RoutesRef:
         self.table = table
 
 
+class Http2StatsRef:
+    """The stats of all downstream HTTP/2 connections, which exist from the first such connection on (as in Envoy)."""
+
+    def __init__(self, registry: StatsRegistry) -> None:
+        self._registry = registry
+        self._scope: Http2Scope | None = None
+
+    def counts(self) -> Http2Stats:
+        """They are the process's, and stay."""
+        if self._scope is None:
+            self._scope = self._registry.acquire("http2.", Http2Scope)
+        return self._scope.counts
+
+
 class ConnectionManagerConfig:
     """Times are in ms; 0 turns a timeout off."""
 
@@ -65,6 +89,10 @@ class ConnectionManagerConfig:
         self.chain = chain
         self.routes = routes
         self.codec = codec
+        self.codec_type: int = AUTO
+        self.http2 = Http2Settings()
+        self.http2_stats = Http2StatsRef(StatsRegistry())
+        self.http2_keepalive: KeepaliveSettings | None = None
         self.stat_prefix: str = ""
         self.listener_stats = ResponseStats()  # `listener.<address>.http.<stat prefix>.`
         self.access_logs: tuple[AccessLog, ...] = ()

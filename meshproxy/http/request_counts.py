@@ -99,5 +99,5 @@ def request_counts(
         groups.append(virtual_cluster.stats)
     if route.stats is not None:
         groups.append(route.stats)
-    alt = cluster.alt_stats(alternative.decode("latin-1")) if alternative and dynamic else None
+    alt = cluster.named_stats(alternative.decode("latin-1"), AltStats) if alternative and dynamic else None
     return RequestCounts(cluster, dynamic, groups, alt) if groups or alt is not None or not dynamic else None

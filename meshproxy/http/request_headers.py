@@ -75,7 +75,7 @@ def remove_hop_by_hop(headers: HeaderMap, tunnel: bytes = b"") -> RejectedReques
     if known & h.TE:
         te = headers.joined(b"te")
         if te is not None:
-            if b"trailers" in te.lower():
+            if te == b"trailers" or b"trailers" in [coding.strip() for coding in te.split(b",")]:
                 headers.set(b"te", b"trailers")
             else:
                 headers.remove(b"te")

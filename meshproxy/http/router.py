@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
 from meshproxy.codec import headers as h
+from meshproxy.codec.grpc import encode_timeout, is_grpc
 from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.config.runtime import Fraction
 from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW
 from meshproxy.http.direct_answer import answer_directly
 from meshproxy.http.internal_redirect import becomes_get, redirect_request
-from meshproxy.http.local_reply import is_grpc, reset_details, reset_flag, upstream_reset_reply
+from meshproxy.http.local_reply import reset_details, reset_flag, upstream_reset_reply
 from meshproxy.http.request_counts import RequestCounts, is_canary, request_counts
 from meshproxy.http.retry import IDEMPOTENT, NO, NO_OVERFLOW, RETRY, RETRY_LIMIT, RetryState, retry_state_for
 from meshproxy.http.shadow import Shadow, start_shadows
@@ -43,6 +44,7 @@ _REASON_HEADERS: Final = {
     flags.DROP_OVERLOAD: b"x-envoy-drop-overload",
     flags.UNCONDITIONAL_DROP_OVERLOAD: b"x-envoy-unconditional-drop-overload",
 }
+_UNTOUCHED_BYTES: Final = 16 * 1024  # of a body are kept for a GOAWAY that says that nobody has seen the request
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _INTERIM: Final = frozenset((100, 102, 103, 104))
 
@@ -119,6 +121,8 @@ class Router:
                 headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % timeouts.expected_ms)
             else:
                 headers.append(timeouts.expected_field, h.ENVOY | h.ENVOY_TIMEOUT)
+        if timeouts.tells_grpc and timeouts.expected_ms:
+            headers.set(b"grpc-timeout", encode_timeout(timeouts.expected_ms))
         dynamic = self.config.dynamic_stats and not info.health_check
         if route.has_stats or alternative is not None or not dynamic:
             self.counts = request_counts(route, cluster, dynamic, headers, info, alternative)
@@ -134,7 +138,7 @@ class Router:
         if route.has_request_mutations:
             route.finalize_request(headers, info, not self.config.suppress_envoy_headers)
         if cluster.keys_pools:
-            self.demand = cluster.config.demands.of_request(headers, info.connection)
+            self.demand = cluster.config.demands.of_request(headers, info.connection, info.protocol)
         mirrors = route.mirrors if cluster.config.mirrors is None else cluster.config.mirrors
         if mirrors is None:
             self._start_attempt()
@@ -158,6 +162,7 @@ class Router:
             self._keep(data)  # an attempt is about to start: nothing is lost
         else:
             self._body_kept = False
+            self._body = []
         if self._shadows is not None:
             self._send_to_shadows(self._shadows, data, end)
         if upstream is not None:
@@ -204,7 +209,11 @@ class Router:
 
     def _may_reconnect(self) -> bool:
         upstream = self.upstream
-        return upstream is not None and upstream.reused and self.headers.get(b":method") in IDEMPOTENT
+        if upstream is None:
+            return False
+        if upstream.multiplexed:
+            return self._body_bytes < _UNTOUCHED_BYTES
+        return upstream.reused and self.headers.get(b":method") in IDEMPOTENT
 
     def _keep(self, data: bytes) -> None:
         route = self.route
@@ -294,13 +303,16 @@ class Router:
     def _mark_retry(self, headers: HeaderMap, route: Route) -> None:
         """What the upstream is told of an attempt that is not the first: its number, and the time that is left."""
         timeouts = self.timeouts
-        if timeouts.expected_ms and not self.config.suppress_envoy_headers:
+        if timeouts.expected_ms and (timeouts.tells_grpc or not self.config.suppress_envoy_headers):
             expected_ms = timeouts.expected_ms
             request_end = self.stream.info.request_end
             if timeouts.response_ms > 0.0 and request_end > 0.0:
                 left_ms = int(timeouts.response_ms - (monotonic() - request_end) * 1000.0)
                 expected_ms = max(1, min(expected_ms, left_ms))  # 0 would be no timeout
-            headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % expected_ms)
+            if not self.config.suppress_envoy_headers:
+                headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % expected_ms)
+            if timeouts.tells_grpc:
+                headers.set(b"grpc-timeout", encode_timeout(expected_ms))
         if route.virtual_host.include_request_attempt_count:
             headers.set(b"x-envoy-attempt-count", b"%d" % self.attempts)
         if route.virtual_host.include_is_timeout_retry_header:
@@ -518,7 +530,7 @@ class Router:
             details = reset_details("upstream_reset_after_response_started", reason, transport_failure)
             stream.reset(details)
             return
-        if upstream.stale and not upstream.retried and self._can_reconnect():
+        if upstream.stale and not upstream.retried and self._can_reconnect(upstream):
             self._reconnected = True
             cluster.stats.count("upstream_rq_stale_connection_retry")
             self._start_attempt()
@@ -640,16 +652,16 @@ class Router:
         self._retry_later(retry.backoff_ms)
         return True
 
-    def _can_reconnect(self) -> bool:
-        """A reused connection that the peer closed before any byte of its response: an idempotent request goes once
-        more
-        (RFC 9110 section 9.2.2), since the peer closed while idle and never saw it."""
+    def _can_reconnect(self, upstream: UpstreamRequest) -> bool:
+        """The connection is stale. A reused one that the peer closed before any byte of its response: an idempotent
+        request goes once more (RFC 9110 section 9.2.2), since the peer closed while idle and never saw it. One of
+        HTTP/2 whose peer says that it has not looked at the request: any goes once more (RFC 9113 section 8.7)."""
         switch = self.config.retry_stale_connections
         return (
             (switch is None or switch.value)
             and not self._reconnected
             and self._body_kept
-            and self.headers.get(b":method") in IDEMPOTENT
+            and (upstream.multiplexed or self.headers.get(b":method") in IDEMPOTENT)
         )
 
     def _retry_later(self, backoff_ms: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meshproxy.clock import monotonic
 from meshproxy.codec.headers import HeaderMap, status_code
@@ -14,12 +14,15 @@ from meshproxy.net.timers import CallTimer, TimerWheel
 from meshproxy.route.mirror import MirrorPolicy
 from meshproxy.route.route import PRIORITY_DEFAULT
 from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.connection import UpstreamConnection
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED
-from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream, UpstreamConnection
+from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream
 
 if TYPE_CHECKING:
     from meshproxy.http.stream import Stream
+
+_PROTOCOL: Final = 11  # where connections speak as the downstream does: what Envoy takes a shadow for
 
 
 class Shadow(PooledStream):
@@ -69,9 +72,8 @@ class Shadow(PooledStream):
         cluster, host, stream = self._cluster, self._host, self._stream
         if not cluster.keys_pools or stream is None:
             return host.pool(cluster, PRIORITY_DEFAULT)
-        return host.keyed_pool(
-            cluster, PRIORITY_DEFAULT, cluster.config.demands.of_request(headers, stream.info.connection)
-        )
+        demand = cluster.config.demands.of_request(headers, stream.info.connection, _PROTOCOL)
+        return host.keyed_pool(cluster, PRIORITY_DEFAULT, demand)
 
     def send_data(self, data: bytes, end: bool) -> None:
         if self._done:

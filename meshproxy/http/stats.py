@@ -46,6 +46,7 @@ class ConnectionManagerStats(ResponseStats):
     COUNTERS: ClassVar[tuple[str, ...]] = (
         "downstream_cx_total",
         "downstream_cx_http1_total",
+        "downstream_cx_http2_total",
         "downstream_cx_ssl_total",
         "downstream_cx_destroy",
         "downstream_cx_destroy_remote",
@@ -66,6 +67,7 @@ class ConnectionManagerStats(ResponseStats):
         "downstream_flow_control_resumed_reading_total",
         "downstream_rq_total",
         "downstream_rq_http1_total",
+        "downstream_rq_http2_total",
         "downstream_rq_rx_reset",
         "downstream_rq_tx_reset",
         "downstream_rq_non_relative_path",
@@ -101,6 +103,7 @@ class ConnectionManagerStats(ResponseStats):
     GAUGES: ClassVar[tuple[str, ...]] = (
         "downstream_cx_active",
         "downstream_cx_http1_active",
+        "downstream_cx_http2_active",
         "downstream_cx_ssl_active",
         "downstream_cx_upgrades_active",
         "downstream_rq_active",
@@ -113,7 +116,9 @@ class ConnectionManagerStats(ResponseStats):
         self.downstream_cx_total: int = 0
         self.downstream_cx_active: int = 0
         self.downstream_cx_http1_total: int = 0
+        self.downstream_cx_http2_total: int = 0
         self.downstream_cx_http1_active: int = 0
+        self.downstream_cx_http2_active: int = 0
         self.downstream_cx_ssl_total: int = 0
         self.downstream_cx_ssl_active: int = 0
         self.downstream_cx_destroy: int = 0
@@ -138,6 +143,7 @@ class ConnectionManagerStats(ResponseStats):
         self.downstream_rq_total: int = 0
         self.downstream_rq_active: int = 0
         self.downstream_rq_http1_total: int = 0
+        self.downstream_rq_http2_total: int = 0
         self.downstream_rq_rx_reset: int = 0
         self.downstream_rq_tx_reset: int = 0
         self.downstream_rq_non_relative_path: int = 0

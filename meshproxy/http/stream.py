@@ -7,15 +7,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.headers import CONNECTION, EXPECT, UPGRADE, HeaderMap, status_code
+from meshproxy.codec.grpc import DEADLINE_EXCEEDED, is_grpc
+from meshproxy.codec.grpc import timeout_ms as grpc_timeout_ms
+from meshproxy.codec.headers import CONNECTION, EXPECT, GRPC_TIMEOUT, UPGRADE, HeaderMap, status_code
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
-from meshproxy.errors import RESET_LOCAL, MeshProxyError
+from meshproxy.errors import (
+    RESET_LOCAL,
+    RESET_PROTOCOL_ERROR,
+    RESET_REMOTE,
+    RESET_REMOTE_REFUSED,
+    MeshProxyError,
+)
 from meshproxy.http import request_headers as rules
 from meshproxy.http.async_client import HttpClient
 from meshproxy.http.chain import DATA, HEADERS, FilterChain, RequestPath, ResponsePath
 from meshproxy.http.entry import RejectedRequest, check_and_normalize
 from meshproxy.http.filter import HttpFilter
-from meshproxy.http.local_reply import complete_grpc_reply_headers, complete_reply_headers, is_grpc
+from meshproxy.http.local_reply import complete_grpc_reply_headers, complete_reply_headers
 from meshproxy.http.response_headers import mutate_response_headers
 from meshproxy.http.router import Router
 from meshproxy.http.tracing.span import StreamTrace
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("meshproxy.http")
 _filter_errors: Final = RateLimitedLog(_log, 1.0)
+_AT_ONCE_MS: Final = 0.001
 
 
 class Stream(StreamDecoder):
@@ -67,6 +76,7 @@ class Stream(StreamDecoder):
         self.done: bool = False
         self.tunnel: bytes = b""  # the protocol that the connection is wanted for, where that is allowed
         self.tunnel_open: bool = False
+        self.grpc_replies: int = -1  # whether local replies are gRPC: 0, 1; -1: where the request says that it is
         self.redirects: RedirectHistory | None = None  # internal ones that led here
         self._entered_chain: bool = False
         self._route_cached: bool = False
@@ -81,7 +91,10 @@ class Stream(StreamDecoder):
         config = manager.config
         stats = config.stats
         stats.downstream_rq_total += 1
-        stats.downstream_rq_http1_total += 1
+        if manager.is_http2:
+            stats.downstream_rq_http2_total += 1
+        else:
+            stats.downstream_rq_http1_total += 1
         stats.downstream_rq_active += 1
         if config.request_timeout_ms > 0.0:
             self._request_timer = CallTimer(self.on_request_timeout)
@@ -158,8 +171,8 @@ class Stream(StreamDecoder):
         if route is not None:
             if route.idle_timeout_ms is not None:
                 self._set_idle_timeout(route.idle_timeout_ms)
-            if route.max_stream_duration_ms is not None:
-                self.arm_max_duration(route.max_stream_duration_ms)
+            if route.limits_stream:
+                self._limit_duration(route, headers)
         if chain.has_request_hooks:
             self._request_path = RequestPath(self)
             self._request_path.push(HEADERS, headers, end)
@@ -176,7 +189,7 @@ class Stream(StreamDecoder):
         if headers.known & CONNECTION:
             proxy_connection = headers.get(b"proxy-connection")
             if proxy_connection is not None and proxy_connection.lower() == b"close":
-                self.manager.drain_close()
+                self.manager.end_http1()
 
     def on_data(self, data: bytes, end: bool) -> None:
         self.info.bytes_received += len(data)
@@ -203,8 +216,10 @@ class Stream(StreamDecoder):
         if self.done:
             return
         info = self.info
+        if info.request_headers is None:  # a head that the codec refused
+            info.protocol = self.manager.protocol()
         self.config.stats.downstream_rq_rx_reset += 1
-        info.response_flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
+        info.response_flags |= _RESET_FLAGS.get(reason, flags.DOWNSTREAM_CONNECTION_TERMINATION)
         if not info.response_code_details or info.response_code_details == "via_upstream":
             info.response_code_details = details
         self._finish()
@@ -334,10 +349,21 @@ class Stream(StreamDecoder):
             self.buffer_limit_bytes = limit_bytes
             self._request_path.collect(limit_bytes)
 
-    def buffer_response(self, limit_bytes: int) -> None:
-        """As `buffer_request`, for the response; a body that is longer is answered 500."""
+    def buffer_response(self, limit_bytes: int, cut: bool = False) -> None:
+        """As `buffer_request`, for the response; a body that is longer is answered 500, or is `cut` there."""
         if self._response_path is not None:
-            self._response_path.collect(limit_bytes)
+            self._response_path.collect(limit_bytes, cut)
+
+    def let_response_wait(self) -> None:
+        """For a headers hook of the response: the headers go on when the filter's data or trailers hook lets something
+        pass, which may change them until then. Neither may hold the response before."""
+        if self._response_path is not None:
+            self._response_path.wait()
+
+    def let_request_wait(self) -> None:
+        """As `let_response_wait`, for the request."""
+        if self._request_path is not None:
+            self._request_path.wait()
 
     def keep_response_data(self, rest: bytes) -> None:
         """For a data hook of the response that passes on only the beginning of its data: `rest` comes to it again."""
@@ -351,7 +377,8 @@ class Stream(StreamDecoder):
             self._request_path.add(part)
 
     def add_to_response(self, part: HeaderMap | bytes) -> None:
-        """As `add_to_request`, for the response."""
+        """As `add_to_request`, for the response. A headers hook may add data too, where there is no body: its own data
+        hook sees that first."""
         if self._response_path is not None:
             self._response_path.add(part)
 
@@ -385,7 +412,7 @@ class Stream(StreamDecoder):
             return
         self.local_reply = True
         if status == 400:
-            self.manager.drain_close()  # as Envoy: a bad request is the connection's last
+            self.manager.end_http1()  # as Envoy: a bad request is the connection's last
         if self._response_path is not None:
             self._response_path.finish()
             self._response_path = None
@@ -393,7 +420,7 @@ class Stream(StreamDecoder):
         headers.add(b":status", b"%d" % status)
         if extra is not None:
             headers.extend(extra.fields)
-        grpc = is_grpc(self.request_headers)
+        grpc = self._replies_as_grpc()
         mapping = self.config.local_replies
         if mapping is not None:
             status, body, content_type = mapping.rewrite(headers, self.info, status, body, content_type, grpc)
@@ -407,6 +434,9 @@ class Stream(StreamDecoder):
         self.send_response_headers(headers, not body)
         if body and not self.done:
             self.send_response_data(body, True)
+
+    def _replies_as_grpc(self) -> bool:
+        return is_grpc(self.request_headers) if self.grpc_replies < 0 else self.grpc_replies > 0
 
     def on_filter_error(self, http_filter: HttpFilter, error: BaseException) -> None:
         """A filter raised: the stream is answered 500 with the filter's name, whichever way it was going."""
@@ -425,7 +455,7 @@ class Stream(StreamDecoder):
             self._response_path = None
         self.info.response_code_details = details
         headers = HeaderMap([(b":status", b"500")])
-        if is_grpc(self.request_headers):
+        if self._replies_as_grpc():
             complete_grpc_reply_headers(headers, 500, b"", -1)
         else:
             complete_reply_headers(headers, b"", b"")
@@ -475,6 +505,7 @@ class Stream(StreamDecoder):
             raise MeshProxyError("no response has begun that data could be added to")
 
     def send_response_trailers(self, trailers: HeaderMap) -> None:
+        self.info.response_trailers = trailers  # known to a filter that has waited for the whole response
         path = self._response_path
         if path is not None:
             path.push(2, trailers, True)
@@ -497,7 +528,7 @@ class Stream(StreamDecoder):
             if not self.request_complete:
                 # Nobody reads the rest of the request: the connection cannot serve another (RFC 9112 section 9.3).
                 self.config.stats.downstream_rq_response_before_rq_complete += 1
-                self.manager.drain_close()
+                self.manager.end_http1()
             mutate_response_headers(self.config, self.manager, self, headers)
             if self.config.tracing is not None:
                 self.config.tracing.on_response_headers(self, headers)
@@ -551,6 +582,17 @@ class Stream(StreamDecoder):
         if timeout_ms > 0.0:
             self._arm_idle(timeout_ms)
 
+    def _limit_duration(self, route: Route, headers: HeaderMap) -> None:
+        """By the route, where it says how long a stream may live; a grpc-timeout counts from the stream's beginning."""
+        asked_ms: float | None = None
+        if route.grpc_stream_limit is not None and headers.known & GRPC_TIMEOUT:
+            asked_ms = grpc_timeout_ms(headers)
+        if route.grpc_stream_limit is not None and asked_ms is not None:
+            used_ms = (monotonic() - self.info.start) * 1000.0
+            self.arm_max_duration(max(route.grpc_stream_limit.stream_ms(asked_ms) - used_ms, _AT_ONCE_MS))
+        elif route.max_stream_duration_ms is not None:
+            self.arm_max_duration(route.max_stream_duration_ms)
+
     def arm_max_duration(self, timeout_ms: float) -> None:
         """The stream may live for `timeout_ms` from now; 0 lifts the limit."""
         if self._duration_timer is not None:
@@ -580,16 +622,17 @@ class Stream(StreamDecoder):
             b"downstream duration timeout",
             "max_duration_timeout",
             0,
+            DEADLINE_EXCEEDED,
         )
 
-    def _time_out(self, status: int, body: bytes, details: str, flag: int) -> None:
+    def _time_out(self, status: int, body: bytes, details: str, flag: int, grpc_status: int = -1) -> None:
         self.info.response_flags |= flag
         if self.response_started:
             if self.router is not None:
                 self.router.cancel()
             self.reset(details)
         else:
-            self.send_local_reply(status, body, details, 0)
+            self.send_local_reply(status, body, details, 0, None, grpc_status)
 
     # -- the end
 
@@ -743,6 +786,11 @@ class StreamTimer(Timer):
 
 
 _NO_HEADERS: Final = HeaderMap()
+_RESET_FLAGS: Final[dict[int, int]] = {
+    RESET_REMOTE: flags.DOWNSTREAM_REMOTE_RESET,
+    RESET_REMOTE_REFUSED: flags.DOWNSTREAM_REMOTE_RESET,
+    RESET_PROTOCOL_ERROR: flags.DOWNSTREAM_PROTOCOL_ERROR,
+}
 _UNUSUAL: Final = EXPECT | UPGRADE | CONNECTION
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from meshproxy.codec import headers as h
+from meshproxy.codec.grpc import is_grpc, timeout_ms
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.route.route import Route
@@ -32,6 +33,7 @@ class RequestTimeouts:
         self.expected_ms: int = int(per_try_ms if per_try_ms > 0.0 and not hedges else response_ms)
         self.expected_field: Any = (b"x-envoy-expected-rq-timeout-ms", b"%d" % self.expected_ms)
         self.alternative_response = alternative_response
+        self.tells_grpc: bool = False  # `expected_ms` stands in grpc-timeout too
 
 
 _RESPONSE: Final = b"x-envoy-upstream-rq-timeout-ms"
@@ -47,7 +49,10 @@ def request_timeouts(
 ) -> RequestTimeouts:
     """The timeouts of one request. The route's own are made once; headers cost a new object, and are taken out."""
     max_duration_ms = cluster.config.max_stream_duration_ms
-    if not headers.known & h.ENVOY_TIMEOUT:
+    grpc_limit = route.grpc_request_limit
+    if grpc_limit is not None and not is_grpc(headers):
+        grpc_limit = None
+    if grpc_limit is None and not headers.known & h.ENVOY_TIMEOUT:
         shared = route.shared_timeouts
         if isinstance(shared, RequestTimeouts) and shared.max_duration_ms == max_duration_ms:
             return shared
@@ -57,6 +62,8 @@ def request_timeouts(
         route.shared_timeouts = made
         return made
     response_ms = float(route.timeout_ms)
+    if grpc_limit is not None:
+        response_ms = grpc_limit.request_ms(timeout_ms(headers) or 0.0)
     if config.respect_expected_rq_timeout:
         response_ms = _number(headers.get(b"x-envoy-expected-rq-timeout-ms"), response_ms)
     response_ms = _number(headers.get(_RESPONSE), response_ms)
@@ -66,7 +73,9 @@ def request_timeouts(
     asked = headers.get(_HEDGE)
     hedges = asked == b"true" or (route.hedges and asked != b"false")
     headers.remove_names(_HEADERS)
-    return _build(response_ms, per_try_ms, _per_try_idle(route), max_duration_ms, hedges, alternative)
+    made = _build(response_ms, per_try_ms, _per_try_idle(route), max_duration_ms, hedges, alternative)
+    made.tells_grpc = grpc_limit is not None
+    return made
 
 
 def _build(

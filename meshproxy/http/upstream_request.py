@@ -18,8 +18,10 @@ from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stream_info import UpstreamInfo
 from meshproxy.observe.wire import WireBytes
 from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.config import HTTP2
+from meshproxy.upstream.connection import UpstreamConnection
 from meshproxy.upstream.host import Host
-from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream, UpstreamConnection
+from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream
 
 if TYPE_CHECKING:
     from meshproxy.http.router import Router
@@ -45,7 +47,8 @@ class UpstreamRequest(PooledStream):
         self.status: int = 0
         self.started: bool = False  # some of the request is on the wire
         self.reused: bool = False  # on a connection that served before
-        self.stale: bool = False  # reused, and closed by the peer before any byte of a response
+        self.stale: bool = False  # the peer ended it without having looked at it, see UpstreamConnection
+        self.multiplexed: bool = False  # on a connection that others are on
         self.headers_received: bool = False
         self.retried: bool = False  # another attempt was made beside it
         self.timed_out: bool = False  # … as its per-try timeout was over
@@ -185,8 +188,8 @@ class UpstreamRequest(PooledStream):
             return
         if info.wire is None:
             info.wire = WireBytes()
-        if self._connection is not None:
-            now = self._connection.wire_bytes()
+        if self._connection is not None and self._encoder is not None:
+            now = self._connection.wire_bytes(self._encoder)
         elif self._tunnel is not None:
             now = WireBytes()
             now.add(self._tunnel.wire, _NO_BYTES)
@@ -221,11 +224,12 @@ class UpstreamRequest(PooledStream):
         self._pending = None
         self._connection = connection
         self.reused = connection.reused
+        self.multiplexed = connection.protocol == HTTP2
         info = self.router.stream.info.upstream
         assert info is not None
         self._tell_connection(info, connection)
         if self.router.config.measures:
-            self._wire = connection.wire_bytes()
+            self._wire = connection.wire_bytes(encoder)
         self._begin(encoder, info)
 
     def on_tunnel_ready(self, encoder: StreamEncoder, connection: Connection) -> None:
@@ -286,7 +290,7 @@ class UpstreamRequest(PooledStream):
         info.remote = connection.remote
         info.tls = connection.tls
         info.connection_id = connection.id
-        info.protocol = 11
+        info.protocol = connection.protocol
 
     def on_chosen(self) -> None:
         """Of several attempts it is this one's response that counts: logs tell its host."""
@@ -345,7 +349,10 @@ class UpstreamRequest(PooledStream):
         if self.state == ENDED:
             return
         connection = self._connection
-        self.stale = connection is not None and connection.stale
+        if connection is not None:
+            self.stale = connection.stale
+            if self.multiplexed:
+                details = ""  # it is one stream's, and the codec's: no failure of the transport
         if self.span is not None:
             self.span.on_reset(reason)
         self._stop()

@@ -62,7 +62,9 @@ class TransportSocketFactory:
     def __init__(self) -> None:
         self.asks_for_host: bool = False  # `server_name` is to be the host's name
 
-    def new(self, server_name: str = "", demanded_name: str = "") -> TransportSocket:
-        """The names are for the upstream's side: what to ask for, and whose certificate it must be, beside what the
-        configuration asks of it."""
+    def new(
+        self, server_name: str = "", demanded_name: str = "", protocols: tuple[str, ...] = ()
+    ) -> TransportSocket:
+        """All are for the upstream's side: what to ask for, whose certificate it must be, beside what the configuration
+        asks of it, and the protocols to offer (ALPN) where the configuration names none."""
         raise NotImplementedError

@@ -16,12 +16,13 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from meshproxy.clock import monotonic, wall_time
+from meshproxy.codec import grpc
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.errors import MeshProxyError
 from meshproxy.net.address import Address
 from meshproxy.observe import response_flags
 from meshproxy.observe.start_time import DEFAULT_LOCAL, DEFAULT_UTC, TimeFormat
-from meshproxy.observe.stream_info import PROTOCOL_NAMES, StreamInfo, UpstreamInfo, shared_state
+from meshproxy.observe.stream_info import PROTOCOL_NAMES, StateObject, StreamInfo, UpstreamInfo, shared_state
 from meshproxy.observe.value_text import Value, to_bytes
 from meshproxy.observe.wire import WireBytes
 
@@ -468,6 +469,8 @@ class FilterStateReader(Reader):
         value = info.filter_state.get(self._key)
         if value is None:
             return None
+        if isinstance(value, StateObject):
+            value = value.text() if self._plain else value.structure()
         if self._plain:
             return to_bytes(value)[: self._length]
         return value if self._length is None else to_bytes(value)[: self._length]
@@ -483,38 +486,17 @@ def _unique_id(info: StreamInfo) -> Value:
 
 # ---- gRPC
 
-_GRPC_NAMES: Final = (
-    "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists", "PermissionDenied",
-    "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented", "Internal", "Unavailable",
-    "DataLoss", "Unauthenticated",
-)  # fmt: skip
-_GRPC_SNAKE_NAMES: Final = (
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-)  # fmt: skip
-# https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
-_GRPC_OF_HTTP: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
-
-
-_INVALID_STATUS: Final = -1  # in the place of a grpc-status that is no number
-
 
 def grpc_status(info: StreamInfo) -> int | None:
     """The gRPC status of a gRPC stream; None for others."""
-    content_type = info.request_headers.get(b"content-type") if info.request_headers is not None else None
-    if content_type is None or not (content_type == b"application/grpc" or content_type[:17] == b"application/grpc+"):
+    if info.request_headers is None or not grpc.is_grpc(info.request_headers):
         return None
     return response_grpc_status(info)
 
 
 def response_grpc_status(info: StreamInfo) -> int | None:
     """The status in the trailers, else in the headers, else what the HTTP status amounts to; None without one."""
-    for headers in (info.response_trailers, info.response_headers):
-        value = headers.get(b"grpc-status") if headers is not None else None
-        if value is not None:
-            return int(value) if value.isdigit() else _INVALID_STATUS
-    return _GRPC_OF_HTTP.get(info.response_code, 2) if info.response_code else None
+    return grpc.status_of_response(info.response_headers, info.response_trailers, info.response_code)
 
 
 def _name(status: int | None, names: tuple[str, ...]) -> Value:
@@ -522,11 +504,11 @@ def _name(status: int | None, names: tuple[str, ...]) -> Value:
 
 
 def _grpc_camel(info: StreamInfo) -> Value:
-    return _name(grpc_status(info), _GRPC_NAMES)
+    return _name(grpc_status(info), grpc.CAMEL_NAMES)
 
 
 def _grpc_snake(info: StreamInfo) -> Value:
-    return _name(grpc_status(info), _GRPC_SNAKE_NAMES)
+    return _name(grpc_status(info), grpc.SNAKE_NAMES)
 
 
 def _parse_grpc_status(argument: str, length: int | None) -> Reader:

@@ -134,6 +134,18 @@ class StreamInfo:
         self.filter_state: dict[str, Any] | None = None
 
 
+class StateObject:
+    """What a filter leaves in the filter state, where that has words of its own in logs."""
+
+    def text(self) -> str:
+        """As PLAIN."""
+        raise NotImplementedError
+
+    def structure(self) -> dict[str, Any]:
+        """As TYPED: what its protobuf message is in JSON."""
+        raise NotImplementedError
+
+
 def shared_metadata(info: ConnectionInfo | StreamInfo) -> dict[str, dict[str, Any]]:
     """The dynamic metadata, to read and to change."""
     if info.dynamic_metadata is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshproxy.codec.connection import CodecConnection
+from meshproxy.codec.http2.stream import Http2Stream
 from meshproxy.net.connection import Connection
 
 
@@ -34,4 +35,14 @@ def read_wire(connection: Connection, codec: CodecConnection) -> WireBytes:
     wire.sent = connection.bytes_sent + codec.output_bytes
     wire.fields_received = codec.field_bytes_received
     wire.fields_sent = codec.field_bytes_sent
+    return wire
+
+
+def wire_of(stream: Http2Stream) -> WireBytes:
+    """What an HTTP/2 stream has had of its connection so far, field blocks as they are compressed."""
+    wire = WireBytes()
+    wire.received = stream.wire_received
+    wire.sent = stream.wire_sent
+    wire.fields_received = stream.fields_received
+    wire.fields_sent = stream.fields_sent
     return wire

@@ -13,6 +13,7 @@ from meshproxy.config.regex import build_substitution
 from meshproxy.config.typed_struct import unpack_any
 from meshproxy.config.values import milliseconds, milliseconds_or
 from meshproxy.observe.formatter import FormatError, Formatter, JsonFormatter, parse_format
+from meshproxy.route.grpc_limit import build_request_limit, build_stream_limit
 from meshproxy.route.hash_policy import build_hash_policy
 from meshproxy.route.internal_redirect import build_internal_redirect
 from meshproxy.route.metadata_criteria import build_criteria
@@ -75,6 +76,10 @@ def _build_timeouts(route: Route, message: Any) -> None:
         duration = message.max_stream_duration
         if duration.HasField("max_stream_duration"):
             route.max_stream_duration_ms = milliseconds(duration.max_stream_duration)
+        route.grpc_stream_limit = build_stream_limit(duration)
+        route.limits_stream = route.max_stream_duration_ms is not None or route.grpc_stream_limit is not None
+    else:
+        route.grpc_request_limit = build_request_limit(message)
 
 
 def _build_host_rewrite(route: Route, message: Any, path: str, errors: ConfigErrors) -> HostRewrite | None:

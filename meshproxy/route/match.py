@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.regex import RegexSet
 from meshproxy.config.runtime import Fraction
@@ -179,7 +180,7 @@ class RouteMatch(Step):
     def _holds(self, lookup: Lookup) -> bool:
         if self.fraction is not None and not self.fraction.sample(lookup.random):
             return False
-        if self.grpc and not is_grpc_request(lookup.headers):
+        if self.grpc and not is_grpc(lookup.headers):
             return False
         for matcher in self.headers:
             if not lookup.holds(matcher):
@@ -204,12 +205,6 @@ class RouteMatch(Step):
             if not metadata.matches(info.dynamic_metadata):
                 return False
         return all(state.matches(info) for state in self.filter_state)
-
-
-def is_grpc_request(headers: HeaderMap) -> bool:
-    """True when content-type is application/grpc or application/grpc+…."""
-    value = headers.get(b"content-type")
-    return value is not None and (value == b"application/grpc" or value.startswith(b"application/grpc+"))
 
 
 class LiteralIndex(Step):

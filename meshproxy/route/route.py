@@ -7,6 +7,7 @@ from typing import Final
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.observe.formatter import Formatter, JsonFormatter
 from meshproxy.observe.stream_info import Metadata, RouteInfo, StreamInfo
+from meshproxy.route.grpc_limit import GrpcLimit
 from meshproxy.route.hash_policy import HashPolicy
 from meshproxy.route.header_matcher import HeaderMatcher, matches_all
 from meshproxy.route.header_ops import HeaderOperations
@@ -114,6 +115,9 @@ class Route:
         self.timeout_ms: int = DEFAULT_TIMEOUT_MS
         self.idle_timeout_ms: int | None = None
         self.max_stream_duration_ms: int | None = None
+        self.grpc_stream_limit: GrpcLimit | None = None  # in place of that, for requests with grpc-timeout
+        self.limits_stream: bool = False  # by one of these
+        self.grpc_request_limit: GrpcLimit | None = None  # in place of `timeout_ms`, for requests of gRPC
         self.retry: RetryPolicy | None = None
         self.upgrades: RouteUpgrades | None = None
         self.hedges: bool = False  # hedge_on_per_try_timeout
@@ -161,6 +165,9 @@ class Route:
         new.timeout_ms = self.timeout_ms
         new.idle_timeout_ms = self.idle_timeout_ms
         new.max_stream_duration_ms = self.max_stream_duration_ms
+        new.grpc_stream_limit = self.grpc_stream_limit
+        new.limits_stream = self.limits_stream
+        new.grpc_request_limit = self.grpc_request_limit
         new.retry = self.retry
         new.upgrades = self.upgrades
         new.hedges = self.hedges

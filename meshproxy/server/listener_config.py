@@ -124,6 +124,9 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     _check_address(message.address, child(path, "address"), context)
     for index, extra in enumerate(message.additional_addresses):
         _check_address(extra.address, child(item(path, "additional_addresses", index), "address"), context)
+    if message.HasField("per_connection_buffer_limit_bytes"):
+        listener.buffer_limit_bytes = message.per_connection_buffer_limit_bytes.value
+    context.buffer_limit_bytes = listener.buffer_limit_bytes
     context.listener_stat_prefix = listener.stat_prefix
     context.outbound = message.traffic_direction == _OUTBOUND
     listener.listener_filters = build_listener_filters(message.listener_filters, path, context)
@@ -140,8 +143,6 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
         listener.default_chain = _build_chain(message.default_filter_chain, where, context)
     if not message.filter_chains and not message.HasField("default_filter_chain"):
         context.errors.add(child(path, "filter_chains"), "at least one filter chain is required")
-    if message.HasField("per_connection_buffer_limit_bytes"):
-        listener.buffer_limit_bytes = message.per_connection_buffer_limit_bytes.value
     listener.access_logs = build_access_logs(message.access_log, child(path, "access_log"), context)
     listener.direction = message.traffic_direction
     listener.socket = socket_config(message)

@@ -16,6 +16,7 @@ from meshproxy.net.address import Address
 from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry
+from meshproxy.rpc.clients import open_rpc_client
 from meshproxy.server.listener import ActiveFilterChain, ActiveListener, ConnectionCount
 from meshproxy.server.resources import ResourceBuilder, Resources
 from meshproxy.server.slices import in_slices
@@ -86,7 +87,7 @@ class Worker:
             errors,
             ticket_seed=ticket_seed,
             given_files=given_files,
-            services=Services(self.dispatcher, self.clusters),
+            services=Services(self.dispatcher, self.clusters, open_rpc_client),
             token_buckets=self._token_buckets,
         )
         try:

@@ -69,6 +69,7 @@ class TlsContext:
         self.ca_certificates: list[CertificateInfo] = []
         self.certificates: list[CertificateInfo] = []
         self.judge: Judge | None = None
+        self._offered: tuple[str, ...] = ()
         self._sessions: list[tuple[str, ssl.SSLSession, bool]] = []  # the newest first
         problems: list[Problem] = []
         self._check(problems)
@@ -104,6 +105,13 @@ class TlsContext:
         """Offer it to later connections; the oldest gives way beyond `max_session_keys`."""
         self._sessions.insert(0, (key, session, single_use))
         del self._sessions[self.options.max_sessions :]
+
+    def offer(self, protocols: tuple[str, ...]) -> None:
+        """What the next connection of a client offers (ALPN) where no protocols are configured: OpenSSL copies it when
+        a connection is made."""
+        if protocols != self._offered and not self.options.application_protocols:
+            self._offered = protocols
+            self.identities[0].ssl_context.set_alpn_protocols(list(protocols))
 
     # -- building
 

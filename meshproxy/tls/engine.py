@@ -47,10 +47,17 @@ class TlsTransportSocket(TransportSocket):
     """One connection's TLS, either side.
 
     `server_name` is what a client asks for (SNI), `demanded_name` a name that the server's certificate must have,
-    beside what the context asks of it.
+    beside what the context asks of it; `protocols` are what it offers (ALPN) where the context names none.
     """
 
-    def __init__(self, context: TlsContext, events: TlsEvents, server_name: str = "", demanded_name: str = "") -> None:
+    def __init__(
+        self,
+        context: TlsContext,
+        events: TlsEvents,
+        server_name: str = "",
+        demanded_name: str = "",
+        protocols: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         self.costly_handshake = context.is_server
         self.application_protocol: str = ""  # what ALPN agreed on
@@ -61,6 +68,7 @@ class TlsTransportSocket(TransportSocket):
         self._server_name: str = server_name or options.server_name
         self._expected_name: str = self._server_name if options.expects_server_name else ""
         self._demanded_name: str = demanded_name
+        self._protocols = protocols
         self._ssl: ssl.SSLObject | None = None
         # the methods of what SSLObject wraps, once established: a Python frame less for each record (and so elsewhere)
         self._read: Callable[[int], bytes] = _not_established
@@ -89,6 +97,7 @@ class TlsTransportSocket(TransportSocket):
         context = self._context
         if context.is_server:
             return
+        context.offer(self._protocols)
         session = context.take_session(self._session_key())
         try:
             self._ssl = self._identity.ssl_context.wrap_bio(

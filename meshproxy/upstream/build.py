@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.typed_struct import unpack_any
@@ -19,6 +18,7 @@ from meshproxy.route.retry_policy import build_retry_policy
 from meshproxy.upstream.build_discovery import build_discovery
 from meshproxy.upstream.build_endpoints import build_endpoints
 from meshproxy.upstream.build_lb import build_drop_overload, build_lb
+from meshproxy.upstream.build_protocol import build_versions, of_cluster, of_options
 from meshproxy.upstream.config import HOUR_MS, ClusterConfig
 from meshproxy.upstream.outlier import OutlierConfig
 from meshproxy.upstream.proxy_protocol import ProxyProtocolFactory
@@ -30,7 +30,6 @@ _REFUSED: Final = {
     "transport_socket_matcher": "only transport_socket_matches is supported",
     "eds_cluster_config": "endpoint discovery is not supported yet",
     "health_checks": "active health checks are not supported yet",
-    "http2_protocol_options": "HTTP/2 is not supported yet",
     "filters": "upstream network filters are not supported",
     "lrs_server": "load reports are not supported yet",
     "upstream_config": "upstream extensions are not supported",
@@ -41,7 +40,6 @@ _WITHOUT_EFFECT: Final = {
 }
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _REFUSED_HTTP_OPTIONS: Final = {
-    "auto_config": "choosing the protocol by ALPN comes with HTTP/2, which is not supported yet",
     "outlier_detection": "not supported yet",
     "header_validation_config": "extensions of the header validation are not supported",
 }
@@ -171,9 +169,9 @@ def _build_http(config: ClusterConfig, message: Any, path: str, context: BuildCo
     """`typed_extension_protocol_options`, and the fields of the cluster that it took the place of."""
     errors = context.errors
     config.max_requests_per_connection = int_or(message, "max_requests_per_connection", 0)
-    common, http1 = message.common_http_protocol_options, message.http_protocol_options
+    common = message.common_http_protocol_options
     upstream = message.upstream_http_protocol_options
-    http1_path = child(path, "http_protocol_options")
+    versions = of_cluster(message, path, errors)
     options_path = child(path, "typed_extension_protocol_options")
     for name, any_message in message.typed_extension_protocol_options.items():
         where = f"{options_path}[{name}]"
@@ -184,13 +182,15 @@ def _build_http(config: ClusterConfig, message: Any, path: str, context: BuildCo
             errors.add(where, f"{options.DESCRIPTOR.full_name} is not supported")
             continue
         common, upstream = options.common_http_protocol_options, options.upstream_http_protocol_options
-        http1, http1_path = _http1_of(options, where, errors)
+        refuse(options, _REFUSED_HTTP_OPTIONS, where, errors)
+        _check_filters(options, where, errors)
+        versions = of_options(options, where, errors)
         _build_instead_of_routes(config, options, where, context)
     _build_common(config, common)
     config.demands.auto_sni = upstream.auto_sni
     config.demands.auto_san_validation = upstream.auto_san_validation
     config.demands.override_header = upstream.override_auto_sni_header.lower().encode()
-    config.http1 = _build_http1(common, http1, http1_path, errors)
+    build_versions(config, common, versions, errors)
 
 
 def _build_instead_of_routes(config: ClusterConfig, options: Any, path: str, context: BuildContext) -> None:
@@ -202,23 +202,10 @@ def _build_instead_of_routes(config: ClusterConfig, options: Any, path: str, con
     config.mirrors = build_mirrors(options.request_mirror_policies, path, context, [])
 
 
-def _http1_of(options: Any, path: str, errors: ConfigErrors) -> tuple[Any, str]:
-    """The HTTP/1 options of an `HttpProtocolOptions` and their path."""
-    refuse(options, _REFUSED_HTTP_OPTIONS, path, errors)
+def _check_filters(options: Any, path: str, errors: ConfigErrors) -> None:
     for index, http_filter in enumerate(options.http_filters):
         if http_filter.typed_config.type_url.rpartition("/")[2] != _UPSTREAM_CODEC:
             errors.add(item(path, "http_filters", index), "upstream HTTP filters are not supported")
-    kind = options.WhichOneof("upstream_protocol_options")
-    if kind == "use_downstream_protocol_config":
-        # Downstream is HTTP/1 always, and so is upstream.
-        where = child(path, kind)
-        return options.use_downstream_protocol_config.http_protocol_options, child(where, "http_protocol_options")
-    explicit = options.explicit_http_config
-    where = child(path, "explicit_http_config")
-    for protocol in ("http2_protocol_options", "http3_protocol_options"):
-        if explicit.HasField(protocol):
-            errors.add(child(where, protocol), f"HTTP/{protocol[4]} is not supported yet")
-    return explicit.http_protocol_options, child(where, "http_protocol_options")
 
 
 def _build_common(config: ClusterConfig, common: Any) -> None:
@@ -227,20 +214,6 @@ def _build_common(config: ClusterConfig, common: Any) -> None:
     config.max_stream_duration_ms = float(milliseconds_or(common, "max_stream_duration", 0))
     config.max_requests_per_connection = int_or(
         common, "max_requests_per_connection", config.max_requests_per_connection
-    )
-
-
-def _build_http1(common: Any, http1: Any, path: str, errors: ConfigErrors) -> Http1Settings:
-    header_format = http1.header_key_format.WhichOneof("header_format")
-    if header_format == "stateful_formatter":
-        errors.add(child(child(path, "header_key_format"), header_format), "header formatters are not supported")
-    return Http1Settings(
-        enable_trailers=http1.enable_trailers,
-        allow_chunked_length=http1.allow_chunked_length,
-        proper_case=header_format == "proper_case_words",
-        send_fully_qualified_url=http1.send_fully_qualified_url,
-        max_headers_count=int_or(common, "max_headers_count", 100),
-        max_headers_bytes=int_or(common, "max_response_headers_kb", 80) * 1024,
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.runtime import Fraction, Runtime
 from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.observe.stats import StatsRegistry, response_names
+from meshproxy.observe.http2_stats import Http2Scope
+from meshproxy.observe.stats import StatsRegistry, StatsScope, response_names
 from meshproxy.observe.stream_info import ClusterInfo
 from meshproxy.route.hash_policy import NO_HASH
-from meshproxy.upstream.config import ClusterConfig, EndpointConfig
+from meshproxy.upstream.config import HTTP1, ClusterConfig, EndpointConfig
 from meshproxy.upstream.hash_tables import HashTables
 from meshproxy.upstream.host import EDS_FLAGS, EXCLUDED, FAILED_OUTLIER_CHECK, Host, LbContext
 from meshproxy.upstream.load_balancer import LoadBalancer, RandomBits
@@ -20,10 +21,12 @@ from meshproxy.upstream.outlier import EjectionListener, OutlierDetector
 from meshproxy.upstream.pool import ConnectionPool
 from meshproxy.upstream.priority_set import PrioritySet
 from meshproxy.upstream.resource_limit import PRIORITY_NAMES, Breakers, BreakerStats, RemainingStats
-from meshproxy.upstream.stats import AltStats, ClusterStats, HostStats, OutlierStats
+from meshproxy.upstream.stats import ClusterStats, HostStats, OutlierStats
 from meshproxy.upstream.subset import SubsetLoadBalancer
 
-_MOST_ALT_STATS: Final = 1_000
+_MOST_NAMED_STATS: Final = 1_000
+
+S = TypeVar("S", bound=StatsScope)
 
 
 class Cluster(EjectionListener):
@@ -48,6 +51,8 @@ class Cluster(EjectionListener):
         self._runtime = runtime
         self._prefix = f"cluster.{config.observability_name}."
         self.stats = registry.acquire(self._prefix, ClusterStats)
+        self._speaks_http2: bool = config.protocol != HTTP1 or config.demands.by_protocol
+        self._http2 = registry.acquire(self._prefix + "http2.", Http2Scope) if self._speaks_http2 else Http2Scope()
         self._breakers: list[Breakers] = [] if previous is None else previous._breakers
         if previous is None:
             for priority, thresholds in enumerate(config.thresholds):
@@ -68,7 +73,7 @@ class Cluster(EjectionListener):
         if config.outlier is not None:
             stats = registry.acquire(self._prefix + "outlier_detection.", OutlierStats)
             self.detector = OutlierDetector(config.outlier, stats, dispatcher.timers, self, random_bits)
-        self._alt_stats: dict[str, AltStats] = {}
+        self._named_stats: dict[tuple[str, type[StatsScope]], StatsScope] = {}
         self._draining: list[ConnectionPool] = []
         self._retired: bool = False
 
@@ -125,9 +130,11 @@ class Cluster(EjectionListener):
         self._balancer.close()
         self.config.take_context(None)
         self._registry.release(self._prefix, ClusterStats)
-        for name in self._alt_stats:
-            self._registry.release(f"{self._prefix}{name}.", AltStats)
-        self._alt_stats = {}
+        if self._speaks_http2:
+            self._registry.release(self._prefix + "http2.", Http2Scope)
+        for name, kind in self._named_stats:
+            self._registry.release(f"{self._prefix}{name}.", kind)
+        self._named_stats = {}
 
     # -- for requests
 
@@ -135,11 +142,15 @@ class Cluster(EjectionListener):
         """The limits for routes of this priority."""
         return self._breakers[priority]
 
-    def alt_stats(self, name: str) -> AltStats | None:
-        """The stats that requests name for themselves; None beyond a number of names, since they are kept for good."""
-        found = self._alt_stats.get(name)
-        if found is None and len(self._alt_stats) < _MOST_ALT_STATS and not self._retired:
-            found = self._alt_stats[name] = self._registry.acquire(f"{self._prefix}{name}.", AltStats)
+    def named_stats(self, name: str, kind: type[S], limited: bool = True) -> S | None:
+        """Stats under a name of its own. If requests bring the name it is `limited`: None beyond a number of names, as
+        they are kept for good."""
+        found = self._named_stats.get((name, kind))
+        if found is None:
+            if self._retired or (limited and len(self._named_stats) >= _MOST_NAMED_STATS):
+                return None
+            found = self._named_stats[(name, kind)] = self._registry.acquire(f"{self._prefix}{name}.", kind)
+        assert isinstance(found, kind)
         return found
 
     def drops(self, share: Fraction) -> bool:
@@ -164,7 +175,8 @@ class Cluster(EjectionListener):
 
     def new_pool(self, host: Host, priority: int) -> ConnectionPool:
         """For `Host.pool`, which keeps it."""
-        return ConnectionPool(self._dispatcher, host, self.config, self.stats, self._breakers[priority])
+        http2 = self._http2.counts
+        return ConnectionPool(self._dispatcher, host, self.config, self.stats, http2, self._breakers[priority])
 
     def on_response(self, status: int, host: Host, duration_ms: int, internal: bool) -> None:
         """Both of the following, for a response that comes in one piece."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from meshproxy.codec.http1.settings import Http1Settings
+from meshproxy.codec.http2.settings import Http2Settings
 from meshproxy.config.context import BuildContext
+from meshproxy.config.http2_options import KeepaliveSettings
 from meshproxy.config.runtime import Fraction, RuntimeDouble, RuntimeInt
 from meshproxy.net.address import Address
 from meshproxy.net.connect import SocketOption
@@ -21,6 +23,11 @@ from meshproxy.upstream.outlier import OutlierConfig
 from meshproxy.upstream.resource_limit import Thresholds
 from meshproxy.upstream.source_address import SourceAddresses
 from meshproxy.upstream.transport import TransportSockets
+
+# What connections speak.
+AUTO: Final = 0  # what TLS agrees on (ALPN)
+HTTP1: Final = 11
+HTTP2: Final = 20
 
 # Where the hosts come from (Cluster.DiscoveryType).
 STATIC: Final = 0
@@ -214,7 +221,10 @@ class ClusterConfig:
         self.idle_timeout_ms: float = HOUR_MS  # 0.0: never
         self.max_connection_duration_ms: float = 0.0  # 0.0: no limit
         self.max_stream_duration_ms: float = 0.0
+        self.protocol: int = HTTP1  # AUTO, HTTP1 or HTTP2; with `demands.by_protocol`, of the proxy's own requests
         self.http1 = Http1Settings(max_headers_bytes=80 * 1024)
+        self.http2 = Http2Settings(max_headers_bytes=80 * 1024)
+        self.http2_keepalive: KeepaliveSettings | None = None
         self.socket_options: tuple[SocketOption, ...] = ()
         self.sources: SourceAddresses | None = None  # None: the kernel chooses
         self.family_order = FamilyOrder()  # of the addresses of a host that has several

@@ -1,5 +1,5 @@
 """What one downstream asks of the connections that carry its requests: a name for TLS, its own addresses told upstream,
-connections that nobody else uses.
+connections that nobody else uses, or that speak as it does.
 
 Connections are shared by requests that ask for the same, which `ConnectionDemand.key` stands for. Only clusters that
 say so (`ClusterConfig.demands`) look at any of this.
@@ -15,6 +15,8 @@ from meshproxy.net.address import is_ip
 from meshproxy.net.proxy_protocol import ProxyHeader
 from meshproxy.observe.stream_info import ConnectionInfo
 
+_HTTP_1_1: Final = 11
+_HTTP_2: Final = 20
 _MAYBE_PORT: Final = re.compile("[0-9]{1,9}")
 
 
@@ -24,6 +26,7 @@ class ConnectionDemand:
     def __init__(self) -> None:
         self.server_name: str = ""  # what TLS asks for (SNI)
         self.demanded_name: str = ""  # which the peer's certificate must have
+        self.protocol: int = 0  # 11 or 20; 0: the cluster's
         self.header: ProxyHeader | None = None  # the addresses that a PROXY protocol header tells
         self.key: str = ""
 
@@ -39,6 +42,7 @@ class DemandRules:
         self.tells_tlvs: bool = False  # and the TLVs decide who shares a connection
         self.per_connection: bool = False  # connection_pool_per_downstream_connection
         self.limits_pools: bool = False  # max_connection_pools
+        self.by_protocol: bool = False  # use_downstream_protocol_config
 
     @property
     def any(self) -> bool:
@@ -49,11 +53,15 @@ class DemandRules:
             or self.tells_addresses
             or self.per_connection
             or self.limits_pools
+            or self.by_protocol
         )
 
-    def of_request(self, headers: HeaderMap, connection: ConnectionInfo) -> ConnectionDemand:
-        """What a request asks for. Its `:authority` is the one that goes upstream."""
+    def of_request(self, headers: HeaderMap, connection: ConnectionInfo, protocol: int) -> ConnectionDemand:
+        """What a request asks for that came in this version. Its `:authority` is the one that goes upstream."""
         demand = self.of_connection(connection)
+        if self.by_protocol:
+            demand.protocol = protocol if protocol >= _HTTP_2 else _HTTP_1_1
+            demand.key += f"|{demand.protocol}"
         self._take_names(demand, headers)
         return demand
 

@@ -18,8 +18,9 @@ from meshproxy.observe.stream_info import StreamInfo
 from meshproxy.observe.wire import WireBytes
 from meshproxy.route.header_ops import HeaderOperations, build_header_operations
 from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.connection import UpstreamConnection
 from meshproxy.upstream.host import Host
-from meshproxy.upstream.pool import PendingStream, PooledStream, UpstreamConnection
+from meshproxy.upstream.pool import PendingStream, PooledStream
 from meshproxy.upstream.tcp import TcpUpstreamCallbacks
 
 
@@ -83,7 +84,7 @@ class HttpTunnel(PooledStream):
         self._encoder = encoder
         self.connection = connection.connection
         self._pooled = connection
-        self._before = connection.wire_bytes()
+        self._before = connection.wire_bytes(encoder)
         encoder.send_headers(self._config.request(self._info), False)
 
     def on_pool_failure(self, reason: int, details: str, host: Host) -> None:
@@ -171,7 +172,7 @@ class HttpTunnel(PooledStream):
             self._sent_all = True
             encoder.send_data(b"", True)
         self._finish()
-        pooled.end_stream()
+        pooled.end_stream(encoder)
 
     def reset(self) -> None:
         """As `close`, at once."""
@@ -191,8 +192,8 @@ class HttpTunnel(PooledStream):
         if self._carried is not None:
             return self._carried
         wire = WireBytes()
-        if self._pooled is not None:
-            wire.add(self._pooled.wire_bytes(), self._before)
+        if self._pooled is not None and self._encoder is not None:
+            wire.add(self._pooled.wire_bytes(self._encoder), self._before)
         return wire
 
 

@@ -33,6 +33,8 @@ class KeyedPools:
             return None
         made = cluster.new_pool(host, priority)
         made.demand = demand
+        if demand.protocol:
+            made.protocol = demand.protocol
         made.keyed = self
         made.priority = priority
         return made

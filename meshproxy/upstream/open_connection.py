@@ -12,50 +12,52 @@ from meshproxy.upstream.host import Host
 
 
 def open_connection(
-    dispatcher: Dispatcher, config: ClusterConfig, host: Host, handler: ConnectHandler, demand: ConnectionDemand | None
-) -> ConnectAttempt:
-    """Begin to connect to `host`; `handler` hears what becomes of it."""
-    if not host.addresses:
-        return _open(dispatcher, config, host, host.address, handler, demand)
-    attempt = HappyEyeballs(dispatcher, handler, _HostOpener(dispatcher, config, host, demand), host.addresses)
-    attempt.begin(config.connect_timeout_ms)
-    return attempt
-
-
-def _open(
     dispatcher: Dispatcher,
     config: ClusterConfig,
     host: Host,
-    address: Address,
     handler: ConnectHandler,
     demand: ConnectionDemand | None,
+    protocols: tuple[str, ...] = (),
 ) -> ConnectAttempt:
-    bind, options = None, config.socket_options
-    if config.sources is not None:
-        source = config.sources.to(address)
-        bind, options = source.address, options + source.options
-    return connect(
-        dispatcher,
-        address,
-        handler,
-        config.connect_timeout_ms,
-        config.per_connection_buffer_limit_bytes,
-        options,
-        bind,
-        config.transports.new(host, demand),
-    )
+    """Begin to connect to `host`; `handler` hears what becomes of it. `protocols` are offered by TLS (ALPN)."""
+    opener = _HostOpener(dispatcher, config, host, demand, protocols)
+    if not host.addresses:
+        return opener.open(host.address, handler)
+    attempt = HappyEyeballs(dispatcher, handler, opener, host.addresses)
+    attempt.begin(config.connect_timeout_ms)
+    return attempt
 
 
 class _HostOpener(Opener):
     """Connects to any of one host's addresses."""
 
     def __init__(
-        self, dispatcher: Dispatcher, config: ClusterConfig, host: Host, demand: ConnectionDemand | None
+        self,
+        dispatcher: Dispatcher,
+        config: ClusterConfig,
+        host: Host,
+        demand: ConnectionDemand | None,
+        protocols: tuple[str, ...],
     ) -> None:
         self._dispatcher = dispatcher
         self._config = config
         self._host = host
         self._demand = demand
+        self._protocols = protocols
 
     def open(self, address: Address, handler: ConnectHandler) -> ConnectAttempt:
-        return _open(self._dispatcher, self._config, self._host, address, handler, self._demand)
+        config = self._config
+        bind, options = None, config.socket_options
+        if config.sources is not None:
+            source = config.sources.to(address)
+            bind, options = source.address, options + source.options
+        return connect(
+            self._dispatcher,
+            address,
+            handler,
+            config.connect_timeout_ms,
+            config.per_connection_buffer_limit_bytes,
+            options,
+            bind,
+            config.transports.new(self._host, self._demand, self._protocols),
+        )

@@ -93,17 +93,22 @@ class TransportSockets:
         index = host.transport_match
         return self.default if index < 0 else self.matches[index].factory
 
-    def new(self, host: Host, demand: ConnectionDemand | None) -> TransportSocket | None:
-        """For one connection; None for plain bytes."""
+    def new(
+        self, host: Host, demand: ConnectionDemand | None, protocols: tuple[str, ...] = ()
+    ) -> TransportSocket | None:
+        """For one connection that speaks one of `protocols` (ALPN; none: whatever it likes); None for plain bytes."""
         factory = self.of(host)
-        return None if factory is None else _new(factory, host, demand)
+        return None if factory is None else _new(factory, host, demand, protocols)
 
     def secure(self, host: Host) -> bool:
         """Whether connections to this host are encrypted."""
-        factory = self.of(host)
-        while isinstance(factory, ProxyProtocolFactory):
-            factory = factory.inner
-        return factory is not None
+        return _innermost(self.of(host)) is not None
+
+    @property
+    def agree_on_protocols(self) -> bool:
+        """Whether the peer can choose, on every connection, what is spoken (ALPN)."""
+        factories = [self.default, *(match.factory for match in self.matches)]
+        return all(_innermost(factory) is not None for factory in factories)
 
     @property
     def all(self) -> list[TransportSocketFactory]:
@@ -117,15 +122,24 @@ class TransportSockets:
         return found
 
 
-def _new(factory: TransportSocketFactory, host: Host, demand: ConnectionDemand | None) -> TransportSocket:
+def _innermost(factory: TransportSocketFactory | None) -> TransportSocketFactory | None:
+    """What encrypts, behind a PROXY protocol header or not; None: nothing does."""
+    while isinstance(factory, ProxyProtocolFactory):
+        factory = factory.inner
+    return factory
+
+
+def _new(
+    factory: TransportSocketFactory, host: Host, demand: ConnectionDemand | None, protocols: tuple[str, ...]
+) -> TransportSocket:
     if isinstance(factory, ProxyProtocolFactory):
         header = None if demand is None else demand.header
-        inner = None if factory.inner is None else _new(factory.inner, host, demand)
+        inner = None if factory.inner is None else _new(factory.inner, host, demand, protocols)
         return ProxyProtocolSocket(factory.header(header or _NOBODY), inner)
     server_name = host.hostname if factory.asks_for_host else ""
     if demand is None:
-        return factory.new(server_name)
-    return factory.new(demand.server_name or server_name, demand.demanded_name)
+        return factory.new(server_name, "", protocols)
+    return factory.new(demand.server_name or server_name, demand.demanded_name, protocols)
 
 
 # -- from the configuration

@@ -19,7 +19,7 @@ from bench.comparison import Comparison, Contender
 from bench.configuration import CONFIGS, envoy_config, features, filled
 from bench.cpu import tree_cpu_us, tree_of
 from bench.features import Features, extra
-from bench.goals import AddsLatency, AtMost, CostsMore, Goal
+from bench.goals import AddsLatency, AtLeast, AtMost, CostsMore, Goal
 from bench.idle import Idle
 from bench.load import Closed, LoadError, quantile
 from bench.peers import DIRECT, PEERS, application, start_peer
@@ -80,6 +80,8 @@ def latencies(direct: float, envoy: float, ours: float) -> list[Sample]:
     [
         (AtMost("meshproxy", 0.7), samples((40, 28)), True),
         (AtMost("meshproxy", 0.7), samples((40, 29)), False),
+        (AtLeast("meshproxy", 1, value="cpu"), samples((40, 40)), True),
+        (AtLeast("meshproxy", 1, value="cpu"), samples((40, 39)), False),
         (CostsMore("meshproxy", 1, "envoy"), samples((40, 41)), True),
         (CostsMore("meshproxy", 1, "envoy"), samples((40, 41.1)), False),
         (AddsLatency("meshproxy", 0.5), latencies(100, 180, 140), True),
@@ -94,7 +96,8 @@ def test_a_goal_is_met_or_missed(goal: Goal, measured: list[Sample], is_met: boo
 
 
 @pytest.mark.parametrize(
-    "goal", [AtMost("meshproxy", 1), CostsMore("meshproxy", 1, "envoy"), AddsLatency("meshproxy", 1)]
+    "goal",
+    [AtMost("meshproxy", 1), AtLeast("meshproxy", 1), CostsMore("meshproxy", 1, "envoy"), AddsLatency("meshproxy", 1)],
 )
 def test_there_is_no_verdict_without_the_baseline(goal: Goal) -> None:
     assert goal.judge([found for found in samples((40, 20)) if found.who != "envoy"]) is None
@@ -258,11 +261,17 @@ def test_a_configuration_has_no_place_left() -> None:
         assert all(Path(path).is_file() for path in re.findall('filename"?: "(.*?)"', text))
 
 
-@pytest.mark.parametrize("file", ["http1.nginx.conf", "http1.haproxy.cfg", "http1.mosn.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("http1.nginx.conf", "http1.haproxy.cfg", "http1.mosn.json"),
+        *("http1.nghttpx.conf", "http2.nghttpx.conf", "http2-mtls.nghttpx.conf"),
+    ],
+)
 def test_other_proxies_have_the_port_and_the_application(file: str) -> None:
     text = filled(file, {"port": 4321, "upstream_port": 5432})
-    assert "127.0.0.1:4321" in text
-    assert "127.0.0.1:5432" in text
+    assert re.search("127.0.0.1[:,]4321", text)  # nghttpx has a comma
+    assert re.search("127.0.0.1[:,]5432", text)
     assert not re.search("@[A-Z_]+@", text)
     if file.endswith(".json"):
         assert json.loads(text)["servers"][0]["listeners"]
@@ -312,6 +321,14 @@ def test_start_up_is_timed_to_the_first_answer() -> None:
     found = scenario("start-up").measure(Run(1, 1, ["meshproxy-source"]))
     assert [item.who for item in found] == ["meshproxy-source"]
     assert found[0].values["ms"] >= found[0].values["cpu"] > 0
+
+
+@needs("nghttpd", "nghttpx")
+def test_idle_connections_of_http2_are_held() -> None:
+    item = scenario("idle-http2")
+    assert isinstance(item, Idle)
+    (found,) = replace(item, who=("nghttpx",)).measure(Run(1, 1))
+    assert found.values["held"] > found.values["before"] + 1000  # a KiB each, at least
 
 
 @needs_wrk

@@ -76,10 +76,12 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
          "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config", "value is required"),
         ("hcm", "tracing", {"provider": {"name": "p", "typed_config": {
             "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
-            "grpc_service": {"envoy_grpc": {"cluster_name": "c"}}}}},
-         f"{HCM_PATH}.tracing.provider.typed_config.grpc_service", "comes with gRPC"),
-        ("hcm", "codec_type", "HTTP2", f"{HCM_PATH}.codec_type",
-         "HTTP2 is not supported yet (supported: AUTO, HTTP1)"),
+            "grpc_service": {"envoy_grpc": {"cluster_name": "c"}, "retry_policy": {"retry_on": "unavailable"}}}}},
+         f"{HCM_PATH}.tracing.provider.typed_config.grpc_service.retry_policy", "not retried"),
+        ("hcm", "codec_type", "HTTP3", f"{HCM_PATH}.codec_type",
+         "HTTP3 is not supported yet (supported: AUTO, HTTP1, HTTP2)"),
+        ("hcm", "http2_protocol_options", {"allow_metadata": True}, f"{HCM_PATH}.http2_protocol_options.allow_metadata",
+         "true is not supported yet"),
         ("route", "match.headers", [{"name": "a", "string_match": {"custom": {"name": "x"}}}],
          f"{ROUTE_PATH}.match.headers[0].string_match.custom", "custom"),
         ("route", "typed_per_filter_config",
@@ -92,8 +94,8 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
          "extensions are not supported"),
         ("cluster", "typed_extension_protocol_options",
          {"h": {"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http2_protocol_options": {}}}},
-         f"{CLUSTER_PATH}.typed_extension_protocol_options[h].explicit_http_config.http2_protocol_options", "HTTP/2"),
+                "explicit_http_config": {"http3_protocol_options": {}}}},
+         f"{CLUSTER_PATH}.typed_extension_protocol_options[h].explicit_http_config.http3_protocol_options", "HTTP/3"),
     ],
 )  # fmt: skip
 def test_what_we_cannot_do_is_refused(where: str, field: str, value: Any, path: str, reason: str) -> None:

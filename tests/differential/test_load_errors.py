@@ -97,18 +97,67 @@ REFUSED = {
 }
 
 
-def validate(command: list[str], routes: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Let one proxy check a configuration."""
-    listener = "route_config:\n" + "".join(f"  {line}\n" for line in routes.strip().splitlines())
+def custom(*pairs: tuple[int, int]) -> str:
+    """`http2_protocol_options` with these parameters."""
+    return f"custom_settings_parameters: [{', '.join(f'{{ identifier: {i}, value: {value} }}' for i, value in pairs)}]"
+
+
+KEEPALIVE = "connection_keepalive"
+HTTP2_TAKEN = {
+    "empty": "",
+    "smallest": "hpack_table_size: 0, max_concurrent_streams: 1, initial_stream_window_size: 65535, "
+    "initial_connection_window_size: 65535, max_outbound_frames: 1, max_outbound_control_frames: 1, "
+    "max_consecutive_inbound_frames_with_empty_payload: 0, max_inbound_priority_frames_per_stream: 0, "
+    "max_inbound_window_update_frames_per_data_frame_sent: 1",
+    "largest": "max_concurrent_streams: 2147483647, initial_stream_window_size: 2147483647, "
+    "initial_connection_window_size: 2147483647, hpack_table_size: 4294967295",
+    "unknown_parameter": custom((77, 7), (77, 7), (0, 1), (65535, 1), (2, 0)),
+    "frame_size": custom((5, 20000)),
+    "no_interval": f"{KEEPALIVE}: {{ timeout: 1s }}",
+    "only_when_idle": f"{KEEPALIVE}: {{ timeout: 1s, connection_idle_interval: 1s }}",
+}
+HTTP2_REFUSED = {
+    "no_streams": ("max_concurrent_streams: 0", "max_concurrent_streams"),
+    "too_many_streams": ("max_concurrent_streams: 2147483648", "max_concurrent_streams"),
+    "small_stream_window": ("initial_stream_window_size: 65534", "initial_stream_window_size"),
+    "large_stream_window": ("initial_stream_window_size: 2147483648", "initial_stream_window_size"),
+    "small_connection_window": ("initial_connection_window_size: 65534", "initial_connection_window_size"),
+    "no_frames": ("max_outbound_frames: 0", "max_outbound_frames"),
+    "no_control_frames": ("max_outbound_control_frames: 0", "max_outbound_control_frames"),
+    "no_window_updates": (
+        "max_inbound_window_update_frames_per_data_frame_sent: 0",
+        "max_inbound_window_update_frames_per_data_frame_sent",
+    ),
+    "push": (custom((2, 1)), "custom_settings_parameters[0].value"),
+    "connect_protocol": (custom((8, 1)), "custom_settings_parameters[0].identifier"),
+    "large_identifier": (custom((65536, 1)), "custom_settings_parameters[0].identifier"),
+    "two_values": (custom((16, 1), (16, 2)), "custom_settings_parameters[1]"),
+    "named_and_custom": (
+        f"{custom((3, 5))}, max_concurrent_streams: 5",
+        "custom_settings_parameters[0].identifier",
+    ),
+    "keepalive_without_timeout": (f"{KEEPALIVE}: {{ interval: 1s }}", f"{KEEPALIVE}.timeout"),
+    "keepalive_short_timeout": (f"{KEEPALIVE}: {{ interval: 1s, timeout: 0.0005s }}", f"{KEEPALIVE}.timeout"),
+    "keepalive_no_interval": (f"{KEEPALIVE}: {{ interval: 0s, timeout: 1s }}", f"{KEEPALIVE}.interval"),
+    "keepalive_jitter": (
+        f"{KEEPALIVE}: {{ interval: 1s, timeout: 1s, interval_jitter: {{ value: 101 }} }}",
+        f"{KEEPALIVE}.interval_jitter",
+    ),
+}
+
+
+def validate(command: list[str], routes: str, directory: Path, more: str = "") -> subprocess.CompletedProcess[str]:
+    """Let one proxy check a configuration, with more lines for the connection manager."""
+    listener = more + "route_config:\n" + "".join(f"  {line}\n" for line in routes.strip().splitlines())
     config = directory / "envoy.yaml"
     config.write_text(Topic(listeners={"main": listener}).bootstrap_yaml(PORTS, str(directory / "access.log")))
     return subprocess.run([*command, "-c", str(config)], capture_output=True, text=True, timeout=60, check=False)
 
 
-def envoy(routes: str, directory: Path) -> bool:
+def envoy(routes: str, directory: Path, more: str = "") -> bool:
     """Whether Envoy takes it."""
     command = [envoy_binary(), "--mode", "validate", "--log-level", "error", "--use-dynamic-base-id"]
-    return validate(command, routes, directory).returncode == 0
+    return validate(command, routes, directory, more).returncode == 0
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -125,3 +174,21 @@ def test_refused(name: str, tmp_path: Path) -> None:
     result = validate([sys.executable, "-m", "meshproxy", "validate"], routes, tmp_path)
     assert result.returncode == 1
     assert path in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", HTTP2_TAKEN)
+def test_http2_options_taken(name: str, tmp_path: Path) -> None:
+    more = f"http2_protocol_options: {{ {HTTP2_TAKEN[name]} }}\n"
+    assert envoy(direct(1), tmp_path, more)
+    result = validate([sys.executable, "-m", "meshproxy", "validate"], direct(1), tmp_path, more)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", HTTP2_REFUSED)
+def test_http2_options_refused(name: str, tmp_path: Path) -> None:
+    options, path = HTTP2_REFUSED[name]
+    more = f"http2_protocol_options: {{ {options} }}\n"
+    assert not envoy(direct(1), tmp_path, more)
+    result = validate([sys.executable, "-m", "meshproxy", "validate"], direct(1), tmp_path, more)
+    assert result.returncode == 1
+    assert f"http2_protocol_options.{path}" in result.stdout + result.stderr

@@ -148,7 +148,7 @@ class Chain(Harness):
     @property
     def stream(self) -> Stream | None:
         streams = self.connection.manager._streams
-        return streams[0] if streams else None
+        return next(iter(streams)) if streams else None
 
     def feed(self, data: bytes) -> None:
         self.connection.feed(data)

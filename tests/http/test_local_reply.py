@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from meshproxy import errors
+from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.headers import HeaderMap
-from meshproxy.http.local_reply import is_grpc, reset_details, upstream_reset_reply
+from meshproxy.http.local_reply import reset_details, upstream_reset_reply
 from meshproxy.observe.response_flags import short_names
 from tests.http.harness import Harness, ScriptedUpstream, get, head
 

@@ -150,6 +150,8 @@ LISTENERS = (
     Listener("scan", server(*MANY, full_scan_on_sni_mismatch=True), {"full_scan_certs_on_sni_mismatch": True}, *MANY),
     Listener("alpn", server(application_protocols=("http/1.1",)),
              {"common_tls_context": {"alpn_protocols": ["http/1.1"]}}),
+    Listener("alpn_h2", server(application_protocols=("h2", "http/1.1")),
+             {"common_tls_context": {"alpn_protocols": ["h2", "http/1.1"]}}),
 )  # fmt: skip
 BY_NAME = {each.name: each for each in LISTENERS}
 
@@ -275,10 +277,11 @@ def test_what_is_known_of_a_session(envoy: Envoy, who: str, version: ssl.TLSVers
     assert found == expected
 
 
-def test_application_protocols(envoy: Envoy) -> None:
-    for offered in (("http/1.1",), ("h2", "http/1.1"), ("x",), ()):
-        theirs, failure = before_envoy(envoy, "alpn", client(application_protocols=offered))
-        _, ours = before_us("alpn", client(application_protocols=offered))
+@pytest.mark.parametrize("listener", ["alpn", "alpn_h2"])
+def test_application_protocols(envoy: Envoy, listener: str) -> None:
+    for offered in (("http/1.1",), ("h2",), ("h2", "http/1.1"), ("http/1.1", "h2"), ("x",), ()):
+        theirs, failure = before_envoy(envoy, listener, client(application_protocols=offered))
+        _, ours = before_us(listener, client(application_protocols=offered))
         assert (theirs.established, theirs.application_protocol) == (ours.established, ours.application_protocol), (
             failure
         )

@@ -30,9 +30,10 @@ from meshproxy.observe.stats import StatsRegistry
 from meshproxy.upstream.build import build_cluster
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.config import ClusterConfig
+from meshproxy.upstream.connection import UpstreamConnection
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.manager import ClusterManager
-from meshproxy.upstream.pool import PendingStream, PooledStream, UpstreamConnection
+from meshproxy.upstream.pool import PendingStream, PooledStream
 
 DEADLINE_S = 10.0
 LB = "envoy.extensions.load_balancing_policies"
@@ -288,7 +289,7 @@ class Call(PooledStream):
         self.encoder = encoder
         self.connection = connection
         self.events.append("ready again" if connection.reused else "ready")
-        headers = HeaderMap([(b":method", self.method), (b":path", b"/"), (b":authority", b"a")])
+        headers = HeaderMap([(b":authority", b"a"), (b":path", b"/"), (b":method", self.method), (b":scheme", b"http")])
         if self.body is not None:
             headers.add(b"content-length", b"%d" % len(self.body))
         encoder.send_headers(headers, not self.body)

@@ -66,10 +66,10 @@ def test_deprecated_places_of_http_options() -> None:
     assert config.max_requests_per_connection == 9
 
 
-def test_http2_is_refused_by_its_path() -> None:
-    where = f"c.typed_extension_protocol_options[{HTTP}].explicit_http_config.http2_protocol_options"
-    assert errors_of(with_http(explicit_http_config={"http2_protocol_options": {}})) == {
-        where: "HTTP/2 is not supported yet"
+def test_http3_is_refused_by_its_path() -> None:
+    where = f"c.typed_extension_protocol_options[{HTTP}].explicit_http_config.http3_protocol_options"
+    assert errors_of(with_http(explicit_http_config={"http3_protocol_options": {}})) == {
+        where: "HTTP/3 is not supported"
     }
 
 

@@ -27,7 +27,7 @@ def own_pools(w: World, server: Upstream, **fields: Any) -> Cluster:
 
 
 def demand_of(cluster: Cluster, number: int) -> ConnectionDemand:
-    return cluster.config.demands.of_request(HeaderMap([(b":authority", b"a.test")]), connection(number))
+    return cluster.config.demands.of_request(HeaderMap([(b":authority", b"a.test")]), connection(number), 11)
 
 
 def pool_of(cluster: Cluster, number: int) -> ConnectionPool | None:
@@ -130,7 +130,7 @@ async def test_names_of_requests() -> None:
             (b"[::1]", "", "::1"),
             (b"", "", ""),
         ):
-            demand = rules.of_request(HeaderMap([(b":authority", authority)]), connection(1))
+            demand = rules.of_request(HeaderMap([(b":authority", authority)]), connection(1), 11)
             assert (demand.server_name, demand.demanded_name) == (server_name, expected), authority
 
 

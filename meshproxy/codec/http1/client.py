@@ -6,6 +6,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from meshproxy.codec.content_length import NO_LENGTH, content_length_to_send
 from meshproxy.codec.headers import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -36,11 +37,9 @@ from meshproxy.codec.http1.encoder import (
 from meshproxy.codec.http1.fields import FIELD_LINES
 from meshproxy.codec.http1.framing import CHUNKED as CHUNKED_BODY
 from meshproxy.codec.http1.framing import (
-    NO_LENGTH,
     body_length,
     connection_tokens,
     content_length,
-    content_length_to_send,
     keeps_alive,
 )
 from meshproxy.codec.http1.request_target import is_plain_target

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from meshproxy.codec.content_length import content_length_to_send
 from meshproxy.codec.headers import CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, HeaderMap
 from meshproxy.codec.http1.details import CHUNKED_CONTENT_LENGTH, CODEC_ERROR, INVALID_TRANSFER_ENCODING
 from meshproxy.errors import ProtocolError
 
 CHUNKED: Final = -1  # in place of a length
-NO_LENGTH: Final = -2  # no field says how long the body is
-INVALID: Final = -3
-_ZERO: Final = 0x30
-_NINE: Final = 0x39
-_MAX_DIGITS: Final = 18  # below 2 ** 63: no recipient overflows
 
 
 def content_length(headers: HeaderMap) -> int:
@@ -25,29 +21,6 @@ def content_length(headers: HeaderMap) -> int:
     if length < 0:
         raise ProtocolError(400, CODEC_ERROR, "invalid Content-Length")
     return length
-
-
-def content_length_to_send(headers: HeaderMap) -> int:
-    """As `content_length`, but `NO_LENGTH` where there is none, and `INVALID` instead of an error."""
-    length = NO_LENGTH
-    for name, value in headers.fields:
-        if name == b"content-length":
-            if length != NO_LENGTH:
-                return INVALID
-            length = _number(value)
-    return length
-
-
-def _number(digits: bytes) -> int:
-    """`int` on bytes makes a str first."""
-    if not 0 < len(digits) <= _MAX_DIGITS:
-        return INVALID
-    number = 0
-    for digit in digits:
-        if not _ZERO <= digit <= _NINE:
-            return INVALID
-        number = number * 10 + digit - _ZERO
-    return number
 
 
 def check_transfer_encoding(headers: HeaderMap) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from meshproxy.codec.connection import ServerConnectionCallbacks
+from meshproxy.codec.content_length import NO_LENGTH, content_length_to_send
 from meshproxy.codec.headers import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -36,10 +37,8 @@ from meshproxy.codec.http1.encoder import (
 )
 from meshproxy.codec.http1.fields import FIELD_LINES
 from meshproxy.codec.http1.framing import (
-    NO_LENGTH,
     body_length,
     connection_tokens,
-    content_length_to_send,
     keeps_alive,
 )
 from meshproxy.codec.http1.request_target import (

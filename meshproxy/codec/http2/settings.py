@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+_NO_LIMIT: Final = 1 << 60
+
 
 class Http2Settings:
     """One object per connection manager or cluster, shared by its connections; read only.
@@ -47,5 +49,6 @@ class Http2Settings:
         self.max_window_updates_per_data_frame: Final = max_window_updates_per_data_frame
         self.max_headers_count: Final = max_headers_count
         self.max_headers_bytes: Final = max_headers_bytes
-        self.buffer_limit_bytes: Final = buffer_limit_bytes  # of a stream's data that may wait for the peer's window
+        # of a stream's data that may wait for the peer's window; 0 is no limit
+        self.buffer_limit_bytes: Final = buffer_limit_bytes or _NO_LIMIT
         self.extra_settings: Final = extra_settings  # `custom_settings_parameters`: (identifier, value)

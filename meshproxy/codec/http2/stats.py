@@ -8,6 +8,7 @@ class Http2Stats:
 
     def __init__(self) -> None:
         self.goaway_sent: int = 0
+        self.header_list_size_too_large: int = 0
         self.header_overflow: int = 0
         self.headers_cb_no_stream: int = 0
         self.inbound_empty_frames_flood: int = 0

@@ -15,6 +15,8 @@ from meshproxy.config.fields import (
     cluster,
     common,
     filters,
+    grpc_service,
+    http2,
     http_connection_manager,
     listener,
     route,
@@ -34,11 +36,13 @@ TABLES: Final[Tables] = {
     **tls.TABLES,
     **listener.TABLES,
     **http_connection_manager.TABLES,
+    **http2.TABLES,
     **access_log.TABLES,
     **filters.TABLES,
     **route.TABLES,
     **cluster.TABLES,
     **tracing.TABLES,
+    **grpc_service.TABLES,
 }
 
 

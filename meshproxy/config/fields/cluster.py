@@ -10,7 +10,7 @@ _CLUSTER = "envoy.config.cluster.v3."
 _ENDPOINT = "envoy.config.endpoint.v3."
 _UPSTREAM = "envoy.extensions.upstreams.http.v3."
 _LB = "envoy.extensions.load_balancing_policies."
-_HTTP2 = "HTTP/2 to an upstream is not supported yet"
+_HTTP3 = "HTTP/3 is not supported"
 _HEALTH = "active health checks are not supported yet"
 _NO_LOCAL_CLUSTER = "takes effect in Envoy only where the bootstrap names a local cluster"
 _MEASURES_ONLY = "only tells more in stats"
@@ -20,7 +20,8 @@ TABLES: Final[Tables] = {
     _CLUSTER + "Cluster": MessageTable(
         "name alt_stat_name connect_timeout per_connection_buffer_limit_bytes load_assignment "
         "max_requests_per_connection circuit_breakers upstream_http_protocol_options common_http_protocol_options "
-        "http_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate "
+        "http_protocol_options http2_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter "
+        "dns_failure_refresh_rate "
         "dns_lookup_family typed_dns_resolver_config dns_resolution_config dns_resolvers use_tcp_for_dns_lookups "
         "respect_dns_ttl wait_for_warm_on_init cluster_type outlier_detection "
         "least_request_lb_config round_robin_lb_config ring_hash_lb_config maglev_lb_config common_lb_config "
@@ -32,7 +33,7 @@ TABLES: Final[Tables] = {
             "type": "STATIC STRICT_DNS LOGICAL_DNS ORIGINAL_DST",
             "lb_policy": "ROUND_ROBIN LEAST_REQUEST RANDOM RING_HASH MAGLEV CLUSTER_PROVIDED "
             "LOAD_BALANCING_POLICY_CONFIG",
-            "protocol_selection": "USE_CONFIGURED_PROTOCOL",
+            "protocol_selection": "USE_CONFIGURED_PROTOCOL USE_DOWNSTREAM_PROTOCOL",
         },
         ignored={
             "track_timeout_budgets track_cluster_stats": _MEASURES_ONLY,
@@ -44,7 +45,6 @@ TABLES: Final[Tables] = {
             "eds_cluster_config": "endpoints from a control plane are not supported yet",
             "lrs_server": "load reports are not supported yet",
             "health_checks": _HEALTH,
-            "http2_protocol_options": _HTTP2,
             "filters": "network filters on upstream connections are not supported",
             "upstream_config": "other upstreams than HTTP are not supported",
         },
@@ -203,19 +203,21 @@ TABLES: Final[Tables] = {
     ),
     _UPSTREAM + "HttpProtocolOptions": MessageTable(
         "common_http_protocol_options upstream_http_protocol_options explicit_http_config "
-        "use_downstream_protocol_config http_filters retry_policy hash_policy request_mirror_policies",
-        refused={
-            "auto_config": "choosing the protocol by ALPN comes with HTTP/2, which is not supported yet",
-            "header_validation_config outlier_detection": "is not supported yet",
-        },
+        "use_downstream_protocol_config auto_config http_filters retry_policy hash_policy request_mirror_policies",
+        refused={"header_validation_config outlier_detection": "is not supported yet"},
     ),
     _UPSTREAM + "HttpProtocolOptions.ExplicitHttpConfig": MessageTable(
-        "http_protocol_options",
-        refused={"http2_protocol_options": _HTTP2, "http3_protocol_options": "HTTP/3 is not supported"},
+        "http_protocol_options http2_protocol_options", refused={"http3_protocol_options": _HTTP3}
     ),
     _UPSTREAM + "HttpProtocolOptions.UseDownstreamHttpConfig": MessageTable(
-        "http_protocol_options",
-        ignored={"http2_protocol_options http3_protocol_options": "downstream is always HTTP/1, and so is upstream"},
+        "http_protocol_options http2_protocol_options", refused={"http3_protocol_options": _HTTP3}
+    ),
+    _UPSTREAM + "HttpProtocolOptions.AutoHttpConfig": MessageTable(
+        "http_protocol_options http2_protocol_options",
+        refused={
+            "http3_protocol_options": _HTTP3,
+            "alternate_protocols_cache_options": "is for HTTP/3, which is not supported",
+        },
     ),
     "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec": MessageTable(),
 }

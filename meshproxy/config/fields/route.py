@@ -11,7 +11,6 @@ _INTERNAL_REDIRECT = "envoy.extensions.internal_redirect."
 _HASH_POLICY = _ROUTE + "RouteAction.HashPolicy"
 _RATE_LIMIT_ACTION = _ROUTE + "RateLimit.Action"
 _PLUGINS = "cluster specifier plugins are not supported"
-_GRPC_TIMEOUT = "grpc-timeout is not supported yet"
 _RETRY_EXTENSIONS = "retry policy extensions are not supported"
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
 
@@ -63,7 +62,8 @@ TABLES: Final[Tables] = {
         "cluster cluster_header weighted_clusters cluster_not_found_response_code prefix_rewrite cors "
         "regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header "
         "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout retry_policy "
-        "priority hedge_policy max_stream_duration hash_policy request_mirror_policies "
+        "priority hedge_policy max_stream_duration max_grpc_timeout grpc_timeout_offset hash_policy "
+        "request_mirror_policies "
         "internal_redirect_policy internal_redirect_action max_internal_redirects metadata_match upgrade_configs "
         "rate_limits include_vh_rate_limits",
         ignored={
@@ -73,7 +73,6 @@ TABLES: Final[Tables] = {
         refused={
             "cluster_specifier_plugin inline_cluster_specifier_plugin": _PLUGINS,
             "retry_policy_typed_config": _RETRY_EXTENSIONS,
-            "max_grpc_timeout grpc_timeout_offset": _GRPC_TIMEOUT,
         },
     ),
     _ROUTE + "RateLimit": MessageTable(
@@ -124,7 +123,7 @@ TABLES: Final[Tables] = {
     _INTERNAL_REDIRECT + "previous_routes.v3.PreviousRoutesConfig": MessageTable(),
     _INTERNAL_REDIRECT + "safe_cross_scheme.v3.SafeCrossSchemeConfig": MessageTable(),
     _ROUTE + "RouteAction.MaxStreamDuration": MessageTable(
-        "max_stream_duration", refused={"grpc_timeout_header_max grpc_timeout_header_offset": _GRPC_TIMEOUT}
+        "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset"
     ),
     _ROUTE + "HedgePolicy": MessageTable(
         "hedge_on_per_try_timeout",

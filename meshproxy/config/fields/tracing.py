@@ -10,7 +10,6 @@ _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnecti
 _TAG = "envoy.type.tracing.v3.CustomTag"
 _KIND = "envoy.type.metadata.v3.MetadataKind"
 _OTEL = "envoy.extensions.tracers.opentelemetry."
-_GRPC = "comes with gRPC; http_service sends the same"
 
 TABLES: Final[Tables] = {
     _HCM + "Tracing": MessageTable(
@@ -20,7 +19,7 @@ TABLES: Final[Tables] = {
     "envoy.config.trace.v3.Tracing": MessageTable("http"),
     "envoy.config.trace.v3.Tracing.Http": MessageTable("name typed_config"),
     "envoy.config.trace.v3.OpenTelemetryConfig": MessageTable(
-        "http_service service_name resource_detectors sampler max_cache_size", refused={"grpc_service": _GRPC}
+        "grpc_service http_service service_name resource_detectors sampler max_cache_size"
     ),
     "envoy.config.core.v3.HttpService": MessageTable("http_uri request_headers_to_add"),
     "envoy.config.core.v3.HttpUri": MessageTable("uri cluster timeout"),

@@ -20,14 +20,17 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.config.registry import Registry
 from meshproxy.config.values import bool_or, int_or, milliseconds
+from meshproxy.http.grpc.service import build_grpc_service
 from meshproxy.http.tracing.exporter import ExportSettings, SpanExporter, TracerStats
 from meshproxy.http.tracing.otlp import encode_resource, encode_scope
+from meshproxy.http.tracing.sender import GrpcSender, HttpSender, SpanSender
 from meshproxy.http.tracing.tracing import Tracing, TracingStats
 from meshproxy.observe.formatter import FormatError, parse_format
 from meshproxy.route.tracing import RouteTracing, build_manager_sampling, build_names_and_tags
 from meshproxy.version import __version__
 
 _NAME: Final = "meshproxy"
+_USER_AGENT: Final = f"OTel-OTLP-Exporter-{_NAME}/{__version__}".encode()
 _DEFAULT_MAX_SPANS: Final = 1024
 _DEFAULT_FLUSH_MS: Final = 5000
 _DEFAULT_MIN_SPANS: Final = 5
@@ -91,22 +94,31 @@ def _build_opentelemetry(message: Any, path: str, context: BuildContext, tracing
         where = child(child(path, "sampler"), "typed_config")
         tracing.always_on = SAMPLERS.find(message.sampler.typed_config, where, context) is not None
     attributes = _resource(message, path, context)
-    if not message.HasField("http_service"):
-        context.errors.add(child(path, "http_service"), "is required")
+    sender = _sender(message, path, context)
+    if sender is None:
         return
-    service = message.http_service
-    head = _head(service, child(path, "http_service"), context)
-    settings = ExportSettings(
-        service.http_uri.cluster, head, encode_resource(attributes), encode_scope(_NAME, __version__)
-    )
-    settings.timeout_ms = float(milliseconds(service.http_uri.timeout))
+    settings = ExportSettings(encode_resource(attributes), encode_scope(_NAME, __version__))
     settings.max_spans = int_or(message, "max_cache_size", _DEFAULT_MAX_SPANS)
     runtime = context.runtime
     settings.flush_interval_ms = runtime.integer("tracing.opentelemetry.flush_interval_ms", _DEFAULT_FLUSH_MS)
     settings.min_flush_spans = runtime.integer("tracing.opentelemetry.min_flush_spans", _DEFAULT_MIN_SPANS)
     stats = context.scope("tracing.opentelemetry.", TracerStats)
-    tracing.exporter = SpanExporter(settings, stats, context.services)
+    tracing.exporter = SpanExporter(settings, sender, stats, context.services)
     context.keep(tracing.exporter)
+
+
+def _sender(message: Any, path: str, context: BuildContext) -> SpanSender | None:
+    """How spans travel; None with an error."""
+    if message.HasField("grpc_service") == message.HasField("http_service"):
+        context.errors.add(child(path, "http_service"), "one of grpc_service, http_service is required")
+        return None
+    if message.HasField("grpc_service"):
+        where = child(path, "grpc_service")
+        config = build_grpc_service(message.grpc_service, where, context, per_stream=False)
+        return None if config is None else GrpcSender(config, _USER_AGENT)
+    service = message.http_service
+    head = _head(service, child(path, "http_service"), context)
+    return HttpSender(service.http_uri.cluster, head, float(milliseconds(service.http_uri.timeout)))
 
 
 def _head(service: Any, path: str, context: BuildContext) -> HeaderMap:
@@ -117,7 +129,7 @@ def _head(service: Any, path: str, context: BuildContext) -> HeaderMap:
     authority = parts.netloc or service.http_uri.cluster
     head = HeaderMap([(b":method", b"POST"), (b":path", target.encode()), (b":authority", authority.encode())])
     head.add(b"content-type", b"application/x-protobuf")
-    head.add(b"user-agent", f"OTel-OTLP-Exporter-{_NAME}/{__version__}".encode())
+    head.add(b"user-agent", _USER_AGENT)
     for index, option in enumerate(service.request_headers_to_add):
         where = f"{item(path, 'request_headers_to_add', index)}.header.value"
         try:

@@ -1,24 +1,22 @@
-"""Sends finished spans to a collector, by OTLP over HTTP, in the background and in batches.
+"""Sends finished spans to a collector, by OTLP, in the background and in batches.
 
-Spans wait in a buffer of bounded length, and one request at a time takes them away, through a cluster of the proxy's
-own: a collector that is slow or gone costs spans, which are counted, and never a request.
+Spans wait in a buffer of bounded length, and one request at a time takes them away: a collector that is slow or gone
+costs spans, which are counted, and never a request.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.context import Services
 from meshproxy.config.runtime import RuntimeInt
-from meshproxy.http.async_client import CallError, HttpResponse, start_call
 from meshproxy.http.tracing.otlp import encode_request
+from meshproxy.http.tracing.sender import SpanSender
 from meshproxy.net.timers import CallTimer
 from meshproxy.observe.log import log_once_per
 from meshproxy.observe.stats import StatsScope
 
 _log: Final = log_once_per(10.0, "tracing")
-_LIMIT_BYTES: Final = 64 * 1024  # of a collector's answer
 _MOST_AT_ONCE: Final = 512  # spans in a request
 
 
@@ -36,14 +34,12 @@ class TracerStats(StatsScope):
 
 
 class ExportSettings:
-    """Where spans go, and when: with `min_flush_spans` of them, or `flush_interval_ms` after the first."""
+    """Whose spans they are, and when they go: with `min_flush_spans` of them, or `flush_interval_ms` after the
+    first."""
 
-    def __init__(self, cluster: str, head: HeaderMap, resource: bytes, scope: bytes) -> None:
-        self.cluster = cluster
-        self.head = head  # of each request
+    def __init__(self, resource: bytes, scope: bytes) -> None:
         self.resource = resource
         self.scope = scope
-        self.timeout_ms: float = 1000.0
         self.max_spans: int = 1024
         self.flush_interval_ms = RuntimeInt("", 5000)
         self.min_flush_spans = RuntimeInt("", 5)
@@ -52,10 +48,14 @@ class ExportSettings:
 class SpanExporter:
     """One provider's."""
 
-    def __init__(self, settings: ExportSettings, stats: TracerStats, services: Services | None) -> None:
+    def __init__(
+        self, settings: ExportSettings, sender: SpanSender, stats: TracerStats, services: Services | None
+    ) -> None:
         self._settings = settings
+        self._sender = sender
         self._stats = stats
         self._services = services  # None: nothing will ever be sent, the configuration is only checked
+        self._closed: bool = False
         self._spans: list[bytes] = []
         self._sending: int = 0  # spans that are on their way
         self._timer: CallTimer | None = None
@@ -92,35 +92,27 @@ class SpanExporter:
             self._timer = None
         batch, self._spans = self._spans[:_MOST_AT_ONCE], self._spans[_MOST_AT_ONCE:]
         self._sending = len(batch)
-        start_call(
-            services.clusters,
-            services.dispatcher.timers,
-            settings.cluster,
-            settings.head.copy(),
-            encode_request(settings.resource, settings.scope, batch),
-            settings.timeout_ms,
-            _LIMIT_BYTES,
-            self.on_done,
-        )
+        request = encode_request(settings.resource, settings.scope, batch)
+        self._sender.send(services, request, self.on_done)
 
-    def on_done(self, outcome: HttpResponse | CallError) -> None:
-        """The collector has answered, or not."""
+    def on_done(self, failure: str) -> None:
+        """The collector has taken the batch; or not, and that is why."""
         sent, self._sending = self._sending, 0
-        if isinstance(outcome, CallError):
-            self._on_failure(sent, str(outcome))
-        elif not 200 <= outcome.status < 300:
-            self._on_failure(sent, f"the collector answered {outcome.status}")
+        if failure:
+            self._stats.spans_dropped += sent
+            _log.warning(f"{sent} spans are lost on their way to {self._sender.name}: {failure}")
         else:
             self._stats.spans_sent += sent
         services = self._services
         if self._spans and services is not None and not self._flush_posted:
             self._flush_posted = True
             services.dispatcher.post(self.flush)
-
-    def _on_failure(self, spans: int, reason: str) -> None:
-        self._stats.spans_dropped += spans
-        _log.warning(f"{spans} spans are lost on their way through cluster {self._settings.cluster}: {reason}")
+        elif self._closed and not self._spans:
+            self._sender.release()
 
     def close(self) -> None:
         """The configuration is no longer in force. Streams that it still has may bring more spans."""
+        self._closed = True
         self.flush()
+        if self._sending == 0:
+            self._sender.release()

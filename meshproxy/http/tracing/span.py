@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from meshproxy.clock import monotonic, wall_time_ns
 from meshproxy.codec import headers as h
+from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.headers import HeaderMap
-from meshproxy.http.local_reply import is_grpc, reset_flag, reset_words
+from meshproxy.http.local_reply import reset_flag, reset_words
 from meshproxy.http.tracing.otlp import KIND_CLIENT, KIND_SERVER, SpanData
 from meshproxy.http.tracing.propagation import IDS, RemoteContext, traceparent, write_b3
 from meshproxy.observe.response_flags import short_names

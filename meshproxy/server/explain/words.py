@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.runtime import Fraction
 from meshproxy.config.string_matcher import (
@@ -21,7 +22,7 @@ from meshproxy.config.string_matcher import (
 )
 from meshproxy.observe.stream_info import StreamInfo
 from meshproxy.route.header_matcher import HeaderMatcher
-from meshproxy.route.match import RouteMatch, is_grpc_request
+from meshproxy.route.match import RouteMatch
 from meshproxy.route.metadata_matcher import FilterStateMatcher, MetadataMatcher
 from meshproxy.route.path_matcher import (
     ConnectMatcher,
@@ -181,7 +182,7 @@ def other_conditions_why_not(
     found: list[str] = []
     if match.fraction is not None and not match.fraction.sample(random):
         found.append(f"it takes {fraction_words(match.fraction)}, and the number drawn ({random}) is not among them")
-    if match.grpc and not is_grpc_request(headers):
+    if match.grpc and not is_grpc(headers):
         found.append("it is no gRPC request (content-type)")
     found += [header_why_not(matcher, headers) for matcher in match.headers]
     found += [query_why_not(matcher, parameters) for matcher in match.query]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,8 +12,11 @@ from meshproxy.clock import monotonic, move_ahead
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.context import Services
 from meshproxy.config.runtime import RuntimeInt
+from meshproxy.http.grpc.client import RpcClient, RpcError, RpcResponse, RpcStatus, UnaryDone
+from meshproxy.http.grpc.service import GrpcServiceConfig
 from meshproxy.http.tracing.exporter import ExportSettings, SpanExporter, TracerStats
 from meshproxy.http.tracing.otlp import SpanData, encode_resource, encode_scope
+from meshproxy.http.tracing.sender import GrpcSender, HttpSender
 from tests.upstream.harness import OK, Peer, Upstream, World, cluster_dict, endpoint, turns, until, upstream, world
 
 
@@ -29,12 +32,13 @@ class Fixture:
     def __init__(self, w: World, server: Upstream, *, batch: int = 2, room: int = 4) -> None:
         w.add(cluster_dict(endpoint("127.0.0.1", server.port)))
         head = HeaderMap([(b":method", b"POST"), (b":path", b"/v1/traces"), (b":authority", b"collector")])
-        settings = ExportSettings("c", head, encode_resource({}), encode_scope("s", "1"))
+        settings = ExportSettings(encode_resource({}), encode_scope("s", "1"))
         settings.max_spans = room
         settings.min_flush_spans = RuntimeInt("", batch)
         settings.flush_interval_ms = RuntimeInt("", 1000)
         self.stats = TracerStats()
-        self.exporter = SpanExporter(settings, self.stats, Services(w.dispatcher, w.manager))
+        sender = HttpSender("c", head, 1000.0)
+        self.exporter = SpanExporter(settings, sender, self.stats, Services(w.dispatcher, w.manager))
 
     def add(self, *names: bytes) -> None:
         for name in names:
@@ -122,8 +126,62 @@ async def test_closing_sends_what_is_left() -> None:
 
 async def test_a_configuration_that_is_only_checked_sends_nothing() -> None:
     stats = TracerStats()
-    settings = ExportSettings("c", HeaderMap(), b"", b"")
-    exporter = SpanExporter(settings, stats, None)
+    exporter = SpanExporter(ExportSettings(b"", b""), HttpSender("c", HeaderMap(), 1000.0), stats, None)
     exporter.add(b"x")
     exporter.flush()
     assert stats.spans_dropped == 1
+
+
+class FakeClient(RpcClient):
+    """Has calls that the test ends."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[bytes, bytes, UnaryDone, dict[str, Any]]] = []
+        self.closed = False
+
+    def start_unary(self, path: bytes, message: bytes, on_done: UnaryDone, **options: Any) -> Callable[[], None]:
+        self.calls.append((path, message, on_done, options))
+        return self.close
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_collector_that_speaks_grpc() -> None:
+    async with world() as w:
+        clients: list[FakeClient] = []
+
+        def open_client(services: Services, config: GrpcServiceConfig) -> RpcClient:
+            assert config.cluster == "c"
+            clients.append(FakeClient())
+            return clients[-1]
+
+        services = Services(w.dispatcher, w.manager, open_client)
+        settings = ExportSettings(encode_resource({}), encode_scope("s", "1"))
+        settings.min_flush_spans = RuntimeInt("", 1)
+        stats = TracerStats()
+        exporter = SpanExporter(settings, GrpcSender(GrpcServiceConfig("c"), b"agent"), stats, services)
+
+        exporter.add(span(b"a"))
+        await until(lambda: clients and clients[0].calls)
+        path, message, on_done, options = clients[0].calls[0]
+        assert path == b"/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+        assert b"a" in message
+        assert options == {"timeout_ms": 10_000.0, "metadata": [(b"user-agent", b"agent")]}
+        on_done(RpcResponse(b"", HeaderMap(), HeaderMap()))
+        assert stats.spans_sent == 1
+
+        exporter.add(span(b"b"))
+        exporter.add(span(b"c"))
+        await until(lambda: len(clients[0].calls) == 2)
+        exporter.close()
+        assert not clients[0].closed  # not before the last batch is there
+        clients[0].calls[1][2](RpcError(RpcStatus(14, "down")))
+        assert stats.spans_dropped == 2
+        assert clients[0].closed
+
+        exporter.add(span(b"d"))  # of a stream that outlives the configuration
+        await until(lambda: len(clients) == 2 and clients[1].calls)
+        clients[1].calls[0][2](RpcResponse(b"", HeaderMap(), HeaderMap()))
+        assert clients[1].closed
+        assert stats.spans_sent == 2

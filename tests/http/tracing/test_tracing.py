@@ -133,6 +133,24 @@ def test_a_traced_stream_is_freed_at_once() -> None:
     [
         ({"@type": OTEL}, {}, "provider.typed_config.http_service", "is required"),
         (
+            {"@type": OTEL, "http_service": SERVICE, "grpc_service": {"envoy_grpc": {"cluster_name": "c"}}},
+            {},
+            "provider.typed_config.http_service",
+            "one of grpc_service, http_service",
+        ),
+        (
+            {
+                "@type": OTEL,
+                "grpc_service": {
+                    "envoy_grpc": {"cluster_name": "c"},
+                    "initial_metadata": [{"key": "x", "value": "%REQ(x)%"}],
+                },
+            },
+            {},
+            "provider.typed_config.grpc_service.initial_metadata[0].value",
+            "cannot depend on a request",
+        ),
+        (
             {"@type": f"type.googleapis.com/{zipkin_pb2.ZipkinConfig.DESCRIPTOR.full_name}"},
             {},
             "provider.typed_config",

@@ -1,0 +1,1 @@
+"""gRPC inside HTTP: messages in bodies, and the calls that streams are."""

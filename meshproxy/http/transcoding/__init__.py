@@ -1,0 +1,1 @@
+"""Between JSON over HTTP and gRPC, by the rules of google.api.http."""

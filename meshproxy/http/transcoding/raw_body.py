@@ -1,0 +1,49 @@
+"""google.api.HttpBody: a body that is passed on as it is, in a message or in a field of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import UnknownQueryParams
+from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.message import DecodeError
+
+from meshproxy.http.transcoding.json_response import ResponseError
+from meshproxy.http.transcoding.schema import FieldType
+
+_DATA = b"\x12"  # the tag of HttpBody.data
+
+
+def wrap(data: bytes, content_type: str, unknown: dict[str, list[str]], path: list[FieldType]) -> bytes:
+    """A message whose field at `path` (itself, where that is empty) is the body `data`; `unknown` are parameters of the
+    request that name no field."""
+    body: Any = HttpBody(content_type=content_type)
+    if unknown:
+        parameters: Any = UnknownQueryParams()
+        for name, values in unknown.items():
+            parameters.key[name].values.extend(values)
+        body.extensions.add().Pack(parameters)
+    message: bytes = body.SerializeToString(deterministic=True) + _DATA + _varint(len(data)) + data
+    for field in reversed(path):
+        message = _varint(field.number << 3 | 2) + _varint(len(message)) + message
+    return message
+
+
+def unwrap(message_class: Any, message: bytes, path: list[str]) -> tuple[str, bytes]:
+    """The content type and the data of the HttpBody in a message. Raises ResponseError."""
+    try:
+        body = message_class.FromString(message)
+    except DecodeError as error:
+        raise ResponseError(str(error)) from None
+    for name in path:
+        body = getattr(body, name)
+    return body.content_type, body.data
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
