@@ -21,6 +21,10 @@ __all__ = [
     "DataResult",
     "DownstreamConnection",
     "FilterContext",
+    "GrpcMessageError",
+    "GrpcMessages",
+    "GrpcMethod",
+    "GrpcServices",
     "HeaderMap",
     "Host",
     "HttpFilter",
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
     from meshproxy.http.filter import CONTINUE, STOP, DataResult, Result
     from meshproxy.http.filter_context import FilterContext
     from meshproxy.http.filtered_connection import DownstreamConnection
+    from meshproxy.http.grpc.descriptors import GrpcMethod, GrpcServices
+    from meshproxy.http.grpc.message_stream import GrpcMessageError, GrpcMessages
     from meshproxy.http.python_balancer import LbRequest
     from meshproxy.http.stream import Stream
     from meshproxy.http.user_classes import AccessLogger, LoadBalancer, NetworkFilter
@@ -62,6 +68,10 @@ else:
         "DataResult": "meshproxy.http.filter",
         "DownstreamConnection": "meshproxy.http.filtered_connection",
         "FilterContext": "meshproxy.http.filter_context",
+        "GrpcMessageError": "meshproxy.http.grpc.message_stream",
+        "GrpcMessages": "meshproxy.http.grpc.message_stream",
+        "GrpcMethod": "meshproxy.http.grpc.descriptors",
+        "GrpcServices": "meshproxy.http.grpc.descriptors",
         "HeaderMap": "meshproxy.codec.headers",
         "Host": "meshproxy.upstream.host",
         "HttpFilter": "meshproxy.http.user_filter",

@@ -50,6 +50,9 @@ class ServerConnectionCallbacks:
     def on_reading_wanted(self) -> None:
         """`reading_wanted`, which was False after `receive_data`, is True again."""
 
+    def on_stream_closed(self) -> None:
+        """HTTP/2: a stream is over, and its answer in the output."""
+
     def on_ping_ack(self) -> None:
         """HTTP/2: the peer has answered a `ping()`."""
 

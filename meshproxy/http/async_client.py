@@ -35,6 +35,7 @@ from meshproxy.upstream.manager import ClusterManager
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED
 from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream
 
+_HTTP: Final[Any] = (b":scheme", b"http")
 _WORDS: Final = {
     RESET_OVERFLOW: "overflow",
     RESET_CONNECT_FAILURE: "connect_failure",
@@ -277,6 +278,8 @@ def start_call(
     """
     if body and not (headers.known & CONTENT_LENGTH and b"content-length" in headers):
         headers.add(b"content-length", b"%d" % len(body))
+    if headers.get(b":scheme") is None:
+        headers.fields.insert(0, _HTTP)  # an attempt sets it to what it is: before any other field
     call = HttpCall(timers, clusters.get(cluster), headers, body, limit_bytes, on_done)
     call.start(timeout_ms)
     return call

@@ -16,6 +16,7 @@ from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import SANITIZE, ClientCertForwarding
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
+from meshproxy.http.http2_limits import ResetLimits
 from meshproxy.http.local_reply_config import build_local_reply_config
 from meshproxy.http.manager_config import (
     ConnectionManagerConfig,
@@ -86,6 +87,10 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     config.codec_type = message.codec_type
     config.http2 = http2
     config.http2_stats = Http2StatsRef(context.stats)
+    config.reset_limits = ResetLimits(
+        context.runtime.integer("overload.premature_reset_total_stream_count", 500),
+        context.runtime.integer("overload.premature_reset_min_stream_lifetime_seconds", 1),
+    )
     config.http2_keepalive = build_keepalive(message.http2_protocol_options)
     config.stat_prefix = message.stat_prefix
     config.listener_stats = context.scope(context.listener_stat_prefix + prefix, ResponseStats)
@@ -344,6 +349,7 @@ def _set_limits(config: ConnectionManagerConfig, message: Any) -> None:
     config.max_requests_per_connection = common.max_requests_per_connection.value
     config.max_stream_duration_ms = _ms(common, "max_stream_duration", 0)
     config.stream_idle_timeout_ms = _ms(message, "stream_idle_timeout", 300_000)
+    config.stream_flush_timeout_ms = _ms(message, "stream_flush_timeout", -1)
     config.request_timeout_ms = _ms(message, "request_timeout", 0)
     config.request_headers_timeout_ms = _ms(message, "request_headers_timeout", 0)
     config.drain_timeout_ms = _ms(message, "drain_timeout", 5_000)

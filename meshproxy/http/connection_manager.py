@@ -10,17 +10,20 @@ from meshproxy.clock import monotonic
 from meshproxy.codec.connection import CodecConnection, ServerConnectionCallbacks, output_size
 from meshproxy.codec.http1.server import Http1ServerConnection
 from meshproxy.codec.http1.start_lines import reason_phrase
+from meshproxy.codec.http2.connection import Http2Flood
 from meshproxy.codec.http2.constants import PREFACE
 from meshproxy.codec.http2.server import Http2ServerConnection
 from meshproxy.codec.http2.stream import Http2Stream
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.errors import RESET_TERMINATION, ProtocolError
+from meshproxy.http.http2_limits import FlushTimer, PrematureResets
 from meshproxy.http.manager_config import AUTO, HTTP2, ConnectionManagerConfig
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
 from meshproxy.http.router import ResponseTimer
 from meshproxy.http.stream import Stream, StreamIdleTimer
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher, Flushable
+from meshproxy.net.keepalive import Keepalive, PingSender
 from meshproxy.net.timers import CallTimer, TimerWheel
 from meshproxy.observe import response_flags as flags
 from meshproxy.observe.stream_info import ConnectionInfo
@@ -83,9 +86,11 @@ class ConnectionManager(ServerConnectionCallbacks):
         self._idle_timer: CallTimer | None = None
         self._duration_timer: CallTimer | None = None
         self._headers_timer: CallTimer | None = None
-        self.spare_idle_timer: StreamIdleTimer | None = None  # of a stream that has ended; it stays armed
-        self.spare_response_timer: ResponseTimer | None = None
+        self.spare_idle_timers: list[StreamIdleTimer] = []  # of streams that have ended; they stay armed
+        self.spare_response_timers: list[ResponseTimer] = []
         self._drain_timer: CallTimer | None = None  # there is one from the beginning of the drain sequence on
+        self._resets: PrematureResets | None = None  # of HTTP/2
+        self._keepalive: Keepalive | None = None
         self._wire = WireBytes()  # the reading when the newest stream ended, if streams are measured
         self._start()
 
@@ -144,7 +149,7 @@ class ConnectionManager(ServerConnectionCallbacks):
         """The peer sent what is no HTTP: on HTTP/1 it is answered (a response that has begun is cut); the connection
         is closed."""
         stats = self.config.stats
-        stats.downstream_cx_protocol_error += error.status != 408
+        stats.downstream_cx_protocol_error += error.status != 408 and not isinstance(error, Http2Flood)
         if self._http2 is not None:
             self.connection_info.response_flags |= flags.DOWNSTREAM_PROTOCOL_ERROR
             self._close()
@@ -172,6 +177,22 @@ class ConnectionManager(ServerConnectionCallbacks):
 
     def on_reading_wanted(self) -> None:
         self.connection.read_disable(False)
+
+    def on_stream_closed(self) -> None:
+        self._close_if_drained()
+
+    def on_ping_ack(self) -> None:
+        if self._keepalive is not None:
+            self._keepalive.on_ack()
+
+    def send_ping(self) -> None:
+        if self._http2 is not None:
+            self._http2.ping()
+
+    def on_ping_timeout(self) -> None:
+        """The peer has given no sign of life."""
+        self.config.http2_stats.counts().keepalive_timeout += 1
+        self._close()
 
     def protocol(self) -> int:
         """The version of the newest request: 10, 11 or 20."""
@@ -209,6 +230,16 @@ class ConnectionManager(ServerConnectionCallbacks):
             stats.downstream_cx_http2_total += 1
             stats.downstream_cx_http2_active += 1
             http2.start()
+            self._resets = PrematureResets(self.config.reset_limits)
+            self._start_keepalive()
+
+    def _start_keepalive(self) -> None:
+        settings = self.config.http2_keepalive
+        if settings is not None:
+            self._keepalive = Keepalive(
+                _Pings(self), self.timers, settings.interval_ms, settings.timeout_ms, settings.jitter_percent, 0.0
+            )
+            self._keepalive.start(monotonic())
 
     def _offers_http2(self, data: bytes) -> bool:
         """What TLS has agreed upon counts; without it, what the connection begins with."""
@@ -273,12 +304,30 @@ class ConnectionManager(ServerConnectionCallbacks):
             return
         http1 = self._http1
         if http1 is None:
-            if self._draining and not self._streams:
-                self._close()
+            self._on_http2_stream_done(stream)
         elif self._draining or http1.should_close or not stream.response_complete:
             self._close()
         else:
             self._read_next()
+
+    def _on_http2_stream_done(self, stream: Stream) -> None:
+        encoder, resets = stream.encoder, self._resets
+        if isinstance(encoder, Http2Stream) and encoder.is_waiting:
+            timeout_ms = stream.flush_timeout_ms()
+            if timeout_ms > 0.0:
+                FlushTimer(encoder, self.timers, timeout_ms, self.config.http2_stats.counts())
+        unanswered = stream.was_reset and not stream.response_started
+        if resets is not None and resets.on_stream_end(unanswered, self._last_active - stream.info.start):
+            self.config.stats.downstream_rq_too_many_premature_resets += 1
+            self._close()
+        else:
+            self._close_if_drained()
+
+    def _close_if_drained(self) -> None:
+        """HTTP/2 that takes no further streams ends with the last one, when its answer is in the output."""
+        http2 = self._http2
+        if http2 is not None and self._draining and not self._closed and not self._streams and not http2.streams:
+            self._close()
 
     def _read_next(self) -> None:
         """A pipelined request waits for the end of the turn: by then the upstream connection of the one before it is
@@ -388,10 +437,12 @@ class ConnectionManager(ServerConnectionCallbacks):
         for timer in (self._idle_timer, self._duration_timer, self._headers_timer, self._drain_timer):
             if timer is not None:
                 timer.disarm()
-        if self.spare_idle_timer is not None:
-            self.spare_idle_timer.disarm()
-        if self.spare_response_timer is not None:
-            self.spare_response_timer.disarm()
+        if self._keepalive is not None:
+            self._keepalive.stop()
+        for idle_timer in self.spare_idle_timers:
+            idle_timer.disarm()
+        for response_timer in self.spare_response_timers:
+            response_timer.disarm()
         self.connection_info.protocol = self.protocol() if self._requests else 0
         handler = self.handler
         # No cycle is left, so all of the connection is freed now: memory that waits for the collector is cold.
@@ -464,6 +515,19 @@ class ConnectionManager(ServerConnectionCallbacks):
 
 
 _GONE: Final = ActiveConnection()
+
+
+class _Pings(PingSender):
+    """What keeps an HTTP/2 connection under watch (a native class has one base)."""
+
+    def __init__(self, manager: ConnectionManager) -> None:
+        self._manager = manager
+
+    def send_ping(self) -> None:
+        self._manager.send_ping()
+
+    def on_ping_timeout(self) -> None:
+        self._manager.on_ping_timeout()
 
 
 class _NextRequest(Flushable):

@@ -9,10 +9,11 @@ from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.http2.settings import Http2Settings
 from meshproxy.codec.http2.stats import Http2Stats
 from meshproxy.config.http2_options import KeepaliveSettings
-from meshproxy.config.runtime import RuntimeBool
+from meshproxy.config.runtime import RuntimeBool, RuntimeInt
 from meshproxy.http.access_log import AccessLog
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import ClientCertForwarding
+from meshproxy.http.http2_limits import ResetLimits
 from meshproxy.http.local_reply_config import LocalReplyConfig
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
 from meshproxy.http.tracing.tracing import Tracing
@@ -93,6 +94,7 @@ class ConnectionManagerConfig:
         self.http2 = Http2Settings()
         self.http2_stats = Http2StatsRef(StatsRegistry())
         self.http2_keepalive: KeepaliveSettings | None = None
+        self.reset_limits = ResetLimits(RuntimeInt("", 500), RuntimeInt("", 1))
         self.stat_prefix: str = ""
         self.listener_stats = ResponseStats()  # `listener.<address>.http.<stat prefix>.`
         self.access_logs: tuple[AccessLog, ...] = ()
@@ -137,6 +139,7 @@ class ConnectionManagerConfig:
         self.max_connection_duration_ms: float = 0.0
         self.max_requests_per_connection: int = 0
         self.stream_idle_timeout_ms: float = 300_000.0
+        self.stream_flush_timeout_ms: float = -1.0  # of HTTP/2; below 0: as the idle timeout
         self.max_stream_duration_ms: float = 0.0
         self.request_timeout_ms: float = 0.0
         self.request_headers_timeout_ms: float = 0.0

@@ -28,13 +28,13 @@ class RequestCounts:
         for group in self._groups:
             group.upstream_rq_total += 1
 
-    def on_response_headers(self, status: int, host: Host, internal: bool, canary: bool) -> None:
+    def on_response_headers(self, status: int, host: Host, internal: bool, canary: bool, undecided: bool) -> None:
         """As `Cluster.on_response_headers`."""
         if not self._dynamic:
-            if status < 500:
+            if status < 500 and not undecided:
                 host.stats.rq_success += 1
             return
-        self._cluster.on_response_headers(status, host, internal, canary)
+        self._cluster.on_response_headers(status, host, internal, canary, undecided)
         self._charge(status, internal, canary)
 
     def on_response_complete(self, duration_ms: int, internal: bool, canary: bool) -> None:

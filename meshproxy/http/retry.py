@@ -6,6 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
+from meshproxy.codec import grpc
 from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.errors import (
@@ -43,12 +44,12 @@ _HEADERS: Final = frozenset(
     )
 )
 # grpc-status in the head of a response -> the condition that retries it
-_GRPC_STATUSES: Final[dict[bytes | None, int]] = {
-    b"1": on.RETRY_GRPC_CANCELLED,
-    b"4": on.RETRY_GRPC_DEADLINE_EXCEEDED,
-    b"8": on.RETRY_GRPC_RESOURCE_EXHAUSTED,
-    b"13": on.RETRY_GRPC_INTERNAL,
-    b"14": on.RETRY_GRPC_UNAVAILABLE,
+_GRPC_STATUSES: Final[dict[int | None, int]] = {
+    grpc.CANCELLED: on.RETRY_GRPC_CANCELLED,
+    grpc.DEADLINE_EXCEEDED: on.RETRY_GRPC_DEADLINE_EXCEEDED,
+    grpc.RESOURCE_EXHAUSTED: on.RETRY_GRPC_RESOURCE_EXHAUSTED,
+    grpc.INTERNAL: on.RETRY_GRPC_INTERNAL,
+    grpc.UNAVAILABLE: on.RETRY_GRPC_UNAVAILABLE,
 }
 _GRPC_BITS: Final = sum(_GRPC_STATUSES.values())
 _CONNECT_FAILURES: Final = (RESET_CONNECT_FAILURE, RESET_LOCAL_CONNECT_FAILURE, RESET_CONNECT_TIMEOUT)
@@ -67,9 +68,9 @@ def retry_state_for(route: Route, cluster: Cluster, headers: HeaderMap, stream: 
         bits, tries, codes = policy.retry_on, policy.num_retries, policy.retriable_status_codes
     if headers.known & h.ENVOY_RETRY:
         value = headers.get(b"x-envoy-retry-on")
-        grpc = headers.get(b"x-envoy-retry-grpc-on")
+        grpc_on = headers.get(b"x-envoy-retry-grpc-on")
         bits |= on.parse_retry_on("" if value is None else value.decode("latin-1"))
-        bits |= on.parse_retry_grpc_on("" if grpc is None else grpc.decode("latin-1"))
+        bits |= on.parse_retry_grpc_on("" if grpc_on is None else grpc_on.decode("latin-1"))
         most = headers.get(b"x-envoy-max-retries")
         if most is not None and most.isdigit() and len(most) < 10:
             tries = int(most)
@@ -196,7 +197,7 @@ class RetryState:
             return True
         if bits & on.RETRY_STATUS_CODES and status in self.codes:
             return True
-        if bits & _GRPC_BITS and bits & _GRPC_STATUSES.get(headers.get(b"grpc-status"), 0):
+        if bits & _GRPC_BITS and bits & _GRPC_STATUSES.get(grpc.grpc_status(headers), 0):
             return True
         return bool(bits & on.RETRY_HEADERS) and self._has_retriable_header(headers)
 

@@ -15,13 +15,14 @@ from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.config.runtime import Fraction
 from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW
 from meshproxy.http.direct_answer import answer_directly
+from meshproxy.http.grpc.call import GrpcCall
 from meshproxy.http.internal_redirect import becomes_get, redirect_request
 from meshproxy.http.local_reply import reset_details, reset_flag, upstream_reset_reply
 from meshproxy.http.request_counts import RequestCounts, is_canary, request_counts
 from meshproxy.http.retry import IDEMPOTENT, NO, NO_OVERFLOW, RETRY, RETRY_LIMIT, RetryState, retry_state_for
 from meshproxy.http.shadow import Shadow, start_shadows
 from meshproxy.http.tcp_tunnel import proxy_preface
-from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
+from meshproxy.http.timeouts import SPARE_TIMERS, RequestTimeouts, request_timeouts
 from meshproxy.http.upgrade import establishes_tunnel
 from meshproxy.http.upstream_request import UpstreamRequest
 from meshproxy.net.timers import CallTimer, Timer
@@ -65,6 +66,7 @@ class Router:
         self.retry: RetryState | None = None
         self.counts: RequestCounts | None = None  # None: only the cluster counts this request
         self.attempts: int = 0
+        self.call: GrpcCall | None = None  # where the request is one of gRPC
         self.request_end: bool = False
         self.response_started: bool = False
         self.done: bool = False
@@ -107,6 +109,8 @@ class Router:
             self._reply(route.cluster_not_found_status, b"", "cluster_not_found", flags.NO_CLUSTER_FOUND)
             return
         self.cluster = cluster
+        if headers.known & h.GRPC and is_grpc(headers):
+            self.call = GrpcCall()
         info = stream.info
         if info.upstream is not None:
             info.upstream.attempts = 1
@@ -352,11 +356,8 @@ class Router:
 
     def _arm_timeout(self, timeout_ms: float) -> None:
         manager = self.stream.manager
-        timer = manager.spare_response_timer
-        if timer is None:
-            timer = ResponseTimer()
-        else:
-            manager.spare_response_timer = None
+        spare = manager.spare_response_timers
+        timer = spare.pop() if spare else ResponseTimer()
         timer.router = self
         timer.due_ms = monotonic() * 1000.0 + timeout_ms
         self._timeout = timer
@@ -387,7 +388,10 @@ class Router:
         stream = self.stream
         status = upstream.status
         host = upstream.host
-        host.outlier.put_response(status)
+        if self.call is None:
+            host.outlier.put_response(status)
+        else:
+            self.call.put_headers(host, headers, status)
         if stream.tunnel and not self._may_answer_tunnel(upstream, headers):
             return
         decision = NO
@@ -412,9 +416,11 @@ class Router:
             self._choose(upstream)
         canary = self._canary = host.canary or is_canary(headers)
         if self.counts is None:
-            cluster.on_response_headers(status, host, stream.info.internal, canary)
+            cluster.on_response_headers(status, host, stream.info.internal, canary, self.call is not None)
         else:
-            self.counts.on_response_headers(status, host, stream.info.internal, canary)
+            self.counts.on_response_headers(status, host, stream.info.internal, canary, self.call is not None)
+        if self.call is not None and status < 500:
+            self.call.begin(host, headers, end)
         info = stream.info
         info.response_headers = headers
         info.response_code = status
@@ -483,10 +489,14 @@ class Router:
 
     def on_upstream_data(self, upstream: UpstreamRequest, data: bytes, end: bool) -> None:
         if end:
+            if self.call is not None:
+                self.call.fail()
             self._on_response_complete(upstream)
         self.stream.send_response_data(data, end)
 
     def on_upstream_trailers(self, upstream: UpstreamRequest, trailers: HeaderMap) -> None:
+        if self.call is not None:
+            self.call.end(trailers)
         self._on_response_complete(upstream)
         self.stream.send_response_trailers(trailers)
 
@@ -524,11 +534,14 @@ class Router:
         if self.response_started:
             self.done = True
             self._disarm()
-            if is_grpc(stream.request_headers):  # Envoy's rule: only there the response's head is no success yet
-                self.config.stats.rq_reset_after_downstream_response_started += 1
+            self._fail_call()
             info.response_flags |= reset_flag(reason)
             details = reset_details("upstream_reset_after_response_started", reason, transport_failure)
-            stream.reset(details)
+            if stream.response_started:
+                stream.reset(details)
+            else:  # a filter has kept it: there is time for a better answer
+                reply = upstream_reset_reply(reason, "", False)
+                stream.send_local_reply(reply.status, reply.body, details)
             return
         if upstream.stale and not upstream.retried and self._can_reconnect(upstream):
             self._reconnected = True
@@ -564,6 +577,7 @@ class Router:
         upstream.abort()
         info = self.stream.info
         if self.response_started:
+            self._fail_call()
             info.response_flags |= flags.UPSTREAM_REQUEST_TIMEOUT
             self.done = True
             self._disarm()
@@ -574,6 +588,11 @@ class Router:
         details = "upstream_per_try_idle_timeout" if idle else "upstream_per_try_timeout"
         self._charge(cluster, self._timeout_status(), upstream.host)
         self._reply_timeout(details)
+
+    def _fail_call(self) -> None:
+        """The response is cut short. Only a call of gRPC counts that: others count their heads."""
+        if self.call is not None and self.call.fail():
+            self.config.stats.rq_reset_after_downstream_response_started += 1
 
     def on_max_duration(self, upstream: UpstreamRequest) -> None:
         """An attempt lived as long as its cluster, or x-envoy-upstream-stream-duration-ms, lets it."""
@@ -621,6 +640,8 @@ class Router:
             if not attempt.timed_out:
                 host.outlier.put_timeout()
             self._charge(cluster, self._timeout_status(), host)
+        elif self.call is not None:
+            self.call.fail()
         attempt.abort()
 
     def _timeout_status(self) -> int:
@@ -805,7 +826,11 @@ class Router:
         timer = self._timeout
         if timer is not None:
             timer.router = self._timeout = None  # it knows us: a cycle would keep the stream until the collector comes
-            self.stream.manager.spare_response_timer = timer
+            spare = self.stream.manager.spare_response_timers
+            if len(spare) < SPARE_TIMERS:
+                spare.append(timer)
+            else:
+                timer.disarm()
         if self._backoff is not None:
             self._backoff.disarm()
             self._backoff = None

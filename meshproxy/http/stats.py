@@ -72,6 +72,7 @@ class ConnectionManagerStats(ResponseStats):
         "downstream_rq_tx_reset",
         "downstream_rq_non_relative_path",
         "downstream_rq_too_large",
+        "downstream_rq_too_many_premature_resets",
         "rs_too_large",
         "downstream_rq_completed",
         "downstream_rq_1xx",
@@ -148,6 +149,7 @@ class ConnectionManagerStats(ResponseStats):
         self.downstream_rq_tx_reset: int = 0
         self.downstream_rq_non_relative_path: int = 0
         self.downstream_rq_too_large: int = 0
+        self.downstream_rq_too_many_premature_resets: int = 0
         self.rs_too_large: int = 0
         self.downstream_rq_failed_path_normalization: int = 0
         self.downstream_rq_idle_timeout: int = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
-from meshproxy.codec.grpc import DEADLINE_EXCEEDED, is_grpc
+from meshproxy.codec.grpc import DEADLINE_EXCEEDED, encode_timeout, is_grpc
 from meshproxy.codec.grpc import timeout_ms as grpc_timeout_ms
 from meshproxy.codec.headers import CONNECTION, EXPECT, GRPC_TIMEOUT, UPGRADE, HeaderMap, status_code
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
@@ -26,6 +26,7 @@ from meshproxy.http.filter import HttpFilter
 from meshproxy.http.local_reply import complete_grpc_reply_headers, complete_reply_headers
 from meshproxy.http.response_headers import mutate_response_headers
 from meshproxy.http.router import Router
+from meshproxy.http.timeouts import SPARE_TIMERS
 from meshproxy.http.tracing.span import StreamTrace
 from meshproxy.http.upgrade import establishes_tunnel, tunnel_chain, tunnel_protocol
 from meshproxy.net.dispatcher import CancelledError
@@ -74,6 +75,7 @@ class Stream(StreamDecoder):
         self.local_reply: bool = False
         self.trace: StreamTrace | None = None
         self.done: bool = False
+        self.was_reset: bool = False  # by the downstream
         self.tunnel: bytes = b""  # the protocol that the connection is wanted for, where that is allowed
         self.tunnel_open: bool = False
         self.grpc_replies: int = -1  # whether local replies are gRPC: 0, 1; -1: where the request says that it is
@@ -216,6 +218,7 @@ class Stream(StreamDecoder):
         if self.done:
             return
         info = self.info
+        self.was_reset = True
         if info.request_headers is None:  # a head that the codec refused
             info.protocol = self.manager.protocol()
         self.config.stats.downstream_rq_rx_reset += 1
@@ -561,11 +564,8 @@ class Stream(StreamDecoder):
 
     def _arm_idle(self, timeout_ms: float) -> None:
         manager = self.manager
-        timer = manager.spare_idle_timer
-        if timer is None:
-            timer = StreamIdleTimer()
-        else:
-            manager.spare_idle_timer = None
+        spare = manager.spare_idle_timers
+        timer = spare.pop() if spare else StreamIdleTimer()
         timer.stream = self
         timer.timeout_ms = timeout_ms
         self._idle_timer = timer
@@ -575,7 +575,11 @@ class Stream(StreamDecoder):
         timer = self._idle_timer
         if timer is not None:
             timer.stream = self._idle_timer = None
-            self.manager.spare_idle_timer = timer
+            spare = self.manager.spare_idle_timers
+            if len(spare) < SPARE_TIMERS:
+                spare.append(timer)
+            else:
+                timer.disarm()
 
     def _set_idle_timeout(self, timeout_ms: float) -> None:
         self._leave_idle_timer()
@@ -583,15 +587,33 @@ class Stream(StreamDecoder):
             self._arm_idle(timeout_ms)
 
     def _limit_duration(self, route: Route, headers: HeaderMap) -> None:
-        """By the route, where it says how long a stream may live; a grpc-timeout counts from the stream's beginning."""
-        asked_ms: float | None = None
-        if route.grpc_stream_limit is not None and headers.known & GRPC_TIMEOUT:
-            asked_ms = grpc_timeout_ms(headers)
-        if route.grpc_stream_limit is not None and asked_ms is not None:
+        """By the route, or by what a grpc-timeout asks for, where the route heeds that. An upstream of gRPC is told."""
+        limit = route.grpc_stream_limit
+        asked_ms = grpc_timeout_ms(headers) if limit is not None and headers.known & GRPC_TIMEOUT else None
+        timeout_ms = self.config.max_stream_duration_ms
+        if limit is not None and asked_ms is not None:
+            timeout_ms = limit.stream_ms(asked_ms)
             used_ms = (monotonic() - self.info.start) * 1000.0
-            self.arm_max_duration(max(route.grpc_stream_limit.stream_ms(asked_ms) - used_ms, _AT_ONCE_MS))
+            self.arm_max_duration(max(timeout_ms - used_ms, _AT_ONCE_MS))
         elif route.max_stream_duration_ms is not None:
-            self.arm_max_duration(route.max_stream_duration_ms)
+            timeout_ms = float(route.max_stream_duration_ms)
+            self.arm_max_duration(timeout_ms)
+        if is_grpc(headers):
+            if timeout_ms > 0.0 or asked_ms is not None:
+                headers.set(b"grpc-timeout", encode_timeout(timeout_ms))
+            elif self._duration_timer is not None:
+                headers.remove(b"grpc-timeout")
+
+    def flush_timeout_ms(self) -> float:
+        """How long an HTTP/2 downstream may take nothing of what is left of the answer; 0: for ever."""
+        config, route = self.config, self.route
+        if route is not None and route.flush_timeout_ms is not None:
+            return float(route.flush_timeout_ms)
+        if config.stream_flush_timeout_ms >= 0.0:
+            return config.stream_flush_timeout_ms
+        if route is not None and route.idle_timeout_ms is not None:
+            return float(route.idle_timeout_ms)
+        return config.stream_idle_timeout_ms
 
     def arm_max_duration(self, timeout_ms: float) -> None:
         """The stream may live for `timeout_ms` from now; 0 lifts the limit."""

@@ -11,6 +11,8 @@ from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.route.route import Route
 from meshproxy.upstream.cluster import Cluster
 
+SPARE_TIMERS: Final = 64  # of each kind that a connection keeps, armed as they are, for its next streams
+
 
 class RequestTimeouts:
     """In ms; 0 is none. `expected_ms` is told to the upstream in x-envoy-expected-rq-timeout-ms."""

@@ -78,6 +78,7 @@ class UpstreamRequest(PooledStream):
         pool = self.pool
         if pool is None:
             pool = self.host.pool(self.cluster, self.priority)
+        self.multiplexed = pool.protocol == HTTP2
         self._pending = pool.new_stream(self)
 
     def start_tunnel(self, headers: HeaderMap, preface: bytes, timeouts: RequestTimeouts) -> None:
@@ -115,8 +116,18 @@ class UpstreamRequest(PooledStream):
     def read_disable(self, disable: bool) -> None:
         if self._encoder is not None:
             self._encoder.read_disable(disable)
+            if self.multiplexed:
+                self._count_paused(disable)
         else:
             self._read_disabled += 1 if disable else -1
+
+    def _count_paused(self, disable: bool) -> None:
+        """Of HTTP/2 each stream counts (of HTTP/1 the connection does)."""
+        stats = self.cluster.stats
+        if disable:
+            stats.upstream_flow_control_paused_reading_total += 1
+        else:
+            stats.upstream_flow_control_resumed_reading_total += 1
 
     def arm_per_try(self, timeout_ms: float) -> None:
         """The request is complete: from here on counts the time of a try."""
@@ -360,11 +371,15 @@ class UpstreamRequest(PooledStream):
 
     def on_above_write_watermark(self) -> None:
         self._downstream_paused += 1
+        if self.multiplexed:
+            self.cluster.stats.upstream_flow_control_backed_up_total += 1
         self.router.stream.read_disable_request(True)
 
     def on_below_write_watermark(self) -> None:
         if self._downstream_paused > 0:
             self._downstream_paused -= 1
+            if self.multiplexed:
+                self.cluster.stats.upstream_flow_control_drained_total += 1
             self.router.stream.read_disable_request(False)
 
     def _release_downstream(self) -> None:

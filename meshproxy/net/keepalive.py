@@ -6,7 +6,7 @@ import random
 
 from mypy_extensions import mypyc_attr
 
-from meshproxy.net.timers import CallTimer, TimerWheel
+from meshproxy.net.timers import Timer, TimerWheel
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -22,8 +22,8 @@ class PingSender:
         raise NotImplementedError
 
 
-class Keepalive:
-    """One connection's. At most one ping is under way.
+class Keepalive(Timer):
+    """One connection's, and its timer: for the next ping, or the answer to this one. At most one ping is under way.
 
     `interval_ms` is between an answer and the next ping (0.0: none is sent by the clock), `jitter_percent` of it is
     added at random, `timeout_ms` is how long an answer may take. A connection from which nothing has come for
@@ -39,6 +39,7 @@ class Keepalive:
         jitter_percent: float,
         idle_interval_ms: float,
     ) -> None:
+        super().__init__()
         self._sender = sender
         self._timers = timers
         self._interval_ms = interval_ms
@@ -48,7 +49,6 @@ class Keepalive:
         self._waits: bool = False  # for the answer to a ping
         self._stopped: bool = False
         self._last_data_s: float = 0.0
-        self._timer = CallTimer(self.on_timer)  # for the next ping, or the answer to this one
 
     def start(self, now_s: float) -> None:
         self._last_data_s = now_s
@@ -57,7 +57,7 @@ class Keepalive:
     def stop(self) -> None:
         """The connection is over."""
         self._stopped = True
-        self._timer.disarm()
+        self.disarm()
 
     def on_data(self, now_s: float) -> None:
         """Something came."""
@@ -71,7 +71,7 @@ class Keepalive:
     def on_ack(self) -> None:
         if self._waits:
             self._waits = False
-            self._timer.disarm()
+            self.disarm()
             self._arm_interval()
 
     def on_timer(self) -> None:
@@ -87,10 +87,10 @@ class Keepalive:
         if self._waits or self._stopped:
             return
         self._waits = True
-        self._timers.arm(self._timer, self._timeout_ms)
+        self._timers.arm(self, self._timeout_ms)
         self._sender.send_ping()
 
     def _arm_interval(self) -> None:
         if self._interval_ms > 0.0 and not self._stopped:
             jitter_ms = self._interval_ms * self._jitter_percent / 100.0 * random.random()
-            self._timers.arm(self._timer, self._interval_ms + jitter_ms)
+            self._timers.arm(self, self._interval_ms + jitter_ms)

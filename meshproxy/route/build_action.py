@@ -71,13 +71,15 @@ def _build_timeouts(route: Route, message: Any) -> None:
     route.timeout_ms = milliseconds_or(message, "timeout", DEFAULT_TIMEOUT_MS)
     if message.HasField("idle_timeout"):
         route.idle_timeout_ms = milliseconds(message.idle_timeout)
+    if message.HasField("flush_timeout"):
+        route.flush_timeout_ms = milliseconds(message.flush_timeout)
     if message.HasField("max_stream_duration"):
         route.timeout_ms = 0  # the limit that takes its place, even when it is empty
         duration = message.max_stream_duration
         if duration.HasField("max_stream_duration"):
             route.max_stream_duration_ms = milliseconds(duration.max_stream_duration)
         route.grpc_stream_limit = build_stream_limit(duration)
-        route.limits_stream = route.max_stream_duration_ms is not None or route.grpc_stream_limit is not None
+        route.limits_stream = True
     else:
         route.grpc_request_limit = build_request_limit(message)
 

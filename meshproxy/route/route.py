@@ -114,9 +114,10 @@ class Route:
         self.weight: int = 0
         self.timeout_ms: int = DEFAULT_TIMEOUT_MS
         self.idle_timeout_ms: int | None = None
+        self.flush_timeout_ms: int | None = None  # of HTTP/2 downstream
         self.max_stream_duration_ms: int | None = None
         self.grpc_stream_limit: GrpcLimit | None = None  # in place of that, for requests with grpc-timeout
-        self.limits_stream: bool = False  # by one of these
+        self.limits_stream: bool = False  # `max_stream_duration` is there, be it empty
         self.grpc_request_limit: GrpcLimit | None = None  # in place of `timeout_ms`, for requests of gRPC
         self.retry: RetryPolicy | None = None
         self.upgrades: RouteUpgrades | None = None
@@ -164,6 +165,7 @@ class Route:
         new.cluster_not_found_status = self.cluster_not_found_status
         new.timeout_ms = self.timeout_ms
         new.idle_timeout_ms = self.idle_timeout_ms
+        new.flush_timeout_ms = self.flush_timeout_ms
         new.max_stream_duration_ms = self.max_stream_duration_ms
         new.grpc_stream_limit = self.grpc_stream_limit
         new.limits_stream = self.limits_stream

@@ -183,15 +183,18 @@ class Cluster(EjectionListener):
         self.on_response_headers(status, host, internal, host.canary)
         self.on_response_complete(duration_ms, internal, host.canary)
 
-    def on_response_headers(self, status: int, host: Host, internal: bool, canary: bool) -> None:
+    def on_response_headers(
+        self, status: int, host: Host, internal: bool, canary: bool, undecided: bool = False
+    ) -> None:
         """Count an upstream's response that goes downstream: as soon as its head is there, even if it is cut short.
 
-        `canary` is that of the host, or of a response that says so itself.
+        `canary` is that of the host, or of a response that says so itself. `undecided` is a gRPC call, of which the
+        status says later whether the host had success, unless it is an error already.
         """
         self.stats.charge_response(status, internal, canary)
         if status >= 500:
             host.stats.rq_error += 1
-        else:
+        elif not undecided:
             host.stats.rq_success += 1
 
     def on_response_complete(self, duration_ms: int, internal: bool, canary: bool) -> None:

@@ -174,12 +174,10 @@ class Http2UpstreamConnection(UpstreamConnection):
         return data
 
     def on_above_write_watermark(self) -> None:
-        self.stats.upstream_flow_control_backed_up_total += 1
-        self._codec.set_backed_up(True)
+        self._codec.on_above_write_watermark()
 
     def on_below_write_watermark(self) -> None:
-        self.stats.upstream_flow_control_drained_total += 1
-        self._codec.set_backed_up(False)
+        self._codec.on_below_write_watermark()
 
     # -- keep-alive
 

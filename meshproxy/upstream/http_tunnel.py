@@ -1,7 +1,8 @@
 """`tcp_proxy.tunneling_config`: a raw connection inside an HTTP request, CONNECT or POST, to a proxy upstream.
 
 It takes the place of a `TcpUpstream`: established when the proxy has answered 2xx. As in Envoy, HTTP/1 knows no half
-close in a CONNECT tunnel: when one side ends, the connection to the proxy ends.
+close in a CONNECT tunnel: when one side ends, the connection to the proxy ends. On HTTP/2 a tunnel is a stream of a
+connection that others share, and each side ends by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from meshproxy.observe.stream_info import StreamInfo
 from meshproxy.observe.wire import WireBytes
 from meshproxy.route.header_ops import HeaderOperations, build_header_operations
 from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.config import HTTP2
 from meshproxy.upstream.connection import UpstreamConnection
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.pool import PendingStream, PooledStream
@@ -151,12 +153,16 @@ class HttpTunnel(PooledStream):
 
     def end_output(self) -> None:
         """The downstream sends no more."""
-        if not self._config.post_path:
+        if not (self._config.post_path or self._half_closes()):
             self.close()
             self._callbacks.on_upstream_closed("")
         elif self._encoder is not None and not self._sent_all:
             self._sent_all = True
             self._encoder.send_data(b"", True)
+
+    def _half_closes(self) -> bool:
+        """Whether a CONNECT tunnel can end one way only."""
+        return self._pooled is not None and self._pooled.protocol == HTTP2
 
     def read_disable(self, disable: bool) -> None:
         if self._encoder is not None:

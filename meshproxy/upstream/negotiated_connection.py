@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.stream import StreamEncoder
 from meshproxy.net.connection import Connection
 from meshproxy.observe.wire import WireBytes
-from meshproxy.upstream.config import AUTO
+from meshproxy.upstream.config import AUTO, HTTP1
 from meshproxy.upstream.connection import CLOSED, CONNECTING, UpstreamConnection
 from meshproxy.upstream.connection_counts import ConnectionCounts
 from meshproxy.upstream.http1_connection import Http1UpstreamConnection
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 class NegotiatedConnection(UpstreamConnection):
-    """Connects; then a connection of the version that was chosen takes its place. Until then it is thought to take
-    one stream, as in Envoy."""
+    """Connects; then a connection of the version that was chosen takes its place. Until then it is thought to be one
+    of HTTP/2, unless the last one was not."""
 
     def __init__(self, pool: ConnectionPool, counts: ConnectionCounts) -> None:
         super().__init__(pool, counts, AUTO)
+        if pool.negotiated != HTTP1:
+            self.unused = min(pool.config.http2.max_concurrent_streams, self.remaining)
 
     def on_connected(self, connection: Connection) -> None:
         if self.state != CONNECTING:

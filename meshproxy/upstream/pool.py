@@ -78,6 +78,7 @@ class ConnectionPool:
         self.http2_stats = http2_stats
         self.breakers = breakers
         self.protocol: int = config.protocol
+        self.negotiated: int = AUTO  # with that protocol: what the last connection agreed on
         self.demand: ConnectionDemand | None = None  # of those that share it; None: anybody
         self.priority: int = 0  # of its routes; for `keyed`
         self.keyed: KeyedPools | None = None  # who keeps it while it has connections; None: its host, for good
@@ -283,6 +284,7 @@ class ConnectionPool:
         del self._connections[connection]
         self._connections[version] = None
         self._connecting += version.unused - connection.unused
+        self.negotiated = version.protocol
 
     def on_ready(self, connection: UpstreamConnection) -> None:
         """The connection can take a stream, which it could not before."""

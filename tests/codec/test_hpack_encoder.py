@@ -71,7 +71,7 @@ def test_another_value_is_inserted_when_it_comes_again() -> None:
 
 def test_values_that_never_come_again_do_not_push_out_what_does() -> None:
     peer = Peer()
-    peer.send(GET, AGENT)
+    block = peer.send(GET, AGENT)
     for number in range(1000):
         block = peer.send(GET, (b"x-request-id", b"%032d" % number), (b":path", b"/%d" % number), AGENT)
     assert AGENT in peer.table()
@@ -81,6 +81,7 @@ def test_values_that_never_come_again_do_not_push_out_what_does() -> None:
 
 def test_several_values_taking_turns_are_all_inserted() -> None:
     peer = Peer()
+    block = b""
     for _ in range(3):
         for number in range(8):
             block = peer.send(GET, (b":path", b"/pkg.Service/Method%d" % number))
@@ -201,6 +202,19 @@ def test_a_long_cookie_may_be_inserted() -> None:
     peer = Peer()
     peer.send((b"cookie", b"session=0123456789abcdef"))
     assert peer.table() == [(b"cookie", b"session=0123456789abcdef")]
+
+
+# -- a filter's mistakes
+
+
+@pytest.mark.parametrize("names", [None, frozenset({b"x-broken", b"X-Case"})])
+def test_8_2_1_of_rfc_9113_neither_controls_nor_upper_case_are_sent(names: frozenset[bytes] | None) -> None:
+    """Also not by index, and both ends agree about the table that holds such a field."""
+    encoder, decoder = HpackEncoder(4096), hpack.Decoder()
+    fields: list[Field] = [(b"x-broken", b"a\r\nb\x00\x7fc\td"), (b"X-Case", b"1"), AGENT]
+    for _ in range(3):
+        received = decoder.decode(encoder.encode(list(fields), names), raw=True)
+        assert received == [(b"x-broken", b"a  b  c\td"), (b"x-case", b"1"), AGENT]
 
 
 # -- what is remembered

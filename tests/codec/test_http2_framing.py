@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http2.settings import Http2Settings
 from tests.codec.http2_frames import PREFACE, Writer, raw_frame
 from tests.codec.http2_playbook import Owner, client, play, server
@@ -279,8 +280,8 @@ IGNORED: list[tuple[str, list[str]]] = [
     ("4.1 a frame of an unknown type", ["RAW 200 255 0 x", "RAW 201 0 1 x", "RAW 255 0 9 x", "RAW 11 0 2 x"]),
     ("4.1 the reserved bit", ["RAW 8 0 2147483649 " + r"\x80\x00\x00\x01"]),
     ("4.1 unknown flags", ["RAW 8 255 1 " + r"\x00\x00\x00\x01", "RAW 2 255 1 " + r"\x00\x00\x00\x09\x00"]),
-    ("5.1 PRIORITY on an idle stream", ["PRIORITY 9 on=0", "PRIORITY 8 on=1"]),
-    ("5.5 unknown error codes", ["GOAWAY 2147483647 4711 why"]),
+    ("5.3 PRIORITY on an idle stream", ["PRIORITY 9 on=0", "PRIORITY 8 on=1"]),
+    ("7 unknown error codes", ["GOAWAY 2147483647 4711 why"]),
     ("6.7 PING that is an answer", ["PING 12345678 ack"]),
     ("6.5.3 an acknowledgement too many", ["SETTINGS ack", "SETTINGS ack"]),
 ]
@@ -523,3 +524,53 @@ def test_any_split_of_the_preface() -> None:
         for begin, end in itertools.pairwise([0, *cuts, len(whole)]):
             owner.connection.receive_data(whole[begin:end])
         assert owner.log == ["1 headers :authority=a :path=/ :method=GET :scheme=http end"]
+
+
+# -- section 4.3.1: the size of the compression's table
+
+
+def test_a_smaller_table_of_the_peer_is_acknowledged_in_the_next_block() -> None:
+    """The next block begins with a size update, or two of them: the smallest in between, then the last."""
+    owner = server()
+    feed(owner, f"HEADERS 1 {GET} end", f"HEADERS 3 {GET} end")
+    assert feed(owner, "SETTINGS 1=0", "SETTINGS 1=100") == ["SETTINGS ack"] * 2
+    owner.encoders[1].send_headers(HeaderMap([(b":status", b"200")]), True)
+    data = output(owner)
+    assert data[9:12] == b"\x20\x3f\x45"  # RFC 7541 section 6.3: 0, then 100
+    assert owner.reader.lines(data) == ["HEADERS 1 :status=200 end"]
+    owner.encoders[3].send_headers(HeaderMap([(b":status", b"200")]), True)
+    assert output(owner)[9:] == b"\x88"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_smaller_table_of_ours_must_be_followed(role: str) -> None:
+    """The peer has acknowledged it, and goes on as before."""
+    settings = Http2Settings(hpack_table_bytes=100)
+    head = GET if role == "server" else ":status=200"
+    for acknowledged, dies in ((False, False), (True, True)):
+        owner: Owner = Server(settings) if role == "server" else Client(settings)
+        if isinstance(owner, Client):
+            owner.request([(b":method", b"GET")])
+        sent_lines(owner)
+        lines = ["SETTINGS", *(["SETTINGS ack"] if acknowledged else []), f"HEADERS 1 {head} end"]
+        sent = feed(owner, *(["PREFACE", *lines] if role == "server" else lines))
+        assert sent[-1].endswith("COMPRESSION_ERROR") == dies
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_smaller_table_of_ours_that_is_followed(role: str) -> None:
+    settings = Http2Settings(hpack_table_bytes=100)
+    owner: Owner = Server(settings) if role == "server" else Client(settings)
+    if isinstance(owner, Client):
+        owner.request([(b":method", b"GET")])
+    owner.peer.encoder.header_table_size = 100
+    head = f"HEADERS 1 {GET if role == 'server' else ':status=200'} x={'y' * 200} end"
+    feed(owner, *(["PREFACE"] if role == "server" else []), "SETTINGS", "SETTINGS ack", head)
+    assert any(line.startswith("1 headers ") for line in owner.log)
+    assert is_alive(owner)
+
+
+def test_the_identifiers_of_a_client_s_streams() -> None:
+    """Section 5.1.1: odd, and each greater than all before."""
+    owner = client()
+    assert [owner.request([(b":method", b"GET")]) for _ in range(5)] == [1, 3, 5, 7, 9]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshproxy.codec.http2.settings import Http2Settings
-from tests.codec.http2_frames import raw_frame
+from tests.codec.http2_frames import parse_fields, raw_frame
 from tests.codec.http2_playbook import Owner, client, play, server
 from tests.codec.http2_recorder import Server, sent_lines
 
@@ -568,6 +568,23 @@ def test_a_tunnel_by_connect() -> None:
     owner = client()
     owner.request([(b":authority", b"a:1"), (b":method", b"CONNECT"), (b":scheme", b"http")], False)
     assert sent_lines(owner) == ["HEADERS 1 :authority=a:1 :method=CONNECT"]
+
+
+def test_trailers_in_a_tunnel() -> None:
+    """Section 8.5: DATA, and what manages the stream; nothing else. So for extended CONNECT (RFC 8441 section 5)."""
+    for head in (":method=CONNECT :authority=a:1", TUNNEL):
+        owner: Owner = server(CONNECT)
+        assert feed(owner, f"HEADERS 1 {head}", "DATA 1 x", "PRIORITY 1 on=0", "WINDOW_UPDATE 1 1") == []
+        assert feed(owner, "HEADERS 1 a=b end") == ["RST_STREAM 1 PROTOCOL_ERROR"]
+    for fields in (
+        [(b":authority", b"a:1"), (b":method", b"CONNECT")],
+        parse_fields(f"{UPGRADE} upgrade=websocket connection=upgrade".split()),
+    ):
+        owner = client(peer="SETTINGS 8=1")
+        owner.request(fields, False)
+        sent_lines(owner)
+        assert feed(owner, "HEADERS 1 :status=200", "DATA 1 x") == []
+        assert feed(owner, "HEADERS 1 a=b end") == ["RST_STREAM 1 PROTOCOL_ERROR"]
 
 
 # -- the same block again

@@ -8,6 +8,7 @@ from tests.differential.cases import Case
 from tests.differential.test_compression import DIFFERENCES as COMPRESSION
 from tests.differential.test_filter_chains import ROWS as CHAIN_ROWS
 from tests.differential.test_load_balancing import DIFFERENCES as BALANCING
+from tests.differential.test_pools_http2 import ROWS as POOL_ROWS
 from tests.differential.test_subsets import DIFFERENCES as SUBSETS
 from tests.differential.test_tcp_proxy import ROWS
 from tests.differential.test_tls import CASES, FAILED
@@ -16,7 +17,7 @@ from tests.differential.test_upgrades import ROWS as UPGRADE_ROWS
 from tests.differential.test_upstream_connections import ROWS as CONNECTION_ROWS
 from tests.differential.topic import all_topics
 
-ALL_ROWS: list[Any] = [*ROWS, *CONNECTION_ROWS, *UPGRADE_ROWS]
+ALL_ROWS: list[Any] = [*ROWS, *CONNECTION_ROWS, *POOL_ROWS, *UPGRADE_ROWS]
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "envoy-differences.md"
 

@@ -97,6 +97,12 @@ def call(
 
 # grpc_stats
 
+
+def allowlist(service: str) -> str:
+    """One method that is counted by itself."""
+    return f"individual_method_stats_allowlist: {{ services: [{{ name: {service}, method_names: [M] }}] }}"
+
+
 STATS = "grpc_stats.v3.FilterConfig"
 EMPTY_ANSWER = answer(status="0")
 COUNTED = [
@@ -431,15 +437,12 @@ TOPIC = Topic(
     listeners={
         "stats": listener((STATS, "")),
         "all": listener((STATS, "stats_for_all_methods: true")),
-        "list": listener(
-            (STATS, "individual_method_stats_allowlist: { services: [{ name: l.S, method_names: [M] }] }")
-        ),
+        "list": listener((STATS, allowlist("l.S"))),
         "dots": listener((STATS, "stats_for_all_methods: true, replace_dots_in_grpc_service_name: true")),
         "dotslist": listener(
             (
                 STATS,
-                "individual_method_stats_allowlist: { services: [{ name: a.b.C, method_names: [M] }] }, "
-                "replace_dots_in_grpc_service_name: true",
+                f"replace_dots_in_grpc_service_name: true, {allowlist('a.b.C')}",
             )
         ),
         "upstream": listener((STATS, "stats_for_all_methods: true, enable_upstream_stats: true")),

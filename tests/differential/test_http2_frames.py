@@ -47,9 +47,7 @@ STALLED = (Head(path="/h", end=False), Reached())
 # Both say the same GOAWAY.
 LOUD: dict[str, Step | tuple[Step, ...]] = {
     "data_on_idle": data(1, b"x"),
-    "data_after_end": (Head(path="/h"), Reached(), data(1, b"x")),
     "data_on_0": data(0, b"x"),
-    "priority_size": frame(PRIORITY, 0, 1, b"abc"),
     "settings_size": frame(SETTINGS, 0, 0, b"abc"),
     "settings_ack_size": frame(SETTINGS, ACK, 0, b"abcdef"),
     "ping_size": frame(PING, 0, 0, b"abc"),
@@ -62,15 +60,21 @@ LOUD: dict[str, Step | tuple[Step, ...]] = {
     "headers_padding": frame(HEADERS, ALL | PADDED, 1, b"\xff" + BLOCK),
     "data_padding": (*STALLED, frame(DATA, PADDED, 1, b"\x09abc")),
     "continuation_alone": frame(CONTINUATION, END_HEADERS, 1, BLOCK),
-    "ping_within_block": headers(1, GET, end_headers=False) + ping(),
-    "other_stream_within_block": headers(1, GET, end_headers=False) + frame(CONTINUATION, END_HEADERS, 3),
-    "unknown_within_block": headers(1, GET, end_headers=False) + frame(99, 0, 0, b"x"),
-    "hpack_index": frame(HEADERS, ALL, 1, b"\xff\xff\x03"),
-    "hpack_index_0": frame(HEADERS, ALL, 1, b"\x80"),
-    "hpack_size_update": frame(HEADERS, ALL, 1, b"\x3f\xff\xff\x03" + BLOCK),
-    "hpack_size_update_behind": frame(HEADERS, ALL, 1, BLOCK + b"\x20"),
-    "hpack_huffman": frame(HEADERS, ALL, 1, b"\0\x81\xff\x00"),
-    "hpack_cut": frame(HEADERS, ALL, 1, b"\0\x05a"),
+}
+# The same, but that Envoy logs a request whose head it has not got.
+HEADLESS: dict[str, tuple[str, bytes]] = {
+    "ping_within_block": ("PROTOCOL_ERROR", headers(1, GET, end_headers=False) + ping()),
+    "other_stream_within_block": (
+        "PROTOCOL_ERROR",
+        headers(1, GET, end_headers=False) + frame(CONTINUATION, END_HEADERS, 3),
+    ),
+    "unknown_within_block": ("PROTOCOL_ERROR", headers(1, GET, end_headers=False) + frame(99, 0, 0, b"x")),
+    "hpack_index": ("COMPRESSION_ERROR", frame(HEADERS, ALL, 1, b"\xff\xff\x03")),
+    "hpack_index_0": ("COMPRESSION_ERROR", frame(HEADERS, ALL, 1, b"\x80")),
+    "hpack_size_update": ("COMPRESSION_ERROR", frame(HEADERS, ALL, 1, b"\x3f\xff\xff\x03" + BLOCK)),
+    "hpack_size_update_behind": ("COMPRESSION_ERROR", frame(HEADERS, ALL, 1, BLOCK + b"\x20")),
+    "hpack_huffman": ("COMPRESSION_ERROR", frame(HEADERS, ALL, 1, b"\0\x81\xff\x00")),
+    "hpack_cut": ("COMPRESSION_ERROR", frame(HEADERS, ALL, 1, b"\0\x05a")),
 }
 # Envoy closes without GOAWAY, which RFC 9113 section 5.4.1 says should be sent.
 SILENT: dict[str, tuple[str, Step | tuple[Step, ...]]] = {
@@ -103,7 +107,6 @@ QUIET: dict[str, bytes] = {
 }
 # After the answer to stream 1, which is closed then.
 LATE: dict[str, bytes] = {
-    "data_on_closed": data(1, b"x"),
     "reset_on_closed": reset(1),
     "window_update_on_closed": window_update(1, 5),
     "priority_on_closed": priority(1),
@@ -126,7 +129,89 @@ ROWS = [
         Row(f"late_{name}", (DIRECT, Over(), given, headers(3, GET, end=True), Over((3,))))
         for name, given in LATE.items()
     ),
-    Row("lower_stream", (headers(5, GET, end=True), Over((5,)), headers(3, GET, end=True))),
+    *(
+        Row(
+            name,
+            (Sync(), given, Ended()),
+            differs="head-cut-short",
+            envoy=(
+                f"goaway: {code} last=1",
+                "log: code=0 flags=DPE details=codec_error attempts=0 cluster=- route=- protocol=HTTP/2 method=- path=- "
+                "authority=- end=- rx=0 tx=0",
+                "stat http.main.downstream_rq_rx_reset: +1",
+            ),
+            ours=(f"goaway: {code} last=0",),
+        )
+        for name, (code, given) in HEADLESS.items()
+    ),
+    Row(
+        "lower_stream",
+        (headers(5, GET, end=True), Over((5,)), headers(3, GET, end=True)),
+        differs="closed-stream",
+        envoy=("connection: kept",),
+        ours=("connection: closed", "goaway: STREAM_CLOSED last=5"),
+    ),
+    Row(
+        "data_on_closed",
+        (DIRECT, Over(), data(1, b"x")),
+        differs="closed-stream",
+        envoy=("connection: kept",),
+        ours=("connection: closed", "goaway: STREAM_CLOSED last=1"),
+    ),
+    Row(
+        "data_after_end",
+        (Head(path="/h"), Reached(), data(1, b"x")),
+        answers=(SILENT_ANSWER,),
+        differs="closed-stream",
+        envoy=("connection: closed", "goaway: STREAM_CLOSED last=1"),
+        ours=("connection: kept", "RST_STREAM STREAM_CLOSED"),
+    ),
+    Row(
+        "priority_size",
+        (Sync(), frame(PRIORITY, 0, 1, b"abc")),
+        differs="priority-frames",
+        envoy=("connection: closed", "goaway: FRAME_SIZE_ERROR last=0"),
+        ours=("connection: kept", "RST_STREAM FRAME_SIZE_ERROR"),
+    ),
+    Row(
+        "priority_of_itself",
+        (*STALLED, priority(1, 1)),
+        answers=(SILENT_ANSWER,),
+        differs="priority-frames",
+        envoy=("log: code=0 flags=DC details=downstream_remote_disconnect attempts=1 cluster=h route=- protocol=HTTP/2 "
+               "method=GET path=/h authority=priority-of-itself.test end=- rx=0 tx=0",),
+        ours=("RST_STREAM PROTOCOL_ERROR",),
+    ),
+    Row(
+        "priority_on_0",
+        (Sync(), priority(0)),
+        differs="priority-frames",
+        envoy=("connection: kept",),
+        ours=("connection: closed", "goaway: PROTOCOL_ERROR last=0"),
+    ),
+    Row(
+        "stream_window_update_of_0",
+        (*STALLED, window_update(1, 0)),
+        answers=(SILENT_ANSWER,),
+        differs="stream-window",
+        envoy=("connection: closed",),
+        ours=("connection: kept", "RST_STREAM PROTOCOL_ERROR"),
+    ),
+    Row(
+        "stream_window_overflow",
+        (*STALLED, window_update(1, MAX_WINDOW)),
+        answers=(SILENT_ANSWER,),
+        differs="stream-window",
+        envoy=("connection: closed",),
+        ours=("connection: kept", "RST_STREAM FLOW_CONTROL_ERROR"),
+    ),
+    Row(
+        "headers_prioritised_by_itself",
+        (Sync(), frame(HEADERS, ALL | PRIORITY_FLAG, 1, struct.pack("!LB", 1, 15) + BLOCK)),
+        differs="priority-frames",
+        envoy=("connection: closed",),
+        ours=("connection: kept", "RST_STREAM PROTOCOL_ERROR"),
+    ),
     one("headers_prioritised", frame(HEADERS, ALL | PRIORITY_FLAG, 1, struct.pack("!LB", 0, 15) + BLOCK)),
     one("headers_padded", frame(HEADERS, ALL | PADDED, 1, b"\x03" + BLOCK + b"\0\0\0")),
     one("continued", headers(1, GET, end=True, split_at=7)),

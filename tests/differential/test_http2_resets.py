@@ -105,7 +105,8 @@ EARLY = [
     one("answer_before_end_of_upstream", Head(method="POST", end=False), route=TO_H,
         answers=(frames_of(lambda stream: headers(stream, HEAD, end=True), early=True),)),
     one("answer_and_no_error_of_upstream", Head(method="POST", end=False), route=TO_H,
-        answers=(frames_of(lambda stream: headers(stream, HEAD, end=True) + reset(stream, 0), early=True),)),
+        answers=(frames_of(lambda stream: headers(stream, HEAD, end=True) + reset(stream, 0), early=True),),
+        ignore=("stat cluster.h.http2.rx_reset",)),
     one("answer_before_end_of_plain", Head(method="POST", end=False), route=TO_A, plain=(reply(200, early=True, then="close"),),
         ignore=("end:",)),
     one("refused_before_end_of_plain", Head([("content-length", "5")], method="POST", end=False), route=TO_A,
@@ -126,20 +127,31 @@ TIMEOUTS = [
     one("request_timeout", Head(method="POST", end=False), route=TO_H, listener="hasty", answers=(SILENT,)),
 ]
 GOAWAYS = [
-    one("goaway_before", Head(), route=TO_OWN % "alone", answers=(frames_of(lambda stream: goaway(0)),)),
-    one("goaway_with_error_before", Head(), route=TO_OWN % "alone", answers=(frames_of(lambda stream: goaway(0, 11)),)),
-    Row("goaway_refused_retried", (Head(), Over()), route=RETRY.replace("cluster: h", "cluster: alone") % "refused-stream",
-        answers=(frames_of(lambda stream: goaway(0)), OK)),
-    Row("goaway_then_answer", (Head(), Over(), Head(stream=3), Over((3,))), route=TO_OWN % "alone",
-        answers=(frames_of(lambda stream: goaway(MAX_WINDOW), OK.frames), OK), ignore=("stat cluster.alone.upstream_cx_protocol_error",)),
-    Row("goaway_while_running", (Head(), Reached(), Head(stream=3), Over((3,)), Fire("go"), Over()), route=TO_OWN % "alone",
-        answers=(Http2Answer(OK.frames, wait_for="go"), frames_of(lambda stream: goaway(stream), OK.frames), OK)),
+    *(
+        one(
+            f"goaway_before_{code}",
+            Head(),
+            route=TO_OWN % "alone",
+            answers=(frames_of(lambda stream, code=code: goaway(0, code)), OK),  # type: ignore[misc]
+            differs="goaway-refused",
+            envoy=(":status: 503",),
+            ours=(":status: 200",),
+        )
+        for code in (0, 11)
+    ),
+    Row("goaway_refused_retried", (Head(), Over()), route=RETRY.replace("cluster: h", "cluster: fresh") % "refused-stream",
+        answers=(frames_of(lambda stream: goaway(0)), OK), ignore=("stat cluster.fresh.upstream_rq_retry",)),
+    Row("goaway_then_answer", (Head(), Over(), Head(stream=3), Over((3,))), route=TO_OWN % "goes",
+        answers=(frames_of(lambda stream: goaway(MAX_WINDOW), OK.frames), OK), ignore=("stat cluster.goes.upstream_cx_protocol_error",)),
+    Row("goaway_while_running", (Head(), Reached(), Head(stream=3), Over((3,)), Fire("go"), Over()), route=TO_OWN % "stays",
+        answers=(Http2Answer(OK.frames, wait_for="go"), frames_of(lambda stream: goaway(stream), OK.frames), OK),
+        ignore=("stat cluster.stays.upstream_cx_protocol_error",)),
 ]
 ROWS = [*UPSTREAM_RESETS, *DOWNSTREAM_RESETS, *EARLY, *TIMEOUTS, *GOAWAYS]
 HTTP2 = Http2Topic(
     ROWS,
     listeners={"main": "", "hasty": "request_timeout: 0.1s"},
-    clusters={"alone": http2_cluster("h"), "own": http2_cluster("h")},
+    clusters={name: http2_cluster("h") for name in ("alone", "own", "fresh", "goes", "stays")},
 )
 
 

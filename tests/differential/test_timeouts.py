@@ -1,9 +1,9 @@
 """Timeouts: what is answered when each of them passes. Times are small, and outcomes are compared, not times."""
 
-from tests.differential.cases import AwaitUpstream, Case, Differs, Expect, Receive, get, not_yet, post, request
+from tests.differential.cases import AwaitUpstream, Case, Differs, Expect, Receive, get, post, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
-from tests.support.upstream import STALL, Answer, reply
+from tests.support.upstream import OK, STALL, Answer, reply
 
 GRPC = ("content-type", "application/grpc")
 SLOW_BODY = Answer((b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello",), then="stall")
@@ -152,37 +152,118 @@ ASKED = [
     Case("upgrade_listener", get("/"), route=to(), listener="upgrades"),
     Case("hedge_off", get("/"), route=to("hedge_policy: { initial_requests: 2 }")),
     Case("flush_timeout", get("/"), route=to("flush_timeout: 0.001s")),
-    *not_yet(
-        "grpc-timeout is not supported yet",
-        Case(
-            "grpc_timeout_header",
-            post("/", b"", GRPC, ("grpc-timeout", "2S")),
-            route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
-        ),
-        Case(
-            "grpc_timeout_passes",
-            post("/", b"", GRPC, ("grpc-timeout", "60m")),
-            (STALL,),
-            route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
-        ),
-        Case(
-            "grpc_timeout_max",
-            post("/", b"", GRPC, ("grpc-timeout", "10S")),
-            (STALL,),
-            route=to("max_stream_duration: { grpc_timeout_header_max: 0.06s }"),
-        ),
-        Case(
-            "grpc_timeout_offset",
-            post("/", b"", GRPC, ("grpc-timeout", "5060m")),
-            (STALL,),
-            route=to("max_stream_duration: { grpc_timeout_header_max: 10s, grpc_timeout_header_offset: 5s }"),
-        ),
-        Case(
-            "grpc_timeout_old",
-            post("/", b"", GRPC, ("grpc-timeout", "60m")),
-            (STALL,),
-            route=to("max_grpc_timeout: 10s"),
-        ),
+    Case(
+        "grpc_timeout_header",
+        post("/", b"", GRPC, ("grpc-timeout", "2S")),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
+    ),
+    Case(
+        "grpc_timeout_passes",
+        post("/", b"", GRPC, ("grpc-timeout", "60m")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
+    ),
+    Case(
+        "grpc_timeout_max",
+        post("/", b"", GRPC, ("grpc-timeout", "10S")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 0.06s }"),
+    ),
+    Case(
+        "grpc_timeout_offset",
+        post("/", b"", GRPC, ("grpc-timeout", "5060m")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s, grpc_timeout_header_offset: 5s }"),
+    ),
+    Case(
+        "grpc_timeout_old",
+        post("/", b"", GRPC, ("grpc-timeout", "60m")),
+        (STALL,),
+        route=to("max_grpc_timeout: 10s"),
+    ),
+    Case(
+        "grpc_timeout_without_header",
+        post("/", b"", GRPC),
+        (STALL,),
+        route=to("max_stream_duration: { max_stream_duration: 0.06s, grpc_timeout_header_max: 10s }"),
+    ),
+    Case(
+        "grpc_timeout_over_max_duration",
+        post("/", b"", GRPC, ("grpc-timeout", "60m")),
+        (STALL,),
+        route=to("max_stream_duration: { max_stream_duration: 9s, grpc_timeout_header_max: 0s }"),
+    ),
+    Case(
+        "grpc_timeout_0",
+        post("/", b"", GRPC, ("grpc-timeout", "0m")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
+        compare_upstream="nothing",
+    ),
+    Case(
+        "grpc_timeout_offset_beyond",
+        post("/", b"", GRPC, ("grpc-timeout", "1S")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s, grpc_timeout_header_offset: 5s }"),
+        compare_upstream="nothing",
+    ),
+    Case(
+        "grpc_timeout_not_grpc",
+        post("/", b"", ("grpc-timeout", "60m")),
+        (STALL,),
+        route=to("max_stream_duration: { grpc_timeout_header_max: 10s }"),
+    ),
+    *(
+        Case(name, post("/", b"", *headers), route=to(f"max_stream_duration: {{ {fields} }}"), listener=listener)
+        for name, listener, fields, headers in (
+            ("grpc_timeout_told_route", "main", "max_stream_duration: 9s", (GRPC,)),
+            ("grpc_timeout_told_route_instead", "main", "max_stream_duration: 9s", (GRPC, ("grpc-timeout", "2S"))),
+            ("grpc_timeout_told_listener", "max_stream", "", (GRPC, ("grpc-timeout", "2S"))),
+            ("grpc_timeout_removed", "max_stream", "max_stream_duration: 0s", (GRPC, ("grpc-timeout", "2S"))),
+            ("grpc_timeout_kept", "main", "max_stream_duration: 0s", (GRPC, ("grpc-timeout", "2S"))),
+            ("grpc_timeout_kept_empty", "main", "", (GRPC, ("grpc-timeout", "2S"))),
+            ("grpc_timeout_kept_not_grpc", "main", "grpc_timeout_header_max: 9s", (("grpc-timeout", "2S"),)),
+            ("grpc_timeout_told_long", "main", "grpc_timeout_header_max: 0s", (GRPC, ("grpc-timeout", "99999999S"))),
+        )
+    ),
+    Case(
+        "grpc_timeout_nonsense",
+        post("/", b"", GRPC, ("grpc-timeout", "soon")),
+        (STALL,),
+        route=to("max_stream_duration: { max_stream_duration: 0.06s, grpc_timeout_header_max: 10s }"),
+    ),
+    Case(
+        "grpc_timeout_ignored",
+        post("/", b"", GRPC, ("grpc-timeout", "20m")),
+        (STALL,),
+        route=to("timeout: 0.06s"),
+    ),
+    Case("grpc_max_duration_listener", post("/", b"", GRPC), (STALL,), route=to("timeout: 0s"), listener="max_stream"),
+    *(
+        Case(f"grpc_timeout_old_{name}", post("/", b"", *headers), (STALL,) if stalls else (OK,), route=to(fields))
+        for name, fields, stalls, headers in (
+            ("max", "max_grpc_timeout: 0.06s", True, (GRPC, ("grpc-timeout", "10S"))),
+            ("no_header", "max_grpc_timeout: 0.06s, timeout: 9s", True, (GRPC,)),
+            ("no_header_told", "max_grpc_timeout: 7s, timeout: 9s", False, (GRPC,)),
+            ("told", "max_grpc_timeout: 7s", False, (GRPC, ("grpc-timeout", "5000000u"))),
+            ("told_per_try", "max_grpc_timeout: 7s, retry_policy: { per_try_timeout: 2s }", False, (GRPC,)),
+            ("told_long", "max_grpc_timeout: 0s", False, (GRPC, ("grpc-timeout", "99999999S"))),
+            ("endless", "max_grpc_timeout: 0s, timeout: 5s", False, (GRPC,)),
+            ("offset", "max_grpc_timeout: 10s, grpc_timeout_offset: 5s", True, (GRPC, ("grpc-timeout", "5060m"))),
+            ("offset_beyond", "max_grpc_timeout: 10s, grpc_timeout_offset: 5s", False, (GRPC, ("grpc-timeout", "2S"))),
+            ("offset_capped", "max_grpc_timeout: 10s, grpc_timeout_offset: 5s", False, (GRPC, ("grpc-timeout", "60S"))),
+            ("not_grpc", "max_grpc_timeout: 9s, timeout: 4s", False, (("grpc-timeout", "2S"),)),
+            ("new_wins", "max_grpc_timeout: 9s, max_stream_duration: {}", False, (GRPC, ("grpc-timeout", "2S"))),
+            ("nonsense", "max_grpc_timeout: 9s", False, (GRPC, ("grpc-timeout", "2"))),
+            ("many_digits", "max_grpc_timeout: 9s", False, (GRPC, ("grpc-timeout", "000000000002S"))),
+            ("too_many", "max_grpc_timeout: 0s, timeout: 3s", False, (GRPC, ("grpc-timeout", "100000000S"))),
+        )
+    ),
+    Case(
+        "grpc_timeout_old_asked",
+        post("/", b"", GRPC, ("x-envoy-upstream-rq-timeout-ms", "4321")),
+        route=to("max_grpc_timeout: 9s"),
+        listener="internal",
     ),
 ]
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 from tests.differential.cases import Case, Differs, Expect, chunked, get, post, request
-from tests.differential.pair import Pair, check_expectation
+from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 from tests.support.library import DESCRIPTOR_SET, SERVICE, encoded
 from tests.support.upstream import Answer
@@ -328,7 +328,7 @@ ANSWERS = [
         b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc+proto\r\ncontent-length: %d\r\n\r\n%s" % (len(BOOK), BOOK),
     ))),
     answered("no_trailers", Answer((head(), chunked(BOOK)))),
-    answered("reset", Answer((head() + b"5\r\n" + BOOK[:5],), then="reset")),
+    answered("reset", Answer((head() + b"5\r\n" + BOOK[:5],), then="close")),
     answered("over_limit", answer(frame(encoded("Book", title="x" * 120))), on="limited"),
     answered("over_limit_as_json", answer(frame(encoded("Book", title="\x01" * 60))), on="limited"),
     answered("over_limit_streamed", answer(frame(encoded("Book", title="x" * 120))), target="/v1/list/x", on="limited"),
@@ -472,7 +472,7 @@ OPTIONS = [
         "other": get("/v1/find?colour=red&shelf=a"),
     }),
     *rows("captured", "captured", {
-        "file": request("POST", "/v1/file/x?colour=red&colour=blue&a.b=c", [("content-type", "a/b")], b"abc"),
+        "file": request("POST", "/v1/file/x?colour=red&colour=blue", [("content-type", "a/b")], b"abc"),
         "stream": request("POST", "/v1/stream/x?colour=red", [("transfer-encoding", "chunked")]) + chunked(b"ab", b"cd"),
         "message": get("/v1/find?colour=red&shelf=a"),
     }),
@@ -490,7 +490,6 @@ OPTIONS = [
         "collision_list": request("PUT", "/v1/books/5?tags=x", (), js({"tags": ["y"]})),
         "collision_nested": request("PUT", "/v1/books/5?author.first_name=x", (), js({"author": {"first_name": "y"}})),
         "collision_json_name": request("PUT", "/v1/books/5?author.first_name=x", (), js({"author": {"firstName": "y"}})),
-        "collision_enum": request("PUT", "/v1/books/5?genre=1", (), js({"genre": "NOVEL"})),
         "grpc": request("POST", GRPC + "GetBook", [("content-type", "application/grpc")], frame(b"")),
     })),
     *rows("unescape_slash", "except_slash", {"tree": get("/v1/tree/a%2Fb/c%20d%21%2fe")}),
@@ -506,36 +505,113 @@ OPTIONS = [
         "unknown": get("/v1/find?genre=comic"),
     }),
 ]  # fmt: skip
+TO_A = "match: { prefix: / }\nroute: { cluster: a }\n"
+NOTHING = f"{{ '@type': {HTTP}grpc_json_transcoder.v3.GrpcJsonTranscoder, proto_descriptor_bin: '' }}"
+OFF = TO_A + f"typed_per_filter_config: {{ transcoder: {NOTHING} }}"
+PROTO_NAMES = "print_options: { preserve_proto_field_names: true }"
+NAMED = TO_A + f"typed_per_filter_config: {{ transcoder: {{ {config(PROTO_NAMES)} }} }}"
+TEAPOT = "direct_response: { status: 418 }"
+BY_OLD_PATH = f"[{{ match: {{ prefix: /v1 }}, route: {{ cluster: a }} }}, {{ match: {{ prefix: {GRPC} }}, {TEAPOT} }}]"
+BY_NEW_PATH = f"[{{ match: {{ prefix: /v1 }}, {TEAPOT} }}, {{ match: {{ prefix: {GRPC} }}, route: {{ cluster: a }} }}]"
+MARKED = answer(frame(encoded("Book", shelf_mark=1)))
+ROUTES = [
+    Case("route_off", get("/v1/find"), (ANSWER,), route=OFF, log_bytes=False),
+    Case("route_options", get("/v1/find"), (MARKED,), route=NAMED, log_bytes=False),
+    Case("route_on", get("/v1/find"), (MARKED,), listener="off", route=NAMED, log_bytes=False),
+    Case("route_as_filter", get("/v1/find"), (MARKED,), listener="off", route=TO_A, log_bytes=False),
+    Case("route_anew", get("/v1/find"), (ANSWER,), route=BY_NEW_PATH, log_bytes=False),
+    Case("route_anew_none", get("/v1/find"), route=f"[{{ match: {{ prefix: /v1 }}, {TEAPOT} }}]", log_bytes=False),
+    Case("route_kept", get("/v1/find"), (ANSWER,), listener="kept", route=BY_OLD_PATH, log_bytes=False),
+    Case("found_twice", get("/v1/find"), (ANSWER,), listener="twice", log_bytes=False),
+]
 # The request is refused when its head may have gone upstream already.
-LATE = """
-body_spaces body_array body_scalar body_cut body_garbage body_behind body_two body_comment body_nan body_bom
-body_not_utf8 body_half_surrogate body_too_deep body_bad_string_for_int body_fraction_for_int body_int_for_string
-body_bool_for_string body_int_for_bool body_list_for_scalar body_object_for_scalar body_scalar_for_object
-body_enum_unknown body_enum_lower body_bad_bytes body_json_and_proto_name body_oneof_twice body_unknown_any
-body_any_without_type limit_in_pieces limit_file_over limit_stream_over limit_stream_item_over limit_stream_pieces
-upload_object upload_scalar upload_null upload_scalars upload_lists upload_cut upload_cut_in_one upload_no_comma
-upload_behind upload_bad_second file_bad_query strict_collision strict_collision_text strict_collision_query
-strict_collision_nested strict_collision_enum
-""".split()
+LATE = frozenset((
+    "body_spaces", "body_array", "body_scalar", "body_cut", "body_garbage", "body_behind", "body_two",
+    "body_comment", "body_nan", "body_bom", "body_not_utf8", "body_half_surrogate", "body_too_deep",
+    "body_bad_string_for_int", "body_fraction_for_int", "body_int_for_string", "body_bool_for_string",
+    "body_int_for_bool", "body_list_for_scalar", "body_object_for_scalar", "body_scalar_for_object",
+    "body_enum_unknown", "body_enum_lower", "body_bad_bytes", "body_json_and_proto_name", "body_oneof_twice",
+    "body_unknown_any", "body_any_without_type", "limit_in_pieces", "limit_file_over", "limit_stream_over",
+    "limit_stream_item_over", "limit_stream_pieces", "upload_object", "upload_scalar", "upload_null",
+    "upload_scalars", "upload_lists", "upload_cut", "upload_cut_in_one", "upload_no_comma", "upload_behind",
+    "upload_bad_second", "file_bad_query", "strict_collision", "strict_collision_text", "strict_collision_query",
+    "strict_collision_nested",
+))  # fmt: skip
 # What is wrong is said in words of our own.
-OWN_WORDS = """
-body_spaces body_cut body_garbage body_behind body_two body_comment body_nan body_bom body_not_utf8
-""".split()
+OWN_WORDS = frozenset((
+    "query_timestamp_bad", "body_spaces", "body_cut", "body_garbage", "body_behind", "body_two", "body_comment",
+    "body_nan", "body_bom", "body_not_utf8", "body_half_surrogate", "body_any_without_type", "upload_cut",
+    "upload_cut_in_one", "upload_no_comma", "upload_behind", "answer_cut", "answer_not_utf8", "answer_unknown_any",
+    "answer_bad_timestamp",
+))  # fmt: skip
 
 
 def declared(case: Case) -> Case:
     """With what may differ."""
     if case.name in LATE:
-        case = replace(case, compare_upstream="nothing")
+        case = replace(case, compare_upstream="nothing", log=False)
     if case.name in OWN_WORDS:
         case = replace(case, ignore=("body:", "content-length:"))
+    if case.name.startswith("limit_"):  # whether the request was whole when it was refused is a matter of pieces
+        case = replace(case, ignore=("connection",))
+    if case.name == "body_duplicate_key":  # the last counts, whether the first is sent too or not
+        case = replace(case, compare_upstream="heads")
     return replace(case, differs=DIFFERENT.get(case.name))
 
 
-DIFFERENT: dict[str, Differs] = {}
+OURS_REFUSED = Expect((400,), connection="closed", contains=("The request is not JSON",))
+STRICT_JSON = {
+    name: Differs("transcoder-json", OURS_REFUSED, Expect((200,), upstream=None))
+    for name in ("body_trailing_comma", "body_single_quotes", "body_bare_keys")
+}
+BAD_MESSAGES = {
+    f"list_bad_message_{on}": Differs(
+        "transcoder-bad-message",
+        Expect((200,), "closed", None, ("end: closed", "grpc_json_transcode_failure{INVALID_ARGUMENT}")),
+        Expect((200,), upstream=None, contains=("{}",)),
+    )
+    for on in ("main", "lines", "events")
+}
+LENGTHS = {
+    f"list_trailers_only{status}_main": Differs(
+        "transcoder-content-length",
+        Expect((code,), upstream=None, contains=("'[]'",)),
+        Expect((code,), upstream=None, contains=("content-length: 0",)),
+    )
+    for status, code in (("", 404), ("_ok", 200))
+}
+DIFFERENT = STRICT_JSON | BAD_MESSAGES | LENGTHS | {
+    "upload_trailing_comma": Differs(
+        "transcoder-json", Expect((400,), "closed", None, ("The request is not JSON",)), Expect((200,), upstream=None)
+    ),
+    "answer_bad_message": Differs(
+        "transcoder-bad-message",
+        Expect((502,), upstream=None, contains=("grpc_json_transcode_failure{INVALID_ARGUMENT}",)),
+        Expect((200,), upstream=None, contains=("'{}'",)),
+    ),
+    "file_get_bad": Differs(
+        "transcoder-bad-message",
+        Expect((502,), upstream=None, contains=("grpc_json_transcode_failure{INVALID_ARGUMENT}",)),
+        Expect((), "closed", None),
+    ),
+    "answer_content_length": Differs(
+        "transcoder-content-length",
+        Expect((200,), upstream=None, contains=("Emma",)),
+        Expect((200,), upstream=None, contains=("content-length: 13",)),
+    ),
+    **{
+        name: Differs("transcoder-limit", Expect((200,), upstream=None), Expect((413,), "closed", None))
+        for name in ("limit_stream_over", "limit_stream_pieces")
+    },
+    "answer_limit_of_stream": Differs(
+        "transcoder-limit",
+        Expect((200,), upstream=None, contains=("grpc-status: 0",)),
+        Expect((200,), "closed", None, ("response_buffer_size_limit_reached",)),
+    ),
+}  # fmt: skip
 TOPIC = Topic(
     cases=[declared(case) for case in (
-        *PATHS, *QUERIES, *BODIES, *LIMITED, *ANSWERS, *STREAMS, *UPLOADS, *FILES, *OPTIONS,
+        *PATHS, *QUERIES, *BODIES, *LIMITED, *ANSWERS, *STREAMS, *UPLOADS, *FILES, *OPTIONS, *ROUTES,
     )],
     listeners={
         "main": listener(),
@@ -557,6 +633,9 @@ TOPIC = Topic(
         "all_characters": listener("url_unescape_spec: ALL_CHARACTERS"),
         "pluses": listener("query_param_unescape_plus: true"),
         "verbs": listener("match_unregistered_custom_verb: true"),
+        "kept": listener("match_incoming_request_route: true"),
+        "twice": listener().replace(f"[{SERVICE}]", f"[{SERVICE}, {SERVICE}]"),
+        "off": listener().replace(f"{{ {config()} }}", NOTHING),
         "any_case": listener("case_insensitive_enum_parsing: true"),
     },
     vhosts="[{ name: any, domains: ['*'], routes: [{ match: { prefix: / }, route: { cluster: a } }] }]",
@@ -570,3 +649,8 @@ TOPIC = Topic(
 def test_case(pair: Pair, case: Case) -> None:
     """Both proxies do the same."""
     pair.check(case)
+
+
+def test_header_order(pair: Pair) -> None:
+    """Fields of a head stand in the same order too."""
+    pair.check_order()

@@ -93,3 +93,30 @@ def test_a_filter_behind_that_holds_what_was_added(hook: str) -> None:
     made.stream.resume_response()
     assert connection.received().lower() == b"5\r\nadded\r\n0\r\nx-added: 1\r\n\r\n"
     assert made.log[-3] == "a.response_trailers."
+
+
+def test_a_body_goes_behind_headers_that_have_none_through_its_own_filter_too() -> None:
+    made = Chain({}, {"response_headers": add_data, "response_data": add_trailers}, {}, answer=False)
+    connection = made.connect()
+    connection.send(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+    made.log.clear()
+    made.stream.send_response_headers(HeaderMap([(b":status", b"200")]), True)
+    assert connection.received() == head("200 OK", ("transfer-encoding", "chunked")) + (
+        b"5\r\nADDED\r\n0\r\nx-added: 1\r\n\r\n"
+    )
+    assert made.log[:6] == [
+        "c.response_headers.",
+        "b.response_headers.",
+        "a.response_headers",
+        "b.response_data(added).",
+        "a.response_data(ADDED)",
+        "a.response_trailers.",
+    ]
+
+
+def test_a_body_cannot_be_added_to_headers_that_have_one() -> None:
+    made = Chain({}, {"response_headers": add_data}, {}, answer=False)
+    connection = made.connect()
+    connection.send(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+    made.stream.send_response_headers(HeaderMap([(b":status", b"200")]), False)
+    assert connection.received().startswith(b"HTTP/1.1 500 ")

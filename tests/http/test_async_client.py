@@ -10,6 +10,7 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.async_client import CallError, HttpCall, HttpClient, HttpResponse, start_call
 from tests.support.garbage import only_collected
 from tests.upstream.harness import OK, World, cluster_dict, endpoint, until, upstream, world
+from tests.upstream.http2_peer import accept_http2, speaking_http2
 
 CALLER_FIELDS = ((b"x-a", b"1"),)
 
@@ -194,6 +195,24 @@ async def test_only_an_idempotent_request_goes_once_more(method: bytes) -> None:
                 await second
             assert error.value.reason == "reset"
             assert server.waiting == 0
+
+
+async def test_what_an_http2_upstream_has_not_looked_at_goes_once_more() -> None:
+    async with world() as w, upstream() as server:
+        w.add(cluster_dict(endpoint("127.0.0.1", server.port), **speaking_http2()))
+        call = Started(w, body=b"hello")
+        old = await accept_http2(server)
+        await old.request()
+        old.go_away(0)
+        new = await accept_http2(server)
+        new.answer(await new.request(), b"done", 201)
+        response = await call.response()
+        assert (response.status, response.body) == (201, b"done")
+        assert w.counters()["upstream_rq_stale_connection_retry"] == 1
+        again = Started(w)
+        new.reset(await new.request(), 8)
+        error = await again.error()
+        assert (error.reason, error.details) == ("reset", "upstream_reset_before_response_started{remote_reset}")
 
 
 async def test_a_task_that_is_cancelled_cancels_its_call() -> None:

@@ -57,7 +57,7 @@ def whole_request(counts: RequestCounts, host: Host) -> None:
     counts.on_retry()
     counts.on_attempt()
     counts.on_retry_success()
-    counts.on_response_headers(200, host, False, False)
+    counts.on_response_headers(200, host, False, False, False)
     counts.on_response_complete(7, False, False)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshproxy.codec.headers import HeaderMap
+from meshproxy.codec.headers import Field, HeaderMap
 from meshproxy.http.timeouts import RequestTimeouts, request_timeouts
+from meshproxy.route.grpc_limit import GrpcLimit
 from meshproxy.route.retry_policy import RetryPolicy
 from meshproxy.route.route import ROUTE_CLUSTER, Route, VirtualHost
 from meshproxy.upstream.cluster import Cluster
@@ -90,3 +91,47 @@ def test_what_another_proxy_expects_counts_only_where_it_is_respected() -> None:
 def test_requests_without_headers_share_one_object() -> None:
     on = route()
     assert timeouts(on)[0] is timeouts(on)[0]
+
+
+GRPC = (b"content-type", b"application/grpc")
+
+
+def call(on: Route, *fields: Field) -> RequestTimeouts:
+    """The timeouts of a request of gRPC."""
+    return request_timeouts(Harness().config(), on, a_cluster(), HeaderMap([GRPC, *fields]))
+
+
+@pytest.mark.parametrize(
+    ("max_ms", "offset_ms", "asked", "expected_ms"),
+    [
+        (9_000.0, 0.0, b"2S", 2_000.0),
+        (9_000.0, 0.0, b"20S", 9_000.0),
+        (9_000.0, 0.0, None, 9_000.0),
+        (0.0, 0.0, b"20S", 20_000.0),
+        (0.0, 0.0, None, 0.0),
+        (9_000.0, 500.0, b"2S", 1_500.0),
+        (9_000.0, 5_000.0, b"2S", 2_000.0),
+    ],
+)
+def test_grpc_timeout(max_ms: float, offset_ms: float, asked: bytes | None, expected_ms: float) -> None:
+    on = route()
+    on.grpc_request_limit = GrpcLimit(max_ms, offset_ms)
+    made = call(on) if asked is None else call(on, (b"grpc-timeout", asked))
+    assert made.response_ms == expected_ms
+    assert made.tells_grpc
+
+
+def test_grpc_timeout_is_nothing_to_other_requests_and_routes() -> None:
+    on = route()
+    assert call(on, (b"grpc-timeout", b"2S")).response_ms == 15_000.0
+    on.grpc_request_limit = GrpcLimit(9_000.0, 0.0)
+    made, _ = timeouts(on)
+    assert (made.response_ms, made.tells_grpc) == (15_000.0, False)
+
+
+@pytest.mark.parametrize(
+    ("max_ms", "offset_ms", "asked_ms", "granted_ms"),
+    [(9_000.0, 0.0, 2_000.0, 2_000.0), (1_000.0, 100.0, 2_000.0, 900.0), (0.0, 0.0, 1e9, 1e9), (0.0, 5.0, 2.0, 0.0)],
+)
+def test_how_long_a_stream_may_live(max_ms: float, offset_ms: float, asked_ms: float, granted_ms: float) -> None:
+    assert GrpcLimit(max_ms, offset_ms).stream_ms(asked_ms) == granted_ms

@@ -15,6 +15,7 @@ from tests.support.http2_wire import (
     StreamSeen,
     data,
     headers,
+    ping,
     settings,
     window_update,
 )
@@ -138,6 +139,20 @@ class Http2Upstream:
             f"{count} HTTP/2 requests to end",
             deadline_s,
         )
+
+    def settle(self, deadline_s: float = 2.0) -> None:
+        """Wait until every connection of the script has been read up to a PING's answer, or has ended."""
+        wires = {id(seen.wire): seen.wire for seen in self.script.seen}
+        for wire in wires.values():
+            before = len(wire.acknowledged_pings)
+            if not wire.end and wire.send_if_open(ping(b"settling")):
+                with contextlib.suppress(TimeoutError):
+                    wait_for(
+                        lambda wire=wire, before=before: wire.end or len(wire.acknowledged_pings) > before,  # type: ignore[misc]
+                        "an answer to PING",
+                        deadline_s,
+                        0.002,
+                    )
 
     def close(self) -> None:
         """End everything and wait for the threads."""

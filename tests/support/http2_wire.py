@@ -196,6 +196,13 @@ class Http2Wire:
             return False
         return True
 
+    def send_if_open(self, payload: bytes) -> bool:
+        """The same, where the socket may be closed on our side by now."""
+        try:
+            return self.send(payload)
+        except OSError:
+            return False
+
     def read_until(self, probe: Callable[[], bool]) -> None:
         """Read frames until `probe` says so. Raises ConnectionEnded, or TimeoutError."""
         while not probe():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -197,6 +198,12 @@ class Peer:
         async with asyncio.timeout(DEADLINE_S):
             return await self._reader.read(65536)
 
+    @property
+    def application_protocol(self) -> str | None:
+        """What TLS has agreed on."""
+        tls: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        return tls.selected_alpn_protocol()
+
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
@@ -225,8 +232,8 @@ class Upstream:
         self._stopped = False
         self.port = 0
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
+    async def start(self, context: ssl.SSLContext | None = None) -> None:
+        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0, ssl=context)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -255,9 +262,10 @@ class Upstream:
 
 
 @asynccontextmanager
-async def upstream() -> AsyncIterator[Upstream]:
+async def upstream(context: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
+    """With a `context` it speaks TLS."""
     server = Upstream()
-    await server.start()
+    await server.start(context)
     try:
         yield server
     finally:

@@ -15,7 +15,7 @@ from meshproxy.errors import (
     RESET_TERMINATION,
 )
 from meshproxy.net.connection import CLOSED, LINGERING
-from meshproxy.upstream.http1_connection import _LastDecoder
+from meshproxy.upstream.http1_connection import Http1UpstreamConnection, _LastDecoder
 from tests.support.garbage import only_collected
 from tests.upstream.harness import OK, Call, Peer, cluster_dict, endpoint, until, upstream, world
 
@@ -493,7 +493,7 @@ async def test_what_answers_and_never_takes_the_request_is_given_up() -> None:
 
 def _codec_decoder(call: Call) -> object:
     """What the connection's codec decodes for: another since the end of the connection was told."""
-    assert call.connection is not None
+    assert isinstance(call.connection, Http1UpstreamConnection)
     return call.connection._codec.decoder
 
 

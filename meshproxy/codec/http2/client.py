@@ -202,6 +202,7 @@ class RequestStream(Http2Stream):
         super().__init__(client, 0)
         self._client: Final = client
         self._is_head: bool = False
+        self._is_connect: bool = False
         self._protocol: bytes = b""
 
     def send_informational(self, headers: HeaderMap) -> None:
@@ -212,9 +213,11 @@ class RequestStream(Http2Stream):
             return
         method = headers.get(b":method")
         if method == b"CONNECT":  # section 8.5
+            headers = headers.copy()  # another attempt, and the log, want it as it was
             headers.remove(b":scheme")
             headers.remove(b":path")
         elif headers.known & UPGRADE:
+            headers = headers.copy()
             self._prepare_tunnel(headers)
             if self.state >= CLOSED:
                 return
@@ -223,6 +226,7 @@ class RequestStream(Http2Stream):
             self._end_unsent(RESET_REMOTE_REFUSED)
             return
         self._is_head = method == b"HEAD"
+        self._is_connect = method == b"CONNECT"
         self.head_sent = True
         self.ended = end
         self.connection.send_block(self, headers, end)
@@ -258,6 +262,9 @@ class RequestStream(Http2Stream):
         headers = message.headers()
         if self._protocol and status == 200:
             to_switched(headers, self._protocol)
+            self.is_tunnel = True
+        elif self._is_connect and status < 300:
+            self.is_tunnel = True
         if end:
             self.on_end_received()
         decoder = self.decoder

@@ -64,6 +64,13 @@ class Http2Error(ProtocolError):
         self.code: Final = code
 
 
+class Http2Flood(Http2Error):
+    """Nothing is wrong with the frames but their number, which Envoy does not count as a protocol error."""
+
+    def __init__(self, reason: str, error_details: str) -> None:
+        super().__init__(h2.ENHANCE_YOUR_CALM, reason, error_details)
+
+
 class Http2Connection(CodecConnection):
     """Base of the server's and the client's connection."""
 
@@ -336,7 +343,7 @@ class Http2Connection(CodecConnection):
         self._empty_frames += 1
         if self._empty_frames > self.settings.max_empty_frames:
             self.stats.inbound_empty_frames_flood += 1
-            raise Http2Error(h2.ENHANCE_YOUR_CALM, "too many empty frames", details.EMPTY_FRAMES_FLOOD)
+            raise Http2Flood("too many empty frames", details.EMPTY_FRAMES_FLOOD)
 
     def acknowledge(self, stream: Http2Stream) -> None:
         """What came on the stream has been read: give it back to both windows."""
@@ -440,7 +447,7 @@ class Http2Connection(CodecConnection):
         self._priority_frames += 1
         if self._priority_frames > self.settings.max_priority_frames_per_stream * (1 + self._opened):
             self.stats.inbound_priority_frames_flood += 1
-            raise Http2Error(h2.ENHANCE_YOUR_CALM, "too many PRIORITY frames", details.PRIORITY_FLOOD)
+            raise Http2Flood("too many PRIORITY frames", details.PRIORITY_FLOOD)
         if self._depends_on_itself(stream_id, data, at):
             self.stream_error(stream_id, h2.PROTOCOL_ERROR, "")
 
@@ -562,7 +569,7 @@ class Http2Connection(CodecConnection):
         allowed = settings.max_window_updates_per_data_frame * self._data_frames_sent
         if self._window_updates > 5 + 2 * (self._opened + allowed):  # Envoy's formula
             self.stats.inbound_window_update_frames_flood += 1
-            raise Http2Error(h2.ENHANCE_YOUR_CALM, "too many WINDOW_UPDATE frames", details.WINDOW_UPDATE_FLOOD)
+            raise Http2Flood("too many WINDOW_UPDATE frames", details.WINDOW_UPDATE_FLOOD)
         value: int = _LONG(data, at)[0]
         increment = value & _STREAM_BITS
         if stream_id == 0:
@@ -594,7 +601,7 @@ class Http2Connection(CodecConnection):
         self._outbound_frames += 1
         if self._outbound_frames > self.settings.max_outbound_frames and not self.should_close:
             self.stats.outbound_flood += 1
-            self.fail(Http2Error(h2.ENHANCE_YOUR_CALM, "too many frames wait", details.OUTBOUND_FRAMES_FLOOD))
+            self.fail(Http2Flood("too many frames wait", details.OUTBOUND_FRAMES_FLOOD))
             return
         self.write(frame)
 
@@ -603,7 +610,7 @@ class Http2Connection(CodecConnection):
         self._outbound_control_frames += 1
         if self._outbound_control_frames > self.settings.max_outbound_control_frames and not self.should_close:
             self.stats.outbound_control_flood += 1
-            error = Http2Error(h2.ENHANCE_YOUR_CALM, "too many answers wait", details.OUTBOUND_CONTROL_FLOOD)
+            error = Http2Flood("too many answers wait", details.OUTBOUND_CONTROL_FLOOD)
             self.fail(error)
             return
         self.write_frame(frame)
@@ -722,6 +729,9 @@ class Http2Connection(CodecConnection):
         decoder = self.decoder
         self.read_block(block)
         self.stats.trailers += 1
+        if stream.is_tunnel:
+            self.stream_error(stream.id, h2.PROTOCOL_ERROR, details.MESSAGING)
+            return
         if decoder.too_large:
             self.too_large(stream)
             return

@@ -1,8 +1,8 @@
 """Header blocks read (RFC 7541).
 
-Most blocks of a connection hold what came before, so three memories stand around the format's own table: whole blocks
-(of the connection), literals and names (of the process). A field that is found in any of them is the tuple that it was
-the first time: nothing is decoded, checked or copied again.
+Most blocks of a connection hold what came before, so memories stand around the format's own table: whole blocks and
+long literals (of the connection), short literals and names (of the process). A field that is found in any of them is
+the tuple that it was the first time: nothing is decoded, checked or copied again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from meshproxy.codec.headers import REQUEST_ID, TRACE, bits_of
+from meshproxy.codec.http2.field_rules import is_field_name, is_field_value
 from meshproxy.codec.http2.hpack_tables import (
     DEFAULT_TABLE_BYTES,
     ENTRY_OVERHEAD_BYTES,
@@ -28,18 +29,13 @@ from meshproxy.codec.http2.hpack_tables import (
 )
 from meshproxy.codec.http2.huffman import huffman_decode
 
-_COLON: Final = 0x3A
-_SPACE: Final = 0x20
-_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"  # RFC 9110 section 5.6.2, in lower case
-# Tables for translate(), which leaves a name, and a value, as it is when it may be one.
-_NAME_OCTETS: Final = bytes([octet if octet in _TOKEN else octet ^ 1 for octet in range(256)])
-_VALUE_OCTETS: Final = bytes([0x20 if octet in {*range(0x20), 0x7F} - {0x09} else octet for octet in range(256)])
-
 _MAX_CONTINUATION: Final = 5  # octets of an integer behind its first: 35 bits, far beyond any block
 
 # What is remembered, in all and each: memory stays bounded, whatever is sent.
 _LEARNT_LIMIT: Final = 2048
 _LEARNT_BYTES: Final = 128
+_LONG_LIMIT: Final = 4  # literals of a connection that are longer, such as a token that may not be indexed
+_LONG_BYTES: Final = 4096
 _BLOCKS_LIMIT: Final = 16  # of a connection
 _BLOCK_BYTES: Final = 256
 _NOT_LEARNT: Final = REQUEST_ID | TRACE  # another value in every message
@@ -69,31 +65,12 @@ _LITERALS: dict[bytes, Entry] = {}
 _NAMES: dict[bytes, Entry] = {}  # octets of a name -> an entry of that name
 
 
-def is_field_name(name: bytes) -> bool:
-    """Whether HTTP/2 may carry a field, or pseudo-header, of this name (RFC 9113 section 8.2.1): a token without upper
-    case, behind one colon at most. RFC 9113 names fewer octets that must be refused; all of RFC 9110 section 5.1, as
-    Envoy has it, keeps a request to an HTTP/1 upstream from being read in two ways."""
-    token = name[1:] if len(name) > 0 and name[0] == _COLON else name
-    return len(token) > 0 and token.translate(_NAME_OCTETS) == token
-
-
-def is_field_value(value: bytes) -> bool:
-    """Whether HTTP/2 may carry this value (RFC 9113 section 8.2.1): without controls, but for tabs inside, and without
-    white space around it."""
-    if len(value) == 0:
-        return True
-    first, last = value[0], value[-1]
-    if first <= _SPACE or last <= _SPACE:  # white space or another control
-        return False
-    return value.translate(_VALUE_OCTETS) == value
-
-
 class HpackDecoder:
     """The receiving end of a connection's header compression. `decode()` leaves its results in the attributes."""
 
     def __init__(self, table_bytes: int, max_list_bytes: int, max_fields: int) -> None:
-        """`table_bytes` is our SETTINGS_HEADER_TABLE_SIZE. A message has at most `max_fields` fields, pseudo-headers among
-        them, and `max_list_bytes` of names and values, as Envoy counts them."""
+        """`table_bytes` is our SETTINGS_HEADER_TABLE_SIZE. A message has at most `max_fields` fields, pseudo-headers
+        among them, and `max_list_bytes` of names and values, as Envoy counts them."""
         self.fields: list[Any] = []  # of the last block: (name, value); the list is the caller's
         self.known: int = 0  # the union of `bits_of` their names
         self.sensitive: frozenset[bytes] | None = None  # names of those that came as never-indexed
@@ -111,6 +88,7 @@ class HpackDecoder:
         self._used: int = 0
         self._table: list[Entry] = []  # the newest entry is the last
         self._blocks: dict[bytes, _Block] = {}
+        self._long_literals: dict[bytes, Entry] = {}
         self._at: int = 0  # where the last integer, string or literal ended
         self._new: bool = False  # the block holds what was not remembered, or it has changed the table
         self._doubtful: bool = False  # an invalid field has come, and may be in the table
@@ -120,8 +98,10 @@ class HpackDecoder:
         """The peer knows our table's size now. If that is smaller than the table, the next block must begin with a size
         update (RFC 9113 section 4.3.1)."""
         self._limit = self._setting
-        self._resize_due = self._table_bytes > self._limit
-        self._blocks.clear()
+        if self._table_bytes > self._limit:
+            self._resize_due = True
+            self._blocks.clear()
+            self.version += 1
 
     def table_size(self) -> int:
         """Bytes in the dynamic table, as RFC 7541 section 4.1 counts them."""
@@ -163,6 +143,7 @@ class HpackDecoder:
         table = self._table
         known = 0
         left = self._max_list_bytes
+        most = self._max_fields
         end = len(block)
         while at < end:
             octet = block[at]
@@ -186,7 +167,7 @@ class HpackDecoder:
                         return self._fail("no such index")
                     entry = table[place]
             left -= entry.size - ENTRY_OVERHEAD_BYTES
-            if left >= 0:  # the rest is decoded for the table's sake, and costs nothing but that
+            if left >= 0 and len(fields) <= most:  # the rest is decoded for the table's sake, and costs but that
                 fields.append(entry.field)
                 known |= entry.bits
         self.known = known
@@ -209,11 +190,12 @@ class HpackDecoder:
         end = self._string_end(block, at)
         if index < 0 or end < 0:
             return self._refuse("truncated, or a number too large")
-        if index > STATIC_SIZE or NEVER_INDEXED <= octet < RESIZE or end - start > _LEARNT_BYTES:
+        is_short = end - start <= _LEARNT_BYTES
+        if index > STATIC_SIZE or (is_short and NEVER_INDEXED <= octet < RESIZE):
             entry = self._new_literal(block, index, name_at, at)
         else:
             raw = block[start:end]
-            entry = _LITERALS.get(raw)
+            entry = _LITERALS.get(raw) if is_short else self._long_literals.get(raw)
             if entry is None:
                 entry = self._new_literal(block, index, name_at, at)
                 if entry is not None:
@@ -246,10 +228,16 @@ class HpackDecoder:
         return Entry(named.name, value, named.bits)
 
     def _learn(self, raw: bytes, entry: Entry) -> None:
-        if not self._doubtful and not entry.bits & _NOT_LEARNT:
+        if self._doubtful or entry.bits & _NOT_LEARNT:
+            return
+        if len(raw) <= _LEARNT_BYTES:
             if len(_LITERALS) >= _LEARNT_LIMIT:
                 _LITERALS.clear()
             _LITERALS[raw] = entry
+        elif len(raw) <= _LONG_BYTES:
+            if len(self._long_literals) >= _LONG_LIMIT:
+                self._long_literals.clear()
+            self._long_literals[raw] = entry
 
     def _name(self, block: bytes, at: int) -> Entry | None:
         raw = block[at : self._string_end(block, at)]
@@ -269,6 +257,7 @@ class HpackDecoder:
         return named
 
     def _never_index(self, name: bytes) -> None:
+        self._new = True
         if self._never_indexed is None:
             self._never_indexed = set()
         self._never_indexed.add(name)

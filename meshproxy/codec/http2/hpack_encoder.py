@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from meshproxy.codec.http2.field_rules import without_controls
 from meshproxy.codec.http2.hpack_tables import (
     DEFAULT_TABLE_BYTES,
     ENTRY_OVERHEAD_BYTES,
@@ -54,7 +55,7 @@ def encode_string(text: bytes) -> bytes:
     return encode_integer(0, LENGTH_MAX, len(text)) + text
 
 
-def encode_short_string(text: bytes) -> bytes:
+def encode_compact_string(text: bytes) -> bytes:
     """`text` as a string literal, in Huffman code if that is shorter."""
     encoded = huffman_encode(text)
     if len(encoded) < len(text):
@@ -160,7 +161,8 @@ class HpackEncoder:
             field: Any = fields[i]
             name: bytes = field[0]
             if name in sensitive:
-                parts.append(self._literal(NEVER_INDEXED, PLAIN_MAX, name) + encode_string(field[1]))
+                value = without_controls(field[1])
+                parts.append(self._literal(NEVER_INDEXED, PLAIN_MAX, name) + encode_string(value))
             else:
                 parts.append(self._represent(field))
         if self._moved:
@@ -176,11 +178,13 @@ class HpackEncoder:
         return _INDEXED[index] if index < len(_INDEXED) else encode_integer(INDEXED, INDEXED_MAX, index)
 
     def _new_field(self, field: Any, name: bytes, value: bytes) -> bytes:
-        """The representation of a field that is not in the dynamic table."""
+        """The representation of a field that is not in the dynamic table. A control in its value, or upper case in its
+        name (a filter's mistake), goes no further: nobody behind can take it for the end of a line."""
         index = _STATIC.get(field)
         if index is not None:
             self._numbers[field] = -index
             return _INDEXED[index]
+        value = without_controls(value)
         if name in _CREDENTIALS or (len(value) < _COOKIE_BYTES and name == b"cookie"):
             return self._literal(NEVER_INDEXED, PLAIN_MAX, name) + encode_string(value)
         size = len(name) + len(value) + ENTRY_OVERHEAD_BYTES
@@ -196,7 +200,7 @@ class HpackEncoder:
         if index is None:
             number = self._names.get(name)
             if number is None:
-                return _OCTETS[pattern] + _learnt_string(name)
+                return _OCTETS[pattern] + _learnt_string(name.lower())
             index = STATIC_SIZE + self._inserted - number
         return encode_integer(pattern, largest, index)
 
@@ -270,10 +274,10 @@ class HpackEncoder:
 
 
 def _learnt_string(text: bytes) -> bytes:
-    """`encode_short_string`, for what is likely to come again: on this connection's next one, or on another."""
+    """`encode_compact_string`, for what is likely to come again: on this connection's next one, or on another."""
     encoded = _STRINGS.get(text)
     if encoded is None:
-        encoded = encode_short_string(text)
+        encoded = encode_compact_string(text)
         if len(text) <= _LEARNT_BYTES:
             if len(_STRINGS) >= _LEARNT_LIMIT:
                 _STRINGS.clear()

@@ -52,6 +52,7 @@ class Message:
         self.length: int = NO_LENGTH  # of content-length
         self.status: int = 0  # of a response
         self.is_head: bool = False  # a request whose method is HEAD
+        self.is_connect: bool = False  # … or CONNECT
         self.protocol: bytes = b""  # that an extended CONNECT asks for
 
     def headers(self) -> HeaderMap:
@@ -182,6 +183,7 @@ def read_request(
         known |= FRAGMENT
     message = Message(whole, known, sensitive)
     message.is_head = method[1] == b"HEAD"
+    message.is_connect = method[1] == b"CONNECT"
     if protocol is not _ABSENT:
         message.protocol = protocol[1]
     return _with_length(message)

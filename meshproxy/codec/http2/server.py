@@ -68,6 +68,7 @@ class Http2ServerConnection(Http2Connection):
             if message is None:
                 return
         stream.to_head = message.is_head
+        stream.is_tunnel = message.is_connect
         stream.protocol = message.protocol
         stream.head_received = True
         stream.body_left = message.length
@@ -139,6 +140,9 @@ class Http2ServerConnection(Http2Connection):
 
     def on_goaway(self, last_stream_id: int, error_code: int) -> None:
         """The client opens no further streams; those that are open go on."""
+
+    def on_stream_gone(self, stream: Http2Stream) -> None:
+        self._callbacks.on_stream_closed()
 
     def on_ping_ack(self) -> None:
         self._callbacks.on_ping_ack()

@@ -27,6 +27,7 @@ class Http2Stream(StreamEncoder):
         self.send_window: int = connection.initial_send_window
         self.receive_window: int = connection.initial_receive_window
         self.head_received: bool = False
+        self.is_tunnel: bool = False  # of CONNECT: no trailers (section 8.5)
         self.body_left: int = NO_LENGTH  # that content-length announced
         # what we send
         self.head_sent: bool = False
@@ -261,12 +262,13 @@ class Http2Stream(StreamEncoder):
             decoder.on_reset(reason, details)
 
     def forget(self) -> int:
-        """Drop what waits either way; how many bytes could not be sent."""
+        """Drop what waits to be sent, and what nobody will hear; how many bytes could not be sent."""
         self.ended = True
         self._waiting = None
         self._waiting_trailers = None
-        self._held = None
-        self._held_trailers = None
+        if self.decoder is None:  # else it hears the rest when reading goes on
+            self._held = None
+            self._held_trailers = None
         unsent, self.waiting_bytes = self.waiting_bytes, 0
         return unsent
 

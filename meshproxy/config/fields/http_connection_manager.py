@@ -20,14 +20,12 @@ TABLES: Final[Tables] = {
         "path_with_escaped_slashes_action request_id_extension strip_matching_host_port strip_any_host_port "
         "strip_trailing_host_dot append_x_forwarded_port http1_safe_max_connection_duration "
         "forward_client_cert_details set_current_client_cert_details upgrade_configs local_reply_config "
-        "access_log_flush_interval tracing http2_protocol_options stream_error_on_invalid_http_message",
+        "access_log_flush_interval tracing stream_flush_timeout http2_protocol_options "
+        "stream_error_on_invalid_http_message",
         only={
             "codec_type": "AUTO HTTP1 HTTP2",
             "append_local_overload": "false",
             "add_proxy_protocol_connection_state": "true",
-        },
-        ignored={
-            "stream_flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
         },
         refused={
             "rds scoped_routes": "routes from a control plane are not supported yet",

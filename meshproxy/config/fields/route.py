@@ -61,14 +61,13 @@ TABLES: Final[Tables] = {
     _ROUTE + "RouteAction": MessageTable(
         "cluster cluster_header weighted_clusters cluster_not_found_response_code prefix_rewrite cors "
         "regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header "
-        "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout retry_policy "
+        "host_rewrite_path_regex host_rewrite append_x_forwarded_host timeout idle_timeout flush_timeout retry_policy "
         "priority hedge_policy max_stream_duration max_grpc_timeout grpc_timeout_offset hash_policy "
         "request_mirror_policies "
         "internal_redirect_policy internal_redirect_action max_internal_redirects metadata_match upgrade_configs "
         "rate_limits include_vh_rate_limits",
         ignored={
             "early_data_policy": "TLS takes no early data here",
-            "flush_timeout": "is for HTTP/2 streams: Envoy's HTTP/1 codec has no such timeout either",
         },
         refused={
             "cluster_specifier_plugin inline_cluster_specifier_plugin": _PLUGINS,

@@ -7,29 +7,25 @@ google.api.HttpBody passes as it is, in both directions. The status of the call 
 
 from __future__ import annotations
 
-import base64
 from typing import Any, Final
 
 from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import GrpcJsonTranscoder
-from google.protobuf.message import DecodeError
-from google.rpc.status_pb2 import Status
 
 from meshproxy.codec import grpc
 from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child
 from meshproxy.http.filter import CONTINUE, STOP, DataResult, HttpFilter, HttpFilterType, Result, register_http_filter
-from meshproxy.http.grpc.messages import LONGEST, MessageReader, MessageTooLongError, frame
+from meshproxy.http.grpc.messages import LONGEST, MessageTooLongError
 from meshproxy.http.stream import Stream
-from meshproxy.http.transcoding import path_template, raw_body
-from meshproxy.http.transcoding.json_array import JsonArray
-from meshproxy.http.transcoding.json_request import MessageWriter, RequestError, parse_json
+from meshproxy.http.transcoding import path_template
+from meshproxy.http.transcoding.call import EVENTS, LINES, Call, TranscoderSettings
+from meshproxy.http.transcoding.json_request import MessageWriter, RequestError
 from meshproxy.http.transcoding.json_response import MessagePrinter, PrintOptions, ResponseError
 from meshproxy.http.transcoding.methods import (
     Binding,
     MethodTable,
-    Parameters,
     UnknownParameterError,
     add_service,
     read_descriptor_set,
@@ -38,14 +34,8 @@ from meshproxy.http.transcoding.path_template import PathTree
 from meshproxy.http.transcoding.schema import Schema, SchemaError
 from meshproxy.observe.stream_info import PROTOCOL_HTTP11
 
-_PIECE_BYTES: Final = 1 << 20  # of a raw body in a stream of messages, since servers take 4 MiB by default
 _JSON: Final = b"application/json"
-_EVENTS: Final = b"text/event-stream"
-
-# How a stream of messages is put together.
-_ARRAY: Final = 0
-_LINES: Final = 1
-_SSE: Final = 2
+_EVENT_STREAM: Final = b"text/event-stream"
 
 # Details of responses that the filter gives.
 _EARLY: Final = "early_grpc_json_transcode_failure"
@@ -58,173 +48,8 @@ _RESPONSE_TOO_LARGE: Final = (
 )
 
 
-class TranscoderSettings:
-    """A GrpcJsonTranscoder, of the filter or of a route."""
-
-    def __init__(self, table: MethodTable, writer: MessageWriter, printer: MessagePrinter) -> None:
-        self.table = table
-        self.writer = writer
-        self.printer = printer
-        self.framing: int = _ARRAY
-        self.keeps_route: bool = False
-        self.converts_status: bool = False
-        self.rejects_unknown_methods: bool = False
-        self.rejects_unknown_parameters: bool = False
-        self.max_request_bytes: int = 0  # 0: as much as the connection buffers
-        self.max_response_bytes: int = 0
-
-
 class Disabled:
     """A route where nothing is transcoded."""
-
-
-class Call:
-    """A request that became a call, and the response to it."""
-
-    def __init__(self, settings: TranscoderSettings, binding: Binding, parameters: Parameters, limit: int) -> None:
-        self.settings = settings
-        self.binding = binding
-        self.method = binding.method
-        self.parameters = parameters
-        self.request_bytes_limit = limit
-        self.content_type: str = ""  # of a raw body
-        self.first: bytes = b""  # what the first message of a raw body begins with
-        self.has_first: bool = False  # that message is still to come
-        self.request_done: bool = False
-        self._pieces: list[bytes] = []
-        self._size: int = 0
-        self._array: JsonArray | None = None
-        if self.method.client_streaming and not self.method.raw_request:
-            self._array = JsonArray()
-        # the response
-        self.passes: bool = False  # as it is
-        self.reader = MessageReader()
-        self.headers: HeaderMap | None = None  # as long as they wait
-        self.has_body: bool = False
-        self.body: bytes = b""  # of a single message
-        self.printed: int = 0  # messages
-
-    # -- the request
-
-    def feed(self, data: bytes, end: bool) -> bytes | None:
-        """What goes on of the request; None when there is more of it than may be kept. Raises RequestError."""
-        self.request_done = end
-        if self._array is not None:
-            return self._feed_array(self._array, data, end)
-        self._pieces.append(data)
-        self._size += len(data)
-        if self.method.raw_request and self.method.client_streaming:
-            return self._cut()
-        if self._size > self.request_bytes_limit:
-            return None
-        if not end:
-            return b""
-        body = b"".join(self._pieces)
-        self._pieces = []
-        if self.method.raw_request:
-            return self._wrap(body)
-        return self._message(parse_json(body) if body else {}, True)
-
-    def _feed_array(self, array: JsonArray, data: bytes, end: bool) -> bytes | None:
-        messages: list[bytes] = []
-        for element in array.feed(data):
-            messages.append(self._message(parse_json(element), self.has_first))
-            self.has_first = False
-        if array.size > self.request_bytes_limit:
-            return None
-        if end:
-            array.finish()
-        return b"".join(messages)
-
-    def _message(self, tree: Any, first: bool) -> bytes:
-        """The body, or an element of it, as a message: the first holds what path and query say."""
-        bound = self.parameters.bound if first else None
-        return frame(self.settings.writer.write(self.method.request, self.tree(tree), bound))
-
-    def tree(self, tree: Any) -> Any:
-        """The message's JSON, where that of the body is one of its fields."""
-        for name in reversed(self.binding.body):
-            tree = {name: tree}
-        return tree
-
-    def _cut(self) -> bytes:
-        """A raw body that is a stream goes on in pieces as they come, in one at least."""
-        data = b"".join(self._pieces)
-        self._pieces = []
-        if not data:
-            return self._wrap(b"") if self.has_first else b""
-        return b"".join([self._wrap(data[at : at + _PIECE_BYTES]) for at in range(0, len(data), _PIECE_BYTES)])
-
-    def _wrap(self, data: bytes) -> bytes:
-        first, self.first = self.first, b""
-        content_type, self.content_type = self.content_type, ""
-        self.has_first = False
-        method = self.method
-        return frame(first + raw_body.wrap(data, content_type, self.parameters.unknown, method.request_body))
-
-    # -- the response
-
-    def print(self, data: bytes) -> bytes:
-        """What goes on of the response: of a single message nothing until the end. Raises ResponseError."""
-        messages = self.reader.feed(data)
-        streaming = self.method.server_streaming
-        parts: list[bytes] = []
-        for flags, message in messages:
-            if self.printed and not streaming:
-                break
-            if self.method.raw_response:
-                self._print_raw(message, parts)
-            elif flags:
-                raise ResponseError(f"Unsupported gRPC frame flag: {flags}")
-            else:
-                parts.append(self._print_message(message))
-                self.printed += 1
-        if streaming:
-            return b"".join(parts)
-        self.body += b"".join(parts)
-        return b""
-
-    def _print_message(self, message: bytes) -> bytes:
-        settings = self.settings
-        text = settings.printer.print_bytes(self.method.response_class, message)
-        if not self.method.server_streaming:
-            return text
-        if settings.framing == _SSE:
-            return b"data: " + text + b"\n\n"
-        if settings.framing == _LINES:
-            return text + b"\n"
-        return (b"," if self.printed else b"[") + text
-
-    def _print_raw(self, message: bytes, parts: list[bytes]) -> None:
-        """The first that is not empty says what the body is."""
-        if not message:
-            return
-        content_type, data = raw_body.unwrap(self.method.response_class, message, self.method.response_body)
-        parts.append(data)
-        if not self.printed and self.headers is not None:
-            self.headers.set(b"content-type", content_type.encode())
-        self.printed += 1
-
-    def print_end(self) -> bytes:
-        """What ends the body. Raises ResponseError when it was cut short."""
-        if self.method.raw_response:
-            return self.body
-        if self.reader.partial:
-            raise ResponseError("Incomplete gRPC frame")
-        if not self.method.server_streaming:
-            return self.body
-        if self.settings.framing != _ARRAY:
-            return b""
-        return b"]" if self.printed else b"[]"
-
-    def converted(self, status: int | None, fields: HeaderMap) -> bytes | None:
-        """The JSON of a failed call's google.rpc.Status, where that is asked for and there is no other body."""
-        if not self.settings.converts_status or self.has_body or status is None or status <= 0:
-            return None
-        try:
-            return self.settings.printer.print(_status_message(status, fields))
-        except ResponseError:
-            return None
 
 
 class GrpcJsonTranscoderFilter(HttpFilter):
@@ -261,27 +86,21 @@ class GrpcJsonTranscoderFilter(HttpFilter):
 
     def _begin(self, stream: Stream, call: Call, headers: HeaderMap, end: bool) -> Result:
         """The request becomes a call."""
-        call.has_first = True
-        body: bytes | None = b""
         try:
-            if call.method.raw_request:
-                call.content_type = (headers.get(b"content-type") or b"").decode("latin-1")
-                call.first = call.settings.writer.write(call.method.request, call.tree({}), call.parameters.bound)
+            call.begin(headers)
+            stream.state[self.slot] = call
+            stream.grpc_replies = 0  # whoever asked does not speak gRPC
+            stream.buffer_limit_bytes = max(stream.buffer_limit_bytes, call.settings.max_request_bytes)
+            _make_call(headers, call.method.path)
+            if not call.settings.keeps_route:
+                stream.clear_route_cache()
             if end:
-                body = call.feed(b"", True)
+                stream.add_to_request(call.feed(b"", True) or b"")
+            elif not call.method.client_streaming:
+                stream.let_request_wait()
         except RequestError as error:
             details = _FAILED if call.method.raw_request else _EARLY
             return _refuse(stream, 400, str(error), f"{details}{{INVALID_ARGUMENT}}")
-        stream.state[self.slot] = call
-        stream.grpc_replies = 0  # whoever asked does not speak gRPC
-        stream.buffer_limit_bytes = max(stream.buffer_limit_bytes, call.settings.max_request_bytes)
-        _make_call(headers, call.method.path)
-        if not call.settings.keeps_route:
-            stream.clear_route_cache()
-        if body:
-            stream.add_to_request(body)
-        elif not end and not call.method.client_streaming:
-            stream.let_request_wait()
         return CONTINUE
 
     def on_request_data(self, stream: Stream, data: bytes, end: bool) -> DataResult:
@@ -328,14 +147,15 @@ class GrpcJsonTranscoderFilter(HttpFilter):
             return CONTINUE
         method = call.method
         if method.server_streaming or not end:
-            events = method.server_streaming and call.settings.framing == _SSE
-            headers.set(b"content-type", _EVENTS if events else _JSON)
+            events = method.server_streaming and call.settings.framing == EVENTS
+            headers.set(b"content-type", _EVENT_STREAM if events else _JSON)
         call.headers = headers
         if end:
             return self._end_head_alone(stream, call, headers)
-        headers.remove(b"content-length")
         limit = _limit(call.settings.max_response_bytes, stream)
         call.reader.limit_bytes = max(limit, stream.manager.buffer_limit_bytes) if method.raw_response else limit
+        if method.server_streaming:
+            headers.remove(b"content-length")
         if method.server_streaming and not method.raw_response:
             call.headers = None
         else:
@@ -354,13 +174,16 @@ class GrpcJsonTranscoderFilter(HttpFilter):
             printed = call.print(data)
             if end:
                 printed += call.print_end()
+                if call.headers is not None and not call.method.raw_response:
+                    call.headers.remove(b"content-length")  # that of the messages
         except MessageTooLongError:
             call.passes = True
             details = f"{_FAILED}{{response_buffer_size_limit_reached}}"
             stream.send_local_reply(500, _RESPONSE_TOO_LARGE, details)
-            return None
+            return STOP
         except ResponseError as error:
-            return _fail(stream, call, error)
+            _fail(stream, call, error)
+            return STOP
         return printed
 
     def on_response_trailers(self, stream: Stream, trailers: HeaderMap) -> Result:
@@ -380,12 +203,13 @@ class GrpcJsonTranscoderFilter(HttpFilter):
             try:
                 body = call.print_end()
             except ResponseError as error:
-                return _fail(stream, call, error)
+                _fail(stream, call, error)
+                return STOP
             if headers is not None and not call.method.server_streaming:
                 _put_status(headers, status, stream)
                 _copy(trailers, headers, b"grpc-status", status is not None and status >= 0)
                 _copy(trailers, headers, b"grpc-message", True)
-                headers.set(b"content-length", b"%d" % len(body))
+                call.set_length(len(body))
         if body:
             call.passes = True
             stream.add_to_response(body)
@@ -424,7 +248,7 @@ def _refuse(stream: Stream, status: int, text: str, details: str) -> int:
 def _fail(stream: Stream, call: Call, error: ResponseError) -> None:
     """The upstream's messages are none: 502, where the response has not begun."""
     call.passes = True
-    stream.send_local_reply(502, str(error).encode(), f"{_FAILED}{{INTERNAL}}")
+    stream.send_local_reply(502, str(error).encode(), f"{_FAILED}{{{error.status}}}")
 
 
 def _make_call(headers: HeaderMap, path: bytes) -> None:
@@ -458,18 +282,6 @@ def _copy(trailers: HeaderMap, headers: HeaderMap, name: bytes, wanted: bool) ->
         headers.set(name, value)
 
 
-def _status_message(status: int, fields: HeaderMap) -> Any:
-    """The google.rpc.Status in `grpc-status-details-bin`, or one of `grpc-status` and `grpc-message`."""
-    details = fields.get(b"grpc-status-details-bin")
-    if details is not None:
-        try:
-            return Status.FromString(base64.b64decode(details + b"=" * (-len(details) % 4), validate=True))
-        except (ValueError, DecodeError):
-            pass  # it is as good as none
-    text = grpc.decode_message(fields.get(b"grpc-message") or b"")
-    return Status(code=status, message=text.decode("utf-8", "replace"))
-
-
 # -- building ----------------------------------------------------------------------------------------------------------
 
 
@@ -495,9 +307,9 @@ def build_settings(message: Any, path: str, context: BuildContext) -> Transcoder
     writer = MessageWriter(schema, message.case_insensitive_enum_parsing, checks.reject_binding_body_field_collisions)
     settings = TranscoderSettings(table, writer, MessagePrinter(schema, _print_options(message.print_options)))
     if message.print_options.stream_sse_style_delimited:
-        settings.framing = _SSE
+        settings.framing = EVENTS
     elif message.print_options.stream_newline_delimited:
-        settings.framing = _LINES
+        settings.framing = LINES
     settings.keeps_route = message.match_incoming_request_route
     settings.converts_status = message.convert_grpc_status
     settings.rejects_unknown_methods = checks.reject_unknown_method

@@ -23,11 +23,11 @@ class GrpcServiceConfig:
         self.timeout_ms: float = 0.0  # of a call; 0: none
         self.limit_bytes: int = 0  # of a message that comes; 0: none
         self.envoy_headers: bool = True  # x-envoy-internal, x-forwarded-for
-        self.metadata: list[MetadataValue] = []
+        self.metadata: dict[bytes, MetadataValue] = {}  # by name: the last of several counts, as in Envoy
 
     def initial_metadata(self, info: StreamInfo | None) -> list[Field]:
         """What each call brings, on behalf of a stream or of none."""
-        return [(each.name, each.value(info)) for each in self.metadata]
+        return [(each.name, each.value(info)) for each in self.metadata.values()]
 
 
 def build_grpc_service(message: Any, path: str, context: BuildContext, *, per_stream: bool) -> GrpcServiceConfig | None:
@@ -46,7 +46,7 @@ def build_grpc_service(message: Any, path: str, context: BuildContext, *, per_st
     for index, header in enumerate(message.initial_metadata):
         value = build_metadata(header, item(path, "initial_metadata", index), context, per_stream)
         if value is not None:
-            config.metadata.append(value)
+            config.metadata[value.name] = value
     return config if len(context.errors) == before else None
 
 

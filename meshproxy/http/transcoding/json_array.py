@@ -13,7 +13,7 @@ _ELEMENT: Final = 2
 _BEHIND: Final = 3  # an element: a comma or the end may come
 _OVER: Final = 4
 
-_TEXT: Final = re.compile(rb'[^ \t\r\n]')
+_TEXT: Final = re.compile(rb"[^ \t\r\n]")
 _MARK: Final = re.compile(rb'[\[\]{},"]')  # what matters in an element outside of strings
 _STRING_MARK: Final = re.compile(rb'["\\]')
 _OPEN: Final = (0x5B, 0x7B)

@@ -7,11 +7,8 @@ one value, the body's counts.
 
 from __future__ import annotations
 
-import base64
 import json
-import math
 import re
-import struct
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -20,37 +17,26 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from meshproxy.errors import MeshProxyError
 from meshproxy.http.transcoding import schema as s
 from meshproxy.http.transcoding.numbers import text_of_double
+from meshproxy.http.transcoding.scalars import (
+    HIGHEST,
+    INTEGER,
+    LOWEST,
+    VARINT,
+    WIRE_TYPES,
+    integer,
+    put_base64,
+    put_bool,
+    put_bytes,
+    put_counted,
+    put_group,
+    put_integer,
+    put_real,
+    put_varint,
+)
 from meshproxy.http.transcoding.schema import FieldType, MessageType, Schema, SchemaError
 
 _DEPTH: Final = 100  # of objects in objects, as deep as protobuf itself reads them
-_INTEGER: Final = re.compile(r"[+-]?[0-9]+\Z")
-_DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
-_NOT_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_TRUE: Final = frozenset(("true", "t", "yes", "y", "1"))
-_FALSE: Final = frozenset(("false", "f", "no", "n", "0"))
-_BASE64_OF_URLS: Final = str.maketrans("-_", "+/")
 _CAPITAL: Final = re.compile("[A-Z]")
-
-_LOWEST: Final = {
-    s.INT32: -(1 << 31), s.SINT32: -(1 << 31), s.SFIXED32: -(1 << 31), s.UINT32: 0, s.FIXED32: 0,
-    s.INT64: -(1 << 63), s.SINT64: -(1 << 63), s.SFIXED64: -(1 << 63), s.UINT64: 0, s.FIXED64: 0,
-}  # fmt: skip
-_HIGHEST: Final = {
-    s.INT32: (1 << 31) - 1, s.SINT32: (1 << 31) - 1, s.SFIXED32: (1 << 31) - 1, s.UINT32: (1 << 32) - 1,
-    s.FIXED32: (1 << 32) - 1, s.INT64: (1 << 63) - 1, s.SINT64: (1 << 63) - 1, s.SFIXED64: (1 << 63) - 1,
-    s.UINT64: (1 << 64) - 1, s.FIXED64: (1 << 64) - 1,
-}  # fmt: skip
-# How bytes are laid out behind a tag (the wire types of protobuf's encoding).
-_VARINT: Final = 0
-_EIGHT_BYTES: Final = 1
-_COUNTED: Final = 2
-_FOUR_BYTES: Final = 5
-_WIRE_TYPES: Final = {
-    s.DOUBLE: _EIGHT_BYTES, s.FIXED64: _EIGHT_BYTES, s.SFIXED64: _EIGHT_BYTES, s.FLOAT: _FOUR_BYTES,
-    s.FIXED32: _FOUR_BYTES, s.SFIXED32: _FOUR_BYTES, s.STRING: _COUNTED, s.BYTES: _COUNTED, s.MESSAGE: _COUNTED,
-}  # fmt: skip
-_DOUBLE: Final = struct.Struct("<d")
-_FLOAT: Final = struct.Struct("<f")
 
 
 class RequestError(MeshProxyError):
@@ -147,11 +133,15 @@ class MessageWriter:
         for field, inner in bound.messages:
             if field.name in written:
                 continue
+            if field.is_map:
+                entries = {entry.name: text for entry, text in inner.values}
+                self._write_map(field, entries, path, depth, out)
+                continue
             assert field.message is not None
             _choose(oneofs, field, path)
             data = bytearray()
             self._write_object(field.message, {}, inner, _below(path, field), depth + 1, data)
-            _put_counted(out, field.number, data)
+            put_counted(out, field.number, data)
 
     def _meet(self, field: FieldType, value: Any, bound: Bound, path: str, out: bytearray) -> None:
         """The body gives a value that path or query give too: that is the one, unless it is one of several."""
@@ -209,7 +199,7 @@ class MessageWriter:
             self._write_one(key_field, key, None, f"{where}[{at}].key", depth + 1, entry)
             if item is not None or _takes_null(value_field):
                 self._write_one(value_field, item, None, f"{where}[{at}].value", depth + 1, entry)
-            _put_counted(out, field.number, entry)
+            put_counted(out, field.number, entry)
 
     def _write_one(
         self, field: FieldType, value: Any, bound: Bound | None, where: str, depth: int, out: bytearray
@@ -224,10 +214,13 @@ class MessageWriter:
                 self._write_object(message, value, bound, where, depth + 1, data)
             else:
                 raise _invalid(where, value, field.type_name)
-            _put_counted(out, field.number, data)
+            if field.kind == s.GROUP:
+                put_group(out, field.number, data)
+            else:
+                put_counted(out, field.number, data)
             return
         start = len(out)
-        _put_varint(out, field.number << 3 | _WIRE_TYPES.get(field.kind, _VARINT))
+        put_varint(out, field.number << 3 | WIRE_TYPES.get(field.kind, VARINT))
         if not self._put_scalar(field, value, out):
             del out[start:]
             raise _invalid(where, value, field.type_name)
@@ -237,16 +230,16 @@ class MessageWriter:
     def _put_scalar(self, field: FieldType, value: Any, out: bytearray) -> bool:
         kind = field.kind
         if kind == s.STRING:
-            return isinstance(value, str) and _put_bytes(out, _encode(value))
+            return isinstance(value, str) and put_bytes(out, _encode(value))
         if kind == s.BYTES:
-            return isinstance(value, str) and _put_base64(out, value)
+            return isinstance(value, str) and put_base64(out, value)
         if kind == s.BOOL:
-            return _put_bool(out, value)
+            return put_bool(out, value)
         if kind == s.ENUM:
             return self._put_enum(field, value, out)
         if kind in (s.DOUBLE, s.FLOAT):
-            return _put_real(out, kind, value)
-        return _put_integer(out, kind, value)
+            return put_real(out, kind, value)
+        return put_integer(out, kind, value)
 
     def _put_enum(self, field: FieldType, value: Any, out: bytearray) -> bool:
         enum = field.enum
@@ -256,15 +249,15 @@ class MessageWriter:
             number = enum.numbers.get(value)
             if number is None and self._fold_enums:
                 number = enum.numbers.get(value.upper().replace("-", "_"))
-            if number is None and _INTEGER.match(value) and int(value) in enum.names:
+            if number is None and INTEGER.match(value) and int(value) in enum.names:
                 number = int(value)
         elif value is None:
             number = 0
         else:
-            number = _integer(value)
-        if number is None or not _LOWEST[s.INT32] <= number <= _HIGHEST[s.INT32]:
+            number = integer(value)
+        if number is None or not LOWEST[s.INT32] <= number <= HIGHEST[s.INT32]:
             return False
-        _put_varint(out, number)
+        put_varint(out, number)
         return True
 
     # -- messages that have a JSON of their own
@@ -281,7 +274,7 @@ class MessageWriter:
             _write_time(message, value, where, out)
         elif special == s.FIELD_MASK and isinstance(value, str):
             for path in value.split(",") if value else []:
-                _put_counted(out, 1, _CAPITAL.sub(_lowered, path.strip()).encode("utf-8", "surrogateescape"))
+                put_counted(out, 1, _CAPITAL.sub(_lowered, path.strip()).encode("utf-8", "surrogateescape"))
         elif special == s.VALUE:
             _write_value(value, where, depth, out)
         elif special == s.STRUCT and isinstance(value, dict):
@@ -310,8 +303,8 @@ class MessageWriter:
         else:
             fields = {name: item for name, item in value.items() if name != "@type"}
             self._write_object(message, fields, None, where, depth + 1, data)
-        _put_counted(out, 1, _encode(url))
-        _put_counted(out, 2, data)
+        put_counted(out, 1, _encode(url))
+        put_counted(out, 2, data)
 
 
 def _check_depth(depth: int, path: str) -> None:
@@ -368,100 +361,6 @@ def _encode(text: str) -> bytes:
         raise RequestError("Missing low surrogate.") from None
 
 
-# -- the encoding of protobuf
-
-
-def _put_varint(out: bytearray, number: int) -> None:
-    if number < 0:
-        number += 1 << 64
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-
-
-def _put_counted(out: bytearray, number: int, data: bytes | bytearray) -> None:
-    """A field that is a message or a text."""
-    _put_varint(out, number << 3 | _COUNTED)
-    _put_varint(out, len(data))
-    out += data
-
-
-def _put_bytes(out: bytearray, data: bytes) -> bool:
-    _put_varint(out, len(data))
-    out += data
-    return True
-
-
-def _put_base64(out: bytearray, text: str) -> bool:
-    text = text.translate(_BASE64_OF_URLS)
-    if not text.endswith("="):
-        text += "=" * (-len(text) % 4)
-    try:
-        return _put_bytes(out, base64.b64decode(text, validate=True))
-    except ValueError:
-        return False
-
-
-def _put_bool(out: bytearray, value: Any) -> bool:
-    if isinstance(value, str):
-        word = value.lower()
-        if word not in _TRUE and word not in _FALSE:
-            return False
-        out.append(word in _TRUE)
-        return True
-    if not isinstance(value, bool):
-        return False
-    out.append(value)
-    return True
-
-
-def _put_real(out: bytearray, kind: int, value: Any) -> bool:
-    if isinstance(value, str):
-        known = _NOT_FINITE.get(value)
-        if known is None:
-            if not _DECIMAL.match(value) or math.isinf(float(value)):
-                return False
-            known = float(value)
-        value = known
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    elif isinstance(value, float) and math.isinf(value):
-        return False  # more than JSON's number can be here
-    try:
-        out += _DOUBLE.pack(value) if kind == s.DOUBLE else _FLOAT.pack(value)
-    except OverflowError:
-        return False
-    return True
-
-
-def _integer(value: Any) -> int | None:
-    """The whole number that a JSON value is."""
-    if isinstance(value, str):
-        return int(value) if len(value) < 24 and _INTEGER.match(value) else None
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value if isinstance(value, int) else None
-
-
-def _put_integer(out: bytearray, kind: int, value: Any) -> bool:
-    number = _integer(value)
-    if number is None or not _LOWEST[kind] <= number <= _HIGHEST[kind]:
-        return False
-    wire_type = _WIRE_TYPES.get(kind, _VARINT)
-    if wire_type == _FOUR_BYTES:
-        out += (number & 0xFFFF_FFFF).to_bytes(4, "little")
-    elif wire_type == _EIGHT_BYTES:
-        out += (number & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little")
-    elif kind in (s.SINT32, s.SINT64):
-        _put_varint(out, number * 2 if number >= 0 else -number * 2 - 1)
-    else:
-        _put_varint(out, number)
-    return True
-
-
 # -- times, and google.protobuf.Struct
 
 
@@ -479,26 +378,26 @@ def _write_time(message: MessageType, value: Any, where: str, out: bytearray) ->
             f"{where}: invalid value Field '{name}', {error} for type {s.URL_PREFIX}{message.full_name}"
         ) from None
     out.append(0x08)
-    _put_varint(out, time.seconds)
+    put_varint(out, time.seconds)
     out.append(0x10)
-    _put_varint(out, time.nanos)
+    put_varint(out, time.nanos)
 
 
 def _write_struct(tree: dict[str, Any], where: str, depth: int, out: bytearray) -> None:
     for name, value in tree.items():
         entry = bytearray()
-        _put_counted(entry, 1, _encode(name))
+        put_counted(entry, 1, _encode(name))
         data = bytearray()
         _write_value(value, f"{where}.{name}", depth + 1, data)
-        _put_counted(entry, 2, data)
-        _put_counted(out, 1, entry)
+        put_counted(entry, 2, data)
+        put_counted(out, 1, entry)
 
 
 def _write_list(values: list[Any], where: str, depth: int, out: bytearray) -> None:
     for value in values:
         data = bytearray()
         _write_value(value, where, depth + 1, data)
-        _put_counted(out, 1, data)
+        put_counted(out, 1, data)
 
 
 def _write_value(value: Any, where: str, depth: int, out: bytearray) -> None:
@@ -509,15 +408,15 @@ def _write_value(value: Any, where: str, depth: int, out: bytearray) -> None:
     elif isinstance(value, bool):
         out += b"\x20\x01" if value else b"\x20\x00"
     elif isinstance(value, str):
-        _put_counted(out, 3, _encode(value))
+        put_counted(out, 3, _encode(value))
     elif isinstance(value, (dict, list)):
         data = bytearray()
         if isinstance(value, dict):
             _write_struct(value, where, depth, data)
         else:
             _write_list(value, where, depth, data)
-        _put_counted(out, 5 if isinstance(value, dict) else 6, data)
+        put_counted(out, 5 if isinstance(value, dict) else 6, data)
     else:
         out.append(0x11)
-        if not _put_real(out, s.DOUBLE, value):
+        if not put_real(out, s.DOUBLE, value):
             raise _invalid(where, value, "google.protobuf.Value")

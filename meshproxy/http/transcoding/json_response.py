@@ -23,7 +23,11 @@ _QUOTED_INTEGERS: Final = frozenset((s.INT64, s.UINT64, s.SINT64, s.FIXED64, s.S
 
 
 class ResponseError(MeshProxyError):
-    """A message that cannot be transcoded."""
+    """A message that cannot be transcoded; `status` is Envoy's word for the kind of error."""
+
+    def __init__(self, text: str, status: str = "INVALID_ARGUMENT") -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class PrintOptions:

@@ -9,9 +9,8 @@ from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import DecodeError
 
 from meshproxy.http.transcoding.json_response import ResponseError
+from meshproxy.http.transcoding.scalars import put_counted
 from meshproxy.http.transcoding.schema import FieldType
-
-_DATA = b"\x12"  # the tag of HttpBody.data
 
 
 def wrap(data: bytes, content_type: str, unknown: dict[str, list[str]], path: list[FieldType]) -> bytes:
@@ -22,11 +21,15 @@ def wrap(data: bytes, content_type: str, unknown: dict[str, list[str]], path: li
         parameters: Any = UnknownQueryParams()
         for name, values in unknown.items():
             parameters.key[name].values.extend(values)
-        body.extensions.add().Pack(parameters)
-    message: bytes = body.SerializeToString(deterministic=True) + _DATA + _varint(len(data)) + data
+        body.extensions.add().Pack(parameters, deterministic=True)
+    head: bytes = body.SerializeToString(deterministic=True)
+    message = bytearray(head)
+    put_counted(message, HttpBody.DATA_FIELD_NUMBER, data)
     for field in reversed(path):
-        message = _varint(field.number << 3 | 2) + _varint(len(message)) + message
-    return message
+        outer = bytearray()
+        put_counted(outer, field.number, message)
+        message = outer
+    return bytes(message)
 
 
 def unwrap(message_class: Any, message: bytes, path: list[str]) -> tuple[str, bytes]:
@@ -38,12 +41,3 @@ def unwrap(message_class: Any, message: bytes, path: list[str]) -> tuple[str, by
     for name in path:
         body = getattr(body, name)
     return body.content_type, body.data
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

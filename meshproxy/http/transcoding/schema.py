@@ -32,9 +32,7 @@ SFIXED64: Final = 16
 SINT32: Final = 17
 SINT64: Final = 18
 
-_TYPE_NAMES: Final[dict[int, str]] = {
-    number: name for name, number in descriptor_pb2.FieldDescriptorProto.Type.items()
-}
+_TYPE_NAMES: Final[dict[int, str]] = {number: name for name, number in descriptor_pb2.FieldDescriptorProto.Type.items()}
 
 # The messages that have a JSON of their own.
 ORDINARY: Final = 0

@@ -14,6 +14,7 @@ from tests.observe.streams import make_stream
 from tests.rpc.harness import parse_service, service
 
 ON_CLUSTER = {"envoy_grpc": {"cluster_name": "c"}}
+EMPTY = "type.googleapis.com/google.protobuf.Empty"
 TOKEN = "envoy.config.grpc_credential.v3.FileBasedMetadataConfig"
 
 
@@ -47,10 +48,10 @@ def test_a_service_on_a_cluster() -> None:
 def test_what_is_not_set() -> None:
     config = service()
     assert (config.cluster, config.authority, config.limit_bytes) == ("c", b"", 0)
-    assert (config.timeout_ms, config.envoy_headers, config.metadata) == (0.0, True, [])
+    assert (config.timeout_ms, config.envoy_headers, config.metadata) == (0.0, True, {})
 
 
-def test_metadata_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_of_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRPC_TEST", "here")
     (tmp_path / "a").write_text("one \n")
     (tmp_path / "b").write_bytes(b"\xfftwo")
@@ -63,7 +64,6 @@ def test_metadata_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     config = service(**metadata(*entries))
     assert config.initial_metadata(None) == [
-        (b"x-plain", b"a"),
         (b"x-plain", b"b"),
         (b"x-env", b"in here"),
         (b"x-escaped", b"100%FILE_CONTENT(x)%"),
