@@ -48,6 +48,7 @@ class RouterOptions(HttpFilter):
         self.suppress_envoy_headers: bool = False
         self.respect_expected_rq_timeout: bool = False
         self.dynamic_stats: bool = True
+        self.suppress_grpc_codes: bool = False
         self.upstream_log: tuple[AccessLog, ...] = ()
 
     def same(self, other: RouterOptions) -> bool:
@@ -56,6 +57,7 @@ class RouterOptions(HttpFilter):
             self.suppress_envoy_headers == other.suppress_envoy_headers
             and self.respect_expected_rq_timeout == other.respect_expected_rq_timeout
             and self.dynamic_stats == other.dynamic_stats
+            and self.suppress_grpc_codes == other.suppress_grpc_codes
             and len(self.upstream_log) == len(other.upstream_log) == 0
         )
 
@@ -114,6 +116,7 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     config.suppress_envoy_headers = router.suppress_envoy_headers
     config.respect_expected_rq_timeout = router.respect_expected_rq_timeout
     config.dynamic_stats = router.dynamic_stats
+    config.suppress_grpc_codes = router.suppress_grpc_codes
     config.upstream_log = router.upstream_log
     config.measures = any(log.measures for log in (*config.access_logs, *config.upstream_log))
     config.retry_stale_connections = context.runtime.switch("meshproxy.retry_stale_connections", True)

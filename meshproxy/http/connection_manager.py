@@ -15,7 +15,7 @@ from meshproxy.codec.http2.constants import PREFACE
 from meshproxy.codec.http2.server import Http2ServerConnection
 from meshproxy.codec.http2.stream import Http2Stream
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
-from meshproxy.errors import RESET_TERMINATION, ProtocolError
+from meshproxy.errors import RESET_LOCAL, RESET_TERMINATION, ProtocolError
 from meshproxy.http.http2_limits import FlushTimer, PrematureResets
 from meshproxy.http.manager_config import AUTO, HTTP2, ConnectionManagerConfig
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
@@ -192,7 +192,7 @@ class ConnectionManager(ServerConnectionCallbacks):
     def on_ping_timeout(self) -> None:
         """The peer has given no sign of life."""
         self.config.http2_stats.counts().keepalive_timeout += 1
-        self._close()
+        self._close("downstream_local_disconnect(http2_ping_timeout)")
 
     def protocol(self) -> int:
         """The version of the newest request: 10, 11 or 20."""
@@ -319,6 +319,8 @@ class ConnectionManager(ServerConnectionCallbacks):
         unanswered = stream.was_reset and not stream.response_started
         if resets is not None and resets.on_stream_end(unanswered, self._last_active - stream.info.start):
             self.config.stats.downstream_rq_too_many_premature_resets += 1
+            self.config.stats.downstream_cx_protocol_error += 1
+            self._end_streams("too_many_premature_resets", remote=False, reason=RESET_LOCAL)
             self._close()
         else:
             self._close_if_drained()
@@ -396,7 +398,7 @@ class ConnectionManager(ServerConnectionCallbacks):
     def active_requests(self) -> int:
         return len(self._streams)
 
-    def _end_streams(self, details: str, remote: bool) -> None:
+    def _end_streams(self, details: str, remote: bool, reason: int = 0) -> None:
         stats = self.config.stats
         if self._closed:
             return
@@ -411,13 +413,16 @@ class ConnectionManager(ServerConnectionCallbacks):
             stats.downstream_cx_destroy_local += 1
             stats.downstream_cx_destroy_local_active_rq += active
         for stream in list(self._streams):
-            stream.on_reset(0, details)
+            stream.on_reset(reason, details)
 
-    def _close(self) -> None:
+    def _close(self, details: str = "local_close") -> None:
         """Close after what is pending has been sent."""
-        self._end_streams("local_close", remote=False)
-        if self._http2 is not None and self._draining:
-            self._http2.goaway()
+        self._end_streams(details, remote=False)
+        http2 = self._http2
+        if http2 is not None:
+            http2.stop_reading()
+            if self._draining:
+                http2.goaway()
         self.connection.close(self.config.delayed_close_timeout_ms)
 
     def abort(self) -> None:

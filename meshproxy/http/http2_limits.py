@@ -13,28 +13,19 @@ from meshproxy.net.timers import Timer, TimerWheel
 
 
 class FlushTimer(Timer):
-    """Of a stream that is done with, but for what its peer has not taken: it is reset once nothing of that moves for
-    `timeout_ms` (Envoy's stream_flush_timeout)."""
+    """Of a stream that is done with, but for what its peer has not taken: it is reset after `timeout_ms`, even if the
+    peer takes some of it (Envoy's stream_flush_timeout)."""
 
     def __init__(self, stream: Http2Stream, timers: TimerWheel, timeout_ms: float, stats: Http2Stats) -> None:
         super().__init__()
         self._stream: Final = stream
-        self._timers: Final = timers
-        self._timeout_ms: Final = timeout_ms
         self._stats: Final = stats
-        self._sent: int = stream.wire_sent
         timers.arm(self, timeout_ms)
 
     def on_timer(self) -> None:
-        stream = self._stream
-        if stream.state >= CLOSED:
-            return
-        if stream.wire_sent != self._sent:
-            self._sent = stream.wire_sent
-            self._timers.arm(self, self._timeout_ms)
-        else:
+        if self._stream.state < CLOSED:
             self._stats.tx_flush_timeout += 1
-            stream.reset(RESET_LOCAL)
+            self._stream.reset(RESET_LOCAL)
 
 
 class ResetLimits:
@@ -58,7 +49,7 @@ class PrematureResets:
         """Count a stream; True: there are too many resets. Even before so many streams have ended, when half of them
         would be too many already."""
         self._ended += 1
-        if not reset_unanswered or lifetime_s >= self._limits.least_lifetime_s.value:
+        if not reset_unanswered or int(lifetime_s) > self._limits.least_lifetime_s.value:  # whole seconds, as Envoy
             return False
         self._premature += 1
         return self._premature * 2 >= max(self._ended, self._limits.least_streams.value)

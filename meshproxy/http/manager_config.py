@@ -152,6 +152,7 @@ class ConnectionManagerConfig:
         self.suppress_envoy_headers: bool = False
         self.respect_expected_rq_timeout: bool = False
         self.dynamic_stats: bool = True
+        self.suppress_grpc_codes: bool = False
         self.upstream_log: tuple[AccessLog, ...] = ()
         # ours: an idempotent request goes once more when the peer had closed the idle connection it was sent on
         self.retry_stale_connections: RuntimeBool | None = None

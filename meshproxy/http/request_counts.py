@@ -28,14 +28,16 @@ class RequestCounts:
         for group in self._groups:
             group.upstream_rq_total += 1
 
-    def on_response_headers(self, status: int, host: Host, internal: bool, canary: bool, undecided: bool) -> None:
+    def on_response_headers(
+        self, status: int, host: Host, internal: bool, canary: bool, undecided: bool = False, quiet: bool = False
+    ) -> None:
         """As `Cluster.on_response_headers`."""
         if not self._dynamic:
             if status < 500 and not undecided:
                 host.stats.rq_success += 1
             return
-        self._cluster.on_response_headers(status, host, internal, canary, undecided)
-        self._charge(status, internal, canary)
+        self._cluster.on_response_headers(status, host, internal, canary, undecided, quiet)
+        self._charge(status, internal, canary, quiet)
 
     def on_response_complete(self, duration_ms: int, internal: bool, canary: bool) -> None:
         """As `Cluster.on_response_complete`."""
@@ -46,11 +48,11 @@ class RequestCounts:
             if self._alt is not None:
                 self._alt.charge_time(duration_ms, internal, canary)
 
-    def count_local_response(self, status: int, host: Host | None, internal: bool) -> None:
+    def count_local_response(self, status: int, host: Host | None, internal: bool, quiet: bool = False) -> None:
         """As `Cluster.count_local_response`."""
         if self._dynamic:
-            self._cluster.count_local_response(status, host, internal)
-            self._charge(status, internal, host is not None and host.canary)
+            self._cluster.count_local_response(status, host, internal, quiet)
+            self._charge(status, internal, host is not None and host.canary, quiet)
 
     def on_timeout(self) -> None:
         """The overall timeout passed."""
@@ -73,11 +75,11 @@ class RequestCounts:
         for group in self._groups:
             group.upstream_rq_retry_overflow += 1
 
-    def _charge(self, status: int, internal: bool, canary: bool) -> None:
+    def _charge(self, status: int, internal: bool, canary: bool, quiet: bool) -> None:
         for group in self._groups:
             group.charge_response(status)
         if self._alt is not None:
-            self._alt.charge_response(status, internal, canary)
+            self._alt.charge_response(status, internal, canary, quiet)
 
 
 def is_canary(headers: HeaderMap) -> bool:

@@ -16,7 +16,7 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.entry import RejectedRequest
 from meshproxy.http.manager_config import ConnectionManagerConfig
 from meshproxy.net.address import Address
-from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
+from meshproxy.observe.stream_info import PROTOCOL_HTTP2, ConnectionInfo, StreamInfo
 
 # Never passed on (RFC 9110 section 7.6.1; `transfer-encoding` is the codec's own).
 _HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"transfer-encoding"))
@@ -110,7 +110,7 @@ def mutate_request_headers(
     if config.scheme_to_overwrite:
         headers.set(b":scheme", config.scheme_to_overwrite)
         headers.set(b"x-forwarded-proto", config.scheme_to_overwrite)
-    elif secure or forwarded:
+    elif (secure or forwarded) and info.protocol < PROTOCOL_HTTP2:
         _scheme(headers)
     internal = single and config.internal_addresses.contains(info.remote)
     info.internal = internal
@@ -142,7 +142,8 @@ def mutate_request_headers(
 
 
 def _scheme(headers: HeaderMap) -> None:
-    """The scheme that the client used, as far as the proxies in front of us tell: routes and redirects go by it."""
+    """The scheme that the client used, as far as the proxies in front of us tell: routes and redirects go by it. An
+    HTTP/2 client has said it itself."""
     if headers.get(b"x-forwarded-proto") == b"https" and headers.get(b":scheme") != b"https":
         headers.set(b":scheme", b"https")
 

@@ -67,6 +67,7 @@ class Router:
         self.counts: RequestCounts | None = None  # None: only the cluster counts this request
         self.attempts: int = 0
         self.call: GrpcCall | None = None  # where the request is one of gRPC
+        self._quiet: bool = False  # as `Cluster.on_response_headers`
         self.request_end: bool = False
         self.response_started: bool = False
         self.done: bool = False
@@ -111,6 +112,7 @@ class Router:
         self.cluster = cluster
         if headers.known & h.GRPC and is_grpc(headers):
             self.call = GrpcCall()
+            self._quiet = self.config.suppress_grpc_codes
         info = stream.info
         if info.upstream is not None:
             info.upstream.attempts = 1
@@ -399,7 +401,7 @@ class Router:
             decision = self._decide_retry(self.retry, upstream, headers)
             if decision == RETRY:
                 self._try_timed_out = False
-                cluster.count_retried_response(status, host)
+                cluster.count_retried_response(status, host, self._quiet)
                 self._discard(upstream, end)
                 self._retry_later(self.retry.backoff_ms)
                 return
@@ -416,9 +418,10 @@ class Router:
             self._choose(upstream)
         canary = self._canary = host.canary or is_canary(headers)
         if self.counts is None:
-            cluster.on_response_headers(status, host, stream.info.internal, canary, self.call is not None)
+            cluster.on_response_headers(status, host, stream.info.internal, canary, self.call is not None, self._quiet)
         else:
-            self.counts.on_response_headers(status, host, stream.info.internal, canary, self.call is not None)
+            internal, undecided = stream.info.internal, self.call is not None
+            self.counts.on_response_headers(status, host, internal, canary, undecided, self._quiet)
         if self.call is not None and status < 500:
             self.call.begin(host, headers, end)
         info = stream.info
@@ -758,9 +761,9 @@ class Router:
         if self._had_interim and status >= 200:
             return
         if self.counts is None:
-            cluster.count_local_response(status, host, self.stream.info.internal)
+            cluster.count_local_response(status, host, self.stream.info.internal, self._quiet)
         else:
-            self.counts.count_local_response(status, host, self.stream.info.internal)
+            self.counts.count_local_response(status, host, self.stream.info.internal, self._quiet)
 
     def _reply(self, status: int, body: bytes, details: str, flag: int) -> None:
         self.done = True

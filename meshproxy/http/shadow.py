@@ -161,7 +161,7 @@ class Shadow(PooledStream):
         if self._counts is None:
             self._cluster.on_response_headers(status, self._host, True, self._canary)
         else:
-            self._counts.on_response_headers(status, self._host, True, self._canary, False)
+            self._counts.on_response_headers(status, self._host, True, self._canary)
         if end:
             self._on_response_complete()
 

@@ -151,16 +151,19 @@ def build_retry_policy(message: Any, path: str, errors: ConfigErrors) -> RetryPo
     return policy
 
 
+def build_back_off(policy: RetryPolicy, message: Any, path: str, errors: ConfigErrors) -> None:
+    """From a message with `base_interval` and `max_interval`."""
+    base_ms = max(milliseconds(message.base_interval), 1)
+    max_ms = milliseconds(message.max_interval) if message.HasField("max_interval") else None
+    if max_ms is not None and max_ms < base_ms:
+        errors.add(child(path, "max_interval"), "must be greater than or equal to the base_interval")
+    policy.back_off_base_ms = base_ms
+    policy.back_off_max_ms = 10 * base_ms if max_ms is None else max_ms
+
+
 def _build_back_off(policy: RetryPolicy, message: Any, path: str, errors: ConfigErrors) -> None:
     if message.HasField("retry_back_off"):
-        back_off = message.retry_back_off
-        base_ms = max(milliseconds(back_off.base_interval), 1)
-        max_ms = milliseconds(back_off.max_interval) if back_off.HasField("max_interval") else None
-        if max_ms is not None and max_ms < base_ms:
-            reason = "must be greater than or equal to the base_interval"
-            errors.add(child(path, "retry_back_off.max_interval"), reason)
-        policy.back_off_base_ms = base_ms
-        policy.back_off_max_ms = 10 * base_ms if max_ms is None else max_ms
+        build_back_off(policy, message.retry_back_off, child(path, "retry_back_off"), errors)
     if message.HasField("rate_limited_retry_back_off"):
         limited = message.rate_limited_retry_back_off
         policy.reset_headers = [

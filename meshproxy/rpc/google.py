@@ -33,15 +33,22 @@ class GoogleClient(RpcClient):
     def call(
         self, path: bytes, *, timeout_ms: float = 0.0, metadata: Metadata = (), info: StreamInfo | None = None
     ) -> RpcCall:
-        if self._closed:
-            raise RpcError(RpcStatus(codes.CANCELLED, "the client is closed"))
-        if self._channel is None:
-            self._channel = open_channel(self._target)
-        timeout_s = (timeout_ms or self._config.timeout_ms) / 1000.0
-        method = self._channel.stream_stream(path.decode())
-        return GoogleCall(
-            self._dispatcher, method(timeout=timeout_s or None, metadata=self._metadata(list(metadata), info))
-        )
+        method = self._open().stream_stream(path.decode())
+        return GoogleCall(self._dispatcher, method(**self._options(timeout_ms, metadata, info)))
+
+    async def unary(
+        self,
+        path: bytes,
+        message: bytes,
+        *,
+        timeout_ms: float = 0.0,
+        metadata: Metadata = (),
+        info: StreamInfo | None = None,
+    ) -> RpcResponse:
+        method = self._open().unary_unary(path.decode())
+        call = method(message, **self._options(timeout_ms, metadata, info))
+        answer = await _outcome_of(call, call)
+        return RpcResponse(answer, fields_of(await call.initial_metadata()), fields_of(await call.trailing_metadata()))
 
     def start_unary(
         self,
@@ -65,11 +72,22 @@ class GoogleClient(RpcClient):
         if channel is not None:
             self._dispatcher.spawn(channel.close(), f"gRPC channel to {self._target.uri}")
 
-    def _metadata(self, own: list[tuple[bytes, bytes]], info: StreamInfo | None) -> list[tuple[str, str | bytes]]:
+    def _open(self) -> Any:
+        if self._closed:
+            raise RpcError(RpcStatus(codes.CANCELLED, "the client is closed"))
+        if self._channel is None:
+            self._channel = open_channel(self._target)
+        return self._channel
+
+    def _options(self, timeout_ms: float, metadata: Metadata, info: StreamInfo | None) -> dict[str, Any]:
+        own = list(metadata)
         names = {name for name, _ in own}
         fields = [field for field in self._config.initial_metadata(info) if field[0] not in names] + own
         fields += [token.field() for token in self._target.tokens]
-        return [(name.decode(), value if name.endswith(b"-bin") else value.decode("latin-1")) for name, value in fields]
+        pairs = [
+            (name.decode(), value if name.endswith(b"-bin") else value.decode("latin-1")) for name, value in fields
+        ]
+        return {"timeout": (timeout_ms or self._config.timeout_ms) / 1000.0 or None, "metadata": pairs}
 
 
 def open_channel(target: GoogleTarget) -> Any:
@@ -119,10 +137,7 @@ class GoogleCall(RpcCall):
         if isinstance(message, bytes):
             return message
         if self._status is None:
-            code = await self._waited(self._call.code())
-            self._status = RpcStatus(
-                code.value[0], await self._call.details() or "", fields_of(await self._call.trailing_metadata())
-            )
+            self._status = await self._waited(_status_of(self._call))
         if self._status.code != codes.OK:
             raise RpcError(self._status)
         return None
@@ -139,27 +154,37 @@ class GoogleCall(RpcCall):
             self._call.cancel()
 
     async def _waited(self, waiting: Awaitable[T]) -> T:
-        """Wait. Raises RpcError when the call fails meanwhile; the cancellation of a call is one, that of the task is
-        not."""
-        import grpc
-
+        """Wait. Raises RpcError when the call fails meanwhile, and keeps the status."""
         try:
-            return await waiting
-        except grpc.aio.AioRpcError as error:
-            status = RpcStatus(error.code().value[0], error.details() or "", fields_of(error.trailing_metadata()))
-        except asyncio.InvalidStateError:  # it was over before
-            status = await self._outcome()
-        except CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            status = RpcStatus(codes.CANCELLED, "the call was given up")
-        self._status = status
-        raise RpcError(status)
+            return await _outcome_of(self._call, waiting)
+        except RpcError as error:
+            self._status = error.status
+            raise
 
-    async def _outcome(self) -> RpcStatus:
-        code, details = await self._call.code(), await self._call.details()
-        return RpcStatus(code.value[0], details or "", fields_of(await self._call.trailing_metadata()))
+
+async def _outcome_of(call: Any, waiting: Awaitable[T]) -> T:
+    """Wait for something of a call. Raises RpcError when the call fails meanwhile; its cancellation is one, and that of
+    the task which waits is not."""
+    import grpc
+
+    try:
+        return await waiting
+    except grpc.aio.AioRpcError as error:
+        status = RpcStatus(error.code().value[0], error.details() or "", fields_of(error.trailing_metadata()))
+    except asyncio.InvalidStateError:  # it was over before
+        status = await _status_of(call)
+    except CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        status = RpcStatus(codes.CANCELLED, "the call was given up")
+    raise RpcError(status)
+
+
+async def _status_of(call: Any) -> RpcStatus:
+    """Of a call that is over, or has no more messages."""
+    code, details = await call.code(), await call.details()
+    return RpcStatus(code.value[0], details or "", fields_of(await call.trailing_metadata()))
 
 
 def fields_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> HeaderMap:

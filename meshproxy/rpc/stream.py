@@ -13,20 +13,21 @@ from meshproxy.clock import monotonic
 from meshproxy.codec import grpc
 from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.codec.stream import StreamEncoder
-from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW, RESET_PROTOCOL_ERROR, RESET_REMOTE_REFUSED
+from meshproxy.errors import RESET_LOCAL, RESET_OVERFLOW, RESET_PROTOCOL_ERROR
 from meshproxy.http.grpc.client import RpcStatus
 from meshproxy.http.grpc.messages import COMPRESSED, LONGEST, MessageReader, MessageTooLongError, frame
 from meshproxy.http.local_reply import reset_words, upstream_reset_reply
 from meshproxy.http.request_counts import is_canary
 from meshproxy.net.timers import CallTimer, TimerWheel
 from meshproxy.route.route import PRIORITY_DEFAULT
+from meshproxy.rpc.retries import conditions_of_head, conditions_of_reset
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.connection import UpstreamConnection
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.outlier import LOCAL_ORIGIN_CONNECT_FAILED
 from meshproxy.upstream.pool import ConnectionPool, PendingStream, PooledStream
 
-_TRAILERS_SHOWN: Final = 200  # characters of what a server says in place of gRPC
+_SHOWN: Final = 200  # characters of what a server says in place of gRPC
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -41,6 +42,11 @@ class StreamEvents:
 
     def on_writable(self) -> None:
         """There is room again for messages."""
+
+    def wants_retry(self, conditions: int) -> bool:
+        """Asked when an answer begins, or will not: whether the call is made again, on another stream, now that it has
+        met these conditions of `retry_on` (0: it goes well). Then `on_close` follows."""
+        return False
 
     def on_close(self, status: RpcStatus) -> None:
         """The call is over, however it ended."""
@@ -62,7 +68,7 @@ class GrpcStream(PooledStream):
         `begun` is where the stream stands from its start to its end."""
         self._timers = timers
         self._begun = begun
-        self._cluster = cluster
+        self.cluster = cluster
         self._events: StreamEvents | None = events  # None: the call is over
         self._reader = MessageReader(limit_bytes or LONGEST)
         self._host: Host | None = None
@@ -97,7 +103,7 @@ class GrpcStream(PooledStream):
         if timeout_ms > 0.0:
             self._timer = CallTimer(self.on_timeout)
             self._timers.arm(self._timer, timeout_ms)
-        cluster = self._cluster
+        cluster = self.cluster
         if cluster is None:
             self.abort(grpc.UNAVAILABLE, "Cluster not available")
             return
@@ -186,21 +192,25 @@ class GrpcStream(PooledStream):
     # -- the answer
 
     def on_headers(self, headers: HeaderMap, end: bool) -> None:
-        cluster, host, events = self._cluster, self._host, self._events
+        cluster, host, events = self.cluster, self._host, self._events
         if events is None or cluster is None or host is None:
             return
         self._answered = True
         status = status_code(headers)
         self._canary = host.canary or is_canary(headers)
-        cluster.on_response_headers(status, host, True, self._canary)
+        again = events.wants_retry(conditions_of_head(headers, status))
+        if again:
+            cluster.count_retried_response(status, host)
+        else:
+            cluster.on_response_headers(status, host, True, self._canary)
         if end and (status == 200 or grpc.grpc_status(headers) is not None):
             self._complete(headers)
-        elif status != 200:
+        elif again or status != 200:
             host.outlier.put_response(status)
             self.abort(grpc.status_of_http(status), f"the server answered with HTTP status {status}")
         elif not grpc.is_grpc(headers):
             kind = (headers.get(b"content-type") or b"").decode("latin-1")
-            self.abort(grpc.UNKNOWN, f"the server answered with content-type {kind[:_TRAILERS_SHOWN]!r}")
+            self.abort(grpc.UNKNOWN, f"the server answered with content-type {kind[:_SHOWN]!r}")
         else:
             events.on_initial_metadata(headers)
 
@@ -237,7 +247,7 @@ class GrpcStream(PooledStream):
 
     def _finish(self, status: RpcStatus) -> None:
         """The server has ended its answer. Where we have more to say, it does not want to hear it."""
-        cluster, host = self._cluster, self._host
+        cluster, host = self.cluster, self._host
         if self.done or cluster is None or host is None:
             return
         host.outlier.put_response(grpc.http_status_of(status.code))
@@ -249,24 +259,23 @@ class GrpcStream(PooledStream):
     # -- failures
 
     def on_reset(self, reason: int, details: str) -> None:
-        cluster, host = self._cluster, self._host
-        if self.done or cluster is None or host is None:
+        cluster, host, events = self.cluster, self._host, self._events
+        if events is None or cluster is None or host is None:
             return
+        started = self._encoder is not None
         self._encoder = self._pending = None
         if reason != RESET_OVERFLOW:
             host.outlier.put_local_origin(LOCAL_ORIGIN_CONNECT_FAILED)
         if self._answered:
             self.abort(grpc.INTERNAL, f"the answer was cut short: {reset_words(reason)}")
             return
-        status = 502 if reason == RESET_PROTOCOL_ERROR else 503
-        cluster.count_local_response(status, None if reason == RESET_OVERFLOW else host, True)
-        reply = upstream_reset_reply(reason, details, False)
-        failure = RpcStatus(grpc.UNAVAILABLE, reply.body.decode())
-        failure.refused = reason == RESET_REMOTE_REFUSED
-        self._close(failure)
+        if not events.wants_retry(conditions_of_reset(reason, started)):
+            status = 502 if reason == RESET_PROTOCOL_ERROR else 503
+            cluster.count_local_response(status, None if reason == RESET_OVERFLOW else host, True)
+        self.abort(grpc.UNAVAILABLE, upstream_reset_reply(reason, details, False).body.decode())
 
     def on_timeout(self) -> None:
-        cluster, host = self._cluster, self._host
+        cluster, host = self.cluster, self._host
         if self.done:
             return
         if cluster is not None and host is not None:

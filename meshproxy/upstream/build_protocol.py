@@ -70,7 +70,7 @@ def build_versions(config: ClusterConfig, common: Any, versions: Versions, error
         child(versions.path, "http2_protocol_options"),
         errors,
         max_headers_count=_max_headers_count(common),
-        max_headers_bytes=_max_headers_bytes(common),
+        max_headers_bytes=_max_headers_bytes(common, 60),
         buffer_limit_bytes=config.per_connection_buffer_limit_bytes,
     )
     config.http2_keepalive = build_keepalive(versions.http2)
@@ -88,7 +88,7 @@ def _build_http1(common: Any, http1: Any, path: str, errors: ConfigErrors) -> Ht
         proper_case=header_format == "proper_case_words",
         send_fully_qualified_url=http1.send_fully_qualified_url,
         max_headers_count=_max_headers_count(common),
-        max_headers_bytes=_max_headers_bytes(common),
+        max_headers_bytes=_max_headers_bytes(common, 80),
     )
 
 
@@ -96,5 +96,5 @@ def _max_headers_count(common: Any) -> int:
     return int_or(common, "max_headers_count", 100)
 
 
-def _max_headers_bytes(common: Any) -> int:
-    return int_or(common, "max_response_headers_kb", 80) * 1024
+def _max_headers_bytes(common: Any, default_kb: int) -> int:
+    return int_or(common, "max_response_headers_kb", default_kb) * 1024

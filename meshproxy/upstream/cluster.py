@@ -184,14 +184,14 @@ class Cluster(EjectionListener):
         self.on_response_complete(duration_ms, internal, host.canary)
 
     def on_response_headers(
-        self, status: int, host: Host, internal: bool, canary: bool, undecided: bool = False
+        self, status: int, host: Host, internal: bool, canary: bool, undecided: bool = False, quiet: bool = False
     ) -> None:
         """Count an upstream's response that goes downstream: as soon as its head is there, even if it is cut short.
 
         `canary` is that of the host, or of a response that says so itself. `undecided` is a gRPC call, of which the
-        status says later whether the host had success, unless it is an error already.
+        status says later whether the host had success, unless it is an error already. `quiet`: as `charge_response`.
         """
-        self.stats.charge_response(status, internal, canary)
+        self.stats.charge_response(status, internal, canary, quiet)
         if status >= 500:
             host.stats.rq_error += 1
         elif not undecided:
@@ -201,17 +201,17 @@ class Cluster(EjectionListener):
         """Record how long a whole response took since its request was complete."""
         self.stats.charge_time(duration_ms, internal, canary)
 
-    def count_local_response(self, status: int, host: Host | None, internal: bool) -> None:
+    def count_local_response(self, status: int, host: Host | None, internal: bool, quiet: bool = False) -> None:
         """Count a response that the proxy made for the upstream (a timeout, a reset, no host)."""
-        self.stats.charge_response(status, internal, host is not None and host.canary)
+        self.stats.charge_response(status, internal, host is not None and host.canary, quiet)
         if host is not None and status >= 500:
             host.stats.rq_error += 1
 
-    def count_retried_response(self, status: int, host: Host) -> None:
+    def count_retried_response(self, status: int, host: Host, quiet: bool = False) -> None:
         """Count a response (or the 503 that stands for a reset) that is not passed on, as another attempt follows."""
         stats = self.stats
         stats.count("retry.upstream_rq_completed")
-        for name in response_names(status):
+        for name in () if quiet else response_names(status):
             stats.count(f"retry.upstream_rq_{name}")
 
     # -- hosts

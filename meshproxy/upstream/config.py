@@ -223,7 +223,7 @@ class ClusterConfig:
         self.max_stream_duration_ms: float = 0.0
         self.protocol: int = HTTP1  # AUTO, HTTP1 or HTTP2; with `demands.by_protocol`, of the proxy's own requests
         self.http1 = Http1Settings(max_headers_bytes=80 * 1024)
-        self.http2 = Http2Settings(max_headers_bytes=80 * 1024)
+        self.http2 = Http2Settings()
         self.http2_keepalive: KeepaliveSettings | None = None
         self.socket_options: tuple[SocketOption, ...] = ()
         self.sources: SourceAddresses | None = None  # None: the kernel chooses

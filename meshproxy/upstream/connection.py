@@ -45,7 +45,8 @@ class UpstreamConnection(ConnectHandler):
         self.host = pool.host
         self.protocol = protocol  # HTTP1 or HTTP2; AUTO until it is known
         self.state: int = CONNECTING
-        self.unused: int = 1  # how many more streams it can take; while it connects, how many it is thought to
+        self.unused: int = 1  # how many more streams it can take, once it is connected
+        self.expected: int = 1  # how many it is thought to take later, which nobody else needs to
         self.id: int = 0
         self.local: Address | None = None
         self.remote: Address | None = None
@@ -93,7 +94,11 @@ class UpstreamConnection(ConnectHandler):
             pool.dispatcher.timers.arm(self._age_timer, config.max_connection_duration_ms)
         self.state = READY
         self.start_idle()
-        pool.on_connected(self)
+        pool.on_connected(self, self.expected_later())
+
+    def expected_later(self) -> int:
+        """How many streams it is thought to take beyond those that it can take now that it is connected."""
+        return 0
 
     def on_another_attempt(self) -> None:
         self.counts.another_attempt()

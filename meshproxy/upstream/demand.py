@@ -47,21 +47,24 @@ class DemandRules:
     @property
     def any(self) -> bool:
         """Whether there is more than one pool for a host, or a limit to their number."""
-        return (
-            self.auto_sni
-            or self.auto_san_validation
-            or self.tells_addresses
-            or self.per_connection
-            or self.limits_pools
-            or self.by_protocol
-        )
+        return self._asks or self.limits_pools or self.by_protocol
+
+    @property
+    def only_by_protocol(self) -> bool:
+        """Whether nothing else of a request decides about its pool."""
+        return self.by_protocol and not self._asks
+
+    @property
+    def _asks(self) -> bool:
+        return self.auto_sni or self.auto_san_validation or self.tells_addresses or self.per_connection
 
     def of_request(self, headers: HeaderMap, connection: ConnectionInfo, protocol: int) -> ConnectionDemand:
         """What a request asks for that came in this version. Its `:authority` is the one that goes upstream."""
+        if self.only_by_protocol:
+            return _AS_HTTP2 if protocol >= _HTTP_2 else _AS_HTTP1
         demand = self.of_connection(connection)
         if self.by_protocol:
-            demand.protocol = protocol if protocol >= _HTTP_2 else _HTTP_1_1
-            demand.key += f"|{demand.protocol}"
+            _take_protocol(demand, _HTTP_2 if protocol >= _HTTP_2 else _HTTP_1_1)
         self._take_names(demand, headers)
         return demand
 
@@ -94,6 +97,21 @@ class DemandRules:
         if self.per_connection:
             demand.key += f"|{connection.connection_id}"
         return demand
+
+
+def _take_protocol(demand: ConnectionDemand, protocol: int) -> None:
+    demand.protocol = protocol
+    demand.key += f"|{protocol}"
+
+
+def _speaking(protocol: int) -> ConnectionDemand:
+    demand = ConnectionDemand()
+    _take_protocol(demand, protocol)
+    return demand
+
+
+_AS_HTTP1: Final = _speaking(_HTTP_1_1)
+_AS_HTTP2: Final = _speaking(_HTTP_2)
 
 
 def _host_of(authority: str) -> str:

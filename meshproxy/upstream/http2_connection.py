@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meshproxy.clock import monotonic
 from meshproxy.codec.connection import output_size
@@ -20,17 +20,20 @@ from meshproxy.upstream.connection_counts import ConnectionCounts
 if TYPE_CHECKING:
     from meshproxy.upstream.pool import ConnectionPool
 
+_MOST_BEFORE_SETTINGS: Final = 100
+
 
 class Http2UpstreamConnection(UpstreamConnection):
-    """While it connects it is thought to take as many streams as the configuration allows; then the peer's SETTINGS
-    have a say."""
+    """It is thought to take as many streams as the configuration allows, until the peer's SETTINGS have a say; but only
+    so many begin before as any peer should take (RFC 9113 section 6.5.2): a peer refuses those that are too many."""
 
     def __init__(self, pool: ConnectionPool, counts: ConnectionCounts) -> None:
         super().__init__(pool, counts, HTTP2)
         self.stats.upstream_cx_http2_total += 1
         self._http2_stats = pool.http2_stats
         self._codec = Http2ClientConnection(_CodecEvents(self), pool.config.http2, pool.http2_stats)
-        self.unused = min(self._codec.max_streams, self.remaining)
+        self.expected = min(self._codec.max_streams, self.remaining)
+        self._count_unused()
         self._keepalive: Keepalive | None = None
 
     def take_over(self, connection: Connection) -> None:
@@ -72,7 +75,11 @@ class Http2UpstreamConnection(UpstreamConnection):
 
     def _count_unused(self) -> None:
         codec = self._codec
-        self.unused = min(codec.max_streams - codec.streams_open, self.remaining)
+        most = codec.max_streams if codec.peer_settings_received else min(codec.max_streams, _MOST_BEFORE_SETTINGS)
+        self.unused = min(most - codec.streams_open, self.remaining)
+
+    def expected_later(self) -> int:
+        return max(0, self.expected - self.unused)
 
     def on_stream_closed(self) -> None:
         pool = self.pool
@@ -103,12 +110,16 @@ class Http2UpstreamConnection(UpstreamConnection):
     def on_max_streams(self) -> None:
         """The peer says how many streams it takes: perhaps fewer than there are."""
         self._count_unused()
+        expected = self.expected
+        self.pool.expect(self, 0)
         if self.state == READY and self.unused <= 0:
             self.pool.withdraw(self)
             self.state = BUSY
         elif self.state == BUSY and self.unused > 0:
             self.state = READY
             self.pool.on_ready(self)
+        if expected:
+            self.pool.replace()
 
     def on_goaway(self) -> None:
         """The peer takes no further streams; what it has not looked at is reset in this same turn."""

@@ -24,7 +24,7 @@ class NegotiatedConnection(UpstreamConnection):
     def __init__(self, pool: ConnectionPool, counts: ConnectionCounts) -> None:
         super().__init__(pool, counts, AUTO)
         if pool.negotiated != HTTP1:
-            self.unused = min(pool.config.http2.max_concurrent_streams, self.remaining)
+            self.expected = min(pool.config.http2.max_concurrent_streams, self.remaining)
 
     def on_connected(self, connection: Connection) -> None:
         if self.state != CONNECTING:

@@ -87,7 +87,7 @@ class ConnectionPool:
         self._counted: bool = False  # among the cluster's pools: it has connections, or requests that wait
         self._ready: list[UpstreamConnection] = []  # that can take a stream; the one that came free last is at the end
         self._connections: dict[UpstreamConnection, None] = {}  # all that are not closed
-        self._connecting: int = 0  # how many streams those will take that are on their way
+        self._expected: int = 0  # how many streams those will take that are on their way
         self._pending: dict[PendingStream, None] = {}  # in order of their arrival
 
     def new_stream(self, stream: PooledStream) -> PendingStream | None:
@@ -204,7 +204,7 @@ class ConnectionPool:
 
         A pool without any connection gets one even beyond the limit, or its requests would wait for ever.
         """
-        if len(self._pending) <= self._connecting and not (self._preconnects and self._falls_short()):
+        if len(self._pending) <= self._expected and not (self._preconnects and self._falls_short()):
             return False
         allowed = self._may_create()
         if not allowed:
@@ -212,7 +212,7 @@ class ConnectionPool:
         if allowed or not self._connections:
             self.breakers.connections.acquire()
             connection = self._new_connection()
-            self._connecting += connection.unused
+            self._expected += connection.expected
             self._connections[connection] = None
             connection.connect()
         return allowed
@@ -231,13 +231,14 @@ class ConnectionPool:
         if not self.host.healthy:
             return False
         if self.protocol == HTTP1:
-            active = len(self._connections) - len(self._ready) - self._connecting
+            active = len(self._connections) - len(self._ready) - self._expected
             return (len(self._pending) + active) * self.config.preconnect_ratio > len(self._connections)
-        active = unused = 0
+        active, room = 0, self._expected
         for connection in self._connections:
             active += connection.streams
-            unused += max(0, connection.unused)
-        return (len(self._pending) + active) * self.config.preconnect_ratio > active + unused
+            if connection.state == READY:
+                room += connection.unused
+        return (len(self._pending) + active) * self.config.preconnect_ratio > active + room
 
     def _may_create(self) -> bool:
         breakers = self.breakers
@@ -268,22 +269,28 @@ class ConnectionPool:
     def _close_idle(self) -> None:
         for connection in self._ready.copy():
             connection.close()  # if it is idle
-        if not self._pending and self._connecting:
+        if not self._pending and self._expected:
             for connection in list(self._connections):
                 if connection.state == CONNECTING:
                     connection.give_up()
 
     # -- what connections report
 
-    def on_connected(self, connection: UpstreamConnection) -> None:
-        self._connecting -= connection.unused
+    def on_connected(self, connection: UpstreamConnection, expected: int) -> None:
+        """It is ready for some streams, and will perhaps be for as many more as are `expected`."""
+        self.expect(connection, expected)
         self.on_ready(connection)
+
+    def expect(self, connection: UpstreamConnection, expected: int) -> None:
+        """So many more streams than it can take now it will perhaps take later."""
+        self._expected += expected - connection.expected
+        connection.expected = expected
 
     def on_negotiated(self, connection: UpstreamConnection, version: UpstreamConnection) -> None:
         """What it speaks is known now: `version` takes its place."""
         del self._connections[connection]
         self._connections[version] = None
-        self._connecting += version.unused - connection.unused
+        self._expected += version.expected - connection.expected
         self.negotiated = version.protocol
 
     def on_ready(self, connection: UpstreamConnection) -> None:
@@ -314,12 +321,11 @@ class ConnectionPool:
         self.breakers.connections.release()
         if state == READY:
             self._ready.remove(connection)
-        elif state == CONNECTING:
-            self._connecting -= connection.unused
+        self.expect(connection, 0)
         self._check_unused()
 
     def replace(self) -> None:
-        """Open connections for those that still wait, now that one is closed."""
+        """Open connections for those that still wait, now that one is closed, or takes fewer streams than thought."""
         if self._pending:
             self._create_connections()
         self._check_unused()

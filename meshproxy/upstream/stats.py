@@ -14,7 +14,8 @@ from meshproxy.observe.stats import StatsScope, response_names
 
 _INTERNAL: Final = 1
 _CANARY: Final = 2
-_KINDS: Final = 4  # a status code's counters: internal or external, canary or not
+_QUIET: Final = 4
+_KINDS: Final = 8  # a status code's counters: internal or external, canary or not, quiet or not
 
 
 class AltStats(StatsScope):
@@ -43,9 +44,12 @@ class AltStats(StatsScope):
         self._kind: int = 0  # less those of the kind that came last,
         self._of_kind: int = 0  # which are so many: a dict of numbers is slow to count in
 
-    def charge_response(self, status: int, internal: bool, canary: bool) -> None:
-        """Count a response that a request ended with (upstream_rq_completed and the counters of its code)."""
+    def charge_response(self, status: int, internal: bool, canary: bool, quiet: bool = False) -> None:
+        """Count a response that a request ended with (upstream_rq_completed and the counters of its code; one that is
+        `quiet` counts by its code among internal, external and canary ones only)."""
         kind = status * _KINDS
+        if quiet:
+            kind += _QUIET
         if internal:
             kind += _INTERNAL
         if canary:
@@ -81,7 +85,8 @@ class AltStats(StatsScope):
             if kind & _CANARY:
                 groups.append("canary.")
             for group in groups:
-                for name in ("completed", *response_names(status)):
+                codes = () if kind & _QUIET and not group else response_names(status)
+                for name in ("completed", *codes):
                     key = f"{group}upstream_rq_{name}"
                     dynamic[key] = dynamic.get(key, 0) + count
 

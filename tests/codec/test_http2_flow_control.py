@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 
+from meshproxy.codec.http2.constants import DATA
 from meshproxy.codec.http2.settings import Http2Settings
 from tests.codec.http2_frames import raw_frame
 from tests.codec.http2_playbook import Owner, act, client, play, server
@@ -130,6 +132,19 @@ def test_the_end_needs_no_window(role: str) -> None:
     sent_lines(owner)
     owner.encoders[1].send_data(b"", True)
     assert sent_lines(owner) == ["DATA 1  end"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_end_waits_for_a_negative_window(role: str) -> None:
+    """Section 6.9.2: no flow-controlled frame, not even an empty one: strict peers mind."""
+    owner = sender(role)
+    owner.encoders[1].send_data(b"x" * 1000, False)
+    feed(owner, "SETTINGS 4=990")
+    owner.encoders[1].send_data(b"", True)
+    assert sent_lines(owner) == []
+    assert feed(owner, "WINDOW_UPDATE 1 9") == []
+    assert feed(owner, "WINDOW_UPDATE 1 1") == ["DATA 1  end"]
+    assert owner.stats.pending_send_bytes == 0
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -310,6 +325,25 @@ def test_read_disable_is_counted() -> None:
     """)  # fmt: skip
 
 
+@pytest.mark.parametrize(("frames", "told"), [
+    ("DATA 1 one end", "data one end"),
+    ("HEADERS 1 a=b end", "trailers a=b end"),
+])  # fmt: skip
+def test_a_stream_that_is_over_before_it_is_read(frames: str, told: str) -> None:
+    """Both sides have ended it, and what came is still to be heard."""
+    owner = receiver("client")
+    play(
+        owner,
+        f"""
+        !! disable 1
+        >> {frames}
+        << closed
+        !! enable 1
+        << 1 {told}
+    """,
+    )
+
+
 def test_a_stream_that_is_not_read_stalls_no_other() -> None:
     """Its own window bounds what it may hold, as long as the connection's is larger."""
     owner = receiver("server", Http2Settings(stream_window_bytes=65_535, connection_window_bytes=200_000), streams=2)
@@ -327,20 +361,24 @@ def test_reading_disabled_in_the_middle_of_what_waits() -> None:
     owner = receiver("server")
     recorder = owner.recorders[1]
     owner.encoders[1].read_disable(True)
-    feed(owner, "DATA 1 one", "DATA 1 two end")
-    told: list[bytes] = []
+    feed(owner, *["DATA 1 len=16384"] * 2, "DATA 1 len=10000 end")
+    told: list[tuple[int, bool]] = []
 
     class _Stopping(type(recorder)):  # type: ignore[misc]
         def on_data(self, data: bytes, end: bool) -> None:
-            told.append(data)
+            told.append((len(data), end))
             if not end:
                 owner.encoders[1].read_disable(True)
 
     owner.connection.streams[1].decoder = _Stopping(owner.log, None)
     owner.encoders[1].read_disable(False)
-    assert told == [b"one"]
-    owner.encoders[1].read_disable(False)
-    assert told == [b"one", b"two"]
+    assert told[0][0] < 2 * 16_384 + 10_000
+    while not told[-1][1]:
+        before = len(told)
+        owner.encoders[1].read_disable(False)
+        assert len(told) == before + 1
+    assert sum(size for size, _ in told) == 2 * 16_384 + 10_000
+    assert [end for _, end in told].count(True) == 1
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -442,3 +480,17 @@ def test_bytes_arrive_whatever_their_pieces() -> None:
         owner.connection.receive_data(data[at : at + 1])
     assert owner.recorders[1].body == 26 * 27 // 2
     assert output(owner) == b""
+
+
+def test_tiny_frames_that_wait_take_no_more_memory_than_their_bytes() -> None:
+    owner = receiver("server")
+    owner.encoders[1].read_disable(True)
+    frames = raw_frame(DATA, 0, 1, b"xy") * 1000
+    tracemalloc.start()
+    for _ in range(40):
+        owner.connection.receive_data(frames)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2 * 80_000
+    owner.encoders[1].read_disable(False)
+    assert owner.recorders[1].body == 80_000

@@ -253,6 +253,8 @@ class Session:
         else:
             sent.ended = kind < 0.4
             self.encoders[stream_id].send_data(data, sent.ended)
+        if sent.ended and self.role == "server" and not self.we_received[stream_id].ended:
+            sent.reset = True  # the rest of the request is not wanted
 
     def they_send_data(self) -> None:
         ready = self.unfinished(self.they_sent)
@@ -292,7 +294,8 @@ class Session:
             encoder.read_disable(False)
 
     def they_change(self) -> None:
-        """Settings, pings."""
+        """Settings, pings. h2 takes the first acknowledgement for all of its settings: there is one at a time."""
+        self.exchange()
         codes = h2.settings.SettingCodes
         kind = self.rng.random()
         if kind < 0.3:

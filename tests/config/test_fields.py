@@ -76,8 +76,10 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
          "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config", "value is required"),
         ("hcm", "tracing", {"provider": {"name": "p", "typed_config": {
             "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
-            "grpc_service": {"envoy_grpc": {"cluster_name": "c"}, "retry_policy": {"retry_on": "unavailable"}}}}},
-         f"{HCM_PATH}.tracing.provider.typed_config.grpc_service.retry_policy", "not retried"),
+            "grpc_service": {"envoy_grpc": {"cluster_name": "c"},
+                             "retry_policy": {"host_selection_retry_max_attempts": 2}}}}},
+         f"{HCM_PATH}.tracing.provider.typed_config.grpc_service.retry_policy.host_selection_retry_max_attempts",
+         "takes any host"),
         ("hcm", "codec_type", "HTTP3", f"{HCM_PATH}.codec_type",
          "HTTP3 is not supported yet (supported: AUTO, HTTP1, HTTP2)"),
         ("hcm", "http2_protocol_options", {"allow_metadata": True}, f"{HCM_PATH}.http2_protocol_options.allow_metadata",

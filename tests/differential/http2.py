@@ -22,7 +22,7 @@ from tests.support.http2_downstream import OPENING, Http2Downstream
 from tests.support.http2_upstream import OK as OK2
 from tests.support.http2_upstream import OPENING as UPSTREAM_OPENING
 from tests.support.http2_upstream import Http2Answer, Http2Script, Http2Upstream
-from tests.support.http2_wire import Fields, StreamSeen, code_name, headers, settings
+from tests.support.http2_wire import Fields, Http2Wire, StreamSeen, code_name, headers, settings
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 from tests.support.upstream import OK, Answer, Script, ScriptedUpstream
@@ -177,7 +177,9 @@ class Row:
     answers: Sequence[Http2Answer] = (OK2,)
     opening: bytes | None = OPENING
     silent: str = ""
-    settings: bool = False
+    settings: bool = False  # what the proxy opens the connection with is compared,
+    upstream_settings: bool = False  # and that to the upstream
+    acknowledges: bool = True  # False: the downstream answers neither SETTINGS nor PING
     differs: str = ""
     envoy: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
@@ -259,6 +261,7 @@ class Http2Side:
         logged = self.log_lines()
         self.upstream.settle()
         lines += [*_upstream_lines(script), *_plain_lines(plain)]
+        lines += _openings(script) if row.upstream_settings else []
         lines += [f"log: {line}" for line in logged] if row.log else []
         return lines + (self.stat_lines() if row.stats else [])
 
@@ -322,6 +325,7 @@ class RowRun:
     def connect(self, opening: bytes) -> None:
         """A fresh downstream connection."""
         self.downstream = Http2Downstream(self.side.ports[self.row.listener], opening=opening, timeout_s=DEADLINE_S)
+        self.downstream.answering = self.row.acknowledges
 
     def play(self) -> None:
         """Every step in turn, and whether the connection still answers then."""
@@ -398,8 +402,7 @@ class RowRun:
         if downstream is None:
             return lines
         if self.row.settings:
-            lines += [f"settings: {pairs}" for pairs in downstream.settings]
-            lines.append(f"window: +{sum(by for stream, by in downstream.window_updates if not stream)}")
+            lines += _opening_lines(downstream)
         for number, stream in sorted(downstream.streams.items()):
             lines += [f"stream {number}:", *_stream_lines(stream)]
         lines += [f"goaway: {code_name(code)} last={last}" for code, last, _ in downstream.goaways]
@@ -497,6 +500,15 @@ def _upstream_lines(script: Http2Script) -> list[str]:
     for number, wire in enumerate(wires.values(), 1):
         lines += [f"upstream goaway {number}: {code_name(code)}" for code, _, _ in wire.goaways]
     return lines
+
+
+def _openings(script: Http2Script) -> list[str]:
+    return [line for seen in script.seen for line in _opening_lines(seen.wire)]
+
+
+def _opening_lines(wire: Http2Wire) -> list[str]:
+    window = sum(by for stream, by in wire.window_updates if not stream)
+    return [*(f"settings: {pairs}" for pairs in wire.settings), f"window: +{window}"]
 
 
 def _plain_lines(script: Script) -> list[str]:

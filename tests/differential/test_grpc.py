@@ -2,11 +2,14 @@
 
 import json
 
-from tests.differential.cases import Case, Connect, Receive, post
+import pytest
+
+from tests.differential.cases import Case, post
 from tests.differential.counted import check_counted_alike
 from tests.differential.pair import Pair, Side
-from tests.differential.test_grpc_filters import GRPC, TRAILERS_ON, answer, message, to, trailers_only
+from tests.differential.test_grpc_filters import GRPC, HTTP, TRAILERS_ON, answer, message, to, trailers_only
 from tests.differential.topic import Topic
+from tests.support.polling import wait_for
 from tests.support.upstream import CLOSE, STALL, Answer, reply
 
 BACK_OFF = "retry_back_off: { base_interval: 0.002s, max_interval: 0.004s }"
@@ -113,20 +116,34 @@ LOGGED = [
     Case(f"logged_{case.name}", case.request, case.upstream, route=case.route, listener="logs", log_bytes=False)
     for case in ENDED
 ]
+OUTLIERS = {
+    "by_head": ("o1", trailers_only("14"), 1),
+    "not_by_trailers": ("o2", answer(status="14"), 0),
+    "not_by_client_errors": ("o3", trailers_only("5"), 0),
+    "by_http": ("o4", reply(503, b"x"), 1),
+    "not_by_status_ok": ("o5", trailers_only("0", code=503), 0),
+}
 EJECTED = [
+    call(f"outlier_{number}_{name}", one, route=to(cluster))
+    for name, (cluster, one, _) in OUTLIERS.items()
+    for number in (1, 2)
+]
+QUIET = [
     Case(
-        f"ejected_{name}",
-        (*(step for _ in range(3) for step in (post("/s.S/M", message(b"x"), GRPC), Receive(), Connect())),),
-        (one,),
-        route=to(cluster),
+        f"quiet_{name}",
+        post("/s.S/M", message(b"x"), *headers),
+        (one, answer()),
+        route=route,
+        listener="quiet",
         log_bytes=False,
     )
-    for name, cluster, one in (
-        ("by_head", "o1", trailers_only("14")),
-        ("not_by_trailers", "o2", answer(status="14")),
-        ("not_by_client_errors", "o3", trailers_only("5")),
-        ("by_http", "o4", reply(503, b"x")),
-        ("not_by_status_ok", "o5", trailers_only("0", code=503)),
+    for name, one, headers, route in (
+        ("ok", answer(), (GRPC,), to("q")),
+        ("error", reply(503, b"x"), (GRPC,), to("q")),
+        ("retried", reply(503, b"x"), (GRPC,), retrying("5xx", "q")),
+        ("closed", CLOSE, (GRPC,), to("q", "stat_prefix: closed")),
+        ("timeout", STALL, (GRPC,), "match: { prefix: / }\nroute: { cluster: q, timeout: 0.06s }"),
+        ("not_grpc", reply(503, b"x"), (), to("q")),
     )
 ]
 OUTLIER = (
@@ -136,15 +153,22 @@ OUTLIER = (
 )
 
 TOPIC = Topic(
-    [*RETRIED, *ENDED, *LOGGED, *EJECTED],
+    [*RETRIED, *ENDED, *LOGGED, *EJECTED, *QUIET],
     listeners={
         "main": "http_protocol_options: { enable_trailers: true }",
         "internal": "use_remote_address: true\nhttp_protocol_options: { enable_trailers: true }\n"
         "internal_address_config: { cidr_ranges: [{ address_prefix: 127.0.0.0, prefix_len: 8 }] }",
         "edge": "use_remote_address: true\nhttp_protocol_options: { enable_trailers: true }",
+        "quiet": "http_protocol_options: { enable_trailers: true }\n"
+        f"http_filters: [{{ name: router, typed_config: {{ '@type': {HTTP}router.v3.Router, "
+        "suppress_grpc_request_failure_code_stats: true } }]",
         "logs": "http_protocol_options: { enable_trailers: true }\n" + STATUS_LOG,
     },
-    clusters={"t": f"hosts: [a]\n{TRAILERS_ON}", **{f"o{number}": OUTLIER for number in range(1, 6)}},
+    clusters={
+        "t": f"hosts: [a]\n{TRAILERS_ON}",
+        **{f"o{number}": OUTLIER for number in range(1, 6)},
+        "q": f"hosts: [a]\n{TRAILERS_ON}",
+    },
 )
 
 
@@ -165,7 +189,15 @@ def test_case(pair: Pair, case: Case) -> None:
 
 
 def test_what_hosts_count(pair: Pair) -> None:
-    check_counted_alike(pair, "cluster.t.", "http.main.", "http.logs.")
+    check_counted_alike(pair, "cluster.t.", "cluster.q.", "http.main.", "http.logs.")
     expected = host_stats(pair.reference)
     assert expected["t"]["rq_error"] != "0"
     assert host_stats(pair.subject) == expected
+
+
+@pytest.mark.parametrize("name", OUTLIERS)
+def test_which_hosts_are_ejected(pair: Pair, name: str) -> None:
+    cluster, _, expected = OUTLIERS[name]
+    stat = f"cluster.{cluster}.outlier_detection.ejections_enforced_total"
+    for side in (pair.reference, pair.subject):
+        wait_for(lambda side=side: side.proxy.stats(stat)[stat] == expected, f"{side.name} to eject {expected}")

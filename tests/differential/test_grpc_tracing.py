@@ -23,8 +23,13 @@ HEAD = [(":status", "200"), ("content-type", "application/grpc")]
 TRACER = "tracing.opentelemetry."
 COUNTERS = (
     "upstream_rq_total", "upstream_rq_completed", "upstream_rq_200", "internal.upstream_rq_200", "upstream_rq_404",
-    "upstream_rq_503", "upstream_rq_timeout", "upstream_cx_http2_total", "upstream_rq_tx_reset", "upstream_rq_rx_reset",
+    "upstream_rq_503", "retry.upstream_rq_completed", "retry.upstream_rq_200", "retry.upstream_rq_503", "upstream_rq_timeout", "upstream_cx_http2_total", "upstream_rq_tx_reset", "upstream_rq_rx_reset",
 )  # fmt: skip
+RETRY_COUNTERS = tuple(
+    f"upstream_rq_retry{what}"
+    for what in ("", "_success", "_limit_exceeded", "_overflow", "_backoff_exponential", "_backoff_ratelimited")
+)
+TOTAL = "cluster.collector.upstream_rq_total"
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
@@ -53,11 +58,13 @@ class Row:
     envoy: tuple[tuple[str, str], ...] = ()
     ours: tuple[tuple[str, str], ...] = ()
     timeout: str = "10000m"
+    calls: int = 1
 
-    def listener(self) -> dict[str, Any]:
+    def listener(self, port: int) -> dict[str, Any]:
+        """`port` is the collector's."""
         config = {
             "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
-            "grpc_service": mapping(self.service),
+            "grpc_service": mapping(self.service.replace("@port@", str(port))),
             "service_name": self.name,
         }
         route = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
@@ -111,6 +118,44 @@ LOST = [
         differs="lost-spans"),
     Row("reset", answer=frames_of(reset), differs="lost-spans"),
 ]  # fmt: skip
+RETRIES = [
+    Row(
+        "unavailable",
+        "{ envoy_grpc: { cluster_name: collector }, retry_policy: { retry_on: unavailable } }",
+        REFUSED,
+        calls=2,
+    ),
+    Row("other_code", "{ envoy_grpc: { cluster_name: collector }, retry_policy: { retry_on: internal } }", REFUSED),
+    Row(
+        "twice",
+        "{ envoy_grpc: { cluster_name: collector }, "
+        "retry_policy: { retry_on: '5xx,unavailable', num_retries: 2, retry_back_off: { base_interval: 0.001s } } }",
+        REFUSED,
+        calls=3,
+    ),
+    Row(
+        "http_status",
+        "{ envoy_grpc: { cluster_name: collector }, retry_policy: { retry_on: 5xx } }",
+        Http2Answer(lambda stream: headers(stream, [(":status", "503")], end=True)),
+        calls=2,
+    ),
+    Row(
+        "reset_is_retried",
+        "{ envoy_grpc: { cluster_name: collector }, retry_policy: { retry_on: reset } }",
+        frames_of(reset),
+        calls=2,
+    ),
+    Row(
+        "in_trailers",
+        "{ envoy_grpc: { cluster_name: collector }, retry_policy: { retry_on: unavailable } }",
+        Http2Answer(lambda stream: headers(stream, HEAD) + headers(stream, [("grpc-status", "14")], end=True)),
+    ),
+]
+GOOGLE = Row(
+    "google",
+    "{ google_grpc: { target_uri: '127.0.0.1:@port@', stat_prefix: g }, "
+    "initial_metadata: [{ key: x-a, value: a }, { key: x-b-bin, value: abcdef }] }",
+)
 DIFFERENCES = {row.differs for row in [*ROWS, *LOST] if row.differs}
 
 
@@ -119,12 +164,13 @@ class Traced:
 
     def __init__(self, start: Any) -> None:
         self.collector = Http2Upstream({"collector": OPENING})
-        runtime = {"tracing": {"opentelemetry": {"min_flush_spans": 1, "flush_interval_ms": 100}}}
+        runtime = {"tracing": {"opentelemetry": {"min_flush_spans": 1, "flush_interval_ms": 600_000}}}
         options = {
             "@type": TYPE + "upstreams.http.v3.HttpProtocolOptions",
             "explicit_http_config": {"http2_protocol_options": {}},
         }
-        host = {"endpoint": {"address": address(self.collector.ports["collector"])}}
+        port = self.collector.ports["collector"]
+        host = {"endpoint": {"address": address(port)}}
         cluster = {
             "name": "collector",
             "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
@@ -134,7 +180,10 @@ class Traced:
             "node": {"id": "node", "cluster": "cluster"},
             "admin": {"address": address(0)},
             "layered_runtime": {"layers": [{"name": "s", "static_layer": runtime}]},
-            "static_resources": {"listeners": [row.listener() for row in [*ROWS, *LOST]], "clusters": [cluster]},
+            "static_resources": {
+                "listeners": [row.listener(port) for row in [*ROWS, *LOST, *RETRIES, GOOGLE]],
+                "clusters": [cluster],
+            },
         }
         self.proxy: ProxyProcess = start(yaml.dump(tree, sort_keys=False))
         self.ports = self.proxy.listener_ports()
@@ -144,12 +193,12 @@ class Traced:
         self.collector.close()
 
     def run(self, row: Row) -> Http2Seen:
-        """The call that the row's request makes, when it is over."""
+        """The last of the calls that the row's request makes, when it is over."""
         self.collector.play([row.answer])
         assert exchange(self.ports[row.name], get("/")).status == 200
-        self.collector.wait_over(1)
-        (seen,) = self.collector.script.seen
-        return seen
+        self.collector.wait_over(row.calls)
+        assert len(self.collector.script.seen) == row.calls
+        return self.collector.script.seen[-1]
 
     def stats(self, pattern: str) -> Counter[str]:
         """Counters and gauges, 0 where there is none."""
@@ -168,7 +217,6 @@ class Traced:
 def described(seen: Http2Seen) -> tuple[list[tuple[str, str]], list[Any]]:
     """The fields of a call, and of whom its spans are with their names."""
     (head,) = seen.stream.parts
-    assert head.get("user-agent").startswith("OTel-OTLP-Exporter-")
     message: Any = trace_service_pb2.ExportTraceServiceRequest()
     assert head.body[:5] == b"\0" + (len(head.body) - 5).to_bytes(4, "big")
     message.ParseFromString(head.body[5:])
@@ -194,12 +242,29 @@ def both() -> Iterator[tuple[Traced, Traced]]:
 def test_same_call_as_envoys(both: tuple[Traced, Traced], row: Row) -> None:
     of_envoy, of_us = (described(side.run(row)) for side in both)
     of_us[0].remove(("grpc-timeout", row.timeout))
+    assert all(
+        side.collector.script.seen[0].stream.parts[0].get("user-agent").startswith("OTel-OTLP-Exporter-")
+        for side in both
+    )
     assert of_us[1] == of_envoy[1] == [(row.name, ["ingress"])]
     assert (":path", EXPORT) in of_envoy[0]
     assert sorted(set(of_envoy[0]) - set(of_us[0])) == list(row.envoy)
     assert sorted(set(of_us[0]) - set(of_envoy[0])) == list(row.ours)
     if not row.ours:
         assert of_us[0] == of_envoy[0]
+
+
+def test_a_collector_that_grpcio_asks(both: tuple[Traced, Traced]) -> None:
+    compared = [":method", ":path", ":authority", "te", "content-type", "x-a", "x-b-bin"]
+    of_both = []
+    for side in both:
+        seen = side.run(GOOGLE)
+        spans = described(seen)[1]
+        of_both.append(([seen.stream.parts[0].get(name) for name in compared], spans))
+    (of_envoy, envoys_spans), (of_us, our_spans) = of_both
+    assert our_spans == envoys_spans == [("google", ["ingress"])]
+    assert of_us[:2] == of_envoy[:2] == ["POST", EXPORT]
+    assert of_us[3:] == of_envoy[3:]
 
 
 @pytest.mark.parametrize("row", LOST, ids=lambda row: row.name)
@@ -210,6 +275,20 @@ def test_spans_that_the_collector_does_not_take_are_lost(both: tuple[Traced, Tra
         side.run(row)
         counted.append({**side.wait_counted(before)})
     assert counted == [{f"{TRACER}spans_sent": 1}, {f"{TRACER}spans_dropped": 1}]
+
+
+@pytest.mark.parametrize("row", RETRIES, ids=lambda row: row.name)
+def test_retries_as_envoy_makes_them(both: tuple[Traced, Traced], row: Row) -> None:
+    counts = []
+    for side in both:
+        before, spans = side.stats("^cluster.collector"), side.stats(TRACER)
+        side.run(row)
+        side.wait_counted(spans)
+        wait_for(lambda: side.stats(TOTAL)[TOTAL] - before[TOTAL] == row.calls, "all calls")
+        side.wait_idle()
+        counted = side.stats("^cluster.collector") - before
+        counts.append({name: counted[f"cluster.collector.{name}"] for name in (*COUNTERS, *RETRY_COUNTERS)})
+    assert counts[0] == counts[1]
 
 
 def test_stats_of_the_cluster(both: tuple[Traced, Traced]) -> None:

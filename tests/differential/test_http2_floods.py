@@ -58,6 +58,7 @@ def begun(count: int) -> bytes:
 
 
 RESETS = b"".join(headers(2 * number + 1, STALLING, end=True) + reset(2 * number + 1) for number in range(300))
+RESETS_BESIDE = b"".join(headers(2 * number + 3, STALLING, end=True) + reset(2 * number + 3) for number in range(300))
 ROWS = [
     lives("empty_data_1", *STALLED, data(1)),
     lives("empty_data_between", *STALLED, (data(1) + data(1, b"x")) * 5),
@@ -87,7 +88,9 @@ ROWS = [
     lives("rapid_resets_100", RESETS[: len(RESETS) // 3], Sync(), ignore=("upstream", *SHOWN)),
     Row("resets_after_answers", (b"".join(headers(2 * n + 1, GET, end=True) + reset(2 * n + 1) for n in range(300)), Sync()), 
         ignore=("stream", *RESPONSE, "stat http.main.downstream_rq_rx", "stat http2.rx_reset"), log=False),
-    Row("rapid_resets_300", (RESETS, Ended()), silent="ENHANCE_YOUR_CALM", answers=(SILENT,), ignore=("upstream", *SHOWN)),
+    Row("rapid_resets_beside_a_stream", (Head(path="/h"), Reached(), RESETS_BESIDE, Ended()), answers=(SILENT,),
+        ignore=("upstream", "stat cluster.h.", *SHOWN)),
+    Row("rapid_resets_300", (RESETS, Ended()), answers=(SILENT,), ignore=("upstream", "stat cluster.h.", *SHOWN)),
 ]
 ROUTES = """
 route_config:

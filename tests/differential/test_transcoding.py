@@ -584,6 +584,11 @@ DIFFERENT = STRICT_JSON | BAD_MESSAGES | LENGTHS | {
     "upload_trailing_comma": Differs(
         "transcoder-json", Expect((400,), "closed", None, ("The request is not JSON",)), Expect((200,), upstream=None)
     ),
+    "body_enum_unknown": Differs(
+        "transcoder-late-head",
+        Expect((400,), "closed", (), ("attempts=0",)),
+        Expect((400,), "closed", None, ("attempts=1",)),
+    ),
     "answer_bad_message": Differs(
         "transcoder-bad-message",
         Expect((502,), upstream=None, contains=("grpc_json_transcode_failure{INVALID_ARGUMENT}",)),

@@ -54,6 +54,17 @@ def options(upstream: str = "{}", common: str = "{}", http1: str = "{}", **field
     return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": made}}
 
 
+def protocols(chosen: Yaml) -> Yaml:
+    """`typed_extension_protocol_options` of which HTTP there is."""
+    made: Yaml = {"@type": TYPE + "upstreams.http.v3.HttpProtocolOptions"} | chosen
+    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": made}}
+
+
+def secure(chosen: Yaml | None = None, common: str = "") -> str:
+    """YAML of a TLS cluster."""
+    return json.dumps({"transport_socket": client_tls(common)} | (protocols(chosen) if chosen else {}))
+
+
 def named(upstream: str, fields: str = "{}", common: str = "") -> str:
     """YAML of a TLS cluster that takes its names from requests."""
     return json.dumps({"transport_socket": client_tls(common, fields), **options(upstream)})
@@ -310,13 +321,26 @@ UPSTREAM_HTTP1 = [
     Row("idle", ((get(),),), json.dumps(options(common='{"idle_timeout": "0.1s"}')), stats=r"idle_timeout$|upstream_cx_(active|destroy_local)$",
         after="cluster.idle.upstream_cx_idle_timeout=1"),
 ]
+ALPN = [
+    Row("alpn", cluster=secure(), upstream="tls", alpn=True),
+    Row("alpn_http2", cluster=secure({"explicit_http_config": {"http2_protocol_options": {}}}), upstream="tls", alpn=True),
+    Row("alpn_auto", cluster=secure({"auto_config": {}}), upstream="tls", alpn=True),
+    Row("alpn_auto_counted", TWO, cluster=secure({"auto_config": {}}), upstream="tls", alpn=True, stats=r"upstream_cx_(http[12]_)?total$",
+        differs="negotiated-twice", envoy=("cluster.alpn_auto_counted.upstream_cx_total: 2",),
+        ours=("cluster.alpn_auto_counted.upstream_cx_total: 1",)),
+    Row("alpn_as_downstream", cluster=secure({"use_downstream_protocol_config": {}}), upstream="tls", alpn=True),
+    Row("alpn_configured", cluster=secure({"auto_config": {}}, "alpn_protocols: [other]"), upstream="tls", alpn=True),
+    Row("alpn_behind_proxy", cluster=json.dumps(json.loads(proxied(inner=client_tls())) | protocols({"auto_config": {}})),
+        upstream="proxied_tls", alpn=True),
+    Row("alpn_tcp", cluster=secure(), upstream="tls", alpn=True, tcp=True),
+]
 BOUND_BY_BOOTSTRAP = [
     Row("common_source"),
     Row("own_source", cluster="upstream_bind_config: { source_address: { address: 127.0.0.9, port_value: 0 } }"),
     Row("own_without_source", cluster="upstream_bind_config: { freebind: false }"),
 ]
 COMMON_SOURCE = "cluster_manager: { upstream_bind_config: { source_address: { address: 127.0.0.7, port_value: 0 } } }"
-ROWS = [*ORIGINAL_DST, *UPSTREAM_HTTP1, *PRECONNECT, *BIND, *PROXY_PROTOCOL, *MATCHES, *SNI, *POOLS]
+ROWS = [*ORIGINAL_DST, *UPSTREAM_HTTP1, *PRECONNECT, *BIND, *PROXY_PROTOCOL, *MATCHES, *SNI, *POOLS, *ALPN]
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,7 @@ class Row:
     envoy: tuple[str, ...] = ()  # then: lines that only Envoy has
     ours: tuple[str, ...] = ()  # and those that only we have
     blind: bool = False  # what upstreams see is a matter of timing
+    alpn: bool = False  # what TLS has agreed on is compared
     parallel: bool = False  # requests of all downstreams are sent before any answer is awaited
 
 
@@ -70,6 +71,7 @@ class Seen:
         self.port = port
         self.header = ""
         self.server_name: str | None = None
+        self.protocol: str | None = None  # of TLS (ALPN)
         self.requests: list[bytes] = []
 
 
@@ -108,11 +110,13 @@ class Recorder:
             else:
                 with self._context(seen).wrap_socket(sock, server_side=True) as tls:
                     seen.server_name = seen.server_name or ""
+                    seen.protocol = tls.selected_alpn_protocol()
                     self._answer(tls, seen)
 
     def _context(self, seen: Seen) -> ssl.SSLContext:
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         load(made, self._issued or world().server)
+        made.set_alpn_protocols(["other", "http/1.1", "h2"])
 
         def on_server_name(_: ssl.SSLObject, name: str | None, __: ssl.SSLContext) -> None:
             seen.server_name = name
@@ -229,6 +233,7 @@ class ConnectionsSide:
         for name, upstream in () if row.blind else self.upstreams.items():
             for seen in upstream.seen[before[name] :]:
                 lines.append(f"{name} from {seen.source} header={seen.header.strip()} sni={seen.server_name}")
+                lines += [f"  alpn={seen.protocol}"] if row.alpn else []
                 lines += [f"  {_shown(head, row.fields)}" for head in seen.requests]
         return [re.sub(r"\b(\d{4,5})\b", lambda m: names.get(int(m[1]), "PORT"), line) for line in lines]
 

@@ -6,6 +6,7 @@ import gzip
 import http.client
 import json
 import re
+import runpy
 import socket
 import ssl
 import subprocess
@@ -15,10 +16,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
+import grpc
 import pytest
 
 from meshproxy.demo.trace import spans_of as exported
+from tests.bench.programs import needs
 from tests.integration.raw_upstream import RawUpstream
+from tests.support.http2_downstream import Http2Downstream
+from tests.support.http2_wire import headers
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 from tests.support.upstream import CLOSE, ScriptedUpstream, reply
@@ -48,6 +53,7 @@ def running(start: Start, kind: str, ports: Mapping[int, int], certs: Path | Non
     text = _PORT.sub(lambda match: f"{match[1]}{ports.get(int(match[2]), 0)}", text)
     if certs is not None:
         text = text.replace("examples/certs", str(certs))
+    text = text.replace(f"examples/{kind}/", f"{EXAMPLES / kind}/")
     with start(text) as proxy:
         yield proxy
 
@@ -69,16 +75,22 @@ class Client:
         self._context = context
 
     def ask(
-        self, path: str = "/", name: str = "shop.example", first: bytes = b"", body: bytes | None = None, **headers: str
+        self,
+        path: str = "/",
+        name: str = "shop.example",
+        first: bytes = b"",
+        body: bytes | None = None,
+        method: str = "GET",
+        **headers: str,
     ) -> Answer:
-        """GET `path`; `first` goes out before everything else. Raises OSError when the connection ends instead."""
+        """Ask for `path`; `first` goes out before everything else. Raises OSError when the connection ends instead."""
         with socket.create_connection(("127.0.0.1", self._port), timeout=30) as sock:
             sock.sendall(first)
             with closing(http.client.HTTPConnection(name)) as connection:
                 secure = None if self._context is None else self._context.wrap_socket(sock, server_hostname=name)
                 connection.sock = secure or sock
                 fields = {key.replace("_", "-"): value for key, value in headers.items()}
-                connection.request("GET", path, body, headers=fields)
+                connection.request(method, path, body, headers=fields)
                 return Answer(connection.getresponse())
 
 
@@ -188,6 +200,112 @@ def test_tls_termination(start: Start, upstream: ScriptedUpstream, certs: Path) 
 def test_tls_origination(start: Start, certs: Path) -> None:
     with TlsServer(certs, "secret") as server, running(start, "tls-origination", {8101: server.port}, certs) as proxy:
         assert Client(proxy, "plain").ask().body == "secret"
+
+
+@needs("nghttpd")
+@pytest.mark.parametrize("start", STARTERS)
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+def test_http2(start: Start, certs: Path, protocol: str) -> None:
+    """The plain service speaks HTTP/2; the one with TLS what it chooses."""
+    with Nghttpd(certs, plain=True) as api, Nghttpd(certs) as new, TlsServer(certs, "old") as old:
+        web = new.port if protocol == "h2" else old.port
+        with running(start, "http2", {8101: api.port, 8102: web}, certs) as proxy:
+            assert Client(proxy, "both").ask("/api/file").body == "hello"
+            answer = Client(proxy, "both").ask("/file")
+            assert answer.body == ("hello" if protocol == "h2" else "old")
+            with Http2Downstream(proxy.listener_ports()["both"]) as downstream:
+                head = {":method": "GET", ":scheme": "http", ":authority": "shop.example"}
+                for stream, path in ((1, "/api/file"), (3, "/file")):
+                    downstream.send(headers(stream, [*head.items(), (":path", path)], end=True))
+                downstream.wait_over(1, 3)
+                bodies = [downstream.streams[stream].parts[-1].body for stream in (1, 3)]
+            assert bodies == [b"hello", answer.body.encode()]
+            stats = proxy.stats("upstream_cx_http")
+            assert stats["cluster.api.upstream_cx_http2_total"] == 1
+            version = "upstream_cx_http2_total" if protocol == "h2" else "upstream_cx_http1_total"
+            assert stats[f"cluster.web.{version}"] >= 1
+
+
+class Nghttpd:
+    """nghttp2's server, with two files; over TLS it speaks HTTP/2 by ALPN."""
+
+    def __init__(self, certs: Path, *, plain: bool = False) -> None:
+        root = certs.parent / "files"
+        for folder in (root, root / "api"):
+            folder.mkdir(exist_ok=True)
+            (folder / "file").write_text("hello")
+        with socket.create_server(("127.0.0.1", 0)) as reserved:
+            self.port: int = reserved.getsockname()[1]
+        secrets = ["--no-tls", str(self.port)]
+        if not plain:
+            secrets = [str(self.port), str(certs / "server.key"), str(certs / "server.pem")]
+        self._command = ["nghttpd", "-a", "127.0.0.1", "-d", str(root), *secrets]
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(self._listens, "nghttpd")
+        return self
+
+    def _listens(self) -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_grpc_json(start: Start) -> None:
+    """One message, a line for each of several, a message that is put, and a call that fails."""
+    service = runpy.run_path(str(EXAMPLES / "grpc-json" / "service.py"))
+    server, port = service["start"](0)
+    try:
+        with running(start, "grpc-json", {8101: port}) as proxy:
+            client = Client(proxy, "front")
+            assert json.loads(client.ask("/v1/books/1").body) == {"id": 1, "title": "Emma", "authors": ["Jane Austen"]}
+            lines = client.ask("/v1/books?author=Jane+Austen").body.splitlines()
+            assert [json.loads(line)["title"] for line in lines] == ["Emma", "Persuasion"]
+            assert json.loads(client.ask("/v1/books/3", body=b'{"title": "x"}', method="PUT").body)["id"] == 3
+            missing = client.ask("/v1/books/9")
+            assert (missing.status, json.loads(missing.body)["code"]) == (404, 5)
+            assert client.ask("/").body == "no such method\n"
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize("start", STARTERS)
+def test_grpc_web(start: Start) -> None:
+    """A page's call and its preflight, one without gRPC's prefix, and one of gRPC: all of them counted."""
+    service = runpy.run_path(str(EXAMPLES / "grpc-json" / "service.py"))
+    server, port = service["start"](0)
+    path, request = "/example.books.Books/GetBook", service["message_class"]("GetBookRequest")(id=1).SerializeToString()
+    try:
+        with running(start, "grpc-web", {8101: port}) as proxy:
+            client = Client(proxy, "front")
+            origin = {"origin": "https://app.example"}
+            framed = b"\0\0\0\0" + bytes([len(request)]) + request
+            web = {"content_type": "application/grpc-web+proto", **origin}
+            page = client.ask(path, body=framed, method="POST", **web)
+            assert "Emma" in page.body
+            assert "grpc-status:0\r\n" in page.body
+            assert page.headers["access-control-allow-origin"] == "https://app.example"
+            preflight = client.ask(path, method="OPTIONS", access_control_request_method="POST", **origin)
+            assert "x-grpc-web" in preflight.headers["access-control-allow-headers"]
+            bare = client.ask(path, body=request, method="POST", content_type="application/x-protobuf")
+            assert (bare.status, bare.headers["grpc-status"]) == (200, "0")
+            emma = service["Book"](id=1, title="Emma", authors=["Jane Austen"])
+            assert bare.body == emma.SerializeToString().decode()
+            none = client.ask(path, body=b"\x08\x09", method="POST", content_type="application/x-protobuf")
+            assert (none.status, none.headers["grpc-status"]) == (200, "5")  # from a head without trailers
+            with grpc.insecure_channel(f"127.0.0.1:{proxy.listener_ports()['front']}") as channel:
+                assert b"Emma" in channel.unary_unary(path)(request, timeout=30.0)
+            stats = proxy.stats(r"^cluster\.books\.grpc\.example\.books\.Books\.GetBook\.")
+            counts = {name.rpartition(".")[2]: count for name, count in stats.items()}
+            assert (counts["success"], counts["failure"], counts["5"]) == (3, 1, 1)
+            assert (counts["request_message_count"], counts["response_message_count"]) == (4, 3)
+    finally:
+        server.stop(None).wait()
 
 
 @pytest.mark.parametrize("start", STARTERS)

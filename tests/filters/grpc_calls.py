@@ -106,5 +106,5 @@ def parts(response: bytes) -> tuple[str, dict[str, str], bytes]:
             break
         body += rest[: int(size, 16)]
         rest = rest[int(size, 16) + 2 :]
-    headers.update(line.split(": ", 1) for line in rest.decode("latin-1").split("\r\n") if line)
+    headers |= dict(line.split(": ", 1) for line in rest.decode("latin-1").split("\r\n") if line)
     return start, headers, body

@@ -57,7 +57,7 @@ def whole_request(counts: RequestCounts, host: Host) -> None:
     counts.on_retry()
     counts.on_attempt()
     counts.on_retry_success()
-    counts.on_response_headers(200, host, False, False, False)
+    counts.on_response_headers(200, host, False, False)
     counts.on_response_complete(7, False, False)
 
 
@@ -115,3 +115,14 @@ def test_without_dynamic_stats_only_attempts_count() -> None:
     expected |= {"vhost.v.route.s.upstream_rq_timeout": 1, "vhost.v.vcluster.other.upstream_rq_timeout": 1}
     assert made.nonzero() == expected
     assert (made.host.stats.rq_success, made.host.stats.rq_error) == (1, 0)
+
+
+def test_a_quiet_response_counts_by_its_code_where_it_came_from_only() -> None:
+    made = Counting()
+    made.cluster.on_response_headers(503, made.host, False, False, quiet=True)
+    made.cluster.count_retried_response(503, made.host, quiet=True)
+    assert made.nonzero() == {
+        "cluster.c.upstream_rq_completed": 1,
+        "cluster.c.retry.upstream_rq_completed": 1,
+        **{f"cluster.c.external.upstream_rq_{name}": 1 for name in ("503", "5xx", "completed")},
+    }

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -99,21 +100,30 @@ class Handler(grpc.GenericRpcHandler):
         return None
 
 
-async def serve() -> None:
+async def serve(certificates: str) -> None:
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Handler(),))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    if certificates:
+        print(server.add_secure_port("127.0.0.1:0", credentials_in(Path(certificates))), flush=True)
+    else:
+        print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     await server.start()
     await asyncio.to_thread(sys.stdin.read)  # until whoever started it goes
     await server.stop(None)
 
 
-class GrpcioServer:
-    """The process."""
+def credentials_in(folder: Path) -> Any:
+    """Mutual TLS, by the files of a folder."""
+    key, chain, ca = ((folder / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))
+    return grpc.ssl_server_credentials(((key, chain),), ca, require_client_auth=True)
 
-    def __init__(self) -> None:
+
+class GrpcioServer:
+    """The process. With a folder of `certificates` it speaks TLS."""
+
+    def __init__(self, certificates: str = "") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.rpc.grpcio_server"],
+            [sys.executable, "-m", "tests.rpc.grpcio_server", certificates],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "GRPC_VERBOSITY": "NONE"},
@@ -126,4 +136,4 @@ class GrpcioServer:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(serve(sys.argv[1]))

@@ -11,7 +11,7 @@ from meshproxy.codec import grpc
 from meshproxy.http.grpc.client import RpcError, RpcResponse
 from meshproxy.http.grpc.messages import frame
 from tests.rpc.harness import client_of, service
-from tests.support.http2_upstream import OPENING, Http2Answer, Http2Upstream
+from tests.support.http2_upstream import OPENING, SILENT, Http2Answer, Http2Upstream
 from tests.support.http2_wire import data, goaway, headers, ping, reset
 from tests.upstream.harness import until
 
@@ -200,6 +200,23 @@ async def test_a_cancelled_call_is_reset(server: Http2Upstream) -> None:
         assert (await client.unary(METHOD, b"question")).message == b"answer"
         assert w.counters()["upstream_cx_total"] == 1
     assert outcomes == []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_server_that_does_not_keep_the_deadline(server: Http2Upstream, begun: bool) -> None:
+    async with client_of(server.ports["a"]) as (client, w):
+        script = server.play([frames(START, body(ANSWER), early=True) if begun else SILENT])
+        async with client.call(METHOD, timeout_ms=100.0) as call:
+            if begun:
+                assert await call.receive() == b"answer"
+            with pytest.raises(RpcError) as error:
+                await call.receive()
+            assert error.value.code == grpc.DEADLINE_EXCEEDED
+            assert not await call.send(b"late")
+        await until(lambda: script.seen and script.seen[0].stream.reset is not None)
+        counters = w.counters()
+        assert counters["upstream_rq_timeout"] == 1
+        assert counters.get("upstream_rq_504", 0) == (0 if begun else 1)
 
 
 async def test_the_head_of_a_call(server: Http2Upstream) -> None:

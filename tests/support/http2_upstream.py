@@ -118,8 +118,10 @@ class Http2Upstream:
         """Begin a new script and return it; requests still running keep the old one."""
         with self._lock:
             self.script = Http2Script(answers)
-            self._events = {}
-            return self.script
+            before, self._events = self._events, {}
+        for event in before.values():
+            event.set()  # Whoever still waits has lost its stream.
+        return self.script
 
     def fire(self, event: str) -> None:
         """Let answers that wait for `event` go out."""

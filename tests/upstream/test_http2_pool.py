@@ -144,6 +144,40 @@ async def test_more_room_is_used_at_once() -> None:
         await last.until("ready again")
 
 
+async def test_before_settings_no_more_begin_than_any_peer_takes() -> None:
+    """Those that wait then have the same connection, if the peer takes as many as it was thought to."""
+    async with world() as w, upstream() as server:
+        cluster = add(w, server)
+        calls = [Call().start(cluster) for _ in range(150)]
+        raw = await server.accept()
+        await until(lambda: any(call.events for call in calls))
+        assert len([call for call in calls if call.events]) == 100
+        assert w.counters()["upstream_cx_total"] == 1
+        peer = Http2Peer(raw, {MAX_CONCURRENT_STREAMS: 150})
+        for _ in calls:
+            peer.answer(await peer.request())
+        for call in calls:
+            await call.until("end")
+        assert w.counters()["upstream_cx_total"] == 1
+        assert "http2.rx_reset" not in w.counters()
+
+
+async def test_a_peer_that_takes_fewer_than_thought_is_refused_nothing() -> None:
+    async with world() as w, upstream() as server:
+        cluster = add(w, server)
+        calls = [Call().start(cluster) for _ in range(150)]
+        raw = await server.accept()
+        await until(lambda: any(call.events for call in calls))
+        one = Http2Peer(raw, {MAX_CONCURRENT_STREAMS: 100})
+        for _ in range(100):
+            await one.request()
+        other = await accept_http2(server, {MAX_CONCURRENT_STREAMS: 100})
+        for _ in range(50):
+            await other.request()
+        assert all(call.events in (["ready"], ["ready again"]) for call in calls)
+        assert w.counters()["upstream_cx_total"] == 2
+
+
 async def test_max_requests_is_the_limit_of_streams() -> None:
     async with world() as w, upstream() as server:
         cluster = add(w, server, **limits(max_requests=2))

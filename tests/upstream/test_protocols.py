@@ -204,8 +204,9 @@ def test_places_of_the_options() -> None:
         assert config.http2.max_concurrent_streams == 7
         assert config.http2_keepalive is not None
         assert config.http2_keepalive.interval_ms == 3000.0
-    assert config.http2.max_headers_count == 5
-    assert config.http2.max_headers_bytes == 6 * 1024
+    limits = build(new).http2
+    assert limits.max_headers_count == 5
+    assert limits.max_headers_bytes == 6 * 1024
     options = http_options(auto_config={"http2_protocol_options": http2})
     auto = build(cluster_dict(endpoint("10.0.0.1"), **tls(), **options))
     assert auto.protocol == AUTO

@@ -127,7 +127,7 @@ class Http2Connection(CodecConnection):
         values = [] if self._is_server else [(h2.ENABLE_PUSH, 0)]
         values.extend(settings.extra_settings)
         values.append((h2.HEADER_TABLE_SIZE, settings.hpack_table_bytes))
-        values.append((h2.ENABLE_CONNECT_PROTOCOL, int(self._is_server and settings.allow_connect)))
+        values.append((h2.ENABLE_CONNECT_PROTOCOL, int(settings.allow_connect)))
         values.append((h2.MAX_CONCURRENT_STREAMS, settings.max_concurrent_streams))
         values.append((h2.INITIAL_WINDOW_SIZE, settings.stream_window_bytes))
         if settings.max_frame_bytes != h2.DEFAULT_FRAME_BYTES:
@@ -635,6 +635,9 @@ class Http2Connection(CodecConnection):
         self.write_frame(frames)
 
     def write_trailers(self, stream: Http2Stream, trailers: HeaderMap) -> None:
+        if not trailers.fields:  # a filter took them all: the data ends the message, as in Envoy
+            self.write_data(stream, b"", True)
+            return
         self.send_block(stream, trailers, True)
         stream.on_end_sent()
 
@@ -669,7 +672,7 @@ class Http2Connection(CodecConnection):
     def on_waiting(self, stream: Http2Stream, size: int) -> None:
         """`size` bytes more wait on the stream, or its window has changed."""
         self.stats.pending_send_bytes += size
-        if stream.is_waiting and (stream.send_window > 0 or not stream.waiting_bytes):
+        if stream.is_waiting and (stream.send_window > 0 or (not stream.waiting_bytes and stream.send_window == 0)):
             self._ready[stream] = None
 
     def pump(self) -> None:
@@ -728,7 +731,6 @@ class Http2Connection(CodecConnection):
         """The block of trailers (section 8.1)."""
         decoder = self.decoder
         self.read_block(block)
-        self.stats.trailers += 1
         if stream.is_tunnel:
             self.stream_error(stream.id, h2.PROTOCOL_ERROR, details.MESSAGING)
             return
@@ -801,13 +803,17 @@ class Http2Connection(CodecConnection):
         """A connection error: say GOAWAY, and read no more."""
         if self._awaits == _DEAD:
             return
-        self._awaits = _DEAD
-        self._buffer = b""
-        self._block_parts = None
+        self.stop_reading()
         self.should_close = True
         self.send_goaway(self.last_peer_id, error.code)
         self.on_broken(error)
         self.close_streams(RESET_PROTOCOL_ERROR, error.details)
+
+    def stop_reading(self) -> None:
+        """The owner closes: what still comes, even with what is being read, is not looked at."""
+        self._awaits = _DEAD
+        self._buffer = b""
+        self._block_parts = None
 
     def close_streams(self, reason: int, error_details: str = "") -> None:
         """The connection is gone: every stream's decoder is told."""

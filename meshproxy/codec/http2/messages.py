@@ -165,13 +165,16 @@ def read_request(
         return refused
     if known & COOKIE:
         rest = _join_cookies(rest)
+    if scheme is not _ABSENT and scheme[1] not in _SCHEMES:  # Envoy knows two, however they are written
+        scheme = _SCHEMES.get(scheme[1].lower(), _SCHEMES[b"http"])
     tunnel = method[1] == b"CONNECT"
     if not tunnel:
         whole: list[Any] = [authority, path, method, scheme]
     elif protocol is _ABSENT:
         whole = [authority, _CONNECT, _SCHEMES[b"http"]]
     else:
-        whole = [authority, path, _GET, scheme, (b"upgrade", protocol[1]), _UPGRADE_FIELD]
+        whole = [authority, path, _GET, scheme]
+        rest = [*rest, (b"upgrade", protocol[1]), _UPGRADE_FIELD]
         known |= CONNECTION
     whole.extend(rest)
     if tunnel:
@@ -252,11 +255,19 @@ def read_response(
     refused = check_fields(fields, 1, known)
     if refused is not None:
         return refused
+    status = _status(fields[0][1])
+    if known & COOKIE:
+        fields = _join_cookies(fields)
+    if status == 204 and known & CONTENT_LENGTH:  # where none may be (RFC 9110 section 8.6); Envoy drops it too
+        fields = [field for field in fields if field != _NO_CONTENT]
     message = Message(fields, known & ~(CONNECTION | TRANSFER_ENCODING | UPGRADE), sensitive)
-    message.status = _status(fields[0][1])
+    message.status = status
     if not 100 <= message.status < 600 or message.status == 101:  # section 8.6: nobody switches protocols
         return _BAD_PSEUDO
     return _with_length(message)
+
+
+_NO_CONTENT: Final[Any] = (b"content-length", b"0")
 
 
 def _status(digits: bytes) -> int:

@@ -118,6 +118,7 @@ class Http2ServerConnection(Http2Connection):
 
     def on_stream_head(self, stream: Http2Stream, end: bool, wire: int, block: bytes) -> None:
         """Trailers."""
+        self.stats.trailers += 1  # Envoy counts those of requests alone
         stream.wire_received += wire
         stream.fields_received += len(block)
         self.take_trailers(stream, end, block)
@@ -185,7 +186,7 @@ class ResponseStream(Http2Stream):
 
     def on_end_sent(self) -> None:
         """A response that is whole while its request is not: nobody reads the rest of that (section 8.1)."""
+        self.decoder = None  # it knows us: a cycle would keep the stream until the collector comes
         super().on_end_sent()
         if self.state == HALF_CLOSED_LOCAL:
-            self.decoder = None
             self.connection.reset_stream(self, h2.NO_ERROR)

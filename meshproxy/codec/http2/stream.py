@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from meshproxy.codec.http2.connection import Http2Connection
 
 
+_PIECE_BYTES: Final = 1024
+
+
+def add_piece(pieces: list[bytes], data: bytes) -> None:
+    """Append `data`, joined with the last piece where both are small: tiny frames take no more memory than their
+    bytes."""
+    if pieces and len(pieces[-1]) + len(data) <= _PIECE_BYTES:
+        pieces[-1] += data
+    else:
+        pieces.append(data)
+
+
 class Http2Stream(StreamEncoder):
     """Sends one message, and keeps the books of both. What `send_headers` does is the role's."""
 
@@ -62,7 +74,7 @@ class Http2Stream(StreamEncoder):
             if self._held is None:
                 self._held = []
             if data or end:
-                self._held.append(data)
+                add_piece(self._held, data)
             self._held_end = end
         else:
             self._deliver(data, end)
@@ -97,10 +109,14 @@ class Http2Stream(StreamEncoder):
 
     def _deliver_held(self) -> None:
         self._delivering = True
-        while self._held and not self._read_disabled:
-            data = self._held.pop(0)
-            self._deliver(data, self._held_end and not self._held)
+        at = 0
+        while self._held is not None and at < len(self._held) and not self._read_disabled:
+            data = self._held[at]
+            at += 1
+            self._deliver(data, self._held_end and at == len(self._held))
         self._delivering = False
+        if self._held is not None:
+            del self._held[:at]
         if self._read_disabled or self._held is None:
             return
         self._held = None
@@ -145,7 +161,8 @@ class Http2Stream(StreamEncoder):
             self.ended = True
         size = len(data)
         connection = self.connection
-        if self._waiting is None and (size == 0 or (size <= self.send_window and connection.has_room(size))):
+        # An empty frame needs no window, but a negative one holds up every frame of data (section 6.9.2).
+        if self._waiting is None and size <= self.send_window and (size == 0 or connection.has_room(size)):
             if size or end:
                 connection.write_data(self, data, end)
         elif size or end:
@@ -165,7 +182,7 @@ class Http2Stream(StreamEncoder):
         if self._waiting is None:
             self._waiting = []
         if data:
-            self._waiting.append(data)
+            add_piece(self._waiting, data)
             self.waiting_bytes += len(data)
         self.connection.on_waiting(self, len(data))
         if not self._above and self.waiting_bytes > self.connection.settings.buffer_limit_bytes:
@@ -184,7 +201,7 @@ class Http2Stream(StreamEncoder):
         if waiting is None:
             return 0
         size = min(limit, self.send_window, self.waiting_bytes)
-        if size <= 0 and self.waiting_bytes:
+        if size < 0 or (size == 0 and self.waiting_bytes):
             return 0
         data = self._take(waiting, size)
         last = not self.waiting_bytes

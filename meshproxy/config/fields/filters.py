@@ -66,9 +66,9 @@ TABLES: Final[Tables] = {
         "stat_prefix max_connections delay runtime_enabled"
     ),
     _HTTP + "router.v3.Router": MessageTable(
-        "dynamic_stats upstream_log suppress_envoy_headers respect_expected_rq_timeout",
+        "dynamic_stats upstream_log suppress_envoy_headers respect_expected_rq_timeout "
+        "suppress_grpc_request_failure_code_stats",
         ignored={
-            "suppress_grpc_request_failure_code_stats": "gRPC statuses are not counted",
             "start_child_span": "requests are not traced",
         },
         refused={

@@ -11,10 +11,14 @@ _GOOGLE = _SERVICE + ".GoogleGrpc"
 _CLOUD = "of Google's cloud; access_token and files of tokens (FileBasedMetadataConfig) are supported"
 
 TABLES: Final[Tables] = {
-    _SERVICE: MessageTable(
-        "envoy_grpc google_grpc timeout initial_metadata",
-        refused={"retry_policy": "calls are not retried; only what the server has refused to look at goes once more"},
+    _SERVICE: MessageTable("envoy_grpc google_grpc timeout initial_metadata retry_policy"),
+    "envoy.config.core.v3.RetryPolicy": MessageTable(
+        "retry_on num_retries retry_back_off",
+        refused={
+            "retry_priority retry_host_predicate host_selection_retry_max_attempts": "another attempt takes any host"
+        },
     ),
+    "envoy.config.core.v3.BackoffStrategy": MessageTable("base_interval max_interval"),
     _SERVICE + ".EnvoyGrpc": MessageTable(
         "cluster_name authority max_receive_message_length skip_envoy_headers",
         ignored={"retry_policy": "concerns streams of xDS only, as in Envoy"},

@@ -32,6 +32,7 @@ from meshproxy.http.transcoding.methods import (
 )
 from meshproxy.http.transcoding.path_template import PathTree
 from meshproxy.http.transcoding.schema import Schema, SchemaError
+from meshproxy.observe.stats import StatsScope
 from meshproxy.observe.stream_info import PROTOCOL_HTTP11
 
 _JSON: Final = b"application/json"
@@ -48,13 +49,32 @@ _RESPONSE_TOO_LARGE: Final = (
 )
 
 
+class TranscoderStats(StatsScope):
+    """Under `http.<stat_prefix>.`: what is kept of messages that are not whole."""
+
+    GAUGES = ("transcoder_request_buffer_bytes", "transcoder_response_buffer_bytes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transcoder_request_buffer_bytes: int = 0
+        self.transcoder_response_buffer_bytes: int = 0
+
+
 class Disabled:
     """A route where nothing is transcoded."""
 
 
 class GrpcJsonTranscoderFilter(HttpFilter):
-    def __init__(self, settings: TranscoderSettings | None) -> None:
+    def __init__(self, settings: TranscoderSettings | None, stats: TranscoderStats) -> None:
         self.settings = settings
+        self.stats = stats
+
+    def on_stream_done(self, stream: Stream) -> None:
+        call = stream.state[self.slot]
+        if call is not None:
+            assert isinstance(call, Call)
+            self.stats.transcoder_request_buffer_bytes -= call.counted_request
+            self.stats.transcoder_response_buffer_bytes -= call.counted_response
 
     # -- the request
 
@@ -110,7 +130,10 @@ class GrpcJsonTranscoderFilter(HttpFilter):
         assert isinstance(call, Call)
         if call.request_done:
             return CONTINUE
-        return self._feed(stream, call, data, end)
+        fed = self._feed(stream, call, data, end)
+        self.stats.transcoder_request_buffer_bytes += call.kept_request - call.counted_request
+        call.counted_request = call.kept_request
+        return fed
 
     def on_request_trailers(self, stream: Stream, trailers: HeaderMap) -> Result:
         call = stream.state[self.slot]
@@ -184,6 +207,8 @@ class GrpcJsonTranscoderFilter(HttpFilter):
         except ResponseError as error:
             _fail(stream, call, error)
             return STOP
+        self.stats.transcoder_response_buffer_bytes += call.kept_response - call.counted_response
+        call.counted_response = call.kept_response
         return printed
 
     def on_response_trailers(self, stream: Stream, trailers: HeaderMap) -> Result:
@@ -241,7 +266,7 @@ def _limit(limit_bytes: int, stream: Stream) -> int:
 
 
 def _refuse(stream: Stream, status: int, text: str, details: str) -> int:
-    stream.send_local_reply(status, text.encode("utf-8", "surrogateescape"), details)
+    stream.send_local_reply(status, text.encode("utf-8", "replace"), details)
     return STOP
 
 
@@ -352,10 +377,11 @@ def _print_options(message: Any) -> PrintOptions:
 
 
 def build_transcoder(message: Any, path: str, context: BuildContext) -> GrpcJsonTranscoderFilter | None:
+    stats = context.scope(context.stat_prefix, TranscoderStats)
     if not message.services:
-        return GrpcJsonTranscoderFilter(None)
+        return GrpcJsonTranscoderFilter(None, stats)
     settings = build_settings(message, path, context)
-    return None if settings is None else GrpcJsonTranscoderFilter(settings)
+    return None if settings is None else GrpcJsonTranscoderFilter(settings, stats)
 
 
 def build_override(message: Any, path: str, context: BuildContext) -> TranscoderSettings | Disabled | None:

@@ -23,6 +23,7 @@ def build_router(message: Any, path: str, context: BuildContext) -> RouterOption
     options = RouterOptions()
     options.suppress_envoy_headers = message.suppress_envoy_headers
     options.respect_expected_rq_timeout = message.respect_expected_rq_timeout
+    options.suppress_grpc_codes = message.suppress_grpc_request_failure_code_stats
     options.dynamic_stats = message.dynamic_stats.value if message.HasField("dynamic_stats") else True
     options.upstream_log = tuple(build_access_logs(message.upstream_log, child(path, "upstream_log"), context))
     return None if refused else options

@@ -27,7 +27,6 @@ class RpcStatus:
         self.code = code  # one of `codec.grpc`
         self.message = message
         self.trailers = HeaderMap() if trailers is None else trailers
-        self.refused: bool = False  # the peer has not looked at the call: it may be made once more
 
     @property
     def details(self) -> bytes:

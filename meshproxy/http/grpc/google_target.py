@@ -3,6 +3,7 @@ only when the first call is made."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, Final
 
 from envoy.config.grpc_credential.v3 import file_based_metadata_pb2
@@ -35,9 +36,8 @@ class CallToken:
 class GoogleTarget:
     """Where grpcio connects to, and how. None for certificates: the system's roots, no certificate of ours."""
 
-    def __init__(self, uri: str, stat_prefix: str) -> None:
+    def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.stat_prefix = stat_prefix
         self.security: int = INSECURE
         self.root_certs: bytes | None = None
         self.private_key: bytes | None = None
@@ -48,7 +48,9 @@ class GoogleTarget:
 
 def build_google_target(message: Any, path: str, context: BuildContext) -> GoogleTarget:
     """Errors go to the context."""
-    target = GoogleTarget(message.target_uri, message.stat_prefix)
+    target = GoogleTarget(message.target_uri)
+    if find_spec("grpc") is None:
+        context.errors.add(path, "needs grpcio, which is not installed (the extra `grpc` of meshproxy)")
     if message.credentials_factory_name not in _FACTORIES:
         context.errors.add(
             child(path, "credentials_factory_name"),

@@ -47,6 +47,11 @@ class MessageReader:
         """Whether some of a message has come, and not all: where the body ends now, it was cut short."""
         return self._size > 0
 
+    @property
+    def kept_bytes(self) -> int:
+        """How much there is of a message that has not come whole."""
+        return self._size
+
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """What the body goes on with: (flags, message) of those that are whole now.
 

@@ -11,6 +11,7 @@ from meshproxy.config.values import int_or, milliseconds
 from meshproxy.http.grpc.google_target import GoogleTarget, build_google_target
 from meshproxy.http.grpc.metadata import MetadataValue, build_metadata
 from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.route.retry_policy import RetryPolicy, build_back_off, parse_retry_grpc_on, parse_retry_on
 
 
 class GrpcServiceConfig:
@@ -21,6 +22,7 @@ class GrpcServiceConfig:
         self.google = google
         self.authority: bytes = b""  # b"": the cluster's name
         self.timeout_ms: float = 0.0  # of a call; 0: none
+        self.retry: RetryPolicy | None = None  # of unary calls
         self.limit_bytes: int = 0  # of a message that comes; 0: none
         self.envoy_headers: bool = True  # x-envoy-internal, x-forwarded-for
         self.metadata: dict[bytes, MetadataValue] = {}  # by name: the last of several counts, as in Envoy
@@ -37,8 +39,12 @@ def build_grpc_service(message: Any, path: str, context: BuildContext, *, per_st
     if message.HasField("google_grpc"):
         target = build_google_target(message.google_grpc, child(path, "google_grpc"), context)
         config = GrpcServiceConfig("", target)
+        if message.HasField("retry_policy"):
+            context.errors.add(child(path, "retry_policy"), "calls of google_grpc are not retried")
     elif message.HasField("envoy_grpc"):
         config = _on_cluster(message.envoy_grpc)
+        if message.HasField("retry_policy"):
+            config.retry = _build_retry(message.retry_policy, child(path, "retry_policy"), context)
     else:
         context.errors.add(path, "one of envoy_grpc, google_grpc is required")
         return None
@@ -56,3 +62,13 @@ def _on_cluster(message: Any) -> GrpcServiceConfig:
     config.limit_bytes = int_or(message, "max_receive_message_length", 0)
     config.envoy_headers = not message.skip_envoy_headers
     return config
+
+
+def _build_retry(message: Any, path: str, context: BuildContext) -> RetryPolicy:
+    """An `envoy.config.core.v3.RetryPolicy`: conditions, and those of gRPC, in `retry_on`."""
+    policy = RetryPolicy()
+    policy.retry_on = parse_retry_on(message.retry_on) | parse_retry_grpc_on(message.retry_on)
+    policy.num_retries = int_or(message, "num_retries", policy.num_retries)
+    if message.HasField("retry_back_off"):
+        build_back_off(policy, message.retry_back_off, child(path, "retry_back_off"), context.errors)
+    return policy

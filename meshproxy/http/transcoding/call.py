@@ -66,6 +66,17 @@ class Call:
         self.has_body: bool = False
         self.body: bytes = b""  # of a single message
         self.printed: int = 0  # messages
+        self.counted_request: int = 0  # of the bytes that are kept, those that the stats tell
+        self.counted_response: int = 0
+
+    @property
+    def kept_request(self) -> int:
+        """Bytes of the request that wait for the rest of their message."""
+        return self._size if self._array is None else self._array.size
+
+    @property
+    def kept_response(self) -> int:
+        return self.reader.kept_bytes + len(self.body)
 
     # -- the request
 
@@ -83,6 +94,7 @@ class Call:
         self._pieces.append(data)
         self._size += len(data)
         if self.method.raw_request and self.method.client_streaming:
+            self._size = 0
             return self._cut()
         if self._size > self.request_bytes_limit:
             return None
@@ -90,6 +102,7 @@ class Call:
             return b""
         body = b"".join(self._pieces)
         self._pieces = []
+        self._size = 0
         if self.method.raw_request:
             return self._wrap(body)
         return self._message(parse_json(body) if body else {}, True)

@@ -19,7 +19,6 @@ from meshproxy.http.transcoding import schema as s
 from meshproxy.http.transcoding.numbers import text_of_double
 from meshproxy.http.transcoding.scalars import (
     HIGHEST,
-    INTEGER,
     LOWEST,
     VARINT,
     WIRE_TYPES,
@@ -36,6 +35,7 @@ from meshproxy.http.transcoding.scalars import (
 from meshproxy.http.transcoding.schema import FieldType, MessageType, Schema, SchemaError
 
 _DEPTH: Final = 100  # of objects in objects, as deep as protobuf itself reads them
+_SHOWN: Final = 200  # characters of a value in an error
 _CAPITAL: Final = re.compile("[A-Z]")
 
 
@@ -249,8 +249,10 @@ class MessageWriter:
             number = enum.numbers.get(value)
             if number is None and self._fold_enums:
                 number = enum.numbers.get(value.upper().replace("-", "_"))
-            if number is None and INTEGER.match(value) and int(value) in enum.names:
-                number = int(value)
+            if number is None:
+                number = integer(value)
+                if number not in enum.names:
+                    return False
         elif value is None:
             number = 0
         else:
@@ -343,10 +345,11 @@ def _invalid(where: str, value: Any, type_name: str) -> RequestError:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error."""
+    """A value in an error: not much of a long one."""
     if isinstance(value, str):
-        return f'"{value}"'
-    return text_of_double(value) if isinstance(value, float) else json.dumps(value)
+        return f'"{value}"' if len(value) <= _SHOWN else f'"{value[:_SHOWN]}…"'
+    shown = text_of_double(value) if isinstance(value, float) else json.dumps(value)
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
 
 
 def _lowered(match: re.Match[str]) -> str:

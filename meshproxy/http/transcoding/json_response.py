@@ -89,8 +89,8 @@ class MessagePrinter:
         return members
 
     def _member(self, field: FieldType, value: Any, depth: int) -> str:
-        name = field.name if self._options.proto_names else field.json_name
-        return f'"{name}"{self._colon}{self._field(field, value, depth + 1)}'
+        name = field.quoted_name if self._options.proto_names else field.quoted_json_name
+        return f"{name}{self._colon}{self._field(field, value, depth + 1)}"
 
     def _field(self, field: FieldType, value: Any, depth: int) -> str:
         if field.is_map:

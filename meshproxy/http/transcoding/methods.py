@@ -78,13 +78,14 @@ class MethodTable:
                 if name and equals and name not in self.ignored:
                     if self.unescapes_plus:
                         value = value.replace("+", " ")
-                    self._take(parameters, binding, name.split("."), unescape(value, ""))
+                    names = [unescape(part, "") for part in name.split(".")]
+                    self._take(parameters, binding, names, unescape(value, ""))
         return parameters
 
     def _take(self, parameters: Parameters, binding: Binding, names: list[str], value: str) -> None:
         method = binding.method
         try:
-            path = method.request.field_path([unescape(name, "") for name in names])
+            path = method.request.field_path(names)
         except SchemaError as error:
             if self.captures_unknown:
                 parameters.unknown.setdefault(".".join(names), []).append(value)

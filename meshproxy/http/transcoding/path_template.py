@@ -209,11 +209,11 @@ def _target(node: _Node, key: str, any_method: str) -> Any:
 
 
 def unescape(text: str, kept: str) -> str:
-    """Take off `%XX`, unless it stands for one of the characters `kept`. What is no UTF-8 then stays as surrogates
-    (`surrogateescape`)."""
-    if "%" not in text:
+    """Take off `%XX`, unless it stands for one of the characters `kept`. `text` is of a path, as Latin-1; what is no
+    UTF-8 then stays as surrogates (`surrogateescape`)."""
+    if "%" not in text and text.isascii():
         return text
     for character in kept:
         escape = quote(character, safe="")
         text = text.replace(escape, f"%25{escape[1:]}").replace(escape.lower(), f"%25{escape.lower()[1:]}")
-    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+    return unquote_to_bytes(text.encode("latin-1")).decode("utf-8", "surrogateescape")

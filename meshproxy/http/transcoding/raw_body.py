@@ -33,11 +33,14 @@ def wrap(data: bytes, content_type: str, unknown: dict[str, list[str]], path: li
 
 
 def unwrap(message_class: Any, message: bytes, path: list[str]) -> tuple[str, bytes]:
-    """The content type and the data of the HttpBody in a message. Raises ResponseError."""
+    """The content type and the data of the HttpBody in a message. Raises ResponseError, also for a type that is no value
+    of a header."""
     try:
         body = message_class.FromString(message)
     except DecodeError as error:
         raise ResponseError(str(error)) from None
     for name in path:
         body = getattr(body, name)
+    if not body.content_type.isprintable():
+        raise ResponseError("a content type with control characters")
     return body.content_type, body.data

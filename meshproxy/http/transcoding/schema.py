@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -79,6 +80,8 @@ class FieldType:
         self.number: int = descriptor.number
         self.name: str = descriptor.name
         self.json_name: str = descriptor.json_name
+        self.quoted_name: str = json.dumps(descriptor.name)
+        self.quoted_json_name: str = json.dumps(descriptor.json_name)
         self.kind: int = descriptor.type
         self.repeated: bool = descriptor.is_repeated
         self.has_presence: bool = descriptor.has_presence

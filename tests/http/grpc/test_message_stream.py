@@ -28,9 +28,14 @@ def test_bytes_are_read_dropped_and_added() -> None:
     assert messages.read(frame(b"a") + frame(b"bc")[:3]) == [b"a"]
     assert messages.partial
     assert messages.read(frame(b"bc")[3:]) == [b"bc"]
-    assert not messages.partial
     assert messages.write([b"x", b""]) == frame(b"x") + frame(b"")
     assert messages.write([]) == b""
+
+
+def test_a_body_that_ends_with_a_message() -> None:
+    messages = GrpcMessages(head())
+    messages.read(frame(b"a"))
+    assert not messages.partial
 
 
 def test_messages_of_a_type() -> None:

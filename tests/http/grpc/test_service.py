@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,13 @@ def test_what_cannot_be_is_refused_with_its_path(fields: dict[str, Any], path: s
     (error,) = errors.items
     assert error.path == path
     assert reason in error.reason
+
+
+def test_without_grpcio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    config, errors = parse_service(google())
+    assert config is None
+    assert str(errors).startswith("s.google_grpc: needs grpcio")
 
 
 def test_a_token_of_several_lines(tmp_path: Path) -> None:

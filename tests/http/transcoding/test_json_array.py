@@ -13,7 +13,7 @@ from meshproxy.http.transcoding.json_array import JsonArray
 from meshproxy.http.transcoding.json_request import RequestError
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text("ab\"\\[]{},: \n") | st.floats(allow_nan=False),
+    st.none() | st.booleans() | st.integers() | st.text('ab"\\[]{},: \n') | st.floats(allow_nan=False),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('a"\\}'), inner, max_size=4),
     max_leaves=12,
 )

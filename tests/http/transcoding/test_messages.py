@@ -71,8 +71,8 @@ def kinds(draw: st.DrawFn, depth: int = 1) -> Any:
     for flag, genre in draw(st.dictionaries(st.booleans(), st.integers(0, 2), max_size=2)).items():
         made.by_bool[flag] = genre
     if draw(st.booleans()):
-        json_format.ParseDict(draw(JSON_VALUES), made.value)
-        json_format.ParseDict(draw(st.lists(JSON_VALUES, max_size=3)), made.list)
+        json_format.ParseDict(draw(JSON_VALUES), made.value)  # type: ignore[arg-type]
+        json_format.ParseDict(draw(st.lists(JSON_VALUES, max_size=3)), made.list)  # type: ignore[arg-type]
         made.maybe_double.value = draw(DOUBLES)
         made.maybe_string.value = draw(TEXTS)
         made.maybe_bytes.value = draw(st.binary(max_size=3))
@@ -117,9 +117,7 @@ def test_what_json_format_prints_is_read(made: Any, proto_names: bool) -> None:
 def test_what_is_printed_json_format_reads(
     made: Any, whitespace: bool, defaults: bool, enum_numbers: bool, proto_names: bool
 ) -> None:
-    printing = printer(
-        whitespace=whitespace, defaults=defaults, enum_numbers=enum_numbers, proto_names=proto_names
-    )
+    printing = printer(whitespace=whitespace, defaults=defaults, enum_numbers=enum_numbers, proto_names=proto_names)
     text = printing.print(made)
     read = message("Kinds")
     json_format.Parse(text, read)
@@ -183,8 +181,10 @@ def test_any() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\xff\xff", b"\x12\x01\xff", b"\x9a\x01\x05\x0a\x03x/y", b"\x72\x02\x08\x01\x10", b"\x72\x0a\x08" + b"\xff" * 8 + b"\x7f"]
-)
+    "data",
+    [b"\xff\xff", b"\x12\x01\xff", b"\x9a\x01\x05\x0a\x03x/y", b"\x72\x02\x08\x01\x10",
+     b"\x72\x0a\x08" + b"\xff" * 8 + b"\x7f"],
+)  # fmt: skip
 def test_what_cannot_be_printed(data: bytes) -> None:
     with pytest.raises(ResponseError):
         printer().print_bytes(SCHEMA.message_class("test.library.Book"), data)
@@ -273,6 +273,9 @@ def test_enums_in_any_case(name: str) -> None:
         ({"reader": "a", "branch": 1},
          ": invalid value oneof field 'owner' is already set. Cannot set 'branch' for type oneof"),
         ({"title": "\ud83d"}, "Missing low surrogate."),
+        ({"genre": "1" * 5000}, f'genre: invalid value "{"1" * 200}…" for type type.googleapis.com/test.library.Genre'),
+        ({"title": [[0] * 999]}, ": Proto field is not repeating, cannot start list."),
+        ({"tags": [[0] * 999]}, f"tags[0]: invalid value {json.dumps([0] * 999)[:200]}… for type TYPE_STRING"),
         ([], ": Root element must be a message."),
         (None, ": Root element must be a message."),
     ],
@@ -312,7 +315,10 @@ def test_depth_is_bounded() -> None:
         parse_json(b"[" * 100_000)
 
 
-@pytest.mark.parametrize("text", [b"{", b"{a:1}", b"{'a':1}", b'{"a":1,}', b"NaN", b'{"a":1} x', b"\xef\xbb\xbf{}", b'"\xff"', b""])
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"{a:1}", b"{'a':1}", b'{"a":1,}', b"NaN", b'{"a":1} x', b"\xef\xbb\xbf{}", b'"\xff"', b""],
+)
 def test_what_is_no_json(text: bytes) -> None:
     with pytest.raises(RequestError):
         parse_json(text)
@@ -339,3 +345,66 @@ def test_a_set_that_lacks_a_file() -> None:
     del files.file[0]
     with pytest.raises(SchemaError, match="Unable to build proto descriptor pool"):
         Schema(files)
+
+
+# -- whatever comes
+
+FIELD_NAMES = sorted(
+    {
+        name
+        for kind in ("Book", "Kinds", "Request", "Author")
+        for name in SCHEMA.message_type(f"test.library.{kind}").fields
+    }
+)
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["NOVEL", "1", "-1", "1e3", "NaN", "AP8=", "2020-01-02T03:04:05Z", "1.5s", "a,b"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*FIELD_NAMES, "@type", "key", "value", "x"]), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.sampled_from(["Book", "Kinds", "Request"]), ANYTHING)
+def test_anything_is_written_or_refused(kind: str, tree: Any) -> None:
+    try:
+        data = write(kind, tree, None, STRICT)
+    except RequestError:
+        return
+    message(kind).ParseFromString(data)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.sampled_from(FIELD_NAMES), min_size=1, max_size=4), st.text(max_size=6)), max_size=4
+    ),
+    ANYTHING,
+)
+def test_anything_is_bound_or_refused(values: list[tuple[list[str], str]], tree: Any) -> None:
+    kind = SCHEMA.message_type("test.library.Request")
+    made = Bound()
+    for names, text in values:
+        try:
+            made.bind(kind.field_path(names), text)
+        except SchemaError:
+            continue
+    try:
+        data = WRITER.write(kind, tree, made)
+    except RequestError:
+        return
+    message("Request").ParseFromString(data)
+
+
+@given(st.sampled_from(["Book", "Kinds"]), st.binary(max_size=40), st.booleans())
+def test_anything_is_printed_or_refused(kind: str, data: bytes, defaults: bool) -> None:
+    try:
+        text = printer(defaults=defaults).print_bytes(SCHEMA.message_class(f"test.library.{kind}"), data)
+    except ResponseError:
+        return
+    json.loads(text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshproxy.http.transcoding.path_template import (
     RESERVED,
@@ -107,6 +109,8 @@ def test_of_two_alike_none_is_found() -> None:
         ("/{x}", "/%zz%4", RESERVED, "%zz%4"),
         ("/{x}", "/gr%C3%BCn", RESERVED, "grün"),
         ("/{x}", "/%FF", RESERVED, "\udcff"),
+        ("/{x}", "/gr\xc3\xbcn", RESERVED, "grün"),
+        ("/{x}", "/\xff", RESERVED, "\udcff"),
     ],
 )
 def test_variables(template: str, path: str, kept: str, value: str) -> None:
@@ -121,3 +125,20 @@ def test_variables(template: str, path: str, kept: str, value: str) -> None:
 def test_what_is_kept_is_kept_in_either_case() -> None:
     assert unescape("%2f%2F%41%3a", RESERVED) == "%2f%2FA%3a"
     assert unescape("%252F", RESERVED) == "%2F"
+
+
+PIECES = st.lists(st.sampled_from(["/", "a", "b", "*", "**", "{", "}", "=", ":", ".", "x", "%41"]), max_size=10)
+
+
+@given(PIECES, PIECES)
+def test_any_template_is_one_or_none_and_finds_or_not(template: list[str], path: list[str]) -> None:
+    try:
+        parsed = parse_template("".join(template))
+    except TemplateError:
+        return
+    tree = PathTree()
+    tree.add("GET", parsed, parsed)
+    target, parts = tree.find("GET", "/" + "".join(path))
+    if target is not None:
+        for variable in parsed.variables:
+            assert isinstance(variable.value(parts, RESERVED), str)

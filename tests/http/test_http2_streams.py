@@ -1,4 +1,4 @@
-"""Streams of a connection hand on their timers: however many there were at once, those that ended leave none behind."""
+"""What the streams of an HTTP/2 connection leave behind when they have ended: nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from h2.connection import H2Connection
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.timeouts import SPARE_TIMERS
-from tests.http.harness import Harness, ScriptedUpstream
+from tests.http.harness import Downstream, Harness, ScriptedUpstream
+from tests.support.garbage import only_collected
 
 HEAD = ((":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "a"))
 
@@ -22,15 +23,20 @@ def armed(harness: Harness) -> int:
     return count
 
 
+def ask(client: H2Connection, downstream: Downstream, count: int) -> None:
+    """So many requests in one go."""
+    for _ in range(count):
+        client.send_headers(client.get_next_available_stream_id(), HEAD, end_stream=True)
+    downstream.feed(client.data_to_send())
+
+
 def test_streams_hand_on_their_timers_however_many_there_are_at_once() -> None:
     harness = Harness(upstream=ScriptedUpstream(None))
     downstream = harness.connect()
     client = H2Connection()
     client.initiate_connection()
     for burst in range(10):
-        for _ in range(200):
-            client.send_headers(client.get_next_available_stream_id(), HEAD, end_stream=True)
-        downstream.feed(client.data_to_send())
+        ask(client, downstream, 200)
         assert len(harness.upstream.streams) == (burst + 1) * 200
         for stream in harness.upstream.streams[-200:]:
             stream.send_response_headers(HeaderMap([(b":status", b"200")]), True)
@@ -38,3 +44,17 @@ def test_streams_hand_on_their_timers_however_many_there_are_at_once() -> None:
     assert 0 < armed(harness) <= 2 * SPARE_TIMERS + 2  # a few are the connection's
     downstream.leave()
     assert armed(harness) == 0
+
+
+def test_no_cycle_is_left_for_the_collector() -> None:
+    harness = Harness()
+    downstream = harness.connect()
+    client = H2Connection()
+    client.initiate_connection()
+    ask(client, downstream, 1)
+    harness.upstream.streams.clear()
+    with only_collected() as left:
+        ask(client, downstream, 10)
+        assert len(harness.upstream.streams) == 10
+        harness.upstream.streams.clear()
+    assert left == []
