@@ -10,8 +10,8 @@ from meshproxy.clock import monotonic
 from meshproxy.codec.connection import CodecConnection, ServerConnectionCallbacks, output_size
 from meshproxy.codec.http1.server import Http1ServerConnection
 from meshproxy.codec.http1.start_lines import reason_phrase
-from meshproxy.codec.http2.connection import Http2Flood
 from meshproxy.codec.http2.constants import PREFACE
+from meshproxy.codec.http2.failures import Http2Flood
 from meshproxy.codec.http2.server import Http2ServerConnection
 from meshproxy.codec.http2.stream import Http2Stream
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder

@@ -357,6 +357,20 @@ def test_a_stream_that_is_not_read_stalls_no_other() -> None:
     assert owner.recorders[1].body == 0
 
 
+@pytest.mark.parametrize("size", [1, 100, 8000])
+def test_the_connection_s_window_opens_before_it_is_used_up(size: int) -> None:
+    """A stream that is not read may hold more than half of it: the others must not wait for the other half."""
+    owner = receiver("server", Http2Settings(stream_window_bytes=65_535, connection_window_bytes=100_000), streams=2)
+    owner.encoders[1].read_disable(True)
+    lines = feed(owner, *["DATA 1 len=16384"] * 3, "DATA 1 len=16383")
+    left = 100_000 - 65_535
+    for _ in range(150_000 // size if size > 1 else 40_000):
+        left += sum(int(line.split()[2]) for line in lines if line.startswith("WINDOW_UPDATE 0 "))
+        left -= size
+        assert left >= 0
+        lines = feed(owner, f"DATA 3 len={size}")
+
+
 def test_reading_disabled_in_the_middle_of_what_waits() -> None:
     owner = receiver("server")
     recorder = owner.recorders[1]

@@ -1,6 +1,7 @@
 """HTTP/2 rows: the same frames to both proxies, and everything that comes back, upstream too, as lines of text."""
 
 import difflib
+import importlib
 import itertools
 import re
 import shutil
@@ -29,6 +30,7 @@ from tests.support.upstream import OK, Answer, Script, ScriptedUpstream
 from tests.support.wire import ConnectionEnded
 
 DEADLINE_S = 4.0
+SILENT_KEY = "goaway-before-close"
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 OPENINGS = {
     "h": UPSTREAM_OPENING,
@@ -44,7 +46,10 @@ COMPARED_STATS = (
     r"|cluster\.\w+\.upstream_(rq_(rx_reset|tx_reset|retry$|cancelled|5\d\d|timeout|pending_total|pending_fail|1\d\d)"
     r"|cx_(protocol_error|close_notify|http2_total|http1_total|total|destroy_local$|destroy_remote$|max_requests))"
 )
-SKIPPED_STATS = re.compile(r"cluster\.\w+\.(internal|external)|cluster\.[abc]\.upstream_(cx|rq_pending|rq_cancelled)|\.(admin|probe)\.|listener\.")
+SKIPPED_STATS = re.compile(
+    r"cluster\.\w+\.(internal|external)|cluster\.[abc]\.upstream_(cx|rq_pending|rq_cancelled)"
+    r"|\.(admin|probe)\.|listener\."
+)
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,6 @@ class Fire:
 
 
 @dataclass(frozen=True)
-class Again:
-    """Leave the connection and open a fresh one, whose streams count from 1 anew (the earlier ones are forgotten)."""
-
-
-@dataclass(frozen=True)
 class Leave:
     """The downstream goes away."""
 
@@ -135,7 +135,9 @@ class Head:
         pseudo = {":method": self.method, ":scheme": "http", ":path": self.path, ":authority": domain}
         changed: dict[str, str | None] = {**pseudo, **dict(self.over)}
         return headers(
-            self.stream, [*((name, value) for name, value in changed.items() if value is not None), *self.fields], end=self.end
+            self.stream,
+            [*((name, value) for name, value in changed.items() if value is not None), *self.fields],
+            end=self.end,
         )
 
 
@@ -150,9 +152,7 @@ class Request1:
     expect: bytes = b""
 
 
-Step = (
-    bytes | Over | Parts | Bytes | Goaway | Sync | Ended | Reached | WholeUpstream | Fire | Again | Leave | Head | Request1
-)
+Step = bytes | Over | Parts | Bytes | Goaway | Sync | Ended | Reached | WholeUpstream | Fire | Leave | Head | Request1
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,9 @@ class Row:
     `steps` run in turn; `$HOST` in HTTP/1 requests, and the authority of a `Head`, is the row's own virtual host.
     `route`, `vhost` and `listener` are as a `Case`'s. `plain` are answers of HTTP/1 upstreams, `answers` of HTTP/2
     ones. `opening` is what the downstream sends first; None where the steps begin with HTTP/1. `silent` is the error
-    code of the GOAWAY that we send where Envoy closes without one (key `goaway-before-close`). `differs` is a key of
-    docs/envoy-differences.md, and then `envoy` and `ours` are lines among those that only one of the two has. `ignore` are
-    beginnings of lines that timing decides. `stays` says that streams are open at the end, which the downstream then
-    leaves.
+    code of the GOAWAY that we send where Envoy closes without one (`SILENT_KEY`). `differs` is a key of
+    docs/envoy-differences.md, and then `envoy` and `ours` are lines among those that only one of the two has. `ignore`
+    are beginnings of lines that timing decides.
     """
 
     name: str
@@ -213,6 +212,13 @@ class Http2Topic:
         clusters = {name: http2_cluster(name) for name in OPENINGS} | self.clusters
         topic = Topic(cases, {"probe": ""} | self.listeners, clusters, bootstrap=self.bootstrap)
         return topic.bootstrap_yaml(ports, log_path)
+
+
+def all_http2_rows() -> list[Row]:
+    """Of every topic of HTTP/2 in this folder."""
+    files = sorted(Path(__file__).parent.glob("test_*.py"))
+    names = [path.stem for path in files if "\nHTTP2 = " in path.read_text()]
+    return [row for name in names for row in importlib.import_module(f"tests.differential.{name}").HTTP2.rows]
 
 
 def http2_cluster(host: str, options: str = "", more: str = "") -> str:
@@ -373,9 +379,6 @@ class RowRun:
             case Leave():
                 downstream.close()
                 self.end = "left"
-            case Again():
-                downstream.close()
-                self.connect(self.row.opening or OPENING)
 
     def exchange(self, step: Request1) -> None:
         """An HTTP/1 exchange on a connection of its own."""
@@ -533,5 +536,3 @@ def _log_line(line: str) -> str:
     """What nghttp2 calls its errors is its own business; ports are nobody's."""
     line = line.replace("codec_error:The_user_callback_function_failed", "codec_error")
     return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:<port>", line)
-
-

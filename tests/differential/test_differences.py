@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.differential.cases import Case
+from tests.differential.http2 import SILENT_KEY, all_http2_rows
 from tests.differential.test_compression import DIFFERENCES as COMPRESSION
 from tests.differential.test_filter_chains import ROWS as CHAIN_ROWS
-from tests.differential.test_grpc_http2 import HTTP2 as GRPC_CALLS
 from tests.differential.test_grpc_tracing import DIFFERENCES as GRPC_TRACING
-from tests.differential.test_http2_resets import ROWS as RESET_ROWS
 from tests.differential.test_load_balancing import DIFFERENCES as BALANCING
 from tests.differential.test_pools_http2 import ROWS as POOL_ROWS
 from tests.differential.test_subsets import DIFFERENCES as SUBSETS
@@ -20,7 +19,7 @@ from tests.differential.test_upgrades import ROWS as UPGRADE_ROWS
 from tests.differential.test_upstream_connections import ROWS as CONNECTION_ROWS
 from tests.differential.topic import all_topics
 
-ALL_ROWS: list[Any] = [*ROWS, *CONNECTION_ROWS, *POOL_ROWS, *RESET_ROWS, *GRPC_CALLS.rows, *UPGRADE_ROWS]
+ALL_ROWS: list[Any] = [*ROWS, *CONNECTION_ROWS, *POOL_ROWS, *all_http2_rows(), *UPGRADE_ROWS]
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "envoy-differences.md"
 
@@ -37,6 +36,7 @@ def declared_keys() -> set[str]:
     of_balancing = {*BALANCING, *SUBSETS}
     of_compression = {*COMPRESSION}
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
+    of_connections |= {SILENT_KEY for row in all_http2_rows() if row.silent}
     return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING | GRPC_TRACING
 
 

@@ -1,6 +1,7 @@
 """Calls of gRPC over HTTP/1 with trailers: what is retried, logged, and counted of hosts."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -200,4 +201,8 @@ def test_which_hosts_are_ejected(pair: Pair, name: str) -> None:
     cluster, _, expected = OUTLIERS[name]
     stat = f"cluster.{cluster}.outlier_detection.ejections_enforced_total"
     for side in (pair.reference, pair.subject):
-        wait_for(lambda side=side: side.proxy.stats(stat)[stat] == expected, f"{side.name} to eject {expected}")
+        wait_for(partial(has_ejected, side, stat, expected), f"{side.name} to eject {expected}")
+
+
+def has_ejected(side: Side, stat: str, expected: int) -> bool:
+    return side.proxy.stats(stat)[stat] == expected

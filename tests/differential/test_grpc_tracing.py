@@ -21,15 +21,14 @@ from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 
 HEAD = [(":status", "200"), ("content-type", "application/grpc")]
 TRACER = "tracing.opentelemetry."
+CLUSTER = "cluster.collector."
 COUNTERS = (
-    "upstream_rq_total", "upstream_rq_completed", "upstream_rq_200", "internal.upstream_rq_200", "upstream_rq_404",
-    "upstream_rq_503", "retry.upstream_rq_completed", "retry.upstream_rq_200", "retry.upstream_rq_503", "upstream_rq_timeout", "upstream_cx_http2_total", "upstream_rq_tx_reset", "upstream_rq_rx_reset",
-)  # fmt: skip
-RETRY_COUNTERS = tuple(
-    f"upstream_rq_retry{what}"
-    for what in ("", "_success", "_limit_exceeded", "_overflow", "_backoff_exponential", "_backoff_ratelimited")
+    *("upstream_cx_http2_total", "upstream_rq_total", "upstream_rq_timeout", "upstream_rq_tx_reset"),
+    *("upstream_rq_rx_reset", "upstream_rq_completed", "upstream_rq_200", "upstream_rq_404", "upstream_rq_503"),
+    *("internal.upstream_rq_200", "retry.upstream_rq_completed", "retry.upstream_rq_200", "retry.upstream_rq_503"),
+    *("upstream_rq_retry", "upstream_rq_retry_success", "upstream_rq_retry_limit_exceeded"),
+    *("upstream_rq_retry_overflow", "upstream_rq_retry_backoff_exponential", "upstream_rq_retry_backoff_ratelimited"),
 )
-TOTAL = "cluster.collector.upstream_rq_total"
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
@@ -209,9 +208,17 @@ class Traced:
         wait_for(lambda: self.stats(TRACER) != before, "a span to be counted")
         return self.stats(TRACER) - before
 
-    def wait_idle(self) -> None:
-        active = "cluster.collector.upstream_rq_active"
-        wait_for(lambda: not self.stats(active)[active], "the calls to end")
+    def counted(self, *rows: Row) -> dict[str, int]:
+        """What the calls of these rows count in their cluster."""
+        before = self.stats(CLUSTER)
+        for row in rows:
+            self.run(row)
+        calls = sum(row.calls for row in rows)
+        total, active = f"{CLUSTER}upstream_rq_total", f"{CLUSTER}upstream_rq_active"
+        wait_for(lambda: self.stats(CLUSTER)[total] - before[total] == calls, "all calls")
+        wait_for(lambda: not self.stats(CLUSTER)[active], "the calls to end")
+        counts = self.stats(CLUSTER) - before
+        return {name: counts[CLUSTER + name] for name in COUNTERS}
 
 
 def described(seen: Http2Seen) -> tuple[list[tuple[str, str]], list[Any]]:
@@ -279,26 +286,10 @@ def test_spans_that_the_collector_does_not_take_are_lost(both: tuple[Traced, Tra
 
 @pytest.mark.parametrize("row", RETRIES, ids=lambda row: row.name)
 def test_retries_as_envoy_makes_them(both: tuple[Traced, Traced], row: Row) -> None:
-    counts = []
-    for side in both:
-        before, spans = side.stats("^cluster.collector"), side.stats(TRACER)
-        side.run(row)
-        side.wait_counted(spans)
-        wait_for(lambda: side.stats(TOTAL)[TOTAL] - before[TOTAL] == row.calls, "all calls")
-        side.wait_idle()
-        counted = side.stats("^cluster.collector") - before
-        counts.append({name: counted[f"cluster.collector.{name}"] for name in (*COUNTERS, *RETRY_COUNTERS)})
-    assert counts[0] == counts[1]
+    envoy, ours = both
+    assert ours.counted(row) == envoy.counted(row)
 
 
 def test_stats_of_the_cluster(both: tuple[Traced, Traced]) -> None:
-    counts = []
-    for side in both:
-        before = side.stats("^cluster.collector")
-        for row in (ROWS[0], *LOST):
-            side.run(row)
-        side.wait_idle()
-        counted = side.stats("^cluster.collector") - before
-        counts.append({name: counted[f"cluster.collector.{name}"] for name in COUNTERS})
-    assert counts[0] == counts[1]
-    assert counts[0]["upstream_rq_total"] == 5
+    envoy, ours = both
+    assert ours.counted(ROWS[0], *LOST) == envoy.counted(ROWS[0], *LOST)

@@ -20,7 +20,7 @@ from tests.differential.http2 import (
 )
 from tests.support.http2_downstream import Http2Downstream
 from tests.support.http2_upstream import OK, Http2Answer
-from tests.support.http2_wire import PREFACE, data, headers, ping, settings
+from tests.support.http2_wire import PREFACE, headers
 
 TO_H = "match: { prefix: / }\nroute: { cluster: h }"
 DIRECT = "match: { prefix: / }\ndirect_response: { status: 200, body: { inline_string: hi } }"
@@ -40,7 +40,12 @@ OPENINGS = [
     one(f"opening_{name}", Head(), Sync(), route=DIRECT, listener=f"opens_{name}", settings=True) for name in OPTIONS
 ]
 UPSTREAM_OPENINGS = [
-    one(f"upstream_opening_{name}", Head(), route=f"match: {{ prefix: / }}\nroute: {{ cluster: opens_{name} }}", upstream_settings=True)
+    one(
+        f"upstream_opening_{name}",
+        Head(),
+        route=f"match: {{ prefix: / }}\nroute: {{ cluster: opens_{name} }}",
+        upstream_settings=True,
+    )
     for name in OPTIONS
 ]
 CODECS = [
@@ -50,15 +55,34 @@ CODECS = [
     one("http2_alone", Head(), route=DIRECT, listener="second"),
 ]
 DRAINS = [
-    Row("max_requests", (Head(), Over(), Head(stream=3), Over((3,)), Head(stream=5), Over((5,)), Ended()), route=DIRECT,
-        listener="two_requests"),
-    Row("max_requests_while_running", (Head(), Reached(), Head(stream=3), Goaway(2), Head(stream=5), Fire("go"), Over((1, 3)), Ended()),
-        route=TO_H, listener="two_requests", answers=(HELD,)),
+    Row(
+        "max_requests",
+        (Head(), Over(), Head(stream=3), Over((3,)), Head(stream=5), Over((5,)), Ended()),
+        route=DIRECT,
+        listener="two_requests",
+    ),
+    Row(
+        "max_requests_while_running",
+        (Head(), Reached(), Head(stream=3), Goaway(2), Head(stream=5), Fire("go"), Over((1, 3)), Ended()),
+        route=TO_H,
+        listener="two_requests",
+        answers=(HELD,),
+    ),
     Row("max_duration", (Sync(), Goaway(2), Ended()), listener="short"),
-    Row("max_duration_while_running", (Head(), Reached(), Goaway(2), Fire("go"), Over(), Ended()), route=TO_H, listener="short",
-        answers=(HELD,)),
-    Row("max_duration_and_streams_within", (Head(), Reached(), Goaway(1), Head(stream=3), Reached(2), Fire("go"), Over((1, 3)), Ended()),
-        route=TO_H, listener="short", answers=(HELD,)),
+    Row(
+        "max_duration_while_running",
+        (Head(), Reached(), Goaway(2), Fire("go"), Over(), Ended()),
+        route=TO_H,
+        listener="short",
+        answers=(HELD,),
+    ),
+    Row(
+        "max_duration_and_streams_within",
+        (Head(), Reached(), Goaway(1), Head(stream=3), Reached(2), Fire("go"), Over((1, 3)), Ended()),
+        route=TO_H,
+        listener="short",
+        answers=(HELD,),
+    ),
     Row("idle", (Sync(), Goaway(2), Ended()), listener="idle"),
     Row("idle_after_request", (Head(), Over(), Goaway(2), Ended()), route=DIRECT, listener="idle"),
 ]
@@ -66,7 +90,14 @@ TIMEOUTS = [
     one("stream_idle", Head(), route=TO_H, listener="stream_idle", answers=(HELD,)),
     one("stream_idle_incomplete", Head(method="POST", end=False), route=TO_H, listener="stream_idle", answers=(HELD,)),
     one("max_stream_duration", Head(), route=TO_H, listener="stream_duration", answers=(HELD,)),
-    one("request_timeout", Head(method="POST", end=False), Parts(), route=TO_H, listener="request_timeout", answers=(HELD,)),
+    one(
+        "request_timeout",
+        Head(method="POST", end=False),
+        Parts(),
+        route=TO_H,
+        listener="request_timeout",
+        answers=(HELD,),
+    ),
     Row("keepalive_unanswered", (Ended(),), listener="keepalive", acknowledges=False),
 ]
 DRAIN = "drain_timeout: 0.1s\ncommon_http_protocol_options: { %s }"
@@ -99,7 +130,9 @@ def goaways_after_drain(side: Http2Side) -> list[str]:
     with Http2Downstream(side.ports["drained"]) as downstream:
         downstream.barrier()
         side.proxy.admin("/healthcheck/fail", "POST")
-        downstream.send(headers(1, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "none.test")], end=True))
+        downstream.send(
+            headers(1, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "none.test")], end=True)
+        )
         downstream.wait_over(1)
         end = downstream.wait_end()
         side.proxy.admin("/healthcheck/ok", "POST")

@@ -13,10 +13,9 @@ from tests.differential.http2 import (
     Row,
     Step,
     Sync,
-    http2_cluster,
     one,
 )
-from tests.support.http2_upstream import OK, SILENT, Http2Answer, answer, frames_of
+from tests.support.http2_upstream import SILENT, Http2Answer, answer, frames_of
 from tests.support.http2_wire import DATA, END_STREAM, PADDED, data, frame, headers
 from tests.support.upstream import STALL, Answer, reply
 
@@ -84,8 +83,15 @@ FROM_REQUESTS = [
     Row(
         "two_bodies_interleaved",
         (
-            POST, Reached(), Head(method="POST", end=False, stream=3), Reached(2), data(1, b"a"), data(3, b"b"), data(1, b"c", end=True),
-            data(3, b"d", end=True), Over((1, 3)),
+            POST,
+            Reached(),
+            Head(method="POST", end=False, stream=3),
+            Reached(2),
+            data(1, b"a"),
+            data(3, b"b"),
+            data(1, b"c", end=True),
+            data(3, b"d", end=True),
+            Over((1, 3)),
         ),
         route=TO_H,
     ),
@@ -128,8 +134,15 @@ FROM_PLAIN_ANSWERS = [
         envoy=("x-foo: 1",),
     ),
     one("plain_trailers_kept", Head(), route=TO_TRAILERS, plain=(PLAIN_ANSWERS["trailers"],)),
-    one("plain_head_length", Head(method="HEAD"), route=TO_A, plain=(plain(b"HTTP/1.1 200 OK\ncontent-length: 20\n\n"),)),
-    one("plain_head_chunked", Head(method="HEAD"), route=TO_A, plain=(plain(b"HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n"),)),
+    one(
+        "plain_head_length", Head(method="HEAD"), route=TO_A, plain=(plain(b"HTTP/1.1 200 OK\ncontent-length: 20\n\n"),)
+    ),
+    one(
+        "plain_head_chunked",
+        Head(method="HEAD"),
+        route=TO_A,
+        plain=(plain(b"HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n"),),
+    ),
 ]
 STATUS = [(":status", "200")]
 ANSWERS: dict[str, Http2Answer] = {
@@ -141,11 +154,15 @@ ANSWERS: dict[str, Http2Answer] = {
     "only_empty_data": frames_of(lambda stream: headers(stream, STATUS) + data(stream, end=True)),
     "padded": frames_of(lambda stream: headers(stream, STATUS) + frame(DATA, 9, stream, b"\x03okxxx")),
     "trailers": frames_of(
-        lambda stream: headers(stream, STATUS) + data(stream, b"ok") + headers(stream, [("t", "v"), ("u", "w")], end=True)
+        lambda stream: (
+            headers(stream, STATUS) + data(stream, b"ok") + headers(stream, [("t", "v"), ("u", "w")], end=True)
+        )
     ),
     "trailers_alone": frames_of(lambda stream: headers(stream, STATUS) + headers(stream, [("t", "v")], end=True)),
     "100": frames_of(lambda stream: headers(stream, [(":status", "100")]) + headers(stream, STATUS, end=True)),
-    "103": frames_of(lambda stream: headers(stream, [(":status", "103"), ("link", "a")]) + headers(stream, STATUS, end=True)),
+    "103": frames_of(
+        lambda stream: headers(stream, [(":status", "103"), ("link", "a")]) + headers(stream, STATUS, end=True)
+    ),
     "204": answer([], b"", 204),
     "204_with_length": answer([("content-length", "0")], b"", 204),
     "304": answer([("content-length", "20")], b"", 304),
@@ -160,13 +177,37 @@ FROM_ANSWERS = [
         Row(f"answer_{name}_to_http1", (Request1(get("/")),), route=TO_H, answers=(what,), opening=None)
         for name, what in ANSWERS.items()
     ),
-    Row("answer_trailers_to_http1_kept", (Request1(get("/", ("te", "trailers"))),), route=TO_H, answers=(ANSWERS["trailers"],),
-        opening=None, listener="trailers"),
+    Row(
+        "answer_trailers_to_http1_kept",
+        (Request1(get("/", ("te", "trailers"))),),
+        route=TO_H,
+        answers=(ANSWERS["trailers"],),
+        opening=None,
+        listener="trailers",
+    ),
     one("answer_to_head", Head(method="HEAD"), route=TO_H, answers=(answer([("content-length", "20")], b""),)),
-    Row("answer_to_head_of_http1", (Request1(request("HEAD")),), route=TO_H, answers=(answer([("content-length", "20")], b""),), opening=None),
-    Row("answer_to_head_of_http1_without_length", (Request1(request("HEAD")),), route=TO_H, answers=(answer([], b""),), opening=None),
-    Row("answer_in_two_steps", (Head(), Bytes(4), Over()), route=TO_H,
-        answers=(frames_of(lambda stream: headers(stream, STATUS) + data(stream, b"part") + data(stream, b"rest", end=True)),)),
+    Row(
+        "answer_to_head_of_http1",
+        (Request1(request("HEAD")),),
+        route=TO_H,
+        answers=(answer([("content-length", "20")], b""),),
+        opening=None,
+    ),
+    Row(
+        "answer_to_head_of_http1_without_length",
+        (Request1(request("HEAD")),),
+        route=TO_H,
+        answers=(answer([], b""),),
+        opening=None,
+    ),
+    Row(
+        "answer_in_two_steps",
+        (Head(), Bytes(4), Over()),
+        route=TO_H,
+        answers=(
+            frames_of(lambda stream: headers(stream, STATUS) + data(stream, b"part") + data(stream, b"rest", end=True)),
+        ),
+    ),
 ]
 HTTP1_REQUESTS: dict[str, bytes] = {
     "get": get("/"),
@@ -175,21 +216,30 @@ HTTP1_REQUESTS: dict[str, bytes] = {
     "post_chunked": request("POST", "/", [("transfer-encoding", "chunked")]) + chunked(b"ab", b"c"),
     "post_chunked_empty": request("POST", "/", [("transfer-encoding", "chunked")]) + chunked(),
     "post_long": post("/", LONG),
-    "trailers": request("POST", "/", [("transfer-encoding", "chunked"), ("trailer", "t")]) + chunked(b"ab", trailers=[("t", "v")]),
+    "trailers": request("POST", "/", [("transfer-encoding", "chunked"), ("trailer", "t")])
+    + chunked(b"ab", trailers=[("t", "v")]),
     "head": request("HEAD"),
     "foo": request("FOO"),
     "host_with_port": get("/", host="$HOST:80"),
     "absolute_form": request("GET", "http://$HOST/abs?x=y", host="$HOST"),
-    "hop_by_hop": get("/", ("connection", "x-foo, keep-alive"), ("x-foo", "1"), ("keep-alive", "timeout=5"), ("te", "gzip")),
+    "hop_by_hop": get(
+        "/", ("connection", "x-foo, keep-alive"), ("x-foo", "1"), ("keep-alive", "timeout=5"), ("te", "gzip")
+    ),
     "te_trailers": get("/", ("te", "trailers")),
     "capitals": get("/", ("X-Upper", "V"), ("Cookie", "a=1; b=2")),
     "two_cookies": get("/", ("Cookie", "a=1"), ("Cookie", "b=2")),
-    "h2c": get("/", ("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAAP__")),
+    "h2c": get(
+        "/", ("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAAP__")
+    ),
     "authorization": get("/", ("authorization", "secret"), ("proxy-authorization", "x")),
     "expect": post("/", b"abc", ("expect", "100-continue")),
 }
 FROM_HTTP1 = [
-    *(Row(f"http1_{name}", (Request1(raw),), route=TO_H, opening=None) for name, raw in HTTP1_REQUESTS.items() if name != "expect"),
+    *(
+        Row(f"http1_{name}", (Request1(raw),), route=TO_H, opening=None)
+        for name, raw in HTTP1_REQUESTS.items()
+        if name != "expect"
+    ),
     Row("http1_trailers_kept", (Request1(HTTP1_REQUESTS["trailers"]),), route=TO_H, opening=None, listener="trailers"),
 ]
 GRPC_ROWS = [
@@ -199,22 +249,54 @@ GRPC_ROWS = [
     one("grpc_direct", Head([GRPC], method="POST"), route=DIRECT),
     one("grpc_plus_proto", Head([("content-type", "application/grpc+proto")], method="POST"), route=DEAD),
     one("grpc_web_is_none", Head([("content-type", "application/grpc-web")], method="POST"), route=DEAD),
-    one("grpc_timeout", Head([GRPC], method="POST"), route="match: { prefix: / }\nroute: { cluster: h, timeout: 0.1s }", answers=(SILENT,)),
-    one("grpc_timeout_of_plain", Head([GRPC], method="POST"), route="match: { prefix: / }\nroute: { cluster: a, timeout: 0.1s }", plain=(STALL,)),
-    one("grpc_trailers_only", Head([GRPC], method="POST"), route=TO_H,
-        answers=(answer([GRPC, ("grpc-status", "5"), ("grpc-message", "none")], b""),)),
-    one("grpc_trailers", Head([GRPC, ("te", "trailers")], method="POST", end=False), data(1, b"\0\0\0\0\2hi", end=True), route=TO_H,
-        answers=(frames_of(lambda stream: headers(stream, [*STATUS, GRPC]) + data(stream, b"\0\0\0\0\2ok")
-                           + headers(stream, [("grpc-status", "0")], end=True)),)),
-    one("grpc_retried", Head([GRPC], method="POST"), route="match: { prefix: / }\nroute: { cluster: h, retry_policy: { retry_on: unavailable, "
+    one(
+        "grpc_timeout",
+        Head([GRPC], method="POST"),
+        route="match: { prefix: / }\nroute: { cluster: h, timeout: 0.1s }",
+        answers=(SILENT,),
+    ),
+    one(
+        "grpc_timeout_of_plain",
+        Head([GRPC], method="POST"),
+        route="match: { prefix: / }\nroute: { cluster: a, timeout: 0.1s }",
+        plain=(STALL,),
+    ),
+    one(
+        "grpc_trailers_only",
+        Head([GRPC], method="POST"),
+        route=TO_H,
+        answers=(answer([GRPC, ("grpc-status", "5"), ("grpc-message", "none")], b""),),
+    ),
+    one(
+        "grpc_trailers",
+        Head([GRPC, ("te", "trailers")], method="POST", end=False),
+        data(1, b"\0\0\0\0\2hi", end=True),
+        route=TO_H,
+        answers=(
+            frames_of(
+                lambda stream: (
+                    headers(stream, [*STATUS, GRPC])
+                    + data(stream, b"\0\0\0\0\2ok")
+                    + headers(stream, [("grpc-status", "0")], end=True)
+                )
+            ),
+        ),
+    ),
+    one(
+        "grpc_retried",
+        Head([GRPC], method="POST"),
+        route="match: { prefix: / }\nroute: { cluster: h, retry_policy: { retry_on: unavailable, "
         "num_retries: 1, retry_back_off: { base_interval: 0.002s } } }",
-        answers=(answer([GRPC, ("grpc-status", "14")], b""), answer([GRPC, ("grpc-status", "0")], b""))),
+        answers=(answer([GRPC, ("grpc-status", "14")], b""), answer([GRPC, ("grpc-status", "0")], b"")),
+    ),
     one("grpc_not_found_of_plain", Head([GRPC], method="POST"), route=TO_A, plain=(reply(404, b"no"),)),
 ]
 ROWS = [*FROM_REQUESTS, *FROM_PLAIN_ANSWERS, *FROM_ANSWERS, *FROM_HTTP1, *GRPC_ROWS]
-WITH_TRAILERS = "typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { '@type': \
+WITH_TRAILERS = (
+    "typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { '@type': \
 type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: { \
 http_protocol_options: { enable_trailers: true } } } }"
+)
 HTTP2 = Http2Topic(
     ROWS,
     listeners={"main": "", "trailers": "http_protocol_options: { enable_trailers: true }"},

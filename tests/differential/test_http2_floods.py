@@ -10,17 +10,14 @@ from tests.differential.http2 import (
     Row,
     Step,
     Sync,
-    one,
 )
 from tests.support.http2_downstream import OPENING
 from tests.support.http2_upstream import SILENT
 from tests.support.http2_wire import (
-    CONTINUATION,
     DATA,
     PADDED,
     PREFACE,
     data,
-    field_block,
     frame,
     headers,
     ping,
@@ -36,7 +33,13 @@ STALLING = [*GET[:2], (":path", "/h"), GET[3]]
 STALLED = (Head(path="/h", method="POST", end=False), Reached())
 
 
-SHOWN = (":", "x-", "--", "END_STREAM", "RST_STREAM")  # of requests upstream: how many came so far is a matter of timing
+SHOWN = (
+    ":",
+    "x-",
+    "--",
+    "END_STREAM",
+    "RST_STREAM",
+)  # of requests upstream: how many came so far is a matter of timing
 
 
 RESPONSE = (":", "content-", "date", "server", "body", "--", "END_STREAM", "RST_STREAM")  # how much is answered is, too
@@ -86,10 +89,18 @@ ROWS = [
         answers=(SILENT,),
     ),
     lives("rapid_resets_100", RESETS[: len(RESETS) // 3], Sync(), ignore=("upstream", *SHOWN)),
-    Row("resets_after_answers", (b"".join(headers(2 * n + 1, GET, end=True) + reset(2 * n + 1) for n in range(300)), Sync()), 
-        ignore=("stream", *RESPONSE, "stat http.main.downstream_rq_rx", "stat http2.rx_reset"), log=False),
-    Row("rapid_resets_beside_a_stream", (Head(path="/h"), Reached(), RESETS_BESIDE, Ended()), answers=(SILENT,),
-        ignore=("upstream", "stat cluster.h.", *SHOWN)),
+    Row(
+        "resets_after_answers",
+        (b"".join(headers(2 * n + 1, GET, end=True) + reset(2 * n + 1) for n in range(300)), Sync()),
+        ignore=("stream", *RESPONSE, "stat http.main.downstream_rq_rx", "stat http2.rx_reset"),
+        log=False,
+    ),
+    Row(
+        "rapid_resets_beside_a_stream",
+        (Head(path="/h"), Reached(), RESETS_BESIDE, Ended()),
+        answers=(SILENT,),
+        ignore=("upstream", "stat cluster.h.", *SHOWN),
+    ),
     Row("rapid_resets_300", (RESETS, Ended()), answers=(SILENT,), ignore=("upstream", "stat cluster.h.", *SHOWN)),
 ]
 ROUTES = """

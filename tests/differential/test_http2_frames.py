@@ -3,7 +3,20 @@
 import struct
 from dataclasses import replace
 
-from tests.differential.http2 import Ended, Fire, Head, Http2Pair, Http2Topic, Leave, Over, Reached, Row, Step, Sync, one
+from tests.differential.http2 import (
+    Ended,
+    Fire,
+    Head,
+    Http2Pair,
+    Http2Topic,
+    Leave,
+    Over,
+    Reached,
+    Row,
+    Step,
+    Sync,
+    one,
+)
 from tests.support.http2_downstream import OPENING
 from tests.support.http2_upstream import OK
 from tests.support.http2_upstream import SILENT as SILENT_ANSWER
@@ -120,7 +133,11 @@ def steps(given: Step | tuple[Step, ...]) -> tuple[Step, ...]:
 ROWS = [
     *(Row(name, (Sync(), *steps(given), Ended()), answers=(SILENT_ANSWER,)) for name, given in LOUD.items()),
     *(
-        Row(f"goaway_{code}", (Head(path="/h"), Reached(), goaway(0, code, b"why"), Fire("go"), Over(), Leave()), answers=(HELD,))
+        Row(
+            f"goaway_{code}",
+            (Head(path="/h"), Reached(), goaway(0, code, b"why"), Fire("go"), Over(), Leave()),
+            answers=(HELD,),
+        )
         for code in (0, 2)
     ),
     *(Row(name, (Sync(), *steps(given), Ended()), silent=code) for name, (code, given) in SILENT.items()),
@@ -136,8 +153,6 @@ ROWS = [
             differs="head-cut-short",
             envoy=(
                 f"goaway: {code} last=1",
-                "log: code=0 flags=DPE details=codec_error attempts=0 cluster=- route=- protocol=HTTP/2 method=- path=- "
-                "authority=- end=- rx=0 tx=0",
                 "stat http.main.downstream_rq_rx_reset: +1",
             ),
             ours=(f"goaway: {code} last=0",),
@@ -178,8 +193,6 @@ ROWS = [
         (*STALLED, priority(1, 1)),
         answers=(SILENT_ANSWER,),
         differs="priority-frames",
-        envoy=("log: code=0 flags=DC details=downstream_remote_disconnect attempts=1 cluster=h route=- protocol=HTTP/2 "
-               "method=GET path=/h authority=priority-of-itself.test end=- rx=0 tx=0",),
         ours=("RST_STREAM PROTOCOL_ERROR",),
     ),
     Row(
@@ -217,8 +230,19 @@ ROWS = [
     one("continued", headers(1, GET, end=True, split_at=7)),
     Row("no_settings", (PREFACE + ping(), Ended()), opening=b""),
     Row("headers_before_settings", (PREFACE + DIRECT, Ended()), opening=b""),
-    Row("wrong_preface", (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + settings(), Ended()), opening=b"", silent="PROTOCOL_ERROR"),
-    Row("http1_bytes", (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", Ended()), opening=b"", listener="two", silent="PROTOCOL_ERROR"),
+    Row(
+        "wrong_preface",
+        (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + settings(), Ended()),
+        opening=b"",
+        silent="PROTOCOL_ERROR",
+    ),
+    Row(
+        "http1_bytes",
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", Ended()),
+        opening=b"",
+        listener="two",
+        silent="PROTOCOL_ERROR",
+    ),
     one("two_with_prior_knowledge", DIRECT, listener="two"),
     one("preface_in_pieces", OPENING[:10], OPENING[10:20], OPENING[20:], DIRECT, opening=b"", listener="two"),
     one("byte_by_byte", *(bytes([byte]) for byte in DIRECT)),

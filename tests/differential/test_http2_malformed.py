@@ -175,7 +175,14 @@ HTTP2 = Http2Topic(
         ),
         Row(
             "bad_beside_good_stream",
-            (Head(path="/", end=False), Sync(), Head([("A", "b")], stream=3), Over((3,)), data(1, b"x", end=True), Over()),
+            (
+                Head(path="/", end=False),
+                Sync(),
+                Head([("A", "b")], stream=3),
+                Over((3,)),
+                data(1, b"x", end=True),
+                Over(),
+            ),
             listener="any_stream",
         ),
     ],

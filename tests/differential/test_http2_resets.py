@@ -47,15 +47,25 @@ def reset_by(code: int, *before: object) -> Http2Answer:
 
 
 UPSTREAM_RESETS = [
-    *(one(f"upstream_reset_{code}", Head(), route=TO_H, answers=(reset_by(code),)) for code in (0, 1, 2, 7, 8, 11, 13, 99)),
     *(
-        Row(f"upstream_reset_{code}_after_headers", (Head(), Parts(), Fire("go"), Over()), route=TO_H, answers=(answer,))
+        one(f"upstream_reset_{code}", Head(), route=TO_H, answers=(reset_by(code),))
+        for code in (0, 1, 2, 7, 8, 11, 13, 99)
+    ),
+    *(
+        Row(
+            f"upstream_reset_{code}_after_headers", (Head(), Parts(), Fire("go"), Over()), route=TO_H, answers=(answer,)
+        )
         for code in (0, 1, 2, 7, 8)
         for answer in (reset_by(code, started),)
     ),
     Row("upstream_reset_after_data", (Head(), Over()), route=TO_H, answers=(reset_by(2, partly),)),
     *(
-        one(f"retried_reset_{code}_on_{policy.replace('-', '_')}", Head(), route=RETRY % policy, answers=(reset_by(code), OK))
+        one(
+            f"retried_reset_{code}_on_{policy.replace('-', '_')}",
+            Head(),
+            route=RETRY % policy,
+            answers=(reset_by(code), OK),
+        )
         for code in (2, 7)
         for policy in ("reset", "refused-stream", "5xx", "connect-failure", "gateway-error", "reset-before-request")
     ),
@@ -90,40 +100,112 @@ DOWNSTREAM_RESETS = [
         )
         for code in (0, 1, 2, 7, 8, 13)
     ),
-    Row("reset_while_answered", (Head(), Bytes(4), reset(1), WholeUpstream()), route=TO_OWN % "own", answers=(frames_of(partly, early=True),)),
-    Row("reset_of_one_of_two", (
-        Head(method="POST", end=False), Reached(), Head(method="POST", end=False, stream=3), Reached(2), reset(1),
-        data(3, b"x", end=True), Over((3,))), route=TO_H, answers=(SILENT, OK)),
+    Row(
+        "reset_while_answered",
+        (Head(), Bytes(4), reset(1), WholeUpstream()),
+        route=TO_OWN % "own",
+        answers=(frames_of(partly, early=True),),
+    ),
+    Row(
+        "reset_of_one_of_two",
+        (
+            Head(method="POST", end=False),
+            Reached(),
+            Head(method="POST", end=False, stream=3),
+            Reached(2),
+            reset(1),
+            data(3, b"x", end=True),
+            Over((3,)),
+        ),
+        route=TO_H,
+        answers=(SILENT, OK),
+    ),
     Row("reset_to_plain", (Head(), Reached(plain=True), reset(1)), route=TO_A, plain=(STALL,)),
-    Row("leaves", (Head(method="POST", end=False), Reached(), Leave(), ), route=TO_H, answers=(SILENT,), ignore=("RST_STREAM",)),
-    Row("leaves_two", (Head(), Head(stream=3), Reached(2), Leave()), route=TO_H, answers=(SILENT,), ignore=("RST_STREAM",)),
+    Row(
+        "leaves",
+        (
+            Head(method="POST", end=False),
+            Reached(),
+            Leave(),
+        ),
+        route=TO_H,
+        answers=(SILENT,),
+        ignore=("RST_STREAM",),
+    ),
+    Row(
+        "leaves_two",
+        (Head(), Head(stream=3), Reached(2), Leave()),
+        route=TO_H,
+        answers=(SILENT,),
+        ignore=("RST_STREAM",),
+    ),
     Row("leaves_plain", (Head(), Reached(plain=True), Leave()), route=TO_A, plain=(STALL,)),
 ]
 EARLY = [
     one("answer_before_end", Head(method="POST", end=False), route=DIRECT),
-    Row("data_after_answer", (Head(method="POST", end=False), Over(), data(1, b"x"), data(1, b"y", end=True)), route=DIRECT),
-    one("answer_before_end_of_upstream", Head(method="POST", end=False), route=TO_H,
-        answers=(frames_of(lambda stream: headers(stream, HEAD, end=True), early=True),)),
-    one("answer_and_no_error_of_upstream", Head(method="POST", end=False), route=TO_H,
+    Row(
+        "data_after_answer",
+        (Head(method="POST", end=False), Over(), data(1, b"x"), data(1, b"y", end=True)),
+        route=DIRECT,
+    ),
+    one(
+        "answer_before_end_of_upstream",
+        Head(method="POST", end=False),
+        route=TO_H,
+        answers=(frames_of(lambda stream: headers(stream, HEAD, end=True), early=True),),
+    ),
+    one(
+        "answer_and_no_error_of_upstream",
+        Head(method="POST", end=False),
+        route=TO_H,
         answers=(frames_of(lambda stream: headers(stream, HEAD, end=True) + reset(stream, 0), early=True),),
-        ignore=("stat cluster.h.http2.rx_reset",)),
-    one("answer_before_end_of_plain", Head(method="POST", end=False), route=TO_A, plain=(reply(200, early=True, then="close"),),
-        ignore=("end:",)),
-    one("refused_before_end_of_plain", Head([("content-length", "5")], method="POST", end=False), route=TO_A,
-        plain=(reply(401, early=True),), ignore=("end:",)),
+        ignore=("stat cluster.h.http2.rx_reset",),
+    ),
+    one(
+        "answer_before_end_of_plain",
+        Head(method="POST", end=False),
+        route=TO_A,
+        plain=(reply(200, early=True, then="close"),),
+        ignore=("end:",),
+    ),
+    one(
+        "refused_before_end_of_plain",
+        Head([("content-length", "5")], method="POST", end=False),
+        route=TO_A,
+        plain=(reply(401, early=True),),
+        ignore=("end:",),
+    ),
 ]
 TIMEOUTS = [
     one("timeout", Head(), route=FAST, answers=(SILENT,)),
     one("timeout_after_headers", Head(), route=FAST, answers=(frames_of(started),)),
     one("timeout_after_data", Head(), route=FAST, answers=(frames_of(partly),)),
     one("timeout_of_plain", Head(), route=FAST.replace("cluster: h", "cluster: a"), plain=(STALL,)),
-    one("per_try_timeout", Head(), route="match: { prefix: / }\nroute: { cluster: h, retry_policy: { retry_on: 5xx, "
-        "num_retries: 1, per_try_timeout: 0.1s } }", answers=(SILENT, OK)),
-    one("idle_timeout_of_route", Head(), route="match: { prefix: / }\nroute: { cluster: h, idle_timeout: 0.1s }", answers=(SILENT,)),
-    one("idle_timeout_incomplete", Head(method="POST", end=False),
-        route="match: { prefix: / }\nroute: { cluster: h, idle_timeout: 0.1s }", answers=(SILENT,)),
-    one("max_stream_duration", Head(), route="match: { prefix: / }\nroute: { cluster: h, max_stream_duration: { max_stream_duration: 0.1s } }",
-        answers=(SILENT,)),
+    one(
+        "per_try_timeout",
+        Head(),
+        route="match: { prefix: / }\nroute: { cluster: h, retry_policy: { retry_on: 5xx, "
+        "num_retries: 1, per_try_timeout: 0.1s } }",
+        answers=(SILENT, OK),
+    ),
+    one(
+        "idle_timeout_of_route",
+        Head(),
+        route="match: { prefix: / }\nroute: { cluster: h, idle_timeout: 0.1s }",
+        answers=(SILENT,),
+    ),
+    one(
+        "idle_timeout_incomplete",
+        Head(method="POST", end=False),
+        route="match: { prefix: / }\nroute: { cluster: h, idle_timeout: 0.1s }",
+        answers=(SILENT,),
+    ),
+    one(
+        "max_stream_duration",
+        Head(),
+        route="match: { prefix: / }\nroute: { cluster: h, max_stream_duration: { max_stream_duration: 0.1s } }",
+        answers=(SILENT,),
+    ),
     one("request_timeout", Head(method="POST", end=False), route=TO_H, listener="hasty", answers=(SILENT,)),
 ]
 GOAWAYS = [
@@ -139,13 +221,27 @@ GOAWAYS = [
         )
         for code in (0, 11)
     ),
-    Row("goaway_refused_retried", (Head(), Over()), route=RETRY.replace("cluster: h", "cluster: fresh") % "refused-stream",
-        answers=(frames_of(lambda stream: goaway(0)), OK), ignore=("stat cluster.fresh.upstream_rq_retry",)),
-    Row("goaway_then_answer", (Head(), Over(), Head(stream=3), Over((3,))), route=TO_OWN % "goes",
-        answers=(frames_of(lambda stream: goaway(MAX_WINDOW), OK.frames), OK), ignore=("stat cluster.goes.upstream_cx_protocol_error",)),
-    Row("goaway_while_running", (Head(), Reached(), Head(stream=3), Over((3,)), Fire("go"), Over()), route=TO_OWN % "stays",
-        answers=(Http2Answer(OK.frames, wait_for="go"), frames_of(lambda stream: goaway(stream), OK.frames), OK),
-        ignore=("stat cluster.stays.upstream_cx_protocol_error",)),
+    Row(
+        "goaway_refused_retried",
+        (Head(), Over()),
+        route=RETRY.replace("cluster: h", "cluster: fresh") % "refused-stream",
+        answers=(frames_of(lambda stream: goaway(0)), OK),
+        ignore=("stat cluster.fresh.upstream_rq_retry",),
+    ),
+    Row(
+        "goaway_then_answer",
+        (Head(), Over(), Head(stream=3), Over((3,))),
+        route=TO_OWN % "goes",
+        answers=(frames_of(lambda stream: goaway(MAX_WINDOW), OK.frames), OK),
+        ignore=("stat cluster.goes.upstream_cx_protocol_error",),
+    ),
+    Row(
+        "goaway_while_running",
+        (Head(), Reached(), Head(stream=3), Over((3,)), Fire("go"), Over()),
+        route=TO_OWN % "stays",
+        answers=(Http2Answer(OK.frames, wait_for="go"), frames_of(goaway, OK.frames), OK),
+        ignore=("stat cluster.stays.upstream_cx_protocol_error",),
+    ),
 ]
 ROWS = [*UPSTREAM_RESETS, *DOWNSTREAM_RESETS, *EARLY, *TIMEOUTS, *GOAWAYS]
 HTTP2 = Http2Topic(

@@ -1,6 +1,5 @@
 """What the clock does to HTTP/2 downstream: timeouts of streams, of answers that nobody takes, of connections; pings."""
 
-
 import pytest
 
 from tests.differential.http2 import (

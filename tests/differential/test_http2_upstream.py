@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from tests.differential.cases import get
 from tests.differential.http2 import (
     Fire,
     Head,
@@ -11,13 +12,10 @@ from tests.differential.http2 import (
     Reached,
     Request1,
     Row,
-    Sync,
-    WholeUpstream,
     http2_cluster,
     one,
 )
-from tests.differential.cases import get
-from tests.support.http2_upstream import OK, SILENT, Http2Answer, answer, frames_of
+from tests.support.http2_upstream import OK, Http2Answer, frames_of
 from tests.support.http2_wire import (
     END_HEADERS,
     END_STREAM,
@@ -28,11 +26,9 @@ from tests.support.http2_wire import (
     data,
     field_block,
     frame,
-    goaway,
     headers,
     priority,
     settings,
-    window_update,
 )
 
 ROUTE = "match: { prefix: / }\nroute: { cluster: %s }"
@@ -65,21 +61,30 @@ MALFORMED: dict[str, Http2Answer] = {
     "bad_length": head(("content-length", "x")),
     "length_without_content": head(("content-length", "5")),
     "interim_ends": head(status="100"),
-    "trailers_go_on": frames_of(lambda stream: headers(stream, STATUS) + data(stream, b"x") + headers(stream, [("t", "v")])),
+    "trailers_go_on": frames_of(
+        lambda stream: headers(stream, STATUS) + data(stream, b"x") + headers(stream, [("t", "v")])
+    ),
     "trailers_pseudo": frames_of(
         lambda stream: headers(stream, STATUS) + data(stream, b"x") + headers(stream, [(":status", "200")], end=True)
     ),
     "two_heads": frames_of(lambda stream: headers(stream, STATUS) + headers(stream, STATUS, end=True)),
 }
 STREAM_ERRORS: dict[str, Http2Answer] = {
-    "body_short": frames_of(lambda stream: headers(stream, [*STATUS, ("content-length", "5")]) + data(stream, b"x", end=True)),
-    "body_long": frames_of(lambda stream: headers(stream, [*STATUS, ("content-length", "1")]) + data(stream, b"xyz", end=True)),
+    "body_short": frames_of(
+        lambda stream: headers(stream, [*STATUS, ("content-length", "5")]) + data(stream, b"x", end=True)
+    ),
+    "body_long": frames_of(
+        lambda stream: headers(stream, [*STATUS, ("content-length", "1")]) + data(stream, b"xyz", end=True)
+    ),
     "fields_101": head(*((f"h{number}", "v") for number in range(100))),
     "fields_100": head(*((f"h{number}", "v") for number in range(99))),
     "list_too_large": head(("a", "v" * 61440)),
 }
 CONNECTION_ERRORS: dict[str, tuple[str, Http2Answer]] = {
-    "push": ("PROTOCOL_ERROR", frames_of(lambda stream: frame(PUSH_PROMISE, END_HEADERS, stream, b"\0\0\0\2" + field_block(REQUEST)))),
+    "push": (
+        "PROTOCOL_ERROR",
+        frames_of(lambda stream: frame(PUSH_PROMISE, END_HEADERS, stream, b"\0\0\0\2" + field_block(REQUEST))),
+    ),
     "unknown_stream": ("PROTOCOL_ERROR", frames_of(lambda stream: headers(stream + 100, STATUS, end=True))),
     "even_stream": ("PROTOCOL_ERROR", frames_of(lambda stream: headers(2, STATUS, end=True))),
     "bad_settings": ("FLOW_CONTROL_ERROR", frames_of(lambda stream: settings((4, 1 << 31)))),
@@ -98,27 +103,62 @@ FINE: dict[str, Http2Answer] = {
 }
 HELD = replace(OK, wait_for="go")
 POOL = [
-    Row("two_on_one_connection", (Head(), Reached(), Head(stream=3), Reached(2), Fire("go"), Over((1, 3))), route=ROUTE % "many",
-        answers=(HELD,)),
-    one("priority_of_itself", Head(), route=ROUTE % "h", answers=(frames_of(lambda stream: priority(stream, stream), OK.frames),),
-        differs="priority-frames", envoy=(":status: 200",), ours=(":status: 502", "RST_STREAM PROTOCOL_ERROR")),
-    Row("one_each", (Head(), Reached(), Head(stream=3), Reached(2), Fire("go"), Over((1, 3))), route=ROUTE % "one_each", answers=(HELD,)),
+    Row(
+        "two_on_one_connection",
+        (Head(), Reached(), Head(stream=3), Reached(2), Fire("go"), Over((1, 3))),
+        route=ROUTE % "many",
+        answers=(HELD,),
+    ),
+    one(
+        "priority_of_itself",
+        Head(),
+        route=ROUTE % "h",
+        answers=(frames_of(lambda stream: priority(stream, stream), OK.frames),),
+        differs="priority-frames",
+        envoy=(":status: 200",),
+        ours=(":status: 502", "RST_STREAM PROTOCOL_ERROR"),
+    ),
+    Row(
+        "one_each",
+        (Head(), Reached(), Head(stream=3), Reached(2), Fire("go"), Over((1, 3))),
+        route=ROUTE % "one_each",
+        answers=(HELD,),
+    ),
     Row("one_each_again", (Head(), Over(), Head(stream=3), Over((3,))), route=ROUTE % "one_each_again"),
     Row("none_allowed", (Head(), Over(), Head(stream=3), Over((3,))), route=ROUTE % "none"),
-    Row("configured_one_each", (Head(), Reached(), Head(stream=3), Reached(2), Fire("go"), Over((1, 3))), route=ROUTE % "configured",
-        answers=(HELD,)),
-    Row("max_requests", (Head(), Over(), Head(stream=3), Over((3,)), Head(stream=5), Over((5,))), route=ROUTE % "two_requests",
-        ignore=("stat cluster.two_requests.upstream_cx_protocol_error",)),  # Envoy counts its own closing
-    Row("requests_breaker", (Head(), Reached(), Head(stream=3), Over((3,)), Fire("go"), Over()), route=ROUTE % "one_active", answers=(HELD,)),
+    Row(
+        "configured_one_each",
+        (Head(), Reached(), Head(stream=3), Reached(2), Fire("go"), Over((1, 3))),
+        route=ROUTE % "configured",
+        answers=(HELD,),
+    ),
+    Row(
+        "max_requests",
+        (Head(), Over(), Head(stream=3), Over((3,)), Head(stream=5), Over((5,))),
+        route=ROUTE % "two_requests",
+        ignore=("stat cluster.two_requests.upstream_cx_protocol_error",),
+    ),  # Envoy counts its own closing
+    Row(
+        "requests_breaker",
+        (Head(), Reached(), Head(stream=3), Over((3,)), Fire("go"), Over()),
+        route=ROUTE % "one_active",
+        answers=(HELD,),
+    ),
     Row("http1_and_http2_downstream", (Request1(get("/")), Head(), Over(), Request1(get("/"))), route=ROUTE % "shared"),
     Row("no_settings", (Head(), Over()), route=ROUTE % "mute"),
     Row("not_http2", (Head(), Over()), route=ROUTE % "plain"),
 ]
 ROWS = [
-    *(one(name, Head(), route=ROUTE % "h", answers=(what,), ignore=("upstream goaway",)) for name, what in MALFORMED.items()),
+    *(
+        one(name, Head(), route=ROUTE % "h", answers=(what,), ignore=("upstream goaway",))
+        for name, what in MALFORMED.items()
+    ),
     *(one(f"stream_{name}", Head(), route=ROUTE % "stream", answers=(what,)) for name, what in MALFORMED.items()),
     *(one(f"error_{name}", Head(), route=ROUTE % "h", answers=(what,)) for name, what in STREAM_ERRORS.items()),
-    *(one(f"loud_{name}", Head(), route=ROUTE % "h", answers=(what,), ignore=("stat cluster.h.http2.rx_messaging",)) for name, what in LOUD_CONNECTION_ERRORS.items()),
+    *(
+        one(f"loud_{name}", Head(), route=ROUTE % "h", answers=(what,), ignore=("stat cluster.h.http2.rx_messaging",))
+        for name, what in LOUD_CONNECTION_ERRORS.items()
+    ),
     *(
         one(f"closed_{name}", Head(), route=ROUTE % "h", answers=(what,), ignore=("upstream goaway",))
         for name, (_, what) in CONNECTION_ERRORS.items()

@@ -121,17 +121,18 @@ class Http2EchoUpstream:
         await eventually(lambda: not self.connections, "the upstream's connections to end")
 
     def go_away(self) -> int:
-        """Take no further streams on the connections that there are, and finish those that came; how many have some."""
-        for connection in self.connections:
+        """Take no further streams on the connections that have some, and finish those; how many connections."""
+        busy = [connection for connection in self.connections if connection.open and not connection.going]
+        for connection in busy:
             connection.go_away(connection.last_id)
-        return sum(1 for connection in self.connections if connection.open)
+        return len(busy)
 
     def go_away_unprocessed(self) -> int:
         """The same, but of the streams that have no answer yet only the older half is finished; how many are not."""
         dropped = 0
         for connection in self.connections:
             waiting = sorted(connection.open)
-            if len(waiting) > 1:
+            if len(waiting) > 1 and not connection.going:
                 last = waiting[len(waiting) // 2 - 1]
                 dropped += sum(stream > last for stream in waiting)
                 connection.go_away(last)
@@ -153,6 +154,11 @@ class _EchoPeer(Http2Peer):
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         self._upstream.connections.discard(self)
+
+    @property
+    def going(self) -> bool:
+        """Whether it has said GOAWAY."""
+        return self._last_taken != MAX_WINDOW
 
     def go_away(self, last: int) -> None:
         """h2 would take this for the end of the connection: it is not told."""
@@ -190,7 +196,7 @@ class _EchoPeer(Http2Peer):
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if self._last_taken != MAX_WINDOW and not self.open:
+        if self.going and not self.open:
             self.transport.close()
 
 

@@ -124,7 +124,7 @@ def test_a_reader_that_stops_stops_the_server(channel: grpc.Channel, servers: Wo
 
     def is_still() -> bool:
         nonlocal before
-        told = json.loads(next(events(iter([b""]), timeout=30)))["sent"]
+        told = int(json.loads(next(events(iter([b""]), timeout=30)))["sent"])
         still, before = told == before, told
         return still
 

@@ -7,8 +7,6 @@ kernel's buffers of the proxy's sockets.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import socket
 import ssl
 import threading
@@ -18,81 +16,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.bulk import DEADLINE_S, KIB, MIB, PATTERN, Memory, Reader, Sender, kernel_bytes
 from tests.integration.config import Json, bootstrap, cluster, direct, forward, listener, tcp_listener
 from tests.support.proxy import ProxyProcess, start_meshproxy
 from tests.support.wire import WireReader
 from tests.tls.certificates import dns, issue, world
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
-_KIB = 1024
-_MIB = 1024 * _KIB
-_DEADLINE_S = 60
-_BULK = 64 * _MIB
+_BULK = 64 * MIB
 _MANY = 16
-_REQUEST = 4 * _KIB
-_QUIET_S = 0.3  # a sender that cannot send for so long is held back
-_READ_FIRST = 300 * _KIB
-_PIECE = 16 * _KIB
-_END_BUFFER = 64 * _KIB  # of the test's own sockets
-_LIMIT = 64 * _KIB  # of the proxy's buffers
+_REQUEST = 4 * KIB
+_READ_FIRST = 300 * KIB
+_END_BUFFER = 64 * KIB  # of the test's own sockets
+_LIMIT = 64 * KIB  # of the proxy's buffers
 _MEMORY_MIB = 8
-_PATTERN = os.urandom(_MIB)
 _SERVER = issue("server", world().ca, names=dns("a.test"))
 Sockets = tuple[socket.socket, socket.socket]
-
-
-def kernel_bytes() -> int:
-    """What the kernel may keep for one connection of the proxy's: its receive and its send buffer at their largest."""
-    found = (Path(f"/proc/sys/net/ipv4/tcp_{name}mem").read_text().split()[2] for name in "rw")
-    return sum(map(int, found))
-
-
-class Memory:
-    """How much the resident memory of a process has grown at most since the object was made."""
-
-    def __init__(self, pid: int) -> None:
-        self._status = Path(f"/proc/{pid}/status")
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is what it is now
-        self._before_kib = self._peak_kib()
-
-    def grown_mib(self) -> float:
-        return (self._peak_kib() - self._before_kib) / _KIB
-
-    def _peak_kib(self) -> int:
-        lines = self._status.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-
-
-class Sender:
-    """Sends so many bytes on a socket: a pattern again and again."""
-
-    def __init__(self, sock: socket.socket, total: int, pattern: bytes = _PATTERN) -> None:
-        self._sock = sock
-        self._total = total
-        self._pattern = pattern
-        self.sent = 0
-
-    def fill(self) -> int:
-        """Send until nothing goes any more; returns how much went."""
-        self._sock.settimeout(_QUIET_S)
-        try:
-            self._send()
-        except TimeoutError:
-            return self.sent
-        raise AssertionError(f"nothing held the sender back, of {self.sent} bytes")
-
-    def finish(self) -> threading.Thread:
-        """Send the rest, on a thread of its own."""
-        self._sock.settimeout(_DEADLINE_S)
-        thread = threading.Thread(target=self._send)
-        thread.start()
-        return thread
-
-    def _send(self) -> None:
-        while self.sent < self._total:
-            at = self.sent % len(self._pattern)
-            # What could not be sent is offered again just as it was: TLS asks for that.
-            self.sent += self._sock.send(self._pattern[at : at + min(_PIECE, self._total - self.sent)])
 
 
 class Chunks:
@@ -112,30 +51,6 @@ class Chunks:
         return piece
 
 
-class Reader:
-    """Reads the pattern."""
-
-    def __init__(self, sock: socket.socket | Chunks, first: bytes = b"") -> None:
-        self._sock = sock
-        self._found = hashlib.sha256(first)
-        self.received = len(first)
-
-    def read(self, until: int) -> None:
-        """Up to so many bytes since the beginning."""
-        while self.received < until:
-            piece = self._sock.recv(min(until - self.received, 256 * _KIB))
-            assert piece, f"the end came after {self.received} bytes"
-            self._found.update(piece)
-            self.received += len(piece)
-
-    def is_right(self) -> bool:
-        """Whether all came as the pattern was sent."""
-        expected = hashlib.sha256()
-        for start in range(0, self.received, _MIB):
-            expected.update(_PATTERN[: self.received - start])
-        return self._found.digest() == expected.digest()
-
-
 class Bench:
     """A proxy with a listener for every kind of stream, and the sockets at both its ends."""
 
@@ -146,7 +61,7 @@ class Bench:
             (directory / name).write_bytes(content)
         self._directory = directory
         self._listening = cleanup.enter_context(socket.create_server(("127.0.0.1", 0)))
-        self._listening.settimeout(_DEADLINE_S)
+        self._listening.settimeout(DEADLINE_S)
         self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _END_BUFFER)
         self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _END_BUFFER)
         self.proxy: ProxyProcess = cleanup.enter_context(start_meshproxy(self._bootstrap()))
@@ -177,7 +92,7 @@ class Bench:
                 each["filter_chains"][0]["transport_socket"] = self._downstream_tls()
         port = self._listening.getsockname()[1]
         to_tls: Json = {"transport_socket": self._upstream_tls()}
-        secure_cluster = cluster("secure", port, **buffers, **to_tls) | {"connect_timeout": f"{_DEADLINE_S}s"}
+        secure_cluster = cluster("secure", port, **buffers, **to_tls) | {"connect_timeout": f"{DEADLINE_S}s"}
         clusters = [cluster("plain", port, **buffers), secure_cluster]
         return bootstrap(listeners, clusters)
 
@@ -199,7 +114,7 @@ class Bench:
         sock = self.cleanup.enter_context(socket.socket())
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _END_BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _END_BUFFER)
-        sock.settimeout(_DEADLINE_S)
+        sock.settimeout(DEADLINE_S)
         sock.connect(("127.0.0.1", self.ports[name]))
         if name in _TLS_DOWNSTREAM:
             context = ssl.create_default_context(cadata=world().ca.pem.decode())
@@ -209,7 +124,7 @@ class Bench:
     def accept(self, name: str) -> WireReader:
         """The upstream connection of a listener."""
         sock = self.cleanup.enter_context(self._listening.accept()[0])
-        sock.settimeout(_DEADLINE_S)
+        sock.settimeout(DEADLINE_S)
         if name in _TLS_UPSTREAM:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._directory / "server.pem", self._directory / "server.key")
@@ -314,7 +229,7 @@ def bench(shared: Bench) -> Iterator[Bench]:
         shared.cleanup = of_all
 
 
-@pytest.mark.parametrize("total", [_BULK, pytest.param(1024 * _MIB, marks=pytest.mark.long)], ids=["64MiB", "1GiB"])
+@pytest.mark.parametrize("total", [_BULK, pytest.param(1024 * MIB, marks=pytest.mark.long)], ids=["64MiB", "1GiB"])
 @pytest.mark.parametrize(("name", "direction", "begin"), STREAMS, ids=[f"{name}-{way}" for name, way, _ in STREAMS])
 def test_a_reader_that_stops(
     bench: Bench, name: str, direction: str, begin: Callable[[Bench, str, int], Sockets], total: int
@@ -326,7 +241,7 @@ def test_a_reader_that_stops(
     beginning.start()
     held = sender.fill()
     beginning.join()
-    assert held < _READ_FIRST + kernel_bytes() + _MEMORY_MIB * _MIB
+    assert held < _READ_FIRST + kernel_bytes() + _MEMORY_MIB * MIB
     assert memory.grown_mib() < _MEMORY_MIB
     rest = sender.finish()
     reader.read(total)
@@ -342,9 +257,9 @@ def test_small_chunks_to_a_reader_that_stops(bench: Bench, direction: str) -> No
         sink, source = exchange_heads(bench, "http", request + b"\r\n", response + _CHUNKED, _BULK)
     else:
         source, sink = exchange_heads(bench, "http", request + _CHUNKED, b"", _BULK)
-    pieces = (_PATTERN[at : at + _KIB] for at in range(0, _MIB, _KIB))
+    pieces = (PATTERN[at : at + KIB] for at in range(0, MIB, KIB))
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
-    sender = Sender(source, _BULK // _MIB * len(chunks), chunks)
+    sender = Sender(source, _BULK // MIB * len(chunks), chunks)
     memory, reader = Memory(bench.proxy.pid), Reader(Chunks(sink))
     sender.fill()
     assert memory.grown_mib() < _MEMORY_MIB
@@ -391,7 +306,7 @@ def test_an_upload_before_the_upstream_is_connected(bench: Bench, name: str) -> 
         downstream.sock.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % _BULK)
     memory, sender = Memory(bench.proxy.pid), Sender(downstream.sock, _BULK)
     held = sender.fill()  # TCP connects by itself; the handshake waits for `accept`, and CONNECT for an answer
-    assert held < kernel_bytes() + _MEMORY_MIB * _MIB
+    assert held < kernel_bytes() + _MEMORY_MIB * MIB
     assert memory.grown_mib() < _MEMORY_MIB
     rest = sender.finish()
     upstream = bench.accept(name)
@@ -416,7 +331,7 @@ def test_requests_whose_answers_nobody_reads(bench: Bench) -> None:
     answer_bytes = head_bytes + len(downstream.read_exactly(4000))
     memory, sender = Memory(bench.proxy.pid), Sender(downstream.sock, _BULK, request)
     held = sender.fill()
-    assert held < kernel_bytes() + _MEMORY_MIB * _MIB
+    assert held < kernel_bytes() + _MEMORY_MIB * MIB
     assert memory.grown_mib() < _MEMORY_MIB
     rest = sender.finish()
     downstream.buffer = b""

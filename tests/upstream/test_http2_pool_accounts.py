@@ -16,6 +16,7 @@ from meshproxy.upstream.cluster import Cluster
 from tests.upstream.harness import Call, Upstream, World, cluster_dict, endpoint, turns, until, upstream, world
 from tests.upstream.http2_peer import MAX_CONCURRENT_STREAMS, Http2Peer, speaking_http2
 
+GONE = (h2.exceptions.ProtocolError, RuntimeError)  # the proxy has reset the stream, or closed, meanwhile
 ENDS = ("end", "reset", "failure")
 
 
@@ -40,7 +41,8 @@ class Peers:
     async def _serve(self, peer: Http2Peer) -> None:
         try:
             while True:
-                self.waiting.append((peer, await peer.request()))
+                stream_id = await peer.request()
+                self.waiting.append((peer, stream_id))
         except (AssertionError, ConnectionError, h2.exceptions.ProtocolError):
             peer.close()
             if peer in self.open:
@@ -72,15 +74,16 @@ class Peers:
             else:
                 self.open.remove(peer)
                 peer.close()
-        except h2.exceptions.ProtocolError:
-            return  # the proxy has reset the stream meanwhile
+        except GONE:
+            return
 
     def finish(self) -> bool:
         """Answer all that there is."""
         for peer in self.open:
-            peer.allow(100)
+            with contextlib.suppress(*GONE):
+                peer.allow(100)
         while (taken := self.take()) is not None:
-            with contextlib.suppress(h2.exceptions.ProtocolError):
+            with contextlib.suppress(*GONE):
                 taken[0].answer(taken[1])
         return True
 

@@ -10,7 +10,8 @@ from meshproxy.codec.content_length import NO_LENGTH
 from meshproxy.codec.headers import UPGRADE, HeaderMap
 from meshproxy.codec.http2 import constants as h2
 from meshproxy.codec.http2 import details
-from meshproxy.codec.http2.connection import Http2Connection, Http2Error
+from meshproxy.codec.http2.connection import Http2Connection
+from meshproxy.codec.http2.failures import Http2Error
 from meshproxy.codec.http2.messages import (
     LearntHeads,
     Message,
@@ -150,7 +151,7 @@ class Http2ClientConnection(Http2Connection):
         decoder = self.decoder
         self.read_block(block)
         if decoder.too_large:
-            self.too_large(stream)
+            self.too_large(stream, decoder.too_many)
             return None
         read = read_response(decoder.fields, decoder.known, decoder.invalid, decoder.sensitive)
         if isinstance(read, Refused):

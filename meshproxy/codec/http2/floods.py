@@ -1,4 +1,7 @@
-"""Frames that cost their receiver more than their sender: how many a peer may send, by Envoy's limits and counters."""
+"""Frames that cost their receiver more than their sender: how many a peer may send, by Envoy's limits and counters.
+
+What of our own frames a peer does not take is counted where it is sent (`sending.py`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from meshproxy.codec.http2.settings import Http2Settings
 from meshproxy.codec.http2.stats import Http2Stats
 
 
-class Floods:
+class InboundFloods:
     """The counts of one connection. Each method counts a frame, and raises Http2Flood when there are too many."""
 
     def __init__(self, settings: Http2Settings, stats: Http2Stats) -> None:
@@ -21,10 +24,6 @@ class Floods:
         self.empty_frames: int = 0  # in a row
         self._priority_frames: int = 0
         self._window_updates: int = 0
-        self._outbound_frames: int = 0  # that have not been written to the socket, as far as we know
-        self._outbound_control_frames: int = 0
-
-    # -- what comes
 
     def on_empty_frame(self) -> None:
         """DATA without data, or a piece of a field block without bytes, that ends nothing."""
@@ -45,23 +44,3 @@ class Floods:
         if self._window_updates > 5 + 2 * (self.opened + allowed):  # Envoy's formula
             self._stats.inbound_window_update_frames_flood += 1
             raise Http2Flood("too many WINDOW_UPDATE frames", details.WINDOW_UPDATE_FLOOD)
-
-    # -- what goes, and is not read
-
-    def on_outbound(self, frames: int) -> None:
-        """So many of any kind."""
-        self._outbound_frames += frames
-        if self._outbound_frames > self._settings.max_outbound_frames:
-            self._stats.outbound_flood += 1
-            raise Http2Flood("too many frames wait", details.OUTBOUND_FRAMES_FLOOD)
-
-    def on_outbound_control(self) -> None:
-        """One that a peer can provoke (Envoy: SETTINGS and PING acknowledgements, RST_STREAM)."""
-        self._outbound_control_frames += 1
-        if self._outbound_control_frames > self._settings.max_outbound_control_frames:
-            self._stats.outbound_control_flood += 1
-            raise Http2Flood("too many answers wait", details.OUTBOUND_CONTROL_FLOOD)
-
-    def on_output_written(self) -> None:
-        """The socket has taken all that it was given."""
-        self._outbound_frames = self._outbound_control_frames = 0

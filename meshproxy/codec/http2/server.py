@@ -7,7 +7,8 @@ from typing import Final
 from meshproxy.codec.connection import ServerConnectionCallbacks
 from meshproxy.codec.headers import UPGRADE, HeaderMap, status_code
 from meshproxy.codec.http2 import constants as h2
-from meshproxy.codec.http2.connection import Http2Connection, Http2Error
+from meshproxy.codec.http2.connection import Http2Connection
+from meshproxy.codec.http2.failures import Http2Error
 from meshproxy.codec.http2.messages import (
     LearntHeads,
     Message,
@@ -99,7 +100,7 @@ class Http2ServerConnection(Http2Connection):
         decoder = self.decoder
         if decoder.too_large:
             self._open_refused(stream)
-            self.too_large(stream)
+            self.too_large(stream, decoder.too_many)
             return None
         read = read_request(
             decoder.fields, decoder.known, decoder.invalid, decoder.sensitive, self.settings.allow_connect

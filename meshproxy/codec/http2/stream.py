@@ -172,6 +172,9 @@ class Http2Stream(StreamEncoder):
     def send_trailers(self, trailers: HeaderMap) -> None:
         if self.ended or not self.head_sent:
             return
+        if not trailers.fields:  # a filter took them all: the data ends the message, as in Envoy
+            self.send_data(b"", True)
+            return
         self.ended = True
         if self._waiting is None:
             self.connection.write_trailers(self, trailers)
@@ -288,5 +291,3 @@ class Http2Stream(StreamEncoder):
             self._held_trailers = None
         unsent, self.waiting_bytes = self.waiting_bytes, 0
         return unsent
-
-

@@ -33,8 +33,8 @@ def wrap(data: bytes, content_type: str, unknown: dict[str, list[str]], path: li
 
 
 def unwrap(message_class: Any, message: bytes, path: list[str]) -> tuple[str, bytes]:
-    """The content type and the data of the HttpBody in a message. Raises ResponseError, also for a type that is no value
-    of a header."""
+    """Content type and data of the HttpBody in a message. Raises ResponseError, also where no header can hold the
+    type."""
     try:
         body = message_class.FromString(message)
     except DecodeError as error:

@@ -1,0 +1,229 @@
+"""Long downloads and uploads with HTTP/2 on either side, to a reader that stops reading: the sender is held back, the
+proxy's memory stays near its windows and limits, and the connection's other streams go on.
+
+Both ends are the test's own sockets, with small buffers, as in test_long_streams.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+import pytest
+
+from tests.integration.bulk import DEADLINE_S, KIB, MIB, Memory, Reader, Sender, Sink, Source, kernel_bytes
+from tests.integration.config import Json, bootstrap, cluster, forward, listener
+from tests.integration.http2_body import BulkWire, Http2Body
+from tests.integration.http2_load import http2_cluster
+from tests.support.http2_wire import MAX_WINDOW, PREFACE, headers
+from tests.support.polling import wait_for
+from tests.support.proxy import ProxyProcess, start_meshproxy
+from tests.support.wire import WireReader
+
+_BULK = 64 * MIB
+_READ_FIRST = 300 * KIB
+_END_BUFFER = 64 * KIB  # of the test's own sockets
+_LIMIT = 64 * KIB  # of the proxy's buffers
+_STREAM_WINDOW = 64 * KIB  # of the proxy
+_CONNECTION_WINDOW = 256 * KIB
+_WINDOW = 64 * KIB - 1  # of the test's ends
+_TURN_BYTES = 512 * KIB  # that the proxy may take in, and give out, before it looks at its limits
+_MEMORY_MIB = 8
+_OTHER = b"another" * 4000
+_SMALL: Json = {
+    "initial_stream_window_size": _STREAM_WINDOW,
+    "initial_connection_window_size": _CONNECTION_WINDOW,
+}
+_DEFAULT_WINDOW = 16 * MIB  # of a stream, in Envoy
+_DEFAULT_LIMIT = MIB  # of a buffer, in Envoy
+
+DOWN: Final = "down"
+UP: Final = "up"
+PAIRS = ["h2-h2", "h2-h1", "h1-h2"]
+# How the reader stops: it lets its stream's window run out, or reads nothing from its socket, whatever its windows.
+WINDOW: Final = "window"
+SOCKET: Final = "socket"
+WAYS = [
+    (pair, way, stops)
+    for pair in PAIRS
+    for way in (DOWN, UP)
+    for stops in (WINDOW, SOCKET)
+    if stops == SOCKET or pair.split("-")[way == UP] == "h2"
+]
+each_way = pytest.mark.parametrize(("pair", "way", "stops"), WAYS, ids=["-".join(way) for way in WAYS])
+
+
+class Bench:
+    """A proxy with a listener for every pair of protocols, and the upstream's sockets."""
+
+    def __init__(self, cleanup: ExitStack) -> None:
+        self._listening = {kind: cleanup.enter_context(_listening_socket()) for kind in ("h1", "h2")}
+        self.proxy: ProxyProcess = cleanup.enter_context(start_meshproxy(self._bootstrap()))
+        self.ports = self.proxy.listener_ports()
+        self.cleanup = cleanup
+
+    def _bootstrap(self) -> str:
+        listeners: list[Json] = []
+        clusters: list[Json] = []
+        for name, windows, buffers in (
+            ("small", _SMALL, {"per_connection_buffer_limit_bytes": _LIMIT}),
+            ("default", {}, {}),
+            ("idle", _SMALL, {"per_connection_buffer_limit_bytes": _LIMIT}),
+        ):
+            manager: Json = {"http2_protocol_options": windows}
+            if name == "idle":
+                manager["stream_idle_timeout"] = "0.5s"
+            for kind in ("h1", "h2"):
+                port = self._listening[kind].getsockname()[1]
+                http2 = http2_cluster(**windows) if kind == "h2" else {}
+                clusters.append(cluster(f"{name}-{kind}", port, **http2, **buffers))
+                to = [forward("/", f"{name}-{kind}", timeout="0s")]
+                listeners.append(listener(f"{name}-{kind}", to, manager=manager, **buffers))
+        return bootstrap(listeners, clusters)
+
+    def connect(self, name: str) -> socket.socket:
+        """A downstream socket."""
+        sock = self.cleanup.enter_context(socket.socket())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _END_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _END_BUFFER)
+        sock.settimeout(DEADLINE_S)
+        sock.connect(("127.0.0.1", self.ports[name]))
+        return sock
+
+    def accept(self, kind: str) -> socket.socket:
+        """An upstream socket."""
+        sock = self.cleanup.enter_context(self._listening[kind].accept()[0])
+        sock.settimeout(DEADLINE_S)
+        return sock
+
+    def gauges(self) -> dict[str, int]:
+        """Those that must be 0 when nobody is there, where they are not."""
+        found = self.proxy.stats(r"cx_active|rq_active|streams_active|pending_send|rq_pending_active|frames_active")
+        return {name: value for name, value in found.items() if value and not name.startswith(("http.admin", "server"))}
+
+
+def _listening_socket() -> socket.socket:
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.settimeout(DEADLINE_S)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _END_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _END_BUFFER)
+    return sock
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Bench]:
+    """One proxy for all tests."""
+    with ExitStack() as cleanup:
+        yield Bench(cleanup)
+
+
+@pytest.fixture
+def bench(shared: Bench) -> Iterator[Bench]:
+    """The proxy; connections of the test end with it, and leave nothing behind."""
+    of_all = shared.cleanup
+    with ExitStack() as connections:
+        shared.cleanup = connections
+        yield shared
+    shared.cleanup = of_all
+    wait_for(lambda: not shared.gauges(), "all to be freed", 20.0)
+    assert "Traceback" not in shared.proxy.output()
+
+
+class Exchange:
+    """A request and a response with a long body on one of them; and others beside it."""
+
+    def __init__(self, bench: Bench, listener_name: str, pair: str, way: str, stops: str, total: int) -> None:
+        self.front, self.back = pair.split("-")
+        self._bench = bench
+        self._way = way
+        self._name = f"{listener_name}-{self.back}"
+        self._window = _WINDOW if stops == WINDOW else MAX_WINDOW
+        self.downstream: BulkWire | None = None
+        self.upstream: BulkWire | None = None
+        self._request_ends = way == DOWN
+        asked = self._ask(total)
+        taken = self._take(asked)
+        source: Any = taken if way == DOWN else asked
+        sink: Any = asked if way == DOWN else taken
+        self.source: Source = source
+        self.sink: Sink = sink
+        if way == DOWN:
+            self._answer(asked, taken, total)
+
+    def _ask(self, total: int) -> socket.socket | Http2Body:
+        sock = self._bench.connect(self._name)
+        if self.front == "h1":
+            length = b"" if self._request_ends else b"content-length: %d\r\n" % total
+            sock.sendall(b"%s / HTTP/1.1\r\nhost: a\r\n%s\r\n" % (b"GET" if self._request_ends else b"POST", length))
+            return sock
+        self.downstream = BulkWire(sock, PREFACE, self._window)
+        length_field = [] if self._request_ends else [("content-length", str(total))]
+        self.downstream.send(headers(1, [*_request(self._request_ends), *length_field], end=self._request_ends))
+        return Http2Body(self.downstream, 1)
+
+    def _take(self, asked: socket.socket | Http2Body) -> socket.socket | Http2Body:
+        sock = self._bench.accept(self.back)
+        if self.back == "h1":
+            WireReader(sock).read_head()
+            return sock
+        self.upstream = BulkWire(sock, b"", self._window)
+        assert self.upstream.read_bytes(len(PREFACE)) == PREFACE
+        return Http2Body(self.upstream, self.upstream.wait_new())
+
+    def _answer(self, asked: socket.socket | Http2Body, taken: socket.socket | Http2Body, total: int) -> None:
+        if self.upstream is not None:
+            self.upstream.send(headers(1, [(":status", "200"), ("content-length", str(total))]))
+        elif isinstance(taken, socket.socket):
+            taken.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
+        if self.downstream is not None:
+            self.downstream.wait_head(1)
+        elif isinstance(asked, socket.socket):
+            assert WireReader(asked).read_head().status == 200
+
+    def another(self) -> None:
+        """A request beside the long one, on the same connections where those have room for it, and its answer."""
+        downstream, upstream = self.downstream, self.upstream
+        if downstream is None or self._stuck(DOWN):
+            downstream = BulkWire(self._bench.connect(self._name), PREFACE)
+        stream = max(downstream.streams, default=-1) + 2
+        downstream.ask(stream, _request(False), _OTHER)
+        if upstream is None or self._stuck(UP):
+            upstream = self._another_upstream()
+        seen = upstream.wait_new()
+        assert upstream.take_all(seen) == _OTHER
+        upstream.send(headers(seen, [(":status", "200")]))
+        upstream.send_all(seen, _OTHER)
+        assert downstream.take_all(stream) == _OTHER
+
+    def _stuck(self, way: str) -> bool:
+        """Whether nothing is read from that end's socket."""
+        return self._way == way and self._window == MAX_WINDOW
+
+    def _another_upstream(self) -> BulkWire:
+        raise NotImplementedError
+
+
+def _request(ends: bool) -> list[tuple[str, str]]:
+    return [(":method", "GET" if ends else "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+
+
+@pytest.mark.parametrize("total", [_BULK, pytest.param(1024 * MIB, marks=pytest.mark.long)], ids=["64MiB", "1GiB"])
+@each_way
+def test_a_reader_that_stops(bench: Bench, pair: str, way: str, stops: str, total: int) -> None:
+    exchange = Exchange(bench, "small", pair, way, stops, total)
+    memory, sender, reader = Memory(bench.proxy.pid), Sender(exchange.source, total), Reader(exchange.sink)
+    beginning = threading.Thread(target=reader.read, args=(_READ_FIRST,))
+    beginning.start()
+    held = sender.fill()
+    beginning.join()
+    outside = _WINDOW if stops == WINDOW else kernel_bytes()
+    inside = _LIMIT + _STREAM_WINDOW + _TURN_BYTES + (kernel_bytes() if "h1" in pair else 0)
+    assert held < _READ_FIRST + outside + inside
+    rest = sender.finish()
+    reader.read(total)
+    rest.join()
+    assert reader.is_right()
+    assert memory.grown_mib() < _MEMORY_MIB
