@@ -128,7 +128,7 @@ class Router:
             else:
                 headers.append(timeouts.expected_field, h.ENVOY | h.ENVOY_TIMEOUT)
         if timeouts.tells_grpc and timeouts.expected_ms:
-            headers.set(b"grpc-timeout", encode_timeout(timeouts.expected_ms))
+            headers.set(b"grpc-timeout", encode_timeout(float(timeouts.expected_ms)))
         dynamic = self.config.dynamic_stats and not info.health_check
         if route.has_stats or alternative is not None or not dynamic:
             self.counts = request_counts(route, cluster, dynamic, headers, info, alternative)
@@ -318,7 +318,7 @@ class Router:
             if not self.config.suppress_envoy_headers:
                 headers.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % expected_ms)
             if timeouts.tells_grpc:
-                headers.set(b"grpc-timeout", encode_timeout(expected_ms))
+                headers.set(b"grpc-timeout", encode_timeout(float(expected_ms)))
         if route.virtual_host.include_request_attempt_count:
             headers.set(b"x-envoy-attempt-count", b"%d" % self.attempts)
         if route.virtual_host.include_is_timeout_retry_header:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from mypy_extensions import mypyc_attr
-
 from meshproxy.clock import monotonic
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.net.address import Address
@@ -32,7 +30,6 @@ UNLIMITED: Final = 1 << 60
 UNTAKEN_MS: Final = 30_000.0  # a connection that is closed is given up when its peer takes nothing for so long
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class UpstreamConnection(ConnectHandler):
     """Base of the versions' connections.
 

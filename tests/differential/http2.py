@@ -38,6 +38,7 @@ OPENINGS = {
     "h_one": settings((3, 1)) + UPSTREAM_OPENING,
     "h_none": settings((3, 0)) + UPSTREAM_OPENING,
     "h_mute": b"",
+    "h_narrow": settings((4, 10)),
 }
 COMPARED_STATS = (
     r"(^|\.)http2\.(?!nghttp2|oghttp2|deferred|outbound|pending|streams_active)"
@@ -115,6 +116,16 @@ class Fire:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Write down how much data has come on each stream when a PING is answered."""
+
+
+@dataclass(frozen=True)
+class HeldUpstream:
+    """Write down how much data of each request has come upstream when its PING is answered."""
+
+
+@dataclass(frozen=True)
 class Leave:
     """The downstream goes away."""
 
@@ -152,7 +163,7 @@ class Request1:
     expect: bytes = b""
 
 
-Step = bytes | Over | Parts | Bytes | Goaway | Sync | Ended | Reached | WholeUpstream | Fire | Leave | Head | Request1
+Step = bytes | Over | Parts | Bytes | Goaway | Sync | Ended | Reached | WholeUpstream | Fire | Held | HeldUpstream | Leave | Head | Request1
 
 
 @dataclass(frozen=True)
@@ -350,6 +361,10 @@ class RowRun:
             case Fire(event):
                 self.side.plain.fire(event)
                 self.side.upstream.fire(event)
+            case HeldUpstream():
+                self.side.upstream.settle()
+                seen = [sum(len(part.body) for part in each.stream.parts) for each in self.side.upstream.script.seen]
+                self.texts.append(f"upstream has {seen} bytes")
             case Request1():
                 self.exchange(step)
             case _:
@@ -373,6 +388,10 @@ class RowRun:
                 downstream.read_until(lambda: len(downstream.goaways) >= count)
             case Sync():
                 assert downstream.barrier(), "the connection ended before the row's own frames"
+            case Held():
+                assert downstream.barrier()
+                held = {number: sum(len(part.body) for part in each.parts) for number, each in downstream.streams.items()}
+                self.texts.append(f"downstream has {held} bytes")
             case Ended():
                 downstream.wait_end()
                 self.end = "closed"

@@ -283,14 +283,14 @@ def test_grpc_web(start: Start) -> None:
     try:
         with running(start, "grpc-web", {8101: port}) as proxy:
             client = Client(proxy, "front")
-            origin = {"origin": "https://app.example"}
+            origin = "https://app.example"
             framed = b"\0\0\0\0" + bytes([len(request)]) + request
-            web = {"content_type": "application/grpc-web+proto", **origin}
-            page = client.ask(path, body=framed, method="POST", **web)
+            web = "application/grpc-web+proto"
+            page = client.ask(path, body=framed, method="POST", content_type=web, origin=origin)
             assert "Emma" in page.body
             assert "grpc-status:0\r\n" in page.body
-            assert page.headers["access-control-allow-origin"] == "https://app.example"
-            preflight = client.ask(path, method="OPTIONS", access_control_request_method="POST", **origin)
+            assert page.headers["access-control-allow-origin"] == origin
+            preflight = client.ask(path, method="OPTIONS", access_control_request_method="POST", origin=origin)
             assert "x-grpc-web" in preflight.headers["access-control-allow-headers"]
             bare = client.ask(path, body=request, method="POST", content_type="application/x-protobuf")
             assert (bare.status, bare.headers["grpc-status"]) == (200, "0")

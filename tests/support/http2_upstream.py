@@ -31,7 +31,7 @@ class Http2Answer:
     """What the upstream does with one request.
 
     `frames` makes the bytes of the answer from the stream's identifier. `early` answers the request's head, without
-    waiting for its end. `wait_for` names an event of the script before the answer goes out. `then` is "keep" or "close"
+    waiting for its end. `wait_for` names an event of the script before the answer goes out, or what is `first`. `then` is "keep" or "close"
     (FIN).
     """
 
@@ -39,6 +39,7 @@ class Http2Answer:
     early: bool = False
     wait_for: str = ""
     then: str = "keep"
+    first: Callable[[int], bytes] | None = None  # is sent before the request's end is awaited
 
 
 def answer(fields: Fields = (), body: bytes = b"ok", status: int = 200, *, early: bool = False) -> Http2Answer:
@@ -228,6 +229,9 @@ class Http2Upstream:
 
     def _answer(self, wire: Http2Wire, stream_id: int, stream: StreamSeen, what: Http2Answer) -> None:
         """In a thread of its own, since others go on meanwhile."""
+        if what.first is not None:
+            self._event(what.wait_for).wait(self._timeout_s)
+            wire.send_if_open(what.first(stream_id))
         if not what.early:
             with contextlib.suppress(TimeoutError):
                 wait_for(lambda: stream.over or wire.end or self._closed, "the request's end", self._timeout_s, 0.001)
