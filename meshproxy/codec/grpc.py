@@ -135,7 +135,7 @@ def timeout_ms(headers: HeaderMap) -> float | None:
 
 
 def encode_timeout(timeout_ms: float) -> bytes:
-    """A `grpc-timeout` of that many milliseconds, in the finest of Envoy's units in which it has eight digits at most."""
+    """A `grpc-timeout` of that many milliseconds, in the finest of Envoy's units that takes at most eight digits."""
     number = int(timeout_ms)
     if number <= _TIMEOUT_MAX:
         return b"%dm" % number

@@ -214,7 +214,7 @@ class HttpCall(PooledStream):
         basic = "upstream_reset_before_response_started"
         if self._status:
             basic = "upstream_reset_after_response_started"
-        elif connection is not None and connection.stale and self._may_reconnect(connection):
+        elif connection is not None and connection.lost_unseen(reason) and self._may_reconnect(connection):
             self._reconnected = True
             cluster.stats.count("upstream_rq_stale_connection_retry")
             self._attempt()

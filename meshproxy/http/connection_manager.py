@@ -19,7 +19,7 @@ from meshproxy.errors import RESET_LOCAL, RESET_TERMINATION, ProtocolError
 from meshproxy.http.http2_limits import FlushTimer, PrematureResets
 from meshproxy.http.manager_config import AUTO, HTTP2, ConnectionManagerConfig
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
-from meshproxy.http.router import ResponseTimer
+from meshproxy.http.response_timer import ResponseTimer
 from meshproxy.http.stream import Stream, StreamIdleTimer
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher, Flushable
@@ -143,7 +143,10 @@ class ConnectionManager(ServerConnectionCallbacks):
         return stream
 
     def on_send_pending(self) -> None:
-        self.connection.send_pending()
+        if self._http2 is not None and len(self._streams) > 1:
+            self.connection.send_gathered()  # answers that come on several upstream connections leave in one write
+        else:
+            self.connection.send_pending()
 
     def on_protocol_error(self, error: ProtocolError) -> None:
         """The peer sent what is no HTTP: on HTTP/1 it is answered (a response that has begun is cut); the connection

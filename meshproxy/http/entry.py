@@ -7,7 +7,7 @@ from typing import Final
 from meshproxy.codec.headers import FRAGMENT, HeaderMap
 from meshproxy.http import path as paths
 from meshproxy.http.manager_config import ConnectionManagerConfig
-from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.observe.stream_info import PROTOCOL_HTTP2, StreamInfo
 
 
 class RejectedRequest:
@@ -43,7 +43,7 @@ def check_and_normalize(
     if headers.get(b":authority") is None:
         return _MISSING_HOST
     if config.headers_with_underscores_action:
-        rejected = _check_underscores(config.headers_with_underscores_action, headers)
+        rejected = _check_underscores(config, headers, info)
         if rejected is not None:
             return rejected
     path = headers.get(b":path")
@@ -60,13 +60,17 @@ def check_and_normalize(
     return None
 
 
-def _check_underscores(action: int, headers: HeaderMap) -> RejectedRequest | None:
+def _check_underscores(
+    config: ConnectionManagerConfig, headers: HeaderMap, info: StreamInfo
+) -> RejectedRequest | None:
     """HttpProtocolOptions.HeadersWithUnderscoresAction: 1 refuses the request, 2 drops the headers."""
     named = [name for name, _ in headers.fields if b"_" in name]
     if not named:
         return None
-    if action == _REJECT_UNDERSCORES:
+    if config.headers_with_underscores_action == _REJECT_UNDERSCORES:
         return _UNDERSCORE
+    if info.protocol == PROTOCOL_HTTP2:
+        config.http2_stats.counts().dropped_headers_with_underscores += len(named)
     headers.remove_names(frozenset(named))
     return None
 

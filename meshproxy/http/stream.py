@@ -666,7 +666,12 @@ class Stream(StreamDecoder):
             return
         if rejected.stat:
             self.config.stats.count(rejected.stat)
-        if rejected.malformed:
+        if rejected.malformed and self.manager.is_http2:
+            self.config.http2_stats.counts().requests_rejected_with_underscores_in_headers += 1
+            self.info.request_headers = None
+            self.encoder.reset(RESET_LOCAL)
+            self.on_reset(RESET_REMOTE, "http2.unexpected_underscore")
+        elif rejected.malformed:
             self.config.stats.downstream_cx_protocol_error += 1
             self._count_unfinished()
             self.info.request_headers = None  # to the log it is no request, as with what the codec refuses

@@ -8,6 +8,7 @@ from meshproxy.clock import monotonic
 from meshproxy.codec.headers import HeaderMap, status_code
 from meshproxy.codec.stream import StreamEncoder
 from meshproxy.errors import RESET_LOCAL
+from meshproxy.http import failed_attempt
 from meshproxy.http.tcp_tunnel import TcpTunnel
 from meshproxy.http.timeouts import RequestTimeouts
 from meshproxy.http.tracing.span import AttemptSpan
@@ -361,13 +362,13 @@ class UpstreamRequest(PooledStream):
             return
         connection = self._connection
         if connection is not None:
-            self.stale = connection.stale
+            self.stale = connection.lost_unseen(reason)
             if self.multiplexed:
                 details = ""  # it is one stream's, and the codec's: no failure of the transport
         if self.span is not None:
             self.span.on_reset(reason)
         self._stop()
-        self.router.on_upstream_reset(self, reason, details)
+        failed_attempt.on_attempt_reset(self.router, self, reason, details)
 
     def on_above_write_watermark(self) -> None:
         self._downstream_paused += 1
@@ -396,10 +397,10 @@ class UpstreamRequest(PooledStream):
     def on_per_try_timeout(self) -> None:
         if self.span is not None:
             self.span.flags |= flags.UPSTREAM_REQUEST_TIMEOUT
-        self.router.on_per_try_timeout(self, False)
+        failed_attempt.on_per_try_timeout(self.router, self, False)
 
     def on_per_try_idle_timeout(self) -> None:
-        self.router.on_per_try_timeout(self, True)
+        failed_attempt.on_per_try_timeout(self.router, self, True)
 
     def on_max_duration(self) -> None:
-        self.router.on_max_duration(self)
+        failed_attempt.on_max_duration(self.router, self)

@@ -170,6 +170,12 @@ class Connection(Flushable):
             self._dirty = True
             self.dispatcher.mark_dirty(self)
 
+    def send_gathered(self) -> None:
+        """As `send_pending`, together with what the other sockets that are ready now have for this one."""
+        if not self._dirty:
+            self._dirty = True
+            self.dispatcher.mark_gathering(self)
+
     def flush(self) -> None:
         self._dirty = False
         if self._transport is None or self.state > CLOSING:
@@ -189,7 +195,8 @@ class Connection(Flushable):
         else:
             for part in data:
                 self.bytes_sent += len(part)
-                self._write(part)
+            if data:
+                self._transport.writelines(data)
         if self.state == CLOSING or self._ends_output:
             self._end_output()
 

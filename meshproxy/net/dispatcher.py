@@ -2,6 +2,7 @@
 
 Everything that happens on the request path happens inside a *turn*: a socket became readable, a timer fired. While the
 turn runs, connections that have something to send mark themselves; at its end each writes once, all it has, in one go.
+A connection that many others send through gathers what several turns have for it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import logging
 from asyncio import CancelledError, Task
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -22,6 +23,8 @@ from meshproxy.net.timers import TimerWheel
 __all__ = ["CancelledError", "Dispatcher", "Flushable", "Task", "new_future"]
 
 _log = logging.getLogger("meshproxy.main")
+
+_MOST_GATHERED_TURNS: Final = 16  # each may bring a whole read: then the output goes out, so that backpressure is felt
 
 
 def new_future() -> Any:
@@ -46,6 +49,9 @@ class Dispatcher:
         self.in_turn: bool = False
         self._dirty: list[Flushable] = []
         self._flush_scheduled: bool = False
+        self._gathering: list[Flushable] = []
+        self._gathered_turns: int = 0
+        self._gather_scheduled: bool = False
         self._tasks: set[Task[Any]] = set()
         self._next_connection_id: int = 0
         self.handshakes = HandshakeQueue(self)
@@ -61,6 +67,25 @@ class Dispatcher:
             self._flush_scheduled = True
             self.loop.call_soon(self._flush_soon)
 
+    def mark_gathering(self, what: Flushable) -> None:
+        """As `mark_dirty`, but flush `what` when all sockets that are ready now have been read: they may have more for
+        it, which then leaves in the same write."""
+        self._gathering.append(what)
+        if not self._gather_scheduled:
+            self._gather_scheduled = True
+            self.loop.call_soon(self._flush_gathered)
+
+    def _flush_gathered(self) -> None:
+        self._gather_scheduled = False
+        self.begin_turn()
+        self._end_gathering()
+        self.end_turn()
+
+    def _end_gathering(self) -> None:
+        self._dirty.extend(self._gathering)
+        self._gathering = []
+        self._gathered_turns = 0
+
     def _flush_soon(self) -> None:
         self._flush_scheduled = False
         self.begin_turn()
@@ -73,6 +98,10 @@ class Dispatcher:
 
     def end_turn(self) -> None:
         """Flush all that was marked; what is marked meanwhile is flushed too."""
+        if self._gathering:
+            self._gathered_turns += 1
+            if self._gathered_turns >= _MOST_GATHERED_TURNS:
+                self._end_gathering()
         while self._dirty:
             dirty = self._dirty
             self._dirty = []

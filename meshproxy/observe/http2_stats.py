@@ -12,6 +12,7 @@ class Http2Scope(StatsScope):
     """Codecs count in `counts`, which is below stats; whoever looks gets what came since from there."""
 
     COUNTERS: ClassVar[tuple[str, ...]] = (
+        "dropped_headers_with_underscores",
         "goaway_sent",
         "header_list_size_too_large",
         "header_overflow",
@@ -22,6 +23,7 @@ class Http2Scope(StatsScope):
         "keepalive_timeout",
         "outbound_control_flood",
         "outbound_flood",
+        "requests_rejected_with_underscores_in_headers",
         "rx_messaging_error",
         "rx_reset",
         "stream_refused_errors",
@@ -39,6 +41,7 @@ class Http2Scope(StatsScope):
     def __init__(self) -> None:
         super().__init__()
         self.counts = Http2Stats()
+        self.dropped_headers_with_underscores: int = 0
         self.goaway_sent: int = 0
         self.header_list_size_too_large: int = 0
         self.header_overflow: int = 0
@@ -49,6 +52,7 @@ class Http2Scope(StatsScope):
         self.keepalive_timeout: int = 0
         self.outbound_control_flood: int = 0
         self.outbound_flood: int = 0
+        self.requests_rejected_with_underscores_in_headers: int = 0
         self.rx_messaging_error: int = 0
         self.rx_reset: int = 0
         self.stream_refused_errors: int = 0

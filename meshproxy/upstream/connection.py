@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.clock import monotonic
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
+from meshproxy.errors import RESET_REMOTE_REFUSED
 from meshproxy.net.address import Address
 from meshproxy.net.connect import ConnectAttempt, ConnectHandler
 from meshproxy.net.connection import Connection
@@ -119,6 +120,10 @@ class UpstreamConnection(ConnectHandler):
             attempt.cancel()
 
     # -- streams
+
+    def lost_unseen(self, reason: int) -> bool:
+        """Whether a stream that was reset so was not looked at by the peer (`stale`): it may be sent again."""
+        return self.stale and (self.protocol == HTTP1 or reason == RESET_REMOTE_REFUSED)
 
     def begin(self, decoder: StreamDecoder) -> StreamEncoder:
         """Open a stream: the connection is ready, and perhaps is no more after that."""

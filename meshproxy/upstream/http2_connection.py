@@ -53,6 +53,16 @@ class Http2UpstreamConnection(UpstreamConnection):
 
     # -- streams
 
+    def send_gathered(self) -> None:
+        """The codec has output; what other downstream connections have for it meanwhile leaves in the same write."""
+        connection = self.connection
+        if connection is None:
+            return
+        if self._codec.streams_open > 1:
+            connection.send_gathered()
+        else:
+            connection.send_pending()
+
     def begin(self, decoder: StreamDecoder) -> StreamEncoder:
         codec = self._codec
         if self._keepalive is not None:
@@ -110,15 +120,18 @@ class Http2UpstreamConnection(UpstreamConnection):
     def on_max_streams(self) -> None:
         """The peer says how many streams it takes: perhaps fewer than there are."""
         self._count_unused()
-        expected = self.expected
-        self.pool.expect(self, 0)
         if self.state == READY and self.unused <= 0:
             self.pool.withdraw(self)
             self.state = BUSY
         elif self.state == BUSY and self.unused > 0:
             self.state = READY
             self.pool.on_ready(self)
-        if expected:
+        self._expect_no_more()
+
+    def _expect_no_more(self) -> None:
+        """It takes what it takes now: who hoped for more may want another connection."""
+        if self.expected:
+            self.pool.expect(self, 0)
             self.pool.replace()
 
     def on_goaway(self) -> None:
@@ -212,6 +225,7 @@ class Http2UpstreamConnection(UpstreamConnection):
             self.pool.withdraw(self)
         self.state = DRAINING
         self.unused = 0
+        self._expect_no_more()
         self.close()
 
     def abort(self) -> None:
@@ -234,7 +248,7 @@ class _CodecEvents(Http2ClientCallbacks):
         self._connection = connection
 
     def on_send_pending(self) -> None:
-        self._connection.send_pending()
+        self._connection.send_gathered()
 
     def on_stream_closed(self) -> None:
         self._connection.on_stream_closed()

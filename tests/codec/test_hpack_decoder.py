@@ -59,7 +59,7 @@ def test_2_3_2_the_newest_entry_is_the_first_of_the_dynamic_table() -> None:
 
 
 def test_2_3_2_duplicate_entries_are_no_error() -> None:
-    """ "The dynamic table can contain duplicate entries … MUST NOT be treated as an error by a decoder"."""
+    """The same field may stand in the table twice (RFC 7541 section 2.3.2)."""
     decoder = made()
     decoded(decoder, literal(A1) + literal(A1))
     assert decoded(decoder, index(62) + index(63)) == [A1, A1]
@@ -68,7 +68,7 @@ def test_2_3_2_duplicate_entries_are_no_error() -> None:
 @pytest.mark.parametrize("number", [63, 64, 126, 127, 128, 1 << 20, (1 << 35) - 1])
 @pytest.mark.parametrize("pattern", ["indexed", "inserted", "plain", "never"])
 def test_2_3_3_an_index_beyond_both_tables_is_an_error(number: int, pattern: str) -> None:
-    """ "MUST be treated as a decoding error"."""
+    """An index beyond both tables is an error (RFC 7541 section 2.3.3)."""
     decoder = made()
     decoded(decoder, literal(A1))
     representation = {
@@ -82,7 +82,7 @@ def test_2_3_3_an_index_beyond_both_tables_is_an_error(number: int, pattern: str
 
 
 def test_6_1_index_0_is_an_error() -> None:
-    """ "It MUST be treated as a decoding error if found in an indexed header field representation"."""
+    """The index 0 names nothing (RFC 7541 section 6.1)."""
     decoder = made()
     assert not decoder.decode(b"\x80")
     assert decoder.error == "no such index"
@@ -162,7 +162,7 @@ def test_4_4_the_oldest_entries_make_room() -> None:
 
 
 def test_4_4_an_entry_larger_than_the_table_empties_it() -> None:
-    """ "It is not an error to attempt to add an entry that is larger than the maximum size"."""
+    """An entry larger than the table leaves it empty, and is no error (RFC 7541 section 4.4)."""
     decoder = made()
     decoded(decoder, resize(68) + literal(A1) + literal(B2))
     assert decoded(decoder, literal((b"large", b"x" * 40))) == [(b"large", b"x" * 40)]
@@ -216,8 +216,7 @@ def test_no_size_update_is_due_where_the_table_may_stay_as_it_is() -> None:
     ],
 )
 def test_5_1_integers_beyond_our_limits_are_errors(block: bytes) -> None:
-    """ "Integer encodings that exceed implementation limits -- in value or octet length -- MUST be treated as decoding
-    errors"."""
+    """Integers beyond our limits, in value or in octets, are errors (RFC 7541 section 5.1)."""
     assert not made().decode(block)
 
 

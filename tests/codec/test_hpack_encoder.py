@@ -116,7 +116,7 @@ def test_4_2_a_new_size_is_told_in_the_next_block() -> None:
 
 
 def test_4_2_the_smallest_size_in_between_is_told_first() -> None:
-    """ "…signaled … by sending at most two dynamic table size updates: the smallest … and the final"."""
+    """Of several changes the next block tells the smallest size and the last (RFC 7541 section 4.2)."""
     peer = Peer()
     peer.send(AGENT)
     for size in (1000, 0, 50, 4096):
@@ -186,7 +186,7 @@ def test_7_1_3_what_can_be_guessed_is_never_indexed(field: Field) -> None:
 
 
 def test_6_2_3_what_came_as_never_indexed_goes_so() -> None:
-    """ "Intermediaries … MUST use the same representation for encoding this header field"."""
+    """What came never-indexed goes on so (RFC 7541 section 6.2.3)."""
     peer = Peer()
     names = frozenset({b"x-secret", b":method", b"user-agent"})
     peer.send(GET, AGENT)

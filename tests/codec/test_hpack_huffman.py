@@ -51,8 +51,7 @@ def test_every_symbol_at_every_place_within_an_octet(symbol: int) -> None:
 
 @pytest.mark.parametrize("size", range(1, 9))
 def test_padding_is_the_beginning_of_eos_and_shorter_than_an_octet(size: int) -> None:
-    """Section 5.2: "padding strictly longer than 7 bits MUST be treated as a decoding error", and so must padding that
-    does not correspond to the most significant bits of EOS, which are ones."""
+    """Padding has 7 bits at most, all of them ones, as EOS begins (RFC 7541 section 5.2)."""
     text = b"0" * size
     bits = "".join(map(code, text))
     length = -len(bits) % 8
@@ -67,7 +66,7 @@ def test_padding_is_the_beginning_of_eos_and_shorter_than_an_octet(size: int) ->
 
 @pytest.mark.parametrize("before", range(8))
 def test_eos_is_refused(before: int) -> None:
-    """Section 5.2: "A Huffman-encoded string literal containing the EOS symbol MUST be treated as a decoding error"."""
+    """EOS stands in no string (RFC 7541 section 5.2)."""
     bits = code(ord("0")) * before + code(256)
     for rest in ("", code(ord("a")) + "1" * 8):
         whole = bits + rest

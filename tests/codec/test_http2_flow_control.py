@@ -254,6 +254,24 @@ def test_a_socket_that_takes_no_more(role: str) -> None:
     """)  # fmt: skip
 
 
+@pytest.mark.parametrize("how", ["!! drained", "gone"])
+def test_the_gauges_of_frames_that_wait(how: str) -> None:
+    """`outbound_frames_active` and `outbound_control_frames_active`: while the socket takes no more."""
+    owner = sender()
+    act(owner, "!! backed_up")
+    stats = owner.stats
+    before = stats.outbound_frames_active
+    for _ in range(3):
+        owner.connection.receive_data(owner.peer.frames("PING 12345678"))
+        owner.connection.data_to_send()
+    assert (stats.outbound_frames_active - before, stats.outbound_control_frames_active) == (3, 3)
+    if how == "gone":
+        owner.connection.close_streams(6)
+    else:
+        act(owner, how)
+    assert stats.outbound_frames_active == stats.outbound_control_frames_active == 0
+
+
 def test_what_waits_goes_out_piece_by_piece() -> None:
     """A large window does not fill the output at once: the next part is made when the last was fetched."""
     owner = sender(peer=f"4={2**31 - 1}")
@@ -369,6 +387,26 @@ def test_the_connection_s_window_opens_before_it_is_used_up(size: int) -> None:
         left -= size
         assert left >= 0
         lines = feed(owner, f"DATA 3 len={size}")
+
+
+@pytest.mark.parametrize("read", [0, 20_000, 40_000, 49_000, 60_000])
+def test_a_stream_that_stops_being_read_leaves_room_for_others(read: int) -> None:
+    """What was read of it is given back at the latest when the peer needs it, though nothing more is read."""
+    owner = receiver("server", Http2Settings(stream_window_bytes=65_535, connection_window_bytes=100_000), streams=2)
+    left = {0: 100_000, 1: 65_535}
+
+    def send(most: int) -> None:
+        """As a peer that heeds its windows."""
+        while size := min(most, 16_384, *left.values()):
+            most -= size
+            for line in [f"WINDOW_UPDATE 0 -{size}", f"WINDOW_UPDATE 1 -{size}", *feed(owner, f"DATA 1 len={size}")]:
+                left[int(line.split()[1])] += int(line.split()[2])
+
+    send(read)
+    owner.encoders[1].read_disable(True)
+    send(1_000_000)
+    assert left[1] == 0
+    assert left[0] > 0
 
 
 def test_reading_disabled_in_the_middle_of_what_waits() -> None:

@@ -128,6 +128,40 @@ def test_a_response_is_not_lost_by_a_reset_behind_its_end(code: str) -> None:
     """)  # fmt: skip
 
 
+def test_nor_is_one_that_waits_to_be_read() -> None:
+    play(client(), f"""
+        !! request {POST}
+        << out HEADERS 1 {POST}
+        >> HEADERS 1 :status=200
+        << 1 headers :status=200
+        !! disable 1
+        >> DATA 1 whole
+        >> HEADERS 1 grpc-status=0 end
+        >> RST_STREAM 1 NO_ERROR
+        << closed
+        !! enable 1
+        << 1 data whole
+        << 1 trailers grpc-status=0 end
+        !! data 1 more
+    """)  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["", " end"])
+def test_what_waits_to_be_read_goes_with_an_error(end: str) -> None:
+    play(client(), f"""
+        !! request {POST}
+        << out HEADERS 1 {POST}
+        >> HEADERS 1 :status=200
+        << 1 headers :status=200
+        !! disable 1
+        >> DATA 1 whole{end}
+        >> RST_STREAM 1 CANCEL
+        << closed
+        << 1 reset remote http2.remote_reset
+        !! enable 1
+    """)  # fmt: skip
+
+
 # -- resets
 
 

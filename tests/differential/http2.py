@@ -163,7 +163,23 @@ class Request1:
     expect: bytes = b""
 
 
-Step = bytes | Over | Parts | Bytes | Goaway | Sync | Ended | Reached | WholeUpstream | Fire | Held | HeldUpstream | Leave | Head | Request1
+Step = (
+    bytes
+    | Over
+    | Parts
+    | Bytes
+    | Goaway
+    | Sync
+    | Ended
+    | Reached
+    | WholeUpstream
+    | Fire
+    | Held
+    | HeldUpstream
+    | Leave
+    | Head
+    | Request1
+)
 
 
 @dataclass(frozen=True)
@@ -390,7 +406,9 @@ class RowRun:
                 assert downstream.barrier(), "the connection ended before the row's own frames"
             case Held():
                 assert downstream.barrier()
-                held = {number: sum(len(part.body) for part in each.parts) for number, each in downstream.streams.items()}
+                held = {
+                    number: sum(len(part.body) for part in each.parts) for number, each in downstream.streams.items()
+                }
                 self.texts.append(f"downstream has {held} bytes")
             case Ended():
                 downstream.wait_end()

@@ -2,7 +2,6 @@
 
 from tests.differential.cases import get
 from tests.differential.http2 import (
-    Fire,
     Head,
     Http2Pair,
     Http2Topic,
@@ -12,13 +11,12 @@ from tests.differential.http2 import (
     Request1,
     Row,
     Sync,
-    http2_cluster,
     one,
 )
 from tests.differential.topic import ROUTER, TYPE
-from tests.support.http2_upstream import OK, Http2Answer, answer, frames_of
+from tests.support.http2_upstream import OK, Http2Answer, answer
 from tests.support.http2_wire import data, headers
-from tests.support.upstream import Answer, reply
+from tests.support.upstream import Answer
 
 TO_A = "match: { prefix: / }\nroute: { cluster: a }"
 TO_H = "match: { prefix: / }\nroute: { cluster: h }"
@@ -62,23 +60,56 @@ LISTENERS = {
     "via": "via: one\nserver_name: other\nadd_user_agent: true\ngenerate_request_id: false",
 }
 ROWS = [
-    one("expect_proxied", Head([("expect", "100-continue")], method="POST", end=False), Parts(), data(1, b"abc", end=True), route=TO_H,
+    one(
+        "expect_proxied",
+        Head([("expect", "100-continue")], method="POST", end=False),
+        Parts(),
+        data(1, b"abc", end=True),
+        route=TO_H,
         listener="proxy_100",
-        answers=(Http2Answer(OK.frames, first=lambda stream: headers(stream, [(":status", "100")]), wait_for=""),)),
-    one("expect_not_answered", Head([("expect", "100-continue")], method="POST", end=False), Reached(), data(1, b"abc", end=True),
-        route=TO_H, listener="proxy_100"),
-    one("expect_proxied_to_plain", Head([("expect", "100-continue")], method="POST", end=False), Parts(), data(1, b"abc", end=True),
-        route=TO_A, listener="proxy_100", plain=(Answer((b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",),
-        interim=b"HTTP/1.1 100 Continue\r\n\r\n"),)),
+        answers=(Http2Answer(OK.frames, first=lambda stream: headers(stream, [(":status", "100")])),),
+    ),
+    one(
+        "expect_not_answered",
+        Head([("expect", "100-continue")], method="POST", end=False),
+        Reached(),
+        data(1, b"abc", end=True),
+        route=TO_H,
+        listener="proxy_100",
+    ),
+    one(
+        "expect_proxied_to_plain",
+        Head([("expect", "100-continue")], method="POST", end=False),
+        Parts(),
+        data(1, b"abc", end=True),
+        route=TO_A,
+        listener="proxy_100",
+        plain=(Answer((b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",), interim=b"HTTP/1.1 100 Continue\r\n\r\n"),),
+    ),
     one("buffered", POST, data(1, b"12345"), data(1, b"67890", end=True), route=TO_H, listener="buffer"),
     one("buffered_too_much", POST, data(1, b"12345678901"), route=TO_H, listener="buffer"),
-    one("buffered_trailers", POST, data(1, b"12345"), headers(1, [("t", "v")], end=True), route=TO_H, listener="buffer"),
+    one(
+        "buffered_trailers", POST, data(1, b"12345"), headers(1, [("t", "v")], end=True), route=TO_H, listener="buffer"
+    ),
     one("fault", Head(), route=TO_H, listener="faults"),
     one("fault_incomplete", POST, route=TO_H, listener="faults"),
-    one("fault_of_grpc", Head([("content-type", "application/grpc")], method="POST"), route=TO_H, listener="grpc_faults"),
+    one(
+        "fault_of_grpc", Head([("content-type", "application/grpc")], method="POST"), route=TO_H, listener="grpc_faults"
+    ),
     one("delay", POST, data(1, b"abc"), headers(1, [("t", "v")], end=True), route=TO_H, listener="delays"),
-    Row("ratelimited", (Head(), Over(), Head(stream=3), Over((3,)), Head([("content-type", "application/grpc")], stream=5), Over((5,))),
-        route=TO_H, listener="ratelimit"),
+    Row(
+        "ratelimited",
+        (
+            Head(),
+            Over(),
+            Head(stream=3),
+            Over((3,)),
+            Head([("content-type", "application/grpc")], stream=5),
+            Over((5,)),
+        ),
+        route=TO_H,
+        listener="ratelimit",
+    ),
     one("mutated", Head([("x-gone", "1")]), route=TO_H, listener="mutation"),
     Row("mutated_of_http1", (Request1(get("/", ("x-gone", "1"))),), route=TO_H, listener="mutation", opening=None),
     one("mapped_reply", Head(), route="match: { path: /no }\nroute: { cluster: h }", listener="replies"),
@@ -91,25 +122,66 @@ ROWS = [
     one("size_over_limit", Head([("a", "v" * 1024)]), route=TO_H, listener="few_headers"),
     one("port_stripped", Head(over=((":authority", "port-stripped.test:80"),)), route=TO_H, listener="stripped"),
     one("via", Head(), route=TO_H, listener="via"),
-    one("small_buffers", Sync(), POST, b"".join(data(1, b"x" * 1000) for _ in range(50)) + data(1, end=True), route=TO_H, listener="small",
-        answers=(answer([], b"y" * 100_000),)),
+    one(
+        "small_buffers",
+        Sync(),
+        POST,
+        b"".join(data(1, b"x" * 1000) for _ in range(50)) + data(1, end=True),
+        route=TO_H,
+        listener="small",
+        answers=(answer([], b"y" * 100_000),),
+    ),
     one("redirected", Head(path="/x"), route="match: { prefix: / }\nredirect: { https_redirect: true }"),
-    one("rewritten", Head(path="/x/y"), route="match: { prefix: /x }\nroute: { cluster: h, prefix_rewrite: /z, host_rewrite_literal: other }"),
-    one("headers_added", Head(), route="match: { prefix: / }\nroute: { cluster: h }\nrequest_headers_to_add: [{ header: { key: X-Up, value: v } }]\n"
-        "response_headers_to_add: [{ header: { key: X-Down, value: '%UPSTREAM_PROTOCOL%' } }]"),
-    one("mirrored", Head(), Reached(), route="match: { prefix: / }\nroute: { cluster: a, request_mirror_policies: [{ cluster: h }] }"),
-    one("retried_5xx", POST, data(1, b"abc", end=True), route="match: { prefix: / }\nroute: { cluster: h, retry_policy: { retry_on: 5xx, num_retries: 2, "
-        "retry_back_off: { base_interval: 0.002s } } }", answers=(answer([], b"no", 503), answer([], b"", 500), OK)),
-    one("internal_redirect", Head(), route="match: { prefix: / }\nroute: { cluster: h, internal_redirect_policy: {} }",
-        answers=(answer([("location", "http://internal-redirect.test/second")], b"", 302), OK)),
+    one(
+        "rewritten",
+        Head(path="/x/y"),
+        route="match: { prefix: /x }\nroute: { cluster: h, prefix_rewrite: /z, host_rewrite_literal: other }",
+    ),
+    one(
+        "headers_added",
+        Head(),
+        route="match: { prefix: / }\nroute: { cluster: h }\nrequest_headers_to_add: [{ header: { key: X-Up, value: v } }]\n"
+        "response_headers_to_add: [{ header: { key: X-Down, value: '%UPSTREAM_PROTOCOL%' } }]",
+    ),
+    one(
+        "mirrored",
+        Head(),
+        Reached(),
+        route="match: { prefix: / }\nroute: { cluster: a, request_mirror_policies: [{ cluster: h }] }",
+    ),
+    one(
+        "retried_5xx",
+        POST,
+        data(1, b"abc", end=True),
+        route="match: { prefix: / }\nroute: { cluster: h, retry_policy: { retry_on: 5xx, num_retries: 2, "
+        "retry_back_off: { base_interval: 0.002s } } }",
+        answers=(answer([], b"no", 503), answer([], b"", 500), OK),
+    ),
+    one(
+        "internal_redirect",
+        Head(),
+        route="match: { prefix: / }\nroute: { cluster: h, internal_redirect_policy: {} }",
+        answers=(answer([("location", "http://internal-redirect.test/second")], b"", 302), OK),
+    ),
     one("timeout_header", Head([("x-envoy-upstream-rq-timeout-ms", "100"), ("grpc-timeout", "50m")]), route=TO_H),
-    one("grpc_timeout_of_route", Head([("content-type", "application/grpc"), ("grpc-timeout", "100m")], method="POST"),
+    one(
+        "grpc_timeout_of_route",
+        Head([("content-type", "application/grpc"), ("grpc-timeout", "100m")], method="POST"),
         route="match: { prefix: / }\nroute: { cluster: h, max_stream_duration: { grpc_timeout_header_max: 1s } }",
-        answers=(Http2Answer(OK.frames, wait_for="never"),)),
-    Row("wire_bytes", (Head([("x-a", "b" * 50)]), Over(), Head([("x-a", "b" * 50)], stream=3), Over((3,))),
-        route="match: { prefix: / }\ndirect_response: { status: 200, body: { inline_string: hi } }", listener="logged"),
-    Row("facts", (Head(), Over(), Head(method="POST", stream=3, end=False), data(3, b"abc", end=True), Over((3,))), route=TO_H,
-        listener="logged"),
+        answers=(Http2Answer(OK.frames, wait_for="never"),),
+    ),
+    Row(
+        "wire_bytes",
+        (Head([("x-a", "b" * 50)]), Over(), Head([("x-a", "b" * 50)], stream=3), Over((3,))),
+        route="match: { prefix: / }\ndirect_response: { status: 200, body: { inline_string: hi } }",
+        listener="logged",
+    ),
+    Row(
+        "facts",
+        (Head(), Over(), Head(method="POST", stream=3, end=False), data(3, b"abc", end=True), Over((3,))),
+        route=TO_H,
+        listener="logged",
+    ),
 ]
 FACTS = (
     "%PROTOCOL% %UPSTREAM_PROTOCOL% rx=%BYTES_RECEIVED% tx=%BYTES_SENT% requests=%UPSTREAM_REQUEST_ATTEMPT_COUNT% "
@@ -119,7 +191,7 @@ FACTS = (
 )
 LISTENERS["logged"] = (
     f"access_log: [{{ name: f, typed_config: {{ '@type': {TYPE}access_loggers.file.v3.FileAccessLog, path: '@LOG@', log_format: "
-    f"{{ text_format_source: {{ inline_string: \"{FACTS.strip()} path=%REQ(:PATH)% \\n\" }} }} }} }}]"
+    f'{{ text_format_source: {{ inline_string: "{FACTS.strip()} path=%REQ(:PATH)% \\n" }} }} }} }}]'
 )
 HTTP2 = Http2Topic(ROWS, listeners=LISTENERS)
 

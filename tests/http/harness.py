@@ -83,6 +83,9 @@ class FakeTransport:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def writelines(self, pieces: Sequence[bytes]) -> None:
+        self.written += b"".join(pieces)
+
     def write_eof(self) -> None:
         self.closed = True
 

@@ -10,7 +10,7 @@ from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.async_client import CallError, HttpCall, HttpClient, HttpResponse, start_call
 from tests.support.garbage import only_collected
 from tests.upstream.harness import OK, World, cluster_dict, endpoint, until, upstream, world
-from tests.upstream.http2_peer import accept_http2, speaking_http2
+from tests.upstream.http2_peer import accept_http2, goaway, speaking_http2
 
 CALLER_FIELDS = ((b"x-a", b"1"),)
 
@@ -210,7 +210,9 @@ async def test_what_an_http2_upstream_has_not_looked_at_goes_once_more() -> None
         assert (response.status, response.body) == (201, b"done")
         assert w.counters()["upstream_rq_stale_connection_retry"] == 1
         again = Started(w)
-        new.reset(await new.request(), 8)
+        stream_id = await new.request()
+        new.h2.reset_stream(stream_id, 8)
+        new.send_raw(goaway(stream_id) + new.h2.data_to_send())  # it has looked at this one
         error = await again.error()
         assert (error.reason, error.details) == ("reset", "upstream_reset_before_response_started{remote_reset}")
 

@@ -10,6 +10,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+import meshproxy.filters.builtin  # noqa: F401  the router is registered
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.http2_options import KeepaliveSettings

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from h2.connection import H2Connection
+from h2.events import ResponseReceived, StreamEnded
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.timeouts import SPARE_TIMERS
@@ -58,3 +60,20 @@ def test_no_cycle_is_left_for_the_collector() -> None:
         assert len(harness.upstream.streams) == 10
         harness.upstream.streams.clear()
     assert left == []
+
+
+@pytest.mark.parametrize(("streams", "waits"), [(1, False), (3, True)])
+def test_answers_of_several_turns_leave_in_one_write(streams: int, waits: bool) -> None:
+    harness = Harness(upstream=ScriptedUpstream(None))
+    downstream = harness.connect()
+    client = H2Connection()
+    client.initiate_connection()
+    ask(client, downstream, streams)
+    client.receive_data(downstream.received())
+    for stream in harness.upstream.streams:
+        harness.dispatcher.begin_turn()
+        stream.send_response_headers(HeaderMap([(b":status", b"200")]), True)
+        harness.dispatcher.end_turn()
+        assert (downstream.transport.written == b"") is waits
+    events = client.receive_data(downstream.received())
+    assert [type(event) for event in events if not isinstance(event, ResponseReceived)] == [StreamEnded] * streams

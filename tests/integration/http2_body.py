@@ -34,6 +34,7 @@ class BulkWire(Http2Wire):
 
     def __init__(self, sock: socket.socket, preface: bytes = b"", window: int = _DEFAULT_WINDOW) -> None:
         super().__init__(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.window: Final = window
         self.arrived: dict[int, bytearray] = defaultdict(bytearray)  # of a stream, and not read yet
         self.allowed: dict[int, int] = defaultdict(int)  # that may be sent, beside the initial window; 0 is all streams

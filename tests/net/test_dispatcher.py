@@ -109,3 +109,34 @@ async def test_a_task_that_fails_is_logged_and_close_ends_the_rest(
     assert "task the failing one failed" in caplog.text
     await dispatcher.close()
     assert waiting.cancelled()
+
+
+async def test_what_gathers_is_flushed_once_for_several_turns() -> None:
+    dispatcher = Dispatcher(asyncio.get_running_loop())
+    log: list[str] = []
+    dispatcher.begin_turn()
+    dispatcher.mark_gathering(Flushed(log, "one", Flushed(log, "two"), dispatcher))
+    dispatcher.end_turn()
+    dispatcher.begin_turn()
+    dispatcher.mark_gathering(Flushed(log, "three"))
+    dispatcher.end_turn()
+    assert log == []
+    await asyncio.sleep(0)
+    assert log == ["one", "three", "two"]
+    assert not dispatcher.in_turn
+    await dispatcher.close()
+
+
+async def test_after_many_turns_it_is_flushed_without_waiting_for_more() -> None:
+    dispatcher = Dispatcher(asyncio.get_running_loop())
+    log: list[str] = []
+    dispatcher.mark_gathering(Flushed(log, "one"))
+    for _ in range(16):
+        assert log == []
+        dispatcher.begin_turn()
+        dispatcher.end_turn()
+    assert log == ["one"]
+    dispatcher.mark_gathering(Flushed(log, "two"))
+    await asyncio.sleep(0)
+    assert log == ["one", "two"]
+    await dispatcher.close()

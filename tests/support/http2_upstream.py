@@ -31,8 +31,8 @@ class Http2Answer:
     """What the upstream does with one request.
 
     `frames` makes the bytes of the answer from the stream's identifier. `early` answers the request's head, without
-    waiting for its end. `wait_for` names an event of the script before the answer goes out, or what is `first`. `then` is "keep" or "close"
-    (FIN).
+    waiting for its end. `wait_for` names an event of the script before the answer goes out, or what is `first`. `then`
+    is "keep" or "close" (FIN).
     """
 
     frames: Callable[[int], bytes]
@@ -230,7 +230,8 @@ class Http2Upstream:
     def _answer(self, wire: Http2Wire, stream_id: int, stream: StreamSeen, what: Http2Answer) -> None:
         """In a thread of its own, since others go on meanwhile."""
         if what.first is not None:
-            self._event(what.wait_for).wait(self._timeout_s)
+            if what.wait_for:
+                self._event(what.wait_for).wait(self._timeout_s)
             wire.send_if_open(what.first(stream_id))
         if not what.early:
             with contextlib.suppress(TimeoutError):

@@ -29,6 +29,11 @@ def speaking_http2(http2: dict[str, Any] | None = None, **common: Any) -> dict[s
     return http_options(explicit_http_config=explicit, common_http_protocol_options=common)
 
 
+def goaway(last_stream_id: int) -> bytes:
+    """The frame."""
+    return GoAwayFrame(last_stream_id=last_stream_id).serialize()
+
+
 class Http2Peer:
     """Answers when the test says so; what came is in `events`."""
 
@@ -79,7 +84,7 @@ class Http2Peer:
 
     def go_away(self, last_stream_id: int) -> None:
         """Take no streams after that one."""
-        self._peer.send(GoAwayFrame(last_stream_id=last_stream_id).serialize())
+        self._peer.send(goaway(last_stream_id))
 
     def send_raw(self, data: bytes) -> None:
         self._peer.send(data)

@@ -6,6 +6,7 @@ from typing import Any
 
 import h2.events
 from h2.errors import ErrorCodes
+from hyperframe.frame import SettingsFrame
 
 from meshproxy.errors import (
     RESET_LOCAL,
@@ -18,7 +19,7 @@ from meshproxy.errors import (
 from meshproxy.upstream.cluster import Cluster
 from tests.support.garbage import only_collected
 from tests.upstream.harness import Call, Upstream, World, cluster_dict, endpoint, turns, until, upstream, world
-from tests.upstream.http2_peer import MAX_CONCURRENT_STREAMS, Http2Peer, accept_http2, speaking_http2
+from tests.upstream.http2_peer import MAX_CONCURRENT_STREAMS, Http2Peer, accept_http2, goaway, speaking_http2
 
 
 def limits(**fields: int) -> dict[str, Any]:
@@ -176,6 +177,19 @@ async def test_a_peer_that_takes_fewer_than_thought_is_refused_nothing() -> None
             await other.request()
         assert all(call.events in (["ready"], ["ready again"]) for call in calls)
         assert w.counters()["upstream_cx_total"] == 2
+
+
+async def test_a_peer_that_goes_away_before_its_limit_is_known() -> None:
+    """Those that waited for it have another connection at once."""
+    async with world() as w, upstream() as server:
+        cluster = add(w, server)
+        calls = [Call().start(cluster) for _ in range(101)]
+        raw = await server.accept()
+        await until(lambda: any(call.events for call in calls))
+        raw.send(SettingsFrame(settings={MAX_CONCURRENT_STREAMS: 100}).serialize() + goaway(2**31 - 1))
+        other = await accept_http2(server)
+        other.answer(await other.request())
+        await calls[100].until("end")
 
 
 async def test_max_requests_is_the_limit_of_streams() -> None:

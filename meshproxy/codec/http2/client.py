@@ -22,7 +22,7 @@ from meshproxy.codec.http2.messages import (
     to_switched,
 )
 from meshproxy.codec.http2.settings import Http2Settings
-from meshproxy.codec.http2.states import CLOSED
+from meshproxy.codec.http2.states import CLOSED, HALF_CLOSED_REMOTE
 from meshproxy.codec.http2.stats import Http2Stats
 from meshproxy.codec.http2.stream import Http2Stream
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
@@ -114,6 +114,12 @@ class Http2ClientConnection(Http2Connection):
             self._go_away(h2.NO_ERROR)
         return True
 
+    def on_reset_received(self, stream: Http2Stream, code: int) -> None:
+        if code == h2.NO_ERROR and stream.state == HALF_CLOSED_REMOTE and stream.decoder is not None:
+            self.close_stream(stream)  # the response is whole, and waits to be read: it must not be lost (section 8.1)
+        else:
+            super().on_reset_received(stream, code)
+
     def on_stream_gone(self, stream: Http2Stream) -> None:
         self.streams_open -= 1
         self.ended_by = stream.ended_by
@@ -135,7 +141,7 @@ class Http2ClientConnection(Http2Connection):
 
     def on_stream_head(self, stream: Http2Stream, end: bool, wire: int, block: bytes) -> None:
         stream.wire_received += wire
-        stream.fields_received += len(block)
+        stream.fields_received += wire
         if stream.head_received:
             self.take_trailers(stream, end, block)
             return

@@ -178,5 +178,7 @@ class Endings(Sending):
 
     def close_streams(self, reason: int, error_details: str = "") -> None:
         """The connection is gone: every stream's decoder is told."""
+        self.backed_up = False
+        self.tell_outbound()
         for stream in list(self.streams.values()):
             self.end_stream(stream, reason, error_details)

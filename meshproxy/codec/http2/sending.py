@@ -37,6 +37,8 @@ class Sending(FrameSink):
         self._ready: dict[Http2Stream, None] = {}  # that have data to send, and a window for it; in turn
         self._outbound_frames: int = 0  # that have not been written to the socket, as far as we know
         self._outbound_control_frames: int = 0
+        self._told_frames: int = 0  # of them, to the gauges
+        self._told_control_frames: int = 0
 
     def fail(self, error: Http2Error) -> None:
         """A connection error."""
@@ -70,7 +72,19 @@ class Sending(FrameSink):
         output = super().data_to_send()
         if self._ready:
             self.pump()
+        if self.backed_up:
+            self.tell_outbound()
         return output
+
+    def tell_outbound(self) -> None:
+        """Set the gauges of frames that wait, of sockets that take no more: elsewhere they wait for an instant."""
+        stats = self.stats
+        frames = self._outbound_frames if self.backed_up else 0
+        control_frames = self._outbound_control_frames if self.backed_up else 0
+        stats.outbound_frames_active += frames - self._told_frames
+        stats.outbound_control_frames_active += control_frames - self._told_control_frames
+        self._told_frames = frames
+        self._told_control_frames = control_frames
 
     def send_block(self, stream: Http2Stream, headers: HeaderMap, end: bool) -> None:
         """Send a field block: a head, or trailers."""
@@ -78,7 +92,7 @@ class Sending(FrameSink):
         self.field_bytes_sent += len(block)
         frames = headers_frames(block, end, stream.id, self.max_send_frame)
         stream.wire_sent += len(frames)
-        stream.fields_sent += len(block)
+        stream.fields_sent += len(frames)
         self.write_frame(frames)
 
     def write_trailers(self, stream: Http2Stream, trailers: HeaderMap) -> None:
@@ -160,12 +174,14 @@ class Sending(FrameSink):
     def on_above_write_watermark(self) -> None:
         """The socket takes no more for now: data waits in its streams, which are told."""
         self.backed_up = True
+        self.tell_outbound()
         for stream in list(self.streams.values()):
             stream.on_backed_up()
 
     def on_below_write_watermark(self) -> None:
         """The socket takes more again."""
         self.backed_up = False
+        self.tell_outbound()
         self.pump()
         for stream in list(self.streams.values()):
             stream.on_taken()

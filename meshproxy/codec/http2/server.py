@@ -63,7 +63,7 @@ class Http2ServerConnection(Http2Connection):
         self.last_peer_id = stream_id
         stream = ResponseStream(self, stream_id)
         stream.wire_received = wire
-        stream.fields_received = len(block)
+        stream.fields_received = wire
         if message is None:
             message = self._read_request(stream, block)
             if message is None:
@@ -121,7 +121,7 @@ class Http2ServerConnection(Http2Connection):
         """Trailers."""
         self.stats.trailers += 1  # Envoy counts those of requests alone
         stream.wire_received += wire
-        stream.fields_received += len(block)
+        stream.fields_received += wire
         self.take_trailers(stream, end, block)
 
     def is_idle(self, stream_id: int) -> bool:

@@ -7,6 +7,7 @@ class Http2Stats:
     """One object per connection manager's scope, or cluster; counters but for the gauges at the end."""
 
     def __init__(self) -> None:
+        self.dropped_headers_with_underscores: int = 0
         self.goaway_sent: int = 0
         self.header_list_size_too_large: int = 0
         self.header_overflow: int = 0
@@ -17,6 +18,7 @@ class Http2Stats:
         self.keepalive_timeout: int = 0
         self.outbound_control_flood: int = 0
         self.outbound_flood: int = 0
+        self.requests_rejected_with_underscores_in_headers: int = 0
         self.rx_messaging_error: int = 0
         self.rx_reset: int = 0
         self.stream_refused_errors: int = 0
