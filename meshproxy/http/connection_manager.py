@@ -20,7 +20,8 @@ from meshproxy.http.http2_limits import FlushTimer, PrematureResets
 from meshproxy.http.manager_config import AUTO, HTTP2, ConnectionManagerConfig
 from meshproxy.http.network_filter import ActiveConnection, ConnectionOwner
 from meshproxy.http.response_timer import ResponseTimer
-from meshproxy.http.stream import Stream, StreamIdleTimer
+from meshproxy.http.stream import Stream
+from meshproxy.http.stream_timeouts import StreamIdleTimer, flush_timeout_ms
 from meshproxy.net.connection import Connection
 from meshproxy.net.dispatcher import Dispatcher, Flushable
 from meshproxy.net.keepalive import Keepalive, PingSender
@@ -316,7 +317,7 @@ class ConnectionManager(ServerConnectionCallbacks):
     def _on_http2_stream_done(self, stream: Stream) -> None:
         encoder, resets = stream.encoder, self._resets
         if isinstance(encoder, Http2Stream) and encoder.is_waiting:
-            timeout_ms = stream.flush_timeout_ms()
+            timeout_ms = flush_timeout_ms(stream)
             if timeout_ms > 0.0:
                 FlushTimer(encoder, self.timers, timeout_ms, self.config.http2_stats.counts())
         unanswered = stream.was_reset and not stream.response_started

@@ -79,6 +79,24 @@ def test_values_that_never_come_again_do_not_push_out_what_does() -> None:
     assert len(block) == 1 + (3 + 32) + (2 + 4) + 1  # names by index
 
 
+@pytest.mark.parametrize("name", [b"x-request-id", b"traceparent"])
+def test_an_identifier_of_a_request_is_not_inserted_though_it_comes_again(name: bytes) -> None:
+    peer = Peer()
+    for value in (b"one", b"two", b"two"):
+        peer.send((name, value))
+    assert peer.table() == [(name, b"one")]
+
+
+def test_6_2_names_far_back_in_a_large_table() -> None:
+    peer = Peer(65_536)
+    peer.allow(65_536)
+    for number in range(600):
+        peer.send((b"name-%d" % number, b"value"))
+    for number in range(600):
+        peer.send((b"name-%d" % number, b"another"))  # literals whose names have all indexes from 62 to 661
+    assert len(peer.table()) == 600
+
+
 def test_several_values_taking_turns_are_all_inserted() -> None:
     peer = Peer()
     block = b""

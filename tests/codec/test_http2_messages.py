@@ -424,6 +424,8 @@ def test_a_malformed_response_ends_its_connection(rule: str) -> None:
         (GET.replace("GET", "HEAD"), ":status=200 content-length=5", ":status=200 content-length=5 end"),
         (GET, ":status=304 content-length=5", ":status=304 content-length=5 end"),
         (GET, ":status=204", ":status=204 end"),
+        (GET, ":status=204 content-length=0", ":status=204 end"),  # RFC 9110 section 8.6
+        (GET, ":status=200 cookie=a x=y cookie=b", ":status=200 x=y cookie=a;+b end"),
         (GET, ":status=200 content-length=0", ":status=200 content-length=0 end"),
     ],
 )

@@ -6,6 +6,7 @@ import itertools
 import re
 import shutil
 import socket
+import ssl
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 from tests.support.upstream import OK, Answer, Script, ScriptedUpstream
 from tests.support.wire import ConnectionEnded
+from tests.tls.certificates import world
 
 DEADLINE_S = 4.0
 SILENT_KEY = "goaway-before-close"
@@ -205,6 +207,7 @@ class Row:
     silent: str = ""
     settings: bool = False  # what the proxy opens the connection with is compared,
     upstream_settings: bool = False  # and that to the upstream
+    alpn: tuple[str, ...] | None = None  # the downstream speaks TLS, and offers these protocols
     acknowledges: bool = True  # False: the downstream answers neither SETTINGS nor PING
     differs: str = ""
     envoy: tuple[str, ...] = ()
@@ -357,7 +360,15 @@ class RowRun:
 
     def connect(self, opening: bytes) -> None:
         """A fresh downstream connection."""
-        self.downstream = Http2Downstream(self.side.ports[self.row.listener], opening=opening, timeout_s=DEADLINE_S)
+        port, tls = self.side.ports[self.row.listener], None
+        if self.row.alpn is not None:
+            tls = ssl.create_default_context(cadata=world().ca.pem.decode())
+            tls.check_hostname = False
+            if self.row.alpn:
+                tls.set_alpn_protocols(list(self.row.alpn))
+        self.downstream = Http2Downstream(port, opening=opening, timeout_s=DEADLINE_S, tls=tls)
+        if tls is not None:
+            self.texts.append(f"alpn: {self.downstream.selected_alpn}")
         self.downstream.answering = self.row.acknowledges
 
     def play(self) -> None:

@@ -64,7 +64,7 @@ CALLS = [
     one("trailers_only", *call(), route=to(), answers=(trailers_only("14"),)),
     one("http_error", *call(), route=to(), answers=(answer([], b"x", 503),)),
     one("no_route", *call(), route="match: { prefix: /none }\nroute: { cluster: h }", ignore=("RST_STREAM", "stat")),
-    one("dead", *call(), route=to(cluster="dead")),
+    one("dead", *call(), route=to(cluster="dead"), ignore=("RST_STREAM", "stat")),  # perhaps before the whole request
     one("hang_up", *call(), route=to(), answers=(HANG_UP,)),
     one("timeout", *call(), route=to("timeout: 0.06s"), answers=(SILENT,)),
     *(

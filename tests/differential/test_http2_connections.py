@@ -1,5 +1,7 @@
 """HTTP/2 connections from the downstream: what opens them, and what ends them in order (GOAWAY)."""
 
+import json
+
 from tests.differential.cases import get
 from tests.differential.http2 import (
     Ended,
@@ -18,6 +20,7 @@ from tests.differential.http2 import (
     http2_cluster,
     one,
 )
+from tests.differential.tls import server_tls
 from tests.support.http2_downstream import Http2Downstream
 from tests.support.http2_upstream import OK, Http2Answer
 from tests.support.http2_wire import PREFACE, headers
@@ -53,6 +56,31 @@ CODECS = [
     Row("auto_both", (Head(), Request1(get("/")), Over()), route=DIRECT),
     Row("http1_with_preface", (Request1(PREFACE),), route=DIRECT, listener="first", opening=None),
     one("http2_alone", Head(), route=DIRECT, listener="second"),
+]
+TLS = [
+    one("alpn_h2", Head(over=((":scheme", "https"),)), route=DIRECT, listener="secure", alpn=("h2", "http/1.1")),
+    one("alpn_h2_alone", Head(), route=DIRECT, listener="secure", alpn=("h2",)),
+    one("alpn_h2_second", Head(), route=DIRECT, listener="secure", alpn=("http/1.1", "h2")),
+    one("alpn_none", Head(), route=DIRECT, listener="secure", alpn=()),
+    one("alpn_h2_to_http2", Head(), route=DIRECT, listener="secure_http2", alpn=("h2",)),
+    one("scheme_of_tls", Head(over=((":scheme", "http"),)), route=TO_H, listener="secure", alpn=("h2",)),
+    Row(
+        "alpn_http1",
+        (Head(), Ended()),
+        route=DIRECT,
+        listener="secure",
+        alpn=("http/1.1",),
+        ignore=("stream", "goaway"),
+    ),
+    Row(
+        "alpn_h2_but_http1",
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", Ended()),
+        route=DIRECT,
+        listener="secure",
+        alpn=("h2",),
+        opening=b"",
+        silent="PROTOCOL_ERROR",
+    ),
 ]
 DRAINS = [
     Row(
@@ -100,9 +128,10 @@ TIMEOUTS = [
     ),
     Row("keepalive_unanswered", (Ended(),), listener="keepalive", acknowledges=False),
 ]
+SECURE = "chain: " + json.dumps({"transport_socket": server_tls(common="alpn_protocols: [h2, http/1.1]")})
 DRAIN = "drain_timeout: 0.1s\ncommon_http_protocol_options: { %s }"
 HTTP2 = Http2Topic(
-    [*OPENINGS, *UPSTREAM_OPENINGS, *CODECS, *DRAINS, *TIMEOUTS],
+    [*OPENINGS, *UPSTREAM_OPENINGS, *CODECS, *TLS, *DRAINS, *TIMEOUTS],
     listeners={
         **{f"opens_{name}": f"http2_protocol_options: {{ {options} }}" for name, options in OPTIONS.items()},
         "main": "",
@@ -116,6 +145,8 @@ HTTP2 = Http2Topic(
         "request_timeout": "request_timeout: 0.1s",
         "keepalive": "http2_protocol_options: { connection_keepalive: { interval: 0.05s, timeout: 0.05s } }",
         "drained": "drain_timeout: 0.1s",
+        "secure": SECURE,
+        "secure_http2": "codec_type: HTTP2\n" + SECURE,
     },
     clusters={f"opens_{name}": http2_cluster("h", options) for name, options in OPTIONS.items()},
 )

@@ -13,7 +13,7 @@ from tests.differential.http2 import (
     Sync,
     one,
 )
-from tests.differential.topic import ROUTER, TYPE
+from tests.differential.topic import TYPE
 from tests.support.http2_upstream import OK, Http2Answer, answer
 from tests.support.http2_wire import data, headers
 from tests.support.upstream import Answer
@@ -22,12 +22,12 @@ TO_A = "match: { prefix: / }\nroute: { cluster: a }"
 TO_H = "match: { prefix: / }\nroute: { cluster: h }"
 POST = Head(method="POST", end=False)
 STATUS = [(":status", "200")]
-ROUTER_YAML = f"{{ name: router, typed_config: {{ '@type': {ROUTER['typed_config']['@type']} }} }}"
+ROUTER = f"{{ name: router, typed_config: {{ '@type': {TYPE}filters.http.router.v3.Router }} }}"
 
 
 def filtered(kind: str, fields: str) -> str:
     """A connection manager with one filter before the router."""
-    return f"http_filters: [{{ name: it, typed_config: {{ '@type': {TYPE}filters.http.{kind}, {fields} }} }}, {ROUTER_YAML}]"
+    return f"http_filters: [{{ name: it, typed_config: {{ '@type': {TYPE}filters.http.{kind}, {fields} }} }}, {ROUTER}]"
 
 
 LISTENERS = {

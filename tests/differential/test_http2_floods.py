@@ -80,6 +80,13 @@ ROWS = [
     ends("window_update_8_with_stream", *STALLED, window_update(1, 1) * 8, opening=NARROW),
     lives("ping_900", ping() * 900),
     lives("settings_900", settings((4, 70000)) * 900),
+    ends(
+        "continuation_600",
+        headers(1, [*GET, ("a", "b" * 6000)], end=True, split_at=10),
+        differs="head-cut-short",
+        envoy=("stat http.main.downstream_rq_rx_reset: +1",),
+        ours=("stat http2.header_overflow: +1",),
+    ),
     lives("continuation_100", headers(1, [*GET, ("a", "b" * 940)], end=True, split_at=10), Over()),
     Row(
         "streams_beyond_limit",

@@ -17,7 +17,7 @@ from tests.differential.http2 import (
     http2_cluster,
     one,
 )
-from tests.support.http2_upstream import Http2Answer, answer, frames_of
+from tests.support.http2_upstream import OK, Http2Answer, answer, frames_of
 from tests.support.http2_wire import data, headers, reset
 from tests.support.upstream import Answer, reply
 
@@ -170,6 +170,18 @@ ROWS = [
         ours=("RST_STREAM NO_ERROR",),
     ),
 ]
+ROWS += [
+    Row(
+        "websocket_to_h_that_does_not_take_it",
+        (Head(), Over(), replace(WEBSOCKET, stream=3), Over((3,))),
+        route="match: { prefix: / }\nroute: { cluster: takes_none }",
+        answers=(OK, REFUSED),
+        listener="websocket",
+        differs="extended-connect",
+        envoy=(":status: 403",),
+        ours=(":status: 502",),
+    ),
+]
 HTTP2 = Http2Topic(
     ROWS,
     listeners={
@@ -177,7 +189,10 @@ HTTP2 = Http2Topic(
         "upgrade_configs: [{ upgrade_type: websocket }]",
         "connect_only": "http2_protocol_options: { allow_connect: true }\nupgrade_configs: [{ upgrade_type: CONNECT }]",
     },
-    clusters={"tunnels": http2_cluster("h_connect", "allow_connect: true")},
+    clusters={
+        "tunnels": http2_cluster("h_connect", "allow_connect: true"),
+        "takes_none": http2_cluster("h", "allow_connect: true"),
+    },
 )
 
 

@@ -259,6 +259,32 @@ ASKED = [
             ("too_many", "max_grpc_timeout: 0s, timeout: 3s", False, (GRPC, ("grpc-timeout", "100000000S"))),
         )
     ),
+    Case("grpc_idle", post("/", b"", GRPC), (STALL,), route=to("timeout: 0s"), listener="stream_idle"),
+    Case(
+        "grpc_request_timeout",
+        (post("/", b"hello", GRPC)[:-1], Receive()),
+        (STALL,),
+        route=to(),
+        listener="request",
+        compare_upstream="nothing",
+    ),
+    Case(
+        "grpc_idle_of_request",
+        (post("/", b"hello", GRPC)[:-1], Receive()),
+        (STALL,),
+        route=to("timeout: 0s"),
+        listener="stream_idle",
+        compare_upstream="nothing",
+    ),
+    Case("grpc_max_upstream_duration", post("/", b"", GRPC), (STALL,), route=to("timeout: 0s", "brief")),
+    Case("grpc_per_try_timeout", post("/", b"", GRPC), (STALL,), route=to("retry_policy: { per_try_timeout: 0.06s }")),
+    Case(
+        "grpc_timeout_alternative",
+        post("/", b"", GRPC, MS_60, ("x-envoy-upstream-rq-timeout-alt-response", "1")),
+        (STALL,),
+        route=to(),
+        listener="internal",
+    ),
     Case(
         "grpc_timeout_old_asked",
         post("/", b"", GRPC, ("x-envoy-upstream-rq-timeout-ms", "4321")),
@@ -336,6 +362,11 @@ INTERNAL = (
     "use_remote_address: true\ninternal_address_config: { cidr_ranges: [{ address_prefix: 127.0.0.0, prefix_len: 8 }] }"
 )
 
+BRIEF = (
+    "typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: "
+    "{ '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, "
+    "common_http_protocol_options: { max_stream_duration: 0.06s }, explicit_http_config: { http_protocol_options: {} } } }"
+)
 TOPIC = Topic(
     [*ROUTE, *ASKED, *DOWNSTREAM],
     listeners={
@@ -356,6 +387,7 @@ TOPIC = Topic(
         "idle_long_drain": "common_http_protocol_options: { idle_timeout: 0.06s }\ndrain_timeout: 60s",
         "duration": "common_http_protocol_options: { max_connection_duration: 0.06s }\ndrain_timeout: 0.05s",
     },
+    clusters={"brief": f"hosts: [a]\n{BRIEF}"},
 )
 
 

@@ -29,7 +29,7 @@ class Topic:
     """One configuration and the cases that run over it.
 
     `listeners` maps a name to YAML of HttpConnectionManager fields (`virtual_hosts` and other route configuration
-    fields stand under `route_config`; `listener` holds fields of the Listener itself; access logs come before the
+    fields stand under `route_config`; `listener` holds fields of the Listener itself, `chain` of its filter chain; access logs come before the
     harness' own, and to path `@LOG@` their lines are compared too). `clusters` maps a name to YAML of
     Cluster fields, with `hosts` naming servers of the scripted upstream, or `dead` (refuses), or with
     the text `@a@` for the port of server a; clusters `a`,
@@ -70,7 +70,7 @@ class Topic:
 
     def _listener(self, name: str, text: str, log_path: str) -> Yaml:
         manager = mapping(text)
-        listener = cast(Yaml, manager.pop("listener", {}))
+        listener, more = (cast(Yaml, manager.pop(key, {})) for key in ("listener", "chain"))
         routes = cast(Yaml, manager.pop("route_config", {}))
         logs = cast(list[Yaml], manager.pop("access_log", []))
         hosts = cast(list[Yaml], routes.pop("virtual_hosts", [])) + cast(list[Yaml], yaml.safe_load(self.vhosts) or [])
@@ -84,7 +84,7 @@ class Topic:
             "access_log": [*logs, file_log(log_path)],
             "route_config": {"name": f"{name}_routes", **routes, "virtual_hosts": hosts},
         }
-        chain = {"filters": [{"name": "hcm", "typed_config": defaults | manager}]}
+        chain = {"filters": [{"name": "hcm", "typed_config": defaults | manager}], **more}
         return {"name": name, "address": address(0), **listener, "filter_chains": [chain]}
 
 

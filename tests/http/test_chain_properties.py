@@ -79,7 +79,7 @@ class Acting(HttpFilter):
         return None if action == "nothing" else CONTINUE
 
     def collected(self, stream: Stream) -> bool:
-        path: Any = stream._response_path
+        path: Any = stream.response_path
         return path._collected is not None
 
     async def perform_now(self) -> int:

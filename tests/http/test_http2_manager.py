@@ -388,3 +388,27 @@ def test_a_flood_is_no_protocol_error() -> None:
     assert peer.is_closed
     assert config.http2_stats.counts().inbound_empty_frames_flood == 1
     assert harness.stats.downstream_cx_protocol_error == 0
+
+
+# -- names with underscores
+
+
+def test_a_request_with_an_underscore_is_reset() -> None:
+    """`headers_with_underscores_action: REJECT_REQUEST`: on HTTP/1 that is 400."""
+    harness = Harness()
+    config = harness.config()
+    config.headers_with_underscores_action = 1
+    peer = Peer(harness, config)
+    assert peer.send(f"HEADERS 1 {GET} a_b=c end") == ["RST_STREAM 1 INTERNAL_ERROR"]
+    assert peer.send(f"HEADERS 3 {GET} end") == [f"{OK_LINE.replace('1', '3')} end"]
+    assert config.http2_stats.counts().requests_rejected_with_underscores_in_headers == 1
+    assert harness.stats.downstream_cx_protocol_error == 0
+
+
+def test_fields_with_underscores_are_dropped() -> None:
+    harness = Harness()
+    config = harness.config()
+    config.headers_with_underscores_action = 2
+    peer = Peer(harness, config)
+    assert peer.send(f"HEADERS 1 {GET} a_b=c d_e=f end") == [f"{OK_LINE} end"]
+    assert config.http2_stats.counts().dropped_headers_with_underscores == 2

@@ -70,6 +70,15 @@ class Sender:
             return self.sent
         raise AssertionError(f"nothing held the sender back, of {self.sent} bytes")
 
+    def send_until_refused(self) -> None:
+        """Send until the receiver's side says that nobody wants it."""
+        self._sock.settimeout(DEADLINE_S)
+        try:
+            self._send()
+        except ConnectionError:
+            return
+        raise AssertionError(f"nobody refused any of {self.sent} bytes")
+
     def finish(self) -> threading.Thread:
         """Send the rest, on a thread of its own."""
         self._sock.settimeout(DEADLINE_S)

@@ -1,5 +1,5 @@
-"""Either end of an HTTP/2 connection on a blocking socket, whose bodies look like sockets: only what is read of them goes
-back to the windows, and nothing is sent beyond those of the peer."""
+"""Either end of an HTTP/2 connection on a blocking socket, with bodies that look like sockets: only what is read of
+them goes back to the windows, and nothing is sent beyond those of the peer."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _INITIAL_WINDOW_SIZE: Final = 4
 
 
 class BulkWire(Http2Wire):
-    """A connection with the books on its windows. `window` is what it lets the peer send on a stream; on the connection
+    """A connection with books on its windows. `window` is what it lets the peer send on a stream; on the connection
     the peer may send as much as it likes."""
 
     def __init__(self, sock: socket.socket, preface: bytes = b"", window: int = _DEFAULT_WINDOW) -> None:
         super().__init__(sock)
+        self._unsent = b""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.window: Final = window
         self.arrived: dict[int, bytearray] = defaultdict(bytearray)  # of a stream, and not read yet
         self.allowed: dict[int, int] = defaultdict(int)  # that may be sent, beside the initial window; 0 is all streams
         self.allowed[0] = _DEFAULT_WINDOW
         self.initial = _DEFAULT_WINDOW
-        self._unsent = b""
         self.send(preface + settings((_INITIAL_WINDOW_SIZE, window)) + window_update(0, MAX_WINDOW - _DEFAULT_WINDOW))
 
     def read_frame(self) -> None:
@@ -73,10 +73,13 @@ class BulkWire(Http2Wire):
         return min(self.initial + self.allowed[stream], self.allowed[0])
 
     def send_some(self, stream: int, piece: bytes, end: bool = False) -> int:
-        """Send a frame of as much as the windows allow; raises TimeoutError when they, or the socket, do not move."""
+        """Send a frame of as much as the windows allow. Raises TimeoutError when they, or the socket, do not move, and
+        ConnectionResetError when the peer has reset the stream."""
         self.flush()
         while self.room(stream) <= 0:
             self.read_frame()
+            if self.was_reset(stream):
+                raise ConnectionResetError(self.log[-1])
         size = min(len(piece), self.room(stream), _FRAME)
         self.allowed[stream] -= size
         self.allowed[0] -= size
@@ -86,6 +89,11 @@ class BulkWire(Http2Wire):
         except TimeoutError:
             return size  # the frame has begun: the rest goes with the next one
         return size
+
+    def send(self, payload: bytes) -> bool:
+        """Send everything, behind what is left of the last frame."""
+        self.flush()
+        return super().send(payload)
 
     def flush(self) -> None:
         """Send what is left of the last frame."""
@@ -101,7 +109,7 @@ class BulkWire(Http2Wire):
         """Read of a stream, and let the peer send as much again; nothing at its end."""
         arrived = self.arrived[stream]
         while not arrived:
-            if self.streams[stream].over:
+            if self.is_over(stream):
                 return b""
             self.read_frame()
         taken = bytes(arrived[:most])
@@ -123,9 +131,17 @@ class BulkWire(Http2Wire):
         self.send(headers(stream, fields, end=not body))
         self.send_all(stream, body)
 
+    def is_over(self, stream: int) -> bool:
+        """Whether nothing more comes on a stream."""
+        return stream in self.streams and self.streams[stream].over
+
+    def was_reset(self, stream: int) -> bool:
+        """Whether the peer has reset a stream."""
+        return stream in self.streams and self.streams[stream].reset is not None
+
     def wait_head(self, stream: int) -> None:
-        """Read until a stream has its head, or is over."""
-        self.read_until(lambda: stream in self.streams and bool(self.streams[stream].parts or self.streams[stream].over))
+        """Read until a stream has its head."""
+        self.read_until(lambda: stream in self.streams and bool(self.streams[stream].parts))
 
     def wait_new(self) -> int:
         """Read until another stream begins; its identifier."""

@@ -6,6 +6,7 @@ Both ends are the test's own sockets, with small buffers, as in test_long_stream
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,11 +15,11 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integration.bulk import DEADLINE_S, KIB, MIB, Memory, Reader, Sender, Sink, Source, kernel_bytes
+from tests.integration.bulk import DEADLINE_S, KIB, MIB, PATTERN, Memory, Reader, Sender, Sink, Source, kernel_bytes
 from tests.integration.config import Json, bootstrap, cluster, forward, listener
 from tests.integration.http2_body import BulkWire, Http2Body
 from tests.integration.http2_load import http2_cluster
-from tests.support.http2_wire import MAX_WINDOW, PREFACE, headers
+from tests.support.http2_wire import MAX_WINDOW, PREFACE, data, headers
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_meshproxy
 from tests.support.wire import WireReader
@@ -99,6 +100,10 @@ class Bench:
         sock.settimeout(DEADLINE_S)
         return sock
 
+    def idle_timeouts(self) -> int:
+        """How many streams there were that were idle for too long."""
+        return sum(self.proxy.stats("downstream_rq_idle_timeout").values())
+
     def gauges(self) -> dict[str, int]:
         """Those that must be 0 when nobody is there, where they are not."""
         found = self.proxy.stats(r"cx_active|rq_active|streams_active|pending_send|rq_pending_active|frames_active")
@@ -138,11 +143,12 @@ class Exchange:
     def __init__(self, bench: Bench, listener_name: str, pair: str, way: str, stops: str, total: int) -> None:
         self.front, self.back = pair.split("-")
         self._bench = bench
-        self._way = way
+        self._stuck_at = way if stops == SOCKET else ""  # that end reads nothing from its socket
         self._name = f"{listener_name}-{self.back}"
         self._window = _WINDOW if stops == WINDOW else MAX_WINDOW
         self.downstream: BulkWire | None = None
         self.upstream: BulkWire | None = None
+        self._last_stream = 1
         self._request_ends = way == DOWN
         asked = self._ask(total)
         taken = self._take(asked)
@@ -183,27 +189,62 @@ class Exchange:
         elif isinstance(asked, socket.socket):
             assert WireReader(asked).read_head().status == 200
 
-    def another(self) -> None:
-        """A request beside the long one, on the same connections where those have room for it, and its answer."""
-        downstream, upstream = self.downstream, self.upstream
-        if downstream is None or self._stuck(DOWN):
+    def another(self, reuse: bool = False) -> None:
+        """A request beside the long one, on the same connections where they have room for it, and its answer; with
+        `reuse` HTTP/1 has it too, as the long one is over."""
+        downstream = self.downstream
+        if downstream is None or self._stuck_at == DOWN:
             downstream = BulkWire(self._bench.connect(self._name), PREFACE)
-        stream = max(downstream.streams, default=-1) + 2
+        downstream.sock.settimeout(DEADLINE_S)
+        self._last_stream += 2
+        stream = self._last_stream
         downstream.ask(stream, _request(False), _OTHER)
-        if upstream is None or self._stuck(UP):
-            upstream = self._another_upstream()
-        seen = upstream.wait_new()
-        assert upstream.take_all(seen) == _OTHER
-        upstream.send(headers(seen, [(":status", "200")]))
-        upstream.send_all(seen, _OTHER)
+        if self.upstream is None:
+            answer_http1(self.source if reuse and isinstance(self.source, socket.socket) else self._bench.accept("h1"))
+        else:
+            self.upstream.sock.settimeout(DEADLINE_S)
+            seen = self.upstream.wait_new()
+            assert self.upstream.take_all(seen) == _OTHER
+            self.upstream.send(headers(seen, [(":status", "200")]))
+            self.upstream.send_all(seen, _OTHER)
         assert downstream.take_all(stream) == _OTHER
+        assert downstream.streams[stream].ended
 
-    def _stuck(self, way: str) -> bool:
-        """Whether nothing is read from that end's socket."""
-        return self._way == way and self._window == MAX_WINDOW
+    def wait_sink_gone(self) -> None:
+        """Until the receiver of the long body is told that there will be no more."""
+        wire, sink = self.upstream, self.sink
+        if wire is not None:
+            stream = max(wire.streams)
+            wire.sock.settimeout(DEADLINE_S)
+            wire.read_until(lambda: wire.was_reset(stream))
+            return
+        with contextlib.suppress(ConnectionResetError):
+            while sink.recv(MIB):
+                pass
 
-    def _another_upstream(self) -> BulkWire:
-        raise NotImplementedError
+    def end_source(self) -> None:
+        """The long body is whole: say so, where its length does not."""
+        if self.upstream is not None:
+            stream = max(self.upstream.streams)
+            self.upstream.send(data(stream, end=True))
+
+    @property
+    def others_go_on(self) -> bool:
+        """Not if the upstream reads nothing at all from a connection that another request will take as well."""
+        return self.upstream is None or self._stuck_at != UP
+
+
+def expected_beginning(size: int) -> bytes:
+    """Of the pattern."""
+    return (PATTERN * (size // len(PATTERN) + 1))[:size]
+
+
+def answer_http1(sock: socket.socket) -> None:
+    """What `another` asks, by HTTP/1."""
+    reader = WireReader(sock)
+    reader.read_body(head := reader.read_head(), to_end=False)
+    assert head.body == _OTHER
+    sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(_OTHER), _OTHER))
 
 
 def _request(ends: bool) -> list[tuple[str, str]]:
@@ -213,17 +254,96 @@ def _request(ends: bool) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("total", [_BULK, pytest.param(1024 * MIB, marks=pytest.mark.long)], ids=["64MiB", "1GiB"])
 @each_way
 def test_a_reader_that_stops(bench: Bench, pair: str, way: str, stops: str, total: int) -> None:
-    exchange = Exchange(bench, "small", pair, way, stops, total)
+    outside = _WINDOW if stops == WINDOW else kernel_bytes()
+    inside = _LIMIT + _STREAM_WINDOW + _TURN_BYTES
+    stop_and_go_on(bench, Exchange(bench, "small", pair, way, stops, total), total, outside + inside, _MEMORY_MIB)
+
+
+@pytest.mark.parametrize("way", [DOWN, UP])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_reader_that_stops_with_windows_as_they_are(bench: Bench, pair: str, way: str) -> None:
+    """Those of Envoy, which are large."""
+    stops = WINDOW if pair.split("-")[way == UP] == "h2" else SOCKET
+    inside = _DEFAULT_LIMIT + _DEFAULT_WINDOW + _TURN_BYTES
+    exchange = Exchange(bench, "default", pair, way, stops, _BULK)
+    stop_and_go_on(bench, exchange, _BULK, kernel_bytes() + inside, _MEMORY_MIB + inside / MIB)
+
+
+def stop_and_go_on(bench: Bench, exchange: Exchange, total: int, held_bytes: int, memory_mib: float) -> None:
+    """Read a little, stop, and read the rest, within limits of what the sender gets rid of, and of the memory."""
     memory, sender, reader = Memory(bench.proxy.pid), Sender(exchange.source, total), Reader(exchange.sink)
     beginning = threading.Thread(target=reader.read, args=(_READ_FIRST,))
     beginning.start()
     held = sender.fill()
     beginning.join()
-    outside = _WINDOW if stops == WINDOW else kernel_bytes()
-    inside = _LIMIT + _STREAM_WINDOW + _TURN_BYTES + (kernel_bytes() if "h1" in pair else 0)
-    assert held < _READ_FIRST + outside + inside
+    if exchange.others_go_on:
+        exchange.another()
+    kernel = kernel_bytes() if "h1" in (exchange.front, exchange.back) else 0
+    assert held < _READ_FIRST + held_bytes + kernel
     rest = sender.finish()
     reader.read(total)
     rest.join()
     assert reader.is_right()
-    assert memory.grown_mib() < _MEMORY_MIB
+    assert memory.grown_mib() < memory_mib
+
+
+# -- for good
+
+
+@pytest.mark.parametrize(
+    ("pair", "stops"), [("h2-h2", WINDOW), ("h2-h2", SOCKET), ("h2-h1", WINDOW), ("h1-h2", SOCKET)]
+)
+def test_a_downstream_that_stops_for_good(bench: Bench, pair: str, stops: str) -> None:
+    """Nothing moves on its stream, which is reset after the idle time."""
+    exchange = Exchange(bench, "idle", pair, DOWN, stops, _BULK)
+    before = bench.idle_timeouts()
+    Sender(exchange.source, _BULK).send_until_refused()
+    assert bench.idle_timeouts() == before + 1
+    downstream = exchange.downstream
+    if downstream is not None and stops == WINDOW:
+        downstream.read_until(lambda: downstream.is_over(1))
+        assert downstream.was_reset(1)
+        exchange.another()
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_an_upstream_that_stops_for_good(bench: Bench, pair: str) -> None:
+    """The downstream is told (408, as Envoy has it where the request is not whole), and may use its connection
+    again where that is HTTP/2."""
+    before = bench.idle_timeouts()
+    if pair == "h1-h2":
+        exchange = Exchange(bench, "idle", pair, UP, WINDOW, MIB)
+        assert isinstance(exchange.source, socket.socket)
+        Sender(exchange.source, MIB).finish().join()  # the kernel takes it all
+        answer = WireReader(exchange.source).read_head()
+        assert (answer.status, answer.get(b"connection")) == (408, b"close")
+    else:
+        exchange = Exchange(bench, "idle", pair, UP, WINDOW if pair == "h2-h2" else SOCKET, _BULK)
+        downstream = exchange.downstream
+        assert downstream is not None
+        Sender(exchange.source, _BULK).send_until_refused()
+        assert downstream.streams[1].parts[0].get(":status") == "408"
+        assert downstream.streams[1].ended
+        assert downstream.streams[1].reset == 0  # NO_ERROR: the answer is whole, and the rest of the request unread
+    assert bench.idle_timeouts() == before + 1
+    exchange.wait_sink_gone()
+    if exchange.downstream is not None:
+        exchange.another()
+
+
+@pytest.mark.parametrize("pair", ["h2-h2", "h2-h1"])
+def test_an_answer_that_nobody_takes(bench: Bench, pair: str) -> None:
+    """All of it has come from the upstream, and waits for the downstream's window."""
+    total = _WINDOW + _LIMIT // 2
+    counted = "http2.tx_flush_timeout"
+    before = bench.proxy.stats(counted)[counted]
+    exchange = Exchange(bench, "idle", pair, DOWN, WINDOW, total)
+    Sender(exchange.source, total).finish().join()
+    exchange.end_source()
+    downstream = exchange.downstream
+    assert downstream is not None
+    downstream.read_until(lambda: downstream.is_over(1))
+    assert downstream.was_reset(1)
+    assert bytes(downstream.arrived[1]) == expected_beginning(_WINDOW)
+    assert bench.proxy.stats(counted)[counted] == before + 1
+    exchange.another(reuse=True)

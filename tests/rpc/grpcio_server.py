@@ -131,6 +131,10 @@ class GrpcioServer:
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
 
+    def kill(self) -> None:
+        """End it amid what it does."""
+        self._process.kill()
+
     def stop(self) -> None:
         self._process.communicate(timeout=30)
 

@@ -33,6 +33,11 @@ class Http2Downstream(Http2Wire):
         if opening:
             self.send(opening)
 
+    @property
+    def selected_alpn(self) -> str | None:
+        """The protocol that TLS has agreed upon."""
+        return self.sock.selected_alpn_protocol() if isinstance(self.sock, ssl.SSLSocket) else None
+
     def wait_over(self, *streams: int) -> None:
         """Read until these streams are over."""
         self.read_until(lambda: all(stream in self.streams and self.streams[stream].over for stream in streams))

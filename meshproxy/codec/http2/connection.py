@@ -141,6 +141,8 @@ class Http2Connection(Endings):
         self.receive_window -= length
         if self.receive_window < 0:
             raise Http2Error(h2.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        if self.unacknowledged > self.receive_window:
+            self.return_to_window(0)
         stream = self.streams.get(stream_id)
         if stream is None:
             self.return_to_window(length)

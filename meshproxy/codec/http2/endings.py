@@ -51,7 +51,7 @@ class Endings(Sending):
         # A peer that has not acknowledged our SETTINGS may still go by the default.
         self.initial_receive_window: int = max(h2.DEFAULT_WINDOW_BYTES, settings.stream_window_bytes)
         self.receive_window: int = max(h2.DEFAULT_WINDOW_BYTES, settings.connection_window_bytes)
-        self._unacknowledged: int = 0
+        self.unacknowledged: int = 0  # bytes of that window that are free again, which the peer is yet to be told
         self._stream_update_at: Final = settings.stream_window_bytes // 2
 
     # -- what the two ends do differently
@@ -75,11 +75,11 @@ class Endings(Sending):
     def return_to_window(self, size: int) -> None:
         """So much of the connection's is free again, which the peer is told when it is as much as the peer has left:
         half a window at a time, less where streams that are not read hold some of it."""
-        self._unacknowledged += size
-        if 0 < self._unacknowledged >= self.receive_window and not self.reader.stopped:
-            self.receive_window += self._unacknowledged
-            self.write_frame(window_update_frame(0, self._unacknowledged))
-            self._unacknowledged = 0
+        self.unacknowledged += size
+        if 0 < self.unacknowledged >= self.receive_window and not self.reader.stopped:
+            self.receive_window += self.unacknowledged
+            self.write_frame(window_update_frame(0, self.unacknowledged))
+            self.unacknowledged = 0
 
     # -- streams
 

@@ -18,6 +18,7 @@ from meshproxy.codec.http2.stats import Http2Stats
 
 _LONG: Final = Struct(">L").unpack_from
 _STREAM_BITS: Final = 0x7FFFFFFF
+_BLOCK_FRAMES: Final = 513  # HEADERS and its CONTINUATIONs: Envoy's bound
 _BLOCK_SLACK: Final = 2  # a compressed block may be so many times as long as the list that it may make
 
 # What is awaited.
@@ -224,7 +225,8 @@ class FrameReader:
             self._floods.on_empty_frame()
         parts.append(data[at:end])
         self._block_wire += end - at + h2.FRAME_HEADER_BYTES
-        if self._block_wire > _BLOCK_SLACK * self._settings.max_headers_bytes + h2.DEFAULT_FRAME_BYTES:
+        limit = _BLOCK_SLACK * self._settings.max_headers_bytes + h2.DEFAULT_FRAME_BYTES
+        if len(parts) > _BLOCK_FRAMES or self._block_wire > limit:
             self._stats.header_overflow += 1
             raise Http2Error(h2.ENHANCE_YOUR_CALM, "a field block without end", details.CONTINUATION_FLOOD)
         if flags & h2.END_HEADERS:

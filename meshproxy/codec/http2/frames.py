@@ -42,8 +42,7 @@ def headers_frames(block: bytes, end: bool, stream_id: int, max_frame_bytes: int
     flags = END_STREAM if end else 0
     size = len(block)
     if size <= max_frame_bytes:
-        header: bytes = _HEADER(0, size, HEADERS, flags | END_HEADERS, stream_id)
-        return header + block
+        return frame_header(size, HEADERS, flags | END_HEADERS, stream_id) + block
     parts = [frame_header(max_frame_bytes, HEADERS, flags, stream_id), block[:max_frame_bytes]]
     for at in range(max_frame_bytes, size, max_frame_bytes):
         piece = block[at : at + max_frame_bytes]

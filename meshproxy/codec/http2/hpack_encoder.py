@@ -28,6 +28,8 @@ from meshproxy.codec.http2.huffman import huffman_encode
 _CREDENTIALS: Final = frozenset({b"authorization", b"proxy-authorization"})
 _COOKIE_BYTES: Final = 20
 
+_ALWAYS_NEW: Final = frozenset({b"x-request-id", b"traceparent"})  # their values do not come again
+
 _SEEN_LIMIT: Final = 64  # fields that a connection remembers to have sent once
 _SENT_BYTES: Final = 1024  # blocks up to this size are remembered
 _LEARNT_LIMIT: Final = 2048  # strings whose encoding is remembered, in all,
@@ -74,6 +76,10 @@ def _first_indexes() -> dict[bytes, int]:
 _STATIC: Final[dict[Any, int]] = {field: i + 1 for i, field in enumerate(STATIC_TABLE)}
 _STATIC_NAMES: Final[dict[bytes, int]] = _first_indexes()
 _INDEXED: Final[list[bytes]] = [encode_integer(INDEXED, INDEXED_MAX, index) for index in range(256)]
+_LITERALS: Final[dict[int, list[bytes]]] = {  # the beginning of a literal, by its pattern and the index of its name
+    pattern: [encode_integer(pattern, largest, index) for index in range(256)]
+    for pattern, largest in ((INSERTED, INSERTED_MAX), (PLAIN, PLAIN_MAX), (NEVER_INDEXED, PLAIN_MAX))
+}
 _STRINGS: dict[bytes, bytes] = {}  # names, and values that were inserted -> the string literal
 
 
@@ -171,6 +177,9 @@ class HpackEncoder:
         return b"".join(parts)
 
     def _represent(self, field: Any) -> bytes:
+        name: bytes = field[0]
+        if name in _ALWAYS_NEW and name in self._names:
+            return self._literal(PLAIN, PLAIN_MAX, name) + encode_string(field[1])
         number = self._numbers.get(field)
         if number is None:
             return self._new_field(field, field[0], field[1])
@@ -202,7 +211,8 @@ class HpackEncoder:
             if number is None:
                 return _OCTETS[pattern] + _learnt_string(name.lower())
             index = STATIC_SIZE + self._inserted - number
-        return encode_integer(pattern, largest, index)
+        literals = _LITERALS[pattern]
+        return literals[index] if index < len(literals) else encode_integer(pattern, largest, index)
 
     def _is_worth(self, field: Any, name: bytes, size: int) -> bool:
         """Whether a field is to be inserted; the class says by which rule."""
