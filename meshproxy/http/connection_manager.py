@@ -89,6 +89,9 @@ class ConnectionManager(ServerConnectionCallbacks):
         self._headers_timer: CallTimer | None = None
         self.spare_idle_timers: list[StreamIdleTimer] = []  # of streams that have ended; they stay armed
         self.spare_response_timers: list[ResponseTimer] = []
+        self._amid_head: bool = False  # HTTP/2: half of a request's head has come,
+        self._head_timer: CallTimer | None = None  # and has so long for its rest
+        self._drain_begin: CallTimer | None = None  # of a drain that tells one connection after the other
         self._drain_timer: CallTimer | None = None  # there is one from the beginning of the drain sequence on
         self._resets: PrematureResets | None = None  # of HTTP/2
         self._keepalive: Keepalive | None = None
@@ -211,7 +214,7 @@ class ConnectionManager(ServerConnectionCallbacks):
             self._on_first_data(data)
         codec = self._http1
         if codec is None:
-            self.codec.receive_data(data)
+            self._receive_http2(data)
             return
         timer = self._headers_timer
         if timer is not None and not timer.armed and not self._streams and not self._backed_up:
@@ -220,6 +223,45 @@ class ConnectionManager(ServerConnectionCallbacks):
         codec.receive_data(data)
         if wanted and not codec.reading_wanted:
             self.connection.read_disable(True)
+
+    def _receive_http2(self, data: bytes) -> None:
+        http2 = self._http2
+        assert http2 is not None
+        http2.receive_data(data)
+        if http2.amid_head != self._amid_head:
+            self._on_amid_head(not self._amid_head)
+
+    def _on_amid_head(self, amid_head: bool) -> None:
+        """HTTP/2: a request's head has begun to arrive, or is whole; the codec makes no stream before that."""
+        self._amid_head = amid_head
+        if not amid_head:
+            if self._head_timer is not None:
+                self._head_timer.disarm()
+            return
+        limits = self._half_head_limits_ms()
+        if limits and not self._closed:
+            if self._head_timer is None:
+                self._head_timer = CallTimer(self.on_half_head)
+            self.timers.arm(self._head_timer, min(limits))
+
+    def _half_head_limits_ms(self) -> list[float]:
+        """What bounds a head that does not end, as it would a stream in Envoy, which makes one from its first byte."""
+        config = self.config
+        limits = (config.request_headers_timeout_ms, config.request_timeout_ms, config.stream_idle_timeout_ms)
+        return [limit for limit in limits if limit > 0.0]
+
+    def on_half_head(self) -> None:
+        """Nothing more can come on the connection than the rest of that head: so it ends."""
+        config, stats = self.config, self.config.stats
+        limit = min(self._half_head_limits_ms())
+        if limit == config.request_headers_timeout_ms:
+            stats.downstream_rq_header_timeout += 1
+        elif limit == config.request_timeout_ms:
+            stats.downstream_rq_timeout += 1
+        else:
+            stats.downstream_rq_idle_timeout += 1
+        self._draining = True
+        self._close("request_header_timeout")
 
     def _on_first_data(self, data: bytes) -> None:
         self._spoke = True
@@ -373,9 +415,24 @@ class ConnectionManager(ServerConnectionCallbacks):
         if http1 is not None and (self._drain_timer is not None or http1.should_close):
             self._draining = True
         if self.owner.draining and not self._draining and self._drain_timer is None and self.owner.closes_now():
+            self.on_drain_begin()
+        return self._draining and http1 is not None
+
+    def start_drain(self, after_ms: float) -> None:
+        """The listener drains. HTTP/2's client is told without an answer, as in Envoy: its streams may be long."""
+        if self._http2 is None or not self._spoke or self._drain_timer is not None:
+            return
+        if after_ms <= 0.0:
+            self.on_drain_begin()
+            return
+        if self._drain_begin is None:
+            self._drain_begin = CallTimer(self.on_drain_begin)
+        self.timers.arm(self._drain_begin, after_ms)
+
+    def on_drain_begin(self) -> None:
+        if self._drain_timer is None:
             self.config.stats.downstream_cx_drain_close += 1
             self.drain_close()
-        return self._draining and http1 is not None
 
     def drain_close(self) -> None:
         """HTTP/1: the next response is the connection's last. HTTP/2: the client is told to open no more streams, and
@@ -397,6 +454,7 @@ class ConnectionManager(ServerConnectionCallbacks):
     def close_idle(self, idle_ms: float) -> None:
         """Close now if no stream has been active for so long, and no request has begun to arrive."""
         if self.idle_ms() >= idle_ms and not self.codec.buffered_bytes:
+            self._draining = True  # GOAWAY says that what is on its way was not looked at
             self._close()
 
     def active_requests(self) -> int:
@@ -443,7 +501,8 @@ class ConnectionManager(ServerConnectionCallbacks):
             self._http2.close_streams(RESET_TERMINATION)
         stats.downstream_cx_ssl_active -= self._secure
         stats.downstream_cx_length_ms.record(int((monotonic() - self._began) * 1000.0))
-        for timer in (self._idle_timer, self._duration_timer, self._headers_timer, self._drain_timer):
+        rare = (self._head_timer, self._drain_begin, self._drain_timer)
+        for timer in (self._idle_timer, self._duration_timer, self._headers_timer, *rare):
             if timer is not None:
                 timer.disarm()
         if self._keepalive is not None:
@@ -455,7 +514,8 @@ class ConnectionManager(ServerConnectionCallbacks):
         self.connection_info.protocol = self.protocol() if self._requests else 0
         handler = self.handler
         # No cycle is left, so all of the connection is freed now: memory that waits for the collector is cold.
-        self._idle_timer = self._duration_timer = self._headers_timer = self._drain_timer = None
+        self._idle_timer = self._duration_timer = self._headers_timer = None
+        self._head_timer = self._drain_timer = self._drain_begin = None
         self.codec.forget_callbacks()
         self.handler = _GONE
         self.owner.on_connection_done(handler)
@@ -570,8 +630,8 @@ class _Handler(ActiveConnection):
     def data_to_send(self) -> bytes | list[bytes]:
         return self._manager.data_to_send()
 
-    def start_drain(self) -> None:
-        self._manager.drain_close()
+    def start_drain(self, after_ms: float) -> None:
+        self._manager.start_drain(after_ms)
 
     def close_idle(self, idle_ms: float) -> None:
         self._manager.close_idle(idle_ms)

@@ -39,8 +39,9 @@ class ConnectionOwner:
 class ActiveConnection(ConnectionHandler):
     """What speaks on a connection of a filter chain, as the listener sees it."""
 
-    def start_drain(self) -> None:
-        """End at the next opportunity that loses nothing."""
+    def start_drain(self, after_ms: float) -> None:
+        """A drain has begun, which answers ask the owner about. A peer that can be told without one is told so long
+        from now."""
         raise NotImplementedError
 
     def close_idle(self, idle_ms: float) -> None:
@@ -80,7 +81,7 @@ class RawConnection(ActiveConnection):
     def on_close(self, error: str) -> None:
         self.owner.on_connection_done(self)
 
-    def start_drain(self) -> None:
+    def start_drain(self, after_ms: float) -> None:
         """It goes on."""
 
     def close_idle(self, idle_ms: float) -> None:

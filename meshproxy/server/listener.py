@@ -132,13 +132,16 @@ class ActiveFilterChain(ConnectionOwner):
         """Every connection ends with an answer that it begins from now on: it asks `closes_now` then.
 
         `over_s` above 0: of the answers at a moment, that share ends its connection which has passed of these seconds.
-        One whose answer is on its way already may be used once more, since its client was not told.
+        One whose answer is on its way already may be used once more, since its client was not told. HTTP/2 needs no
+        answer for that: those connections are told now, or by and by.
         """
         if self._drain_began == 0.0:
             self._drain_began = monotonic()
             self._drain_over_s = over_s
         self._drain_over_s = min(self._drain_over_s, over_s)
         self.draining = True
+        for connection in list(self.connections):
+            connection.start_drain(self._drain_over_s * 1000.0 * random.random())
 
     def fail_health_checks(self, fail: bool) -> None:
         """While they fail, every answer ends its connection; those that were told to end still do afterwards."""

@@ -19,6 +19,7 @@ from meshproxy.observe.log import setup_logging
 from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.server.bootstrap import read_bootstrap
+from meshproxy.server.heap import keep_freed_memory
 from meshproxy.server.options import Options
 from meshproxy.server.resources import ResourceBuilder
 from meshproxy.server.supervisor import StartFailed, Supervisor, describe
@@ -69,6 +70,7 @@ async def _run(options: Options) -> int:
 
 def _serve(options: Options) -> int:
     LOG_FILES.flush_interval_s = options.file_flush_interval_msec / 1000.0
+    keep_freed_memory()
     gc.freeze()  # what the imports made lives for ever: do not look at it again
     try:
         return uvloop.run(_run(options))

@@ -18,6 +18,7 @@ from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.log import setup_logging
 from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.server.control import ANSWER, CALL, PART, ControlSocket, Frame
+from meshproxy.server.heap import keep_freed_memory
 from meshproxy.server.service import WorkerService
 from meshproxy.server.worker import Worker
 
@@ -83,6 +84,7 @@ def main() -> int:
     LOG_FILES.flush_interval_s = options.file_flush_interval_msec / 1000.0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor decides
+    keep_freed_memory()
     gc.freeze()
     uvloop.run(_serve(options))
     LOG_FILES.close()

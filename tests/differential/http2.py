@@ -334,8 +334,10 @@ class Http2Side:
 
     def close(self) -> None:
         """Stop the proxy and its upstreams."""
+        output = self.proxy.output()
         self.proxy.stop()
         self._clean()
+        assert "Traceback" not in output, output
         assert not self.plain.errors, self.plain.errors
         assert not self.upstream.errors, self.upstream.errors
 

@@ -26,6 +26,7 @@ LARGE = "direct_response: { status: 200, body: { inline_string: '" + "x" * 100 +
 ANSWER = f"match: {{ prefix: / }}\n{LARGE}"
 TO_H = "match: { prefix: / }\nroute: { cluster: h%s }"
 BODY = frames_of(lambda stream: headers(stream, [(":status", "200")]) + data(stream, b"y" * 100, end=True))
+HALF_HEAD = headers(1, [(":method", "GET"), (":scheme", "http"), (":path", "/")], end=True, end_headers=False)
 STALLED = PREFACE + settings((4, 10))  # ten bytes of each answer, and no more
 
 
@@ -50,6 +51,8 @@ ROWS = [
     stalls("route_timeout", route=TO_H % f", timeout: {SHORT}"),
     stalls("max_stream_duration", route=TO_H % ", timeout: 0s", listener="stream_duration"),
     stalls("request_timeout", Head(method="POST", end=False), route=TO_H % "", listener="request"),
+    Row("half_of_a_head", (HALF_HEAD, Over()), route=ANSWER, listener="idle", acknowledges=False, differs="half-head",
+        envoy=(":status: 408",), ours=("goaway: NO_ERROR last=0",)),
     # connections
     Row("idle_connection", (Head(), Over(), Goaway(), Goaway(2), Ended()), route=ANSWER, listener="connection_idle"),
     Row("max_duration", (Head(), Over(), Goaway(), Goaway(2), Ended()), route=ANSWER, listener="connection_duration"),

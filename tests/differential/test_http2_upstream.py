@@ -150,6 +150,18 @@ POOL = [
 ]
 ROWS = [
     *(
+        one(
+            f"status_{status}",
+            Head(),
+            route=ROUTE % "stream",
+            answers=(head(status=status),),
+            differs="status-range",
+            envoy=(f":status: {status}",),
+            ours=(":status: 502", "RST_STREAM PROTOCOL_ERROR"),
+        )
+        for status in ("099", "600", "999")
+    ),
+    *(
         one(name, Head(), route=ROUTE % "h", answers=(what,), ignore=("upstream goaway",))
         for name, what in MALFORMED.items()
     ),

@@ -12,7 +12,6 @@ from meshproxy.codec.headers import Field
 from meshproxy.filters.http.grpc_http1_bridge import build_grpc_http1_bridge
 from meshproxy.filters.http.grpc_http1_reverse_bridge import build_reverse_bridge
 from meshproxy.http.grpc.messages import frame
-from meshproxy.observe.stream_info import PROTOCOL_HTTP2
 from tests.filters.grpc_calls import Call, parts
 
 PROTO = ("content-type", "application/x-protobuf")
@@ -36,14 +35,6 @@ def test_the_status_goes_into_the_head(code: bytes, start: str) -> None:
     assert (headers["grpc-status"], headers["grpc-message"]) == (code.decode(), "why")
     assert headers["content-length"] == "12"
     assert body == frame(b"a") + frame(b"b")
-
-
-def test_a_call_of_http2_is_left_alone() -> None:
-    call = bridge(upgrade_protobuf_to_grpc=True)
-    call.connection.manager.protocol = lambda: PROTOCOL_HTTP2  # type: ignore[method-assign]
-    call.request(frame(b"x"))
-    _, headers, body = parts(call.answer(frame(b"a"), trailers=status(b"5")))
-    assert (headers["transfer-encoding"], headers["grpc-status"], body) == ("chunked", "5", frame(b"a"))
 
 
 def test_a_bare_message_is_framed() -> None:

@@ -37,9 +37,13 @@ class Proxy:
         self.exit_code: int | None = None
 
     async def __aenter__(self) -> Self:
-        self.process = await asyncio.to_thread(start_meshproxy, self._config, *self._arguments)
-        self.ports = await asyncio.to_thread(self.process.listener_ports)
+        await asyncio.to_thread(self.start)
         return self
+
+    def start(self) -> None:
+        """Start it; `process.stop` ends it."""
+        self.process = start_meshproxy(self._config, *self._arguments)
+        self.ports = self.process.listener_ports()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -104,6 +104,11 @@ class Http2Connection(Endings):
         return self.reader.held_bytes
 
     @property
+    def amid_head(self) -> bool:
+        """Whether the fields of a message have begun to arrive, and are not whole."""
+        return self.reader.amid_head
+
+    @property
     def reading_wanted(self) -> bool:
         return True  # windows bound what may come
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from meshproxy.codec.connection import CodecConnection
+from meshproxy.codec.connection import PASS_ON_BYTES, CodecConnection
 from meshproxy.codec.http2 import constants as h2
 from meshproxy.codec.http2 import details
 from meshproxy.codec.http2.failures import Http2Error
@@ -87,6 +87,12 @@ class FrameReader:
         """Received bytes that nobody has been told of."""
         return len(self._buffer) + (self._block_wire if self._block_parts is not None else 0)
 
+    @property
+    def amid_head(self) -> bool:
+        """Whether a field block has begun and not ended: until then nothing else can come."""
+        held = self._buffer
+        return self._block_parts is not None or (len(held) > 3 and held[3] == h2.HEADERS and self._awaits == _FRAMES)
+
     def stop(self) -> None:
         """Look at nothing more, even of what is being read."""
         self.stopped = True
@@ -95,21 +101,34 @@ class FrameReader:
 
     def feed(self, sink: FrameSink, data: bytes) -> None:
         """Take what came, in any split. Raises Http2Error."""
+        at = 0
         if self._buffer:
-            data = self._buffer + data
-        at = self._read(sink, data)
+            at = self._lacking()
+            if 0 < at < len(data) and len(data) >= PASS_ON_BYTES:
+                self._read(sink, self._buffer + data[:at], 0)
+            else:
+                data = self._buffer + data
+                at = 0
+        at = self._read(sink, data, at)
         self._buffer = data[at:] if at < len(data) and not self.stopped else b""
 
-    def _read(self, sink: FrameSink, data: bytes) -> int:
-        """Take all whole frames; where they end."""
-        at = 0
+    def _lacking(self) -> int:
+        """How much the frame lacks that has begun; 0 if that is not known. Bulk data arrives in large reads that end
+        within a frame: it alone is put together."""
+        held = self._buffer
+        if len(held) < h2.FRAME_HEADER_BYTES or self._awaits == _PREFACE:
+            return 0
+        return h2.FRAME_HEADER_BYTES + (held[0] << 16 | held[1] << 8 | held[2]) - len(held)
+
+    def _read(self, sink: FrameSink, data: bytes, at: int) -> int:
+        """Take all whole frames from `at` on; where they end."""
         size = len(data)
         if self._awaits == _PREFACE:
             at = self._read_preface(data)
             if not at:
                 return 0
         max_frame = self._settings.max_frame_bytes
-        while size - at >= h2.FRAME_HEADER_BYTES:
+        while size - at >= h2.FRAME_HEADER_BYTES and not self.stopped:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > max_frame:
                 raise Http2Error(h2.FRAME_SIZE_ERROR, "a frame over SETTINGS_MAX_FRAME_SIZE")
@@ -123,8 +142,6 @@ class FrameReader:
                 self._check_first(frame_type, data[at + 4])
             self._on_frame(sink, frame_type, data[at + 4], stream_id, data, begin, end)
             at = end
-            if self.stopped:
-                break
         return at
 
     def _read_preface(self, data: bytes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from meshproxy.codec.connection import PASS_ON_BYTES
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http2 import constants as h2
 from meshproxy.codec.http2 import details
@@ -106,8 +107,12 @@ class Sending(FrameSink):
         self._send_window -= size
         most = self.max_send_frame
         frames = 1
-        if size <= most:
+        if size < PASS_ON_BYTES:
             self.write_frame(data_header(size, end, stream.id) + data)
+        elif size <= most:
+            self.write_frame(data_header(size, end, stream.id))
+            if not self.should_close:  # else there was one frame too many
+                self.write(data)
         else:
             parts: list[bytes | memoryview] = []
             view = memoryview(data)
