@@ -382,6 +382,8 @@ def test_bodies_and_trailers(role: str, rule: str) -> None:
 
 MALFORMED_RESPONSES: dict[str, str] = {
     "8.3.2 no :status": "x=y",
+    "RFC 9110 8.6 content-length in 204": ":status=204 content-length=1",
+    "RFC 9110 8.6 content-length in an interim response": ":status=103 content-length=0",
     "8.3.2 nothing": "",
     "8.3.2 :status twice": ":status=200 :status=200",
     "8.3.2 an empty :status": ":status=",
@@ -424,7 +426,7 @@ def test_a_malformed_response_ends_its_connection(rule: str) -> None:
         (GET.replace("GET", "HEAD"), ":status=200 content-length=5", ":status=200 content-length=5 end"),
         (GET, ":status=304 content-length=5", ":status=304 content-length=5 end"),
         (GET, ":status=204", ":status=204 end"),
-        (GET, ":status=204 content-length=0", ":status=204 end"),  # RFC 9110 section 8.6
+        (GET, ":status=204 content-length=0", ":status=204 end"),
         (GET, ":status=200 cookie=a x=y cookie=b", ":status=200 x=y cookie=a;+b end"),
         (GET, ":status=200 content-length=0", ":status=200 content-length=0 end"),
     ],

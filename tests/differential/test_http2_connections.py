@@ -1,6 +1,7 @@
 """HTTP/2 connections from the downstream: what opens them, and what ends them in order (GOAWAY)."""
 
 import json
+import re
 
 from tests.differential.cases import get
 from tests.differential.http2 import (
@@ -174,3 +175,21 @@ def test_drain(http2_pair: Http2Pair) -> None:
     expected, actual = (goaways_after_drain(side) for side in (http2_pair.reference, http2_pair.subject))
     assert expected == ["0 2147483647", "0 1", "closed"]
     assert actual == expected
+
+
+# Of Envoy's two libraries, of METADATA frames (an extension of Envoy's), and of what only its implementation has.
+NOT_OURS = re.compile(r"(ng|og)http2_|metadata_|deferred_stream_close|cookies_total_bytes_too_large")
+
+
+def http2_stats(side: Http2Side) -> set[str]:
+    """Names of what HTTP/2 connections count, downstream and of one cluster."""
+    with Http2Downstream(side.ports["main"]) as downstream:
+        downstream.barrier()
+    return {name for name in side.proxy.stats("http2\\.") if name.startswith(("http2.", "cluster.opens_defaults.http2."))}
+
+
+def test_names_of_stats(http2_pair: Http2Pair) -> None:
+    expected, actual = (http2_stats(side) for side in (http2_pair.reference, http2_pair.subject))
+    assert {name for name in expected if not NOT_OURS.search(name)} == {
+        name for name in actual if not NOT_OURS.search(name)
+    }

@@ -61,6 +61,10 @@ MALFORMED: dict[str, Http2Answer] = {
     "bad_length": head(("content-length", "x")),
     "length_without_content": head(("content-length", "5")),
     "interim_ends": head(status="100"),
+    "interim_with_length": frames_of(
+        lambda stream: headers(stream, [(":status", "103"), ("content-length", "0")]) + headers(stream, STATUS, end=True)
+    ),
+    "no_content_with_length": head(("content-length", "5"), status="204"),
     "trailers_go_on": frames_of(
         lambda stream: headers(stream, STATUS) + data(stream, b"x") + headers(stream, [("t", "v")])
     ),

@@ -96,6 +96,7 @@ class Http2EchoUpstream:
         self.max_streams = max_streams
         self.seen = 0
         self.delay_s = 0.0
+        self.holds = False  # requests are answered when `release` says so
         self.connections: set[_EchoPeer] = set()
         self._server: asyncio.Server | None = None
 
@@ -119,6 +120,17 @@ class Http2EchoUpstream:
         for connection in list(self.connections):
             connection.transport.abort()
         await eventually(lambda: not self.connections, "the upstream's connections to end")
+
+    @property
+    def waiting(self) -> int:
+        """How many requests have no answer yet."""
+        return sum(len(connection.open) for connection in self.connections)
+
+    def release(self) -> None:
+        """Answer all that wait."""
+        for connection in self.connections:
+            for stream in list(connection.open):
+                connection.answer(stream)
 
     def go_away(self) -> int:
         """Take no further streams on the connections that have some, and finish those; how many connections."""
@@ -181,11 +193,11 @@ class _EchoPeer(Http2Peer):
         self.last_id = stream
         self.open[stream] = target
         if upstream.delay_s:
-            asyncio.get_running_loop().call_later(upstream.delay_s, self._answer, stream)
-        else:
-            self._answer(stream)
+            asyncio.get_running_loop().call_later(upstream.delay_s, self.answer, stream)
+        elif not upstream.holds:
+            self.answer(stream)
 
-    def _answer(self, stream: int) -> None:
+    def answer(self, stream: int) -> None:
         target = self.open.pop(stream, None)
         if target is None or self.lost:
             return
@@ -229,7 +241,7 @@ class Http2Load(Load):
 
     async def _client(self, keep: bool) -> None:
         while not self._stopping:
-            connection = _Http2Client()
+            connection = Http2Client()
             try:
                 await asyncio.get_running_loop().create_connection(
                     lambda connection=connection: connection, "127.0.0.1", self.port, ssl=self._tls
@@ -253,12 +265,12 @@ class Http2Load(Load):
             await eventually(lambda connection=connection: connection.lost, "a connection to end")  # type: ignore[misc]
             await asyncio.sleep(self._pause_s)
 
-    async def _ask_on(self, connection: _Http2Client) -> None:
+    async def _ask_on(self, connection: Http2Client) -> None:
         while connection.usable and not self._stopping:
             await self._ask_once(connection)
             await asyncio.sleep(self._pause_s)
 
-    async def _ask_once(self, connection: _Http2Client) -> None:
+    async def _ask_once(self, connection: Http2Client) -> None:
         target = f"{self._path}{next(self._numbers)}".encode()
         try:
             answer = await connection.ask(target)
@@ -272,7 +284,7 @@ class Http2Load(Load):
                 self.failures.append(complaint)
 
 
-class _Http2Client(Http2Peer):
+class Http2Client(Http2Peer):
     """One connection of the load."""
 
     def __init__(self) -> None:
@@ -294,18 +306,39 @@ class _Http2Client(Http2Peer):
 
     async def ask(self, target: bytes) -> Answer:
         """Raises Unprocessed, ConnectionError or TimeoutError."""
+        began = asyncio.get_running_loop().time()
+        stream = self.begin(target)
+        async with asyncio.timeout(20.0):
+            await self._waiting[stream]
+        return self.take(stream, began)
+
+    def begin(self, target: bytes) -> int:
+        """Send a request; its stream."""
         self.requests += 1
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         stream = self.http2.get_next_available_stream_id()
-        self._waiting[stream] = loop.create_future()
+        self._waiting[stream] = asyncio.get_running_loop().create_future()
         fields = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", target.decode())]
         self.http2.send_headers(stream, fields, end_stream=True)
         self.flush()
-        async with asyncio.timeout(20.0):
-            await self._waiting[stream]
+        return stream
+
+    def take(self, stream: int, began: float = 0.0) -> Answer:
+        """The answer, which is whole."""
         head = self._heads.pop(stream)
-        return Answer(began, loop.time(), int(head[b":status"]), head, self._bodies.pop(stream, b""))
+        now = asyncio.get_running_loop().time()
+        return Answer(began, now, int(head[b":status"]), head, self._bodies.pop(stream, b""))
+
+    @property
+    def waiting(self) -> int:
+        """How many requests have no answer yet."""
+        return len(self._waiting)
+
+    def cancel_all(self) -> None:
+        """Take back what has no answer."""
+        for stream in list(self._waiting):
+            self.http2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+            self._waiting.pop(stream).cancel()
+        self.flush()
 
     def on_event(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.ResponseReceived):

@@ -39,10 +39,15 @@ class RawUpstream:
         reader = self.accept()
         return reader, reader.read_head()
 
+    def hang_up(self) -> None:
+        """End all connections that were accepted."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._listener.close()
-        for connection in self._connections:
-            connection.close()
+        self.hang_up()

@@ -24,7 +24,6 @@ from meshproxy.codec.http2.states import (
     CONNECTION_PROTOCOL_ERROR,
     FORGOTTEN,
     IDLE,
-    IGNORED,
     RECEIVED,
     STREAM_ERROR,
     TAKEN,
@@ -207,8 +206,6 @@ class Http2Connection(Endings):
                 self.on_head(stream_id, end, wire, block)
                 return
         self.read_block(block)  # whatever becomes of it, the table goes on with it (section 4.3)
-        if meaning == IGNORED:
-            self.stats.headers_cb_no_stream += 1
         self._refuse(meaning, stream_id)
 
     def read_block(self, block: bytes) -> None:

@@ -258,8 +258,10 @@ def read_response(
     status = _status(fields[0][1])
     if known & COOKIE:
         fields = _join_cookies(fields)
-    if status == 204 and known & CONTENT_LENGTH:  # where none may be (RFC 9110 section 8.6); Envoy drops it too
-        fields = [field for field in fields if field != _NO_CONTENT]
+    if known & CONTENT_LENGTH and (status < 200 or status == 204):  # where none may be (RFC 9110 section 8.6):
+        if status < 200 or _NO_CONTENT not in fields:
+            return _BAD_LENGTH
+        fields = [field for field in fields if field != _NO_CONTENT]  # Envoy lets this one pass, and drops it
     message = Message(fields, known & ~(CONNECTION | TRANSFER_ENCODING | UPGRADE), sensitive)
     message.status = status
     if not 100 <= message.status < 600 or message.status == 101:  # section 8.6: nobody switches protocols

@@ -11,7 +11,7 @@ class Http2Stats:
         self.goaway_sent: int = 0
         self.header_list_size_too_large: int = 0
         self.header_overflow: int = 0
-        self.headers_cb_no_stream: int = 0
+        self.headers_cb_no_stream: int = 0  # a name of Envoy's, for an error of Envoy's
         self.inbound_empty_frames_flood: int = 0
         self.inbound_priority_frames_flood: int = 0
         self.inbound_window_update_frames_flood: int = 0
