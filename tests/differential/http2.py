@@ -41,13 +41,14 @@ OPENINGS = {
     "h_none": settings((3, 0)) + UPSTREAM_OPENING,
     "h_mute": b"",
     "h_narrow": settings((4, 10)),
+    "h_deaf": UPSTREAM_OPENING,
 }
 COMPARED_STATS = (
     r"(^|\.)http2\.(?!nghttp2|oghttp2|deferred|outbound|pending|streams_active)"
     r"|http\.\w+\.(downstream_(rq_(rx_reset|tx_reset|too_many|response_before|max_dur|idle_timeout|[1-5]xx|ws_on)"
     r"|cx_(protocol_error|max_requests_reached|max_duration|idle_timeout|drain_close|upgrades_total|http2_total)))"
     r"|cluster\.\w+\.upstream_(rq_(rx_reset|tx_reset|retry$|cancelled|5\d\d|timeout|pending_total|pending_fail|1\d\d)"
-    r"|cx_(protocol_error|close_notify|http2_total|http1_total|total|destroy_local$|destroy_remote$|max_requests))"
+    r"|cx_(protocol_error|close_notify|http2_total|http1_total|total|destroy_local$|destroy_remote$|max_|idle_timeout))"
 )
 SKIPPED_STATS = re.compile(
     r"cluster\.\w+\.(internal|external)|cluster\.[abc]\.upstream_(cx|rq_pending|rq_cancelled)"
@@ -106,6 +107,13 @@ class Reached:
 @dataclass(frozen=True)
 class WholeUpstream:
     """Wait until `count` requests at the HTTP/2 upstream are whole or reset."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Wait until `count` connections to the HTTP/2 upstream have ended."""
 
     count: int = 1
 
@@ -176,6 +184,7 @@ Step = (
     | Reached
     | WholeUpstream
     | Fire
+    | Gone
     | Held
     | HeldUpstream
     | Leave
@@ -265,7 +274,7 @@ class Http2Side:
     def __init__(self, name: str, topic: Http2Topic, start: Callable[[str], ProxyProcess]) -> None:
         self.name = name
         self.plain = ScriptedUpstream(SERVERS)
-        self.upstream = Http2Upstream(OPENINGS)
+        self.upstream = Http2Upstream(OPENINGS, deaf=("h_deaf",))
         self.dead = socket.socket()
         self.dead.bind(("127.0.0.1", 0))
         ports = {**self.plain.ports, **self.upstream.ports, "dead": self.dead.getsockname()[1]}
@@ -385,6 +394,8 @@ class RowRun:
         match step:
             case Reached(count, plain):
                 (self.side.plain if plain else self.side.upstream).wait_seen(count)
+            case Gone(count):
+                self.side.upstream.wait_gone(count)
             case WholeUpstream(count):
                 self.side.upstream.wait_over(count)
             case Fire(event):

@@ -89,7 +89,7 @@ def outcome(downstream: Http2Downstream, stream: int) -> str:
     return seen.parts[0].get(":status")
 
 
-def each_octet(side: Http2Side, exchange: Callable[[Http2Downstream, int, str], None]) -> dict[int, str]:
+def each_octet(side: Http2Side, exchange: Callable[[Http2Downstream, int, str], object]) -> dict[int, str]:
     """What becomes of the stream that `exchange` makes with each octet. Connections are not used for more than half of
     them: who resets too many streams is given up."""
     outcomes: dict[int, str] = {}

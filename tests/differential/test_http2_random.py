@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from tests.differential.cases import chunked, request
 from tests.differential.http2 import Head, HeldUpstream, Http2Pair, Http2Topic, Over, Reached, Request1, Row, Step, Sync
 from tests.support.http2_upstream import Http2Answer
@@ -10,7 +12,10 @@ from tests.support.upstream import Answer
 
 SEEDS = range(120)
 SESSIONS = range(40)
-TO = "match: { prefix: / }\nroute: { cluster: %s }"
+TO = """
+route_config:
+  virtual_hosts: [{ name: any, domains: ['*'], routes: [{ match: { prefix: / }, route: { cluster: %s } }] }]
+"""
 NAMES = ("accept", "x-a", "x-b", "user-agent", "x-very-long-name-of-a-field", "authorization", "cookie", "te")
 VALUES = ("", "1", "gzip, deflate", "a=1; b=2", "x" * 70, "\xe4\xf6\xfc", "tab\there", "Mixed Case", '"quoted"', "0")
 METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "HEAD", "PROPFIND")
@@ -131,7 +136,7 @@ def some_row(seed: int) -> Row:
     return Row(
         f"random_{seed}",
         steps,
-        route=TO % ("a" if plain else "h"),
+        listener="plain" if plain else "main",
         answers=(answer,),
         plain=(plain_answer,),
         **({"opening": None} if http1 else {}),  # type: ignore[arg-type]
@@ -151,7 +156,7 @@ class Session:
         """Up to eight requests, which are all over in the end."""
         while self.next_stream < 17 or self.open:
             self.dice.choice((self.begin, self.go_on, self.go_on, self.end, self.say_something, self.give_up))()
-        return Row(name, tuple(self.steps), route=TO % "h")
+        return Row(name, tuple(self.steps))
 
     def begin(self) -> None:
         """A request, which is known upstream before anything else happens, so that their order there is certain."""
@@ -195,8 +200,23 @@ def is_head(steps: tuple[Step, ...]) -> bool:
     )
 
 
-HTTP2 = Http2Topic([*(some_row(seed) for seed in SEEDS), *(Session(seed).row(f"session_{seed}") for seed in SESSIONS)])
+HTTP2 = Http2Topic(
+    [*(some_row(seed) for seed in SEEDS), *(Session(seed).row(f"session_{seed}") for seed in SESSIONS)],
+    listeners={"main": TO % "h", "plain": TO % "a"},
+)
 
 
 def test_row(http2_pair: Http2Pair, row: Row) -> None:
     http2_pair.check(row)
+
+
+@pytest.mark.long
+def test_many_rows(http2_pair: Http2Pair) -> None:
+    for seed in range(1000, 3000):
+        http2_pair.check(some_row(seed))
+
+
+@pytest.mark.long
+def test_many_sessions(http2_pair: Http2Pair) -> None:
+    for seed in range(1000, 1300):
+        http2_pair.check(Session(seed).row(f"session_{seed}"))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from tests.differential.cases import get
 from tests.differential.http2 import (
     Fire,
+    Gone,
     Head,
     Http2Pair,
     Http2Topic,
@@ -12,10 +13,11 @@ from tests.differential.http2 import (
     Reached,
     Request1,
     Row,
+    Sync,
     http2_cluster,
     one,
 )
-from tests.support.http2_upstream import OK, Http2Answer, frames_of
+from tests.support.http2_upstream import OK, SILENT, Http2Answer, frames_of
 from tests.support.http2_wire import (
     END_HEADERS,
     END_STREAM,
@@ -62,7 +64,9 @@ MALFORMED: dict[str, Http2Answer] = {
     "length_without_content": head(("content-length", "5")),
     "interim_ends": head(status="100"),
     "interim_with_length": frames_of(
-        lambda stream: headers(stream, [(":status", "103"), ("content-length", "0")]) + headers(stream, STATUS, end=True)
+        lambda stream: (
+            headers(stream, [(":status", "103"), ("content-length", "0")]) + headers(stream, STATUS, end=True)
+        )
     ),
     "no_content_with_length": head(("content-length", "5"), status="204"),
     "trailers_go_on": frames_of(
@@ -152,6 +156,15 @@ POOL = [
     Row("no_settings", (Head(), Over()), route=ROUTE % "mute"),
     Row("not_http2", (Head(), Over()), route=ROUTE % "plain"),
 ]
+COMMON = "common_http_protocol_options: { %s }"
+ENDS = [
+    Row("idle", (Head(), Over(), Gone(), Head(stream=3), Over((3,))), route=ROUTE % "idle"),
+    Row("duration", (Head(), Over(), Gone(), Head(stream=3), Over((3,))), route=ROUTE % "short"),
+    Row("stream_duration", (Head(), Over()), route=ROUTE % "brief", answers=(SILENT,)),
+    Row("keepalive_answered", (Head(), Over(), Sync(), Head(stream=3), Over((3,))), route=ROUTE % "kept"),
+    Row("keepalive_unanswered", (Head(), Over(), Gone()), route=ROUTE % "unkept", answers=(SILENT,)),
+    Row("keepalive_unanswered_when_idle", (Head(), Over(), Gone()), route=ROUTE % "unkept_idle"),
+]
 ROWS = [
     *(
         one(
@@ -181,6 +194,7 @@ ROWS = [
     ),
     *(one(f"fine_{name}", Head(), route=ROUTE % "h", answers=(what,)) for name, what in FINE.items()),
     *POOL,
+    *ENDS,
 ]
 HTTP2 = Http2Topic(
     ROWS,
@@ -195,6 +209,12 @@ HTTP2 = Http2Topic(
         "plain": http2_cluster("a"),
         "configured": http2_cluster("h", "max_concurrent_streams: 1"),
         "two_requests": http2_cluster("h", more="common_http_protocol_options: { max_requests_per_connection: 2 }"),
+        "idle": http2_cluster("h", more=COMMON % "idle_timeout: 0.1s"),
+        "short": http2_cluster("h", more=COMMON % "max_connection_duration: 0.1s"),
+        "brief": http2_cluster("h", more=COMMON % "max_stream_duration: 0.1s"),
+        "kept": http2_cluster("h", "connection_keepalive: { interval: 0.02s, timeout: 1s }"),
+        "unkept": http2_cluster("h_deaf", "connection_keepalive: { interval: 0.1s, timeout: 0.1s }"),
+        "unkept_idle": http2_cluster("h_deaf", "connection_keepalive: { interval: 0.1s, timeout: 0.1s }"),
         "one_active": http2_cluster("h") + "\ncircuit_breakers: { thresholds: [{ max_requests: 1 }] }",
     },
 )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Json = dict[str, Any]
+_UPSTREAM = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TYPES = "type.googleapis.com/envoy.extensions.filters"
 
 
@@ -82,6 +83,18 @@ def cluster(name: str, *endpoints: int | str, **fields: Any) -> Json:
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}]},
         **fields,
     }
+
+
+def http2_cluster(common: Json | None = None, **http2: Any) -> Json:
+    """Fields of a cluster whose upstream speaks HTTP/2; `http2` are those of its Http2ProtocolOptions."""
+    more = {} if common is None else {"common_http_protocol_options": common}
+    return protocol(explicit_http_config={"http2_protocol_options": http2}, **more)
+
+
+def protocol(**config: Any) -> Json:
+    """Fields of a cluster: its HttpProtocolOptions."""
+    options = {"@type": f"type.googleapis.com/{_UPSTREAM}", **config}
+    return {"typed_extension_protocol_options": {_UPSTREAM: options}}
 
 
 def bootstrap(listeners: Sequence[Json], clusters: Sequence[Json] = (), **fields: Any) -> str:

@@ -7,7 +7,7 @@ import asyncio
 import ssl
 import struct
 from collections.abc import Iterator
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import h2.config
 import h2.connection
@@ -16,24 +16,11 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from tests.integration.config import Json
 from tests.integration.load import Answer, Check, Load
 from tests.integration.proxy import eventually
 from tests.support.http2_wire import MAX_WINDOW, goaway
 
-_UPSTREAM = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _WINDOW = 1 << 20
-
-
-def http2_cluster(common: Json | None = None, **http2: Any) -> Json:
-    """Fields of a cluster whose upstream speaks HTTP/2; `http2` are those of its Http2ProtocolOptions."""
-    options: Json = {
-        "@type": f"type.googleapis.com/{_UPSTREAM}",
-        "explicit_http_config": {"http2_protocol_options": http2},
-    }
-    if common is not None:
-        options["common_http_protocol_options"] = common
-    return {"typed_extension_protocol_options": {_UPSTREAM: options}}
 
 
 class Http2Peer(asyncio.Protocol):
@@ -90,8 +77,9 @@ class Http2Peer(asyncio.Protocol):
 class Http2EchoUpstream:
     """An HTTP/2 server in the test's own loop; its answer to `/path` is `<name> /path`. No request bodies."""
 
-    def __init__(self, name: str, port: int = 0, max_streams: int = 1000) -> None:
+    def __init__(self, name: str, port: int = 0, max_streams: int = 1000, tls: ssl.SSLContext | None = None) -> None:
         self.name = name
+        self._tls = tls
         self.port = port
         self.max_streams = max_streams
         self.seen = 0
@@ -110,7 +98,7 @@ class Http2EchoUpstream:
     async def start(self) -> None:
         """Listen, on the same port if it did before."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _EchoPeer(self), "127.0.0.1", self.port)
+        self._server = await loop.create_server(lambda: _EchoPeer(self), "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -244,7 +232,11 @@ class Http2Load(Load):
             connection = Http2Client()
             try:
                 await asyncio.get_running_loop().create_connection(
-                    lambda connection=connection: connection, "127.0.0.1", self.port, ssl=self._tls
+                    lambda connection=connection: connection,
+                    "127.0.0.1",
+                    self.port,
+                    ssl=self._tls,
+                    server_hostname="a.test" if self._tls else None,
                 )
             except ConnectionRefusedError:
                 self.refused += 1

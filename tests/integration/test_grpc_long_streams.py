@@ -13,8 +13,7 @@ from typing import Any, Self
 import grpc
 import pytest
 
-from tests.integration.config import Json, bootstrap, cluster, forward, header_filter, listener
-from tests.integration.http2_load import http2_cluster
+from tests.integration.config import Json, bootstrap, cluster, forward, header_filter, http2_cluster, listener
 from tests.integration.proxy import Proxy, eventually
 from tests.rpc.grpcio_server import GrpcioServer
 
@@ -226,7 +225,7 @@ async def test_a_stream_stays_while_routes_and_clusters_change(server: GrpcioSer
         assert await proxy.stat("http.main.downstream_cx_http2_total") == 1
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 async def test_a_stream_of_a_changed_chain_goes_on_to_its_end(server: GrpcioServer, workers: str) -> None:
     """Its client is told (GOAWAY) though no answer begins on the connection, and asks anew on another."""
     flags = ("--concurrency", workers, "--drain-time-s", "60", "--drain-strategy", "immediate")
@@ -260,7 +259,7 @@ async def test_a_stream_goes_on_while_the_listener_drains(server: GrpcioServer) 
         assert await call.code() == grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 async def test_a_stream_goes_on_to_its_end_while_the_process_ends(server: GrpcioServer, workers: str) -> None:
     flags = ("--concurrency", workers, "--drain-time-s", "60")
     async with Proxy(config(server), *flags) as proxy, Client(proxy) as client:

@@ -19,7 +19,7 @@ import grpc
 import pytest
 
 from tests.bench.programs import needs
-from tests.integration.config import Json, bootstrap, cluster, direct, forward, listener
+from tests.integration.config import bootstrap, cluster, direct, forward, listener, protocol
 from tests.rpc.grpcio_server import GrpcioServer
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_meshproxy
@@ -27,15 +27,8 @@ from tests.support.upstream import ScriptedUpstream, reply
 from tests.tls.certificates import dns, issue, world
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
-_UPSTREAM = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 MIB = 1024 * 1024
 LARGE = bytes(range(256)) * 4096 * 8  # 8 MiB
-
-
-def protocol(**config: Any) -> Json:
-    """A cluster's protocol: `explicit_http_config`, `use_downstream_protocol_config` or `auto_config`."""
-    options = {_UPSTREAM: {"@type": f"type.googleapis.com/{_UPSTREAM}", **config}}
-    return {"typed_extension_protocol_options": options}
 
 
 HTTP2 = protocol(explicit_http_config={"http2_protocol_options": {}})

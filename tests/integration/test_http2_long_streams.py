@@ -11,14 +11,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from tests.integration.bulk import DEADLINE_S, KIB, MIB, PATTERN, Memory, Reader, Sender, Sink, Source, kernel_bytes
-from tests.integration.config import Json, bootstrap, cluster, forward, listener
+from tests.integration.config import Json, bootstrap, cluster, forward, http2_cluster, listener
 from tests.integration.http2_body import BulkWire, Http2Body
-from tests.integration.http2_load import http2_cluster
 from tests.support.http2_wire import MAX_WINDOW, PREFACE, data, headers
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_meshproxy
@@ -69,11 +68,9 @@ class Bench:
     def _bootstrap(self) -> str:
         listeners: list[Json] = []
         clusters: list[Json] = []
-        for name, windows, buffers in (
-            ("small", _SMALL, {"per_connection_buffer_limit_bytes": _LIMIT}),
-            ("default", {}, {}),
-            ("idle", _SMALL, {"per_connection_buffer_limit_bytes": _LIMIT}),
-        ):
+        tight: Json = {"per_connection_buffer_limit_bytes": _LIMIT}
+        kinds: list[tuple[str, Json, Json]] = [("small", _SMALL, tight), ("default", {}, {}), ("idle", _SMALL, tight)]
+        for name, windows, buffers in kinds:
             manager: Json = {"http2_protocol_options": windows}
             if name == "idle":
                 manager["stream_idle_timeout"] = "0.5s"
@@ -103,6 +100,10 @@ class Bench:
     def idle_timeouts(self) -> int:
         """How many streams there were that were idle for too long."""
         return sum(self.proxy.stats("downstream_rq_idle_timeout").values())
+
+    def unsent_bytes(self) -> int:
+        """What waits for a window, on both sides."""
+        return sum(self.proxy.stats("http2.pending_send_bytes").values())
 
     def gauges(self) -> dict[str, int]:
         """Those that must be 0 when nobody is there, where they are not."""
@@ -152,10 +153,8 @@ class Exchange:
         self._request_ends = way == DOWN
         asked = self._ask(total)
         taken = self._take(asked)
-        source: Any = taken if way == DOWN else asked
-        sink: Any = asked if way == DOWN else taken
-        self.source: Source = source
-        self.sink: Sink = sink
+        self.source: Source = taken if way == DOWN else asked
+        self.sink: Sink = asked if way == DOWN else taken
         if way == DOWN:
             self._answer(asked, taken, total)
 
@@ -256,7 +255,8 @@ def _request(ends: bool) -> list[tuple[str, str]]:
 def test_a_reader_that_stops(bench: Bench, pair: str, way: str, stops: str, total: int) -> None:
     outside = _WINDOW if stops == WINDOW else kernel_bytes()
     inside = _LIMIT + _STREAM_WINDOW + _TURN_BYTES
-    stop_and_go_on(bench, Exchange(bench, "small", pair, way, stops, total), total, outside + inside, _MEMORY_MIB)
+    exchange = Exchange(bench, "small", pair, way, stops, total)
+    stop_and_go_on(bench, exchange, total, outside + inside, _MEMORY_MIB, _LIMIT)
 
 
 @pytest.mark.parametrize("way", [DOWN, UP])
@@ -266,11 +266,14 @@ def test_a_reader_that_stops_with_windows_as_they_are(bench: Bench, pair: str, w
     stops = WINDOW if pair.split("-")[way == UP] == "h2" else SOCKET
     inside = _DEFAULT_LIMIT + _DEFAULT_WINDOW + _TURN_BYTES
     exchange = Exchange(bench, "default", pair, way, stops, _BULK)
-    stop_and_go_on(bench, exchange, _BULK, kernel_bytes() + inside, _MEMORY_MIB + inside / MIB)
+    stop_and_go_on(bench, exchange, _BULK, kernel_bytes() + inside, _MEMORY_MIB + inside / MIB, _DEFAULT_LIMIT)
 
 
-def stop_and_go_on(bench: Bench, exchange: Exchange, total: int, held_bytes: int, memory_mib: float) -> None:
-    """Read a little, stop, and read the rest, within limits of what the sender gets rid of, and of the memory."""
+def stop_and_go_on(
+    bench: Bench, exchange: Exchange, total: int, held_bytes: int, memory_mib: float, limit: int
+) -> None:
+    """Read a little, stop, and read the rest, within limits of what the sender gets rid of, of the memory, and of what
+    waits for a window."""
     memory, sender, reader = Memory(bench.proxy.pid), Sender(exchange.source, total), Reader(exchange.sink)
     beginning = threading.Thread(target=reader.read, args=(_READ_FIRST,))
     beginning.start()
@@ -278,6 +281,7 @@ def stop_and_go_on(bench: Bench, exchange: Exchange, total: int, held_bytes: int
     beginning.join()
     if exchange.others_go_on:
         exchange.another()
+    assert bench.unsent_bytes() <= limit + _TURN_BYTES
     kernel = kernel_bytes() if "h1" in (exchange.front, exchange.back) else 0
     assert held < _READ_FIRST + held_bytes + kernel
     rest = sender.finish()

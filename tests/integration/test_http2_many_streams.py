@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.integration.config import bootstrap, cluster, forward, listener, runtime
-from tests.integration.http2_load import Http2Client, Http2EchoUpstream, http2_cluster
+from tests.integration.config import bootstrap, cluster, forward, http2_cluster, listener, runtime
+from tests.integration.http2_load import Http2Client, Http2EchoUpstream
 from tests.integration.proxy import Proxy, eventually, rss_kib
 
 _CONNECTIONS = 10

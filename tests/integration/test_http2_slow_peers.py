@@ -11,9 +11,8 @@ from typing import Final
 
 import pytest
 
-from tests.integration.config import Json, bootstrap, cluster, direct, forward, listener
+from tests.integration.config import Json, bootstrap, cluster, direct, forward, http2_cluster, listener
 from tests.integration.http2_body import BulkWire
-from tests.integration.http2_load import http2_cluster
 from tests.integration.raw_upstream import RawUpstream
 from tests.support.http2_downstream import Http2Downstream
 from tests.support.http2_wire import PREFACE, Fields, data, frame, headers, settings

@@ -93,10 +93,12 @@ class Http2Script:
 class Http2Upstream:
     """Several named servers on loopback ports of their own, which follow one script.
 
-    `openings` gives each its first frames (SETTINGS). Threads, since the proxies under test are other processes.
+    `openings` gives each its first frames (SETTINGS); those that are `deaf` answer neither SETTINGS nor
+    PING. Threads, since the proxies under test are other processes.
     """
 
-    def __init__(self, openings: Mapping[str, bytes], timeout_s: float = 30.0) -> None:
+    def __init__(self, openings: Mapping[str, bytes], timeout_s: float = 30.0, deaf: Sequence[str] = ()) -> None:
+        self._deaf = deaf
         self._lock = threading.Lock()
         self._timeout_s = timeout_s
         self._events: dict[str, threading.Event] = {}
@@ -140,6 +142,15 @@ class Http2Upstream:
         wait_for(
             lambda: sum(seen.stream.over or bool(seen.wire.end) for seen in script.seen) >= count,
             f"{count} HTTP/2 requests to end",
+            deadline_s,
+        )
+
+    def wait_gone(self, count: int, deadline_s: float = 5.0) -> None:
+        """Wait until `count` connections of the script have ended."""
+        script = self.script
+        wait_for(
+            lambda: len({id(seen.wire) for seen in script.seen if seen.wire.end}) >= count,
+            f"{count} HTTP/2 connections to end",
             deadline_s,
         )
 
@@ -197,6 +208,7 @@ class Http2Upstream:
 
     def _serve(self, name: str, number: int, opening: bytes, connection: socket.socket) -> None:
         wire = Http2Wire(connection)
+        wire.answering = name not in self._deaf
         self.wires.append(wire)
         begun: set[int] = set()
         try:
