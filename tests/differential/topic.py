@@ -30,8 +30,8 @@ class Topic:
 
     `listeners` maps a name to YAML of HttpConnectionManager fields (`virtual_hosts` and other route configuration
     fields stand under `route_config`; `listener` holds fields of the Listener itself, `chain` of its filter chain;
-    access logs come before the harness' own, and to path `@LOG@` their lines are compared too). `clusters` maps a name to YAML of
-    Cluster fields, with `hosts` naming servers of the scripted upstream, or `dead` (refuses), or with
+    access logs come before the harness' own, and to path `@LOG@` their lines are compared too). `clusters` maps a
+    name to YAML of Cluster fields, with `hosts` naming servers of the scripted upstream, or `dead` (refuses), or with
     the text `@a@` for the port of server a; clusters `a`,
     `b`, `c`, `dead` and `empty` are always there. `bootstrap` is YAML merged into the bootstrap. `vhosts` (YAML list)
     is for every listener.

@@ -145,16 +145,15 @@ async def test_a_slow_server_holds_the_client_back(client: Client) -> None:
     offered = 4 * _HELD_BYTES // len(_PIECE)
     upload = client.stream_unary("hold")
     sent = 0
-    try:
-        while sent < offered:
-            await asyncio.wait_for(upload.write(_PIECE), 0.3)
-            sent += 1
-    except TimeoutError:
-        pass
+    writing = asyncio.create_task(upload.write(_PIECE))
+    while sent < offered and (await asyncio.wait({writing}, timeout=0.3))[0]:
+        sent += 1
+        writing = asyncio.create_task(upload.write(_PIECE))
     assert 0 < sent * len(_PIECE) < _HELD_BYTES
     assert await client.unary_unary("echo", b"another") == b"another"
     upload.cancel()
     assert await upload.code() == grpc.StatusCode.CANCELLED
+    await asyncio.gather(writing, return_exceptions=True)
 
 
 # -- ends
