@@ -104,8 +104,8 @@ class Http2ClientConnection(Http2Connection):
         return stream
 
     def take_id(self, stream: Http2Stream) -> bool:
-        """Give the stream its identifier, and open it; False: the connection has become no use."""
-        if self.going_away and self.last_peer_id == 0 and self._next_id > h2.LARGEST_STREAM_ID:
+        """Give the stream its identifier, and open it; False: there are none left (section 5.1.1)."""
+        if self._next_id > h2.LARGEST_STREAM_ID:
             return False
         stream.id = self._next_id
         self._next_id += 2
