@@ -328,6 +328,7 @@ async def test_an_upstream_that_restarts(v1: Http2EchoUpstream) -> None:
     ):
         v1.delay_s = 0.05
         for _ in range(3):
+            await eventually(lambda: v1.waiting, "requests at the upstream")
             await v1.stop()
             await v1.start()
             await load.more(60)
