@@ -24,10 +24,13 @@ class Closeable(Protocol):
 class Services:
     """What a process has, that resources use when they are in force."""
 
-    def __init__(self, dispatcher: Dispatcher, clusters: Any, open_rpc_client: Any = None) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, clusters: Any, open_rpc_client: Any = None, subscriptions: Any = None
+    ) -> None:
         self.dispatcher = dispatcher
         self.clusters = clusters  # its ClusterManager
         self.open_rpc_client = open_rpc_client  # `rpc.clients.open_rpc_client`: for `http.grpc.client.open_client`
+        self.subscriptions = subscriptions  # `config.subscription.Subscriptions`; None: there is no control plane
 
 
 class BuildContext:
@@ -57,6 +60,8 @@ class BuildContext:
         self.resolver = ResolverSettings()  # the bootstrap's, for those who have none of their own
         self.services: Services | None = None  # None: what is built is only to be checked
         self.token_buckets = TokenBuckets()  # of the process, where what is built is to be used
+        self.source: bytes = b""  # the key of the ConfigSource that the resource came from; b"": of none
+        self.init_targets: list[Any] = []  # `config.subscription.InitTarget`s: what was built waits for all of them
         self.resource: str = ""  # what is built, as `listeners.main`; and its path
         self.resource_path: str = ""
         self.filters: dict[str, Any] = {}  # while routes are built: the HTTP filters that they may override, by name
