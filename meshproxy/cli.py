@@ -50,6 +50,7 @@ _IGNORED: Final = {
     "--max-obj-name-len": "N",
     "--max-stats": "N",
     "--disable-extensions": "NAMES",
+    "--file-flush-min-size-kb": "KB",
     "--local-address-ip-version": "v4|v6",
 }
 _IGNORED_SWITCHES: Final = (
@@ -58,6 +59,8 @@ _IGNORED_SWITCHES: Final = (
     "--skip-hot-restart-on-no-parent",
     "--skip-hot-restart-parent-stats",
     "--log-format-escaped",
+    "--log-stacktrace-single-entry",
+    "--enable-core-dump",
     "--enable-fine-grain-logging",
     "--enable-mutex-tracing",
     "--cpuset-threads",
@@ -156,7 +159,10 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config-path", default="", metavar="FILE", help="the Envoy v3 bootstrap, YAML or JSON")
     parser.add_argument("--config-yaml", default="", metavar="TEXT", help="YAML that is merged over the file")
     parser.add_argument(
-        "--allow-unknown-static-fields", action="store_true", help="unknown fields are warnings, not errors"
+        "--allow-unknown-static-fields",
+        "--allow-unknown-fields",
+        action="store_true",
+        help="unknown fields of the file are warnings, not errors",
     )
     parser.add_argument("--service-node", default="", metavar="ID", help="node.id")
     parser.add_argument("--service-cluster", default="", metavar="NAME", help="node.cluster")
@@ -205,7 +211,8 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
     add("--file-flush-interval-msec", type=int, default=1000, metavar="MS", help="how often access logs are written")
     add("--admin-address-path", default="", metavar="FILE", help="write the admin's address there")
     add("--mode", choices=("serve", "validate"), default="serve", help="validate: check the configuration and end")
-    group = parser.add_argument_group("accepted, and without effect here")
+    accepted = ", ".join(sorted([*_IGNORED, *_IGNORED_SWITCHES]))
+    group = parser.add_argument_group("flags of Envoy that are accepted, and have no effect here", accepted)
     for flag, metavar in _IGNORED.items():
         group.add_argument(flag, metavar=metavar, help=argparse.SUPPRESS)
     for flag in _IGNORED_SWITCHES:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from envoy.config.core.v3.config_source_pb2 import ApiConfigSource, ConfigSource as ConfigSourceMessage
+from envoy.config.core.v3.config_source_pb2 import ApiConfigSource
+from envoy.config.core.v3.config_source_pb2 import ConfigSource as ConfigSourceMessage
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child
@@ -21,7 +22,7 @@ _AGGREGATED: Final = (ApiConfigSource.AGGREGATED_GRPC, ApiConfigSource.AGGREGATE
 class ConfigSource:
     """A source, as plain values: `key` is `ADS`, or the serialised message, which is all that opens it.
 
-    `initial_fetch_timeout_ms` is how long whoever names a resource waits for it before it goes on without; 0.0: for ever.
+    `initial_fetch_timeout_ms` is how long whoever names a resource waits for it before going on without; 0.0: for ever.
     """
 
     def __init__(self, key: bytes, initial_fetch_timeout_ms: float = _FETCH_TIMEOUT_MS) -> None:

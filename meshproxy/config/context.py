@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -12,7 +13,7 @@ from meshproxy.config.token_buckets import TokenBuckets
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.resolver import ResolverSettings
 from meshproxy.observe.stats import StatsRegistry, StatsScope
-from meshproxy.tls.context import TlsContext
+from meshproxy.tls.certs import Certified
 
 S = TypeVar("S", bound=StatsScope)
 
@@ -31,13 +32,14 @@ class Services:
         self.clusters = clusters  # its ClusterManager
         self.open_rpc_client = open_rpc_client  # `rpc.clients.open_rpc_client`: for `http.grpc.client.open_client`
         self.subscriptions = subscriptions  # `config.subscription.Subscriptions`; None: there is no control plane
+        self.secrets: Any = None  # its `config.secrets.SecretStore`, once somebody refers to a secret
 
 
 class BuildContext:
     """One per top-level resource (a listener, a cluster, a route configuration).
 
     It remembers what the build acquired (stats scopes, log files): the resource that came of it closes the context when
-    it goes, and a build that failed closes it at once. `references` are the clusters that must exist, each with the
+    it goes (that stops its `init_targets`), and a build that failed closes it at once. `references` are the clusters that must exist, each with the
     path of the field that names it. `files` are those on whose change the resource is to be built anew; `tls` are the
     contexts that it made.
     """
@@ -53,28 +55,45 @@ class BuildContext:
         self.service_cluster: str = ""  # node.cluster and node.id of the bootstrap
         self.service_node: str = ""
         self.service_zone: str = ""  # node.locality.zone
+        self.node_metadata: dict[str, Any] = {}  # node.metadata
         self.tracing_provider: Any = None  # the bootstrap's `tracing.http`, for those who name no provider
         self.buffer_limit_bytes: int = 1024 * 1024  # of the connections of the listener that is built
         self.outbound: bool = False  # while a listener is built: its traffic_direction
         self.ticket_seed: bytes = b""  # of the keys of TLS session tickets; b"": each context has a random key
         self.resolver = ResolverSettings()  # the bootstrap's, for those who have none of their own
         self.services: Services | None = None  # None: what is built is only to be checked
+        self.static_secrets: Any = None  # the bootstrap's, a `config.secrets.StaticSecrets`; None: there are none
         self.token_buckets = TokenBuckets()  # of the process, where what is built is to be used
         self.source: bytes = b""  # the key of the ConfigSource that the resource came from; b"": of none
-        self.init_targets: list[Any] = []  # `config.subscription.InitTarget`s: what was built waits for all of them
         self.resource: str = ""  # what is built, as `listeners.main`; and its path
         self.resource_path: str = ""
         self.filters: dict[str, Any] = {}  # while routes are built: the HTTP filters that they may override, by name
         self.filter_name: str = ""  # while an override is built: whose it is
+        self.given_files: dict[str, ReadFile] = {}  # to be taken as they are here, whatever the disk holds by now
+        self._postpones = postpones
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing was built yet."""
         self.references: list[tuple[str, str]] = []
         self.files: dict[str, ReadFile] = {}
-        self.given_files: dict[str, ReadFile] = {}  # to be taken as they are here, whatever the disk holds by now
-        self.tls: list[TlsContext] = []
-        self._postpones = postpones
+        self.tls: list[Certified] = []
+        self.init_targets: list[Any] = []  # `config.subscription.InitTarget`s: what was built waits for all of them
         self._postponed: list[tuple[str, dict[str, Any], Iterator[None]]] = []
         self._when_in_force: list[Callable[[], None]] = []
         self._acquired: list[tuple[str, type[StatsScope]]] = []
         self._closeables: list[Closeable] = []
+
+    def for_part(self, resource: str, errors: ConfigErrors) -> BuildContext:
+        """For a part of what is built here that has a life of its own, as `resource`: it comes, and changes, when this
+        build is over. Its work is done in steps; what it acquires is its own, and so are its paths."""
+        part = copy.copy(self)
+        part.resource, part.resource_path = resource, ""
+        part.errors = errors
+        part.tracing_provider = None
+        part._postpones = True
+        part._begin()
+        return part
 
     def scope(self, prefix: str, kind: type[S]) -> S:
         """The stats scope of `kind` under `prefix`, e.g. `http.ingress.`; shared by all who ask for the same."""
@@ -128,7 +147,10 @@ class BuildContext:
             yield from steps
 
     def close(self) -> None:
-        """Give back all that this build acquired; a second call does nothing."""
+        """Give back all that this build acquired, and wait for nothing; a second call does nothing."""
+        targets, self.init_targets = self.init_targets, []
+        for target in targets:
+            target.stop()
         acquired, self._acquired = self._acquired, []
         for prefix, kind in acquired:
             self.stats.release(prefix, kind)

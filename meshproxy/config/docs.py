@@ -50,6 +50,8 @@ def _section(name: str, table: MessageTable) -> str:
     if descriptor is None:
         raise LookupError(name)
     heading = f"## {name}\n\n"
+    if table.later_whole:
+        heading += f"It is accepted; not done yet: {table.later_whole}.\n\n"
     if not descriptor.fields:
         return heading + "It has no fields.\n"
     rows = [_row(field, table.entry(field.name)) for field in sorted(descriptor.fields, key=lambda each: each.number)]

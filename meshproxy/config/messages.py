@@ -17,6 +17,8 @@ from google.protobuf.message import Message
 
 # The roots of the protobuf packages that a configuration may name; no other module is ever imported for a type URL.
 _ROOTS = ("envoy", "google", "meshproxy", "opentelemetry", "udpa", "xds")
+# Packages of messages that are generated into meshproxy.api: our own, and Istio's.
+_OURS = ("meshproxy.", "istio.", "io.istio.", "stats.", "envoy.tcp.metadataexchange.")
 
 
 def find_descriptor(full_name: str) -> Descriptor | None:
@@ -26,8 +28,9 @@ def find_descriptor(full_name: str) -> Descriptor | None:
         return pool.FindMessageTypeByName(full_name)
     except KeyError:
         root, _, _ = full_name.partition(".")
-    package = full_name.rpartition(".")[0] if root != "meshproxy" else "meshproxy.api"  # where all of ours are
-    if root not in _ROOTS or not _import_package(package):
+    ours = full_name.startswith(_OURS)
+    package = "meshproxy.api" if ours else full_name.rpartition(".")[0]
+    if not (ours or root in _ROOTS) or not _import_package(package):
         return None
     try:
         return pool.FindMessageTypeByName(full_name)

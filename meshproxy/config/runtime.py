@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 import weakref
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from google.protobuf import json_format
-
-from meshproxy.config.errors import ConfigErrors, item
 from meshproxy.errors import ConfigError
 from meshproxy.observe.stats import StatsRegistry, StatsScope
+
+if TYPE_CHECKING:
+    from meshproxy.config.config_source import ConfigSource
 
 HUNDRED: Final = 100
 TEN_THOUSAND: Final = 10_000
@@ -100,12 +100,31 @@ class RuntimeBool:
 
 
 class Layer:
-    """One layer: its name, and its values by dotted key. The admin layer is the one that `modify` writes."""
+    """One layer: its name, and its values by dotted key. The admin layer is the one that `modify` writes; one with a
+    `source` has the values of its `resource`, from a control plane."""
 
-    def __init__(self, name: str, values: dict[str, Value] | None = None, *, is_admin: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        values: dict[str, Value] | None = None,
+        *,
+        is_admin: bool = False,
+        resource: str = "",
+        source: ConfigSource | None = None,
+    ) -> None:
         self.name = name
         self.values: dict[str, Value] = {} if values is None else values
         self.is_admin = is_admin
+        self.resource = resource
+        self.source = source
+
+    @property
+    def is_discovered(self) -> bool:
+        return self.source is not None
+
+    def key(self) -> tuple[str, bytes]:
+        """What tells discovered layers apart."""
+        return self.resource, b"" if self.source is None else self.source.key
 
 
 class Runtime:
@@ -142,7 +161,7 @@ class Runtime:
     def get_fraction(self, key: str, numerator: int, denominator: int = HUNDRED) -> tuple[int, int]:
         """(numerator, denominator) by a FractionalPercent or a whole number of percent, else the defaults."""
         value = _scalar(self._values.get(key))
-        fraction = _fraction(value)
+        fraction = read_fraction(value)
         if fraction is not None:
             return fraction
         percent = self.get_int(key, -1)
@@ -195,12 +214,23 @@ class Runtime:
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def replace_layers(self, layers: list[Layer]) -> None:
-        """Take the layers of a new configuration. What an operator set in the admin layer stays."""
+        """Take the layers of a new configuration. What an operator set in the admin layer stays, and what a control
+        plane said of a layer that is still asked for."""
         kept = {key: value for layer in self.layers if layer.is_admin for key, value in layer.values.items()}
+        discovered = {layer.key(): layer.values for layer in self.layers if layer.is_discovered}
         for layer in layers:
             if layer.is_admin:
                 layer.values.update(kept)
+            elif layer.is_discovered:
+                layer.values = discovered.get(layer.key(), layer.values)
         self.layers = layers
+        self._recompute()
+
+    def set_discovered(self, key: tuple[str, bytes], values: dict[str, Value]) -> None:
+        """A control plane gives the layers with this `key` other values."""
+        for layer in self.layers:
+            if layer.is_discovered and layer.key() == key:
+                layer.values = values
         self._recompute()
 
     def modify(self, changes: dict[str, str]) -> None:
@@ -276,42 +306,6 @@ class Runtime:
             follower.value = self.get_bool(follower.key, follower.default)
 
 
-def build_layers(message: Any, path: str, errors: ConfigErrors) -> list[Layer]:
-    """The layers of a bootstrap's `layered_runtime`; a lone admin layer where there are none, as in Envoy."""
-    layers: list[Layer] = []
-    names: set[str] = set()
-    for index, layer in enumerate(message.layers):
-        at = item(path, "layers", index)
-        kind = layer.WhichOneof("layer_specifier")
-        if layer.name in names:
-            errors.add(f"{at}.name", f"the name {layer.name!r} is used twice")
-        names.add(layer.name)
-        if kind == "static_layer":
-            tree = json_format.MessageToDict(layer.static_layer)
-            layers.append(Layer(layer.name, flatten(tree, f"{at}.{kind}", errors)))
-        elif kind == "admin_layer":
-            if any(each.is_admin for each in layers):
-                errors.add(f"{at}.admin_layer", "there can be only one admin layer")
-            layers.append(Layer(layer.name, is_admin=True))
-        elif kind is not None:
-            errors.add(f"{at}.{kind}", "this kind of runtime layer is not supported yet")
-    return layers or [Layer("", is_admin=True)]
-
-
-def flatten(tree: dict[str, Any], path: str, errors: ConfigErrors, prefix: str = "") -> dict[str, Value]:
-    """A static layer's values by dotted key; a FractionalPercent stays whole. Lists and null are no runtime values."""
-    flat: dict[str, Value] = {}
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and _fraction(value) is None:
-            flat.update(flatten(value, path, errors, f"{key}."))
-        elif value is None or isinstance(value, list):
-            errors.add(f"{path}.{key}", "a runtime value is a boolean, a number, a string or a fraction")
-        else:
-            flat[key] = value
-    return flat
-
-
 def _scalar(value: Value) -> Value:
     """A value with the type that its text has: `/runtime_modify` sets strings."""
     if not isinstance(value, str):
@@ -329,7 +323,7 @@ def _number(value: Value) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _fraction(value: Value) -> tuple[int, int] | None:
+def read_fraction(value: Value) -> tuple[int, int] | None:
     """(numerator, denominator) of a FractionalPercent in JSON; None when `value` is none."""
     if not isinstance(value, dict) or not value or not value.keys() <= {"numerator", "denominator"}:
         return None
@@ -346,7 +340,7 @@ def _text(value: Value) -> str:
         return value
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    fraction = _fraction(value)
+    fraction = read_fraction(value)
     if fraction is not None:
         return json.dumps({"numerator": fraction[0], "denominator": _NAMES[fraction[1]]}, separators=(",", ":"))
     return json.dumps(value)

@@ -26,12 +26,12 @@ RUNTIME_TYPE: Final = _PREFIX + "envoy.service.runtime.v3.Runtime"
 
 
 class SubscriptionStats(StatsScope):
-    """Envoy's statistics of a subscription: under `cluster_manager.cds.`, `http.<prefix>.rds.<name>.`, `cluster.<name>.` …
+    """Envoy's statistics of a subscription, under `cluster_manager.cds.`, `http.<prefix>.rds.<name>.` and so on.
 
     Who watches a resource makes the scope; `Subscriptions` counts in it.
     """
 
-    COUNTERS: ClassVar = (
+    COUNTERS: ClassVar[tuple[str, ...]] = (
         "config_reload",
         "init_fetch_timeout",
         "update_attempt",
@@ -39,7 +39,7 @@ class SubscriptionStats(StatsScope):
         "update_failure",
         "update_rejected",
     )
-    LEVELS: ClassVar = ("update_time", "version")
+    LEVELS: ClassVar[tuple[str, ...]] = ("update_time", "version")
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +66,10 @@ class ResourceWatcher:
         """
         raise NotImplementedError
 
+    def refused(self) -> None:
+        """The resource came, and breaks the API's rules, or asks for what cannot be done: `update` is not called. Whoever
+        waits for the first one goes on without it."""
+
     def missing(self) -> None:
         """The control plane has no such resource: it was removed, or did not come in time. What there was may be kept,
         or not, as the type of resource has it; whoever waits goes on without."""
@@ -90,9 +94,13 @@ class Subscriptions:
 
 
 class InitTarget:
-    """What something waits for before it takes traffic. `start` may be called once; so may `stop`, started or not."""
+    """What something waits for before it takes traffic. `start` may be called once; so may `stop`, started or not.
 
-    def __init__(self) -> None:
+    `name` is what /init_dump shows of it.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.ready: bool = False
         self._on_ready: Callable[[], None] | None = None
 

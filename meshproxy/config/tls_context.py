@@ -5,22 +5,23 @@ A context that cannot be built is an error, and None: never plaintext in its pla
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 import hashlib
 import ssl
 from typing import Any, Final
 
+from meshproxy.config.config_source import build_config_source
 from meshproxy.config.context import BuildContext
-from meshproxy.config.errors import ConfigErrors, child, item
-from meshproxy.config.string_matcher import build_string_matcher
+from meshproxy.config.errors import child, item
+from meshproxy.config.secrets import CERTIFICATE, TICKET_KEYS, VALIDATION, Material, SecretReference, loaded
+from meshproxy.config.tls_factory import CertificateGauges, SecretTlsSocketFactory, TlsParts, TlsSocketFactory
+from meshproxy.config.tls_material import MaterialBuilder, digest_of
 from meshproxy.config.values import bool_or, int_or
 from meshproxy.net.transport_socket import TransportSocketFactory
-from meshproxy.observe.tls_stats import CertificateStats, TlsCounter, TlsStats
-from meshproxy.tls import x509
-from meshproxy.tls.context import TlsConfigError, TlsContext
-from meshproxy.tls.engine import TlsEvents, TlsTransportSocket
+from meshproxy.observe.tls_stats import SocketFactoryStats, TlsCounter, TlsStats
+from meshproxy.tls import openssl
+from meshproxy.tls.context import TlsContext, check_parameters
+from meshproxy.tls.material import LoadedCertificate, TlsConfigError
 from meshproxy.tls.options import (
     DEFAULT_CIPHERS,
     DEFAULT_CURVES,
@@ -29,7 +30,6 @@ from meshproxy.tls.options import (
     TlsOptions,
     ValidationOptions,
 )
-from meshproxy.tls.verify import SanMatcher
 
 _COMMON: Final = "common_tls_context"
 _VERSIONS: Final = {
@@ -38,63 +38,48 @@ _VERSIONS: Final = {
     "TLSv1_2": ssl.TLSVersion.TLSv1_2,
     "TLSv1_3": ssl.TLSVersion.TLSv1_3,
 }
-_KINDS: Final = {"EMAIL": x509.EMAIL, "DNS": x509.DNS, "URI": x509.URI, "IP_ADDRESS": x509.IP_ADDRESS}
-_SHA256_BYTES: Final = 32
-_UNNAMED: Final = hashlib.sha256(b"").hexdigest()[:8]  # of the name of a secret, where there is none
-_NO_CA: Final = "SAN-based verification of peer certificates without trusted CA is insecure and not allowed"
-
-
-class TlsSocketFactory(TransportSocketFactory):
-    """A built context: makes the transport socket of each connection."""
-
-    def __init__(self, context: TlsContext, events: TlsEvents) -> None:
-        super().__init__()
-        self.asks_for_host = context.options.auto_host_sni
-        self.context = context
-        self.events = events
-
-    def new(
-        self, server_name: str = "", demanded_name: str = "", protocols: tuple[str, ...] = ()
-    ) -> TlsTransportSocket:
-        """For one connection; names and protocols are a client's, see TlsTransportSocket."""
-        return TlsTransportSocket(self.context, self.events, server_name, demanded_name, protocols)
+_SEVERAL: Final = "Multiple TLS certificates are not supported for client contexts"
+_MIXED: Final = "SDS and non-SDS TLS certificates may not be mixed in server contexts"
 
 
 def build_downstream_tls(
     message: Any, path: str, context: BuildContext, server_names: tuple[str, ...] = ()
-) -> TlsSocketFactory | None:
+) -> TransportSocketFactory | None:
     """The context of a filter chain that matches `server_names`; None, with errors, when it cannot be."""
     builder = _Builder(path, context)
-    require_certificate = bool_or(message, "require_client_certificate", False)
+    required = bool_or(message, "require_client_certificate", False)
     common = builder.common(message.common_tls_context, is_server=True)
-    ticket_keys = builder.ticket_keys(message)
+    builder.set_ticket_keys(message)
     if builder.failed:
         return None
     timeout = message.session_timeout.seconds if message.HasField("session_timeout") else DEFAULT_SESSION_TIMEOUT_S
     options = TlsOptions(
         is_server=True,
         **common,
-        require_client_certificate=require_certificate,
+        require_client_certificate=required,
         full_scan_on_sni_mismatch=bool_or(message, "full_scan_certs_on_sni_mismatch", False),
         prefer_client_ciphers=message.prefer_client_ciphers,
-        ticket_keys=ticket_keys,
         ticket_seed=_ticket_seed(context),
         tickets=not message.disable_stateless_session_resumption,
         session_cache=not message.disable_stateful_session_resumption,
         session_timeout_s=timeout,
-        session_id_context=_session_id_context(message, common["validation"], server_names),
     )
-    return builder.finish(options, context, f"{context.listener_stat_prefix}ssl.")
+    # A session is resumed only where the same was demanded of it: under the same names and the same validation.
+    # Certificates of our own do not count, so that their renewal breaks no session.
+    scope = digest_of((repr(server_names).encode(), b"required" if required else b""))
+    return builder.finish(options, scope, context.listener_stat_prefix)
 
 
-def build_upstream_tls(message: Any, path: str, context: BuildContext, stat_prefix: str) -> TlsSocketFactory | None:
+def build_upstream_tls(
+    message: Any, path: str, context: BuildContext, stat_prefix: str
+) -> TransportSocketFactory | None:
     """The context of a cluster whose stats stand under `stat_prefix` (`cluster.<name>.`); None, with errors, when it
     cannot be."""
     builder = _Builder(path, context)
     common = builder.common(message.common_tls_context, is_server=False)
     builder.check_server_name(message.sni, "sni")
     if message.auto_sni_san_validation:
-        builder.check_auto_sni_san(message, common["validation"])
+        builder.check_auto_sni_san(message)
     if builder.failed:
         return None
     options = TlsOptions(
@@ -106,58 +91,65 @@ def build_upstream_tls(message: Any, path: str, context: BuildContext, stat_pref
         allow_renegotiation=message.allow_renegotiation,
         max_sessions=int_or(message, "max_session_keys", 1),
     )
-    return builder.finish(options, context, f"{stat_prefix}ssl.")
+    return builder.finish(options, b"", stat_prefix)
 
 
-class _Builder:
-    """One context under construction: knows its path, and remembers failure."""
+class _Builder(MaterialBuilder):
+    """One context under construction: what it is made of stands in `parts`."""
 
     def __init__(self, path: str, context: BuildContext) -> None:
-        self._path = path
+        super().__init__(path, context.errors, context.load)
         self._context = context
-        self._errors: ConfigErrors = context.errors
-        self._errors_before = len(context.errors)
+        self._parts = TlsParts()
 
-    @property
-    def failed(self) -> bool:
-        return len(self._errors) > self._errors_before
-
-    def _error(self, field: str, reason: str) -> None:
-        self._errors.add(child(self._path, field), reason)
-
-    def finish(self, options: TlsOptions, context: BuildContext, stat_prefix: str) -> TlsSocketFactory | None:
+    def finish(self, base: TlsOptions, session_scope: bytes, owner: str) -> TransportSocketFactory | None:
         try:
-            tls = TlsContext(options)
+            return self._finish(base, session_scope, owner)
         except TlsConfigError as error:
             for field, reason in error.problems:
-                self._error(field, reason)
+                self.error(field, reason)
             return None
-        events = TlsCounter(context.scope(stat_prefix, TlsStats))
+
+    def _finish(self, base: TlsOptions, session_scope: bytes, owner: str) -> TransportSocketFactory:
+        context, parts = self._context, self._parts
+        side = "server" if base.is_server else "client"
+        events = TlsCounter(context.scope(f"{owner}ssl.", TlsStats))
+        stats = context.scope(f"{owner}{side}_ssl_socket_factory.", SocketFactoryStats)
+        gauges = CertificateGauges(context, f"{owner}ssl.certificate.")
+        references = parts.references()
+        if references:
+            check_parameters(base)
+            self._load_given()
+            factory = SecretTlsSocketFactory(base, parts, session_scope, events, stats)
+            factory.gauges = gauges
+            factory.on_ready = context.tls.append
+            context.init_targets += references
+            context.when_in_force(functools.partial(gauges.tell, factory))
+            return factory
+        options = parts.options(base, session_scope)
+        assert options is not None
+        tls = TlsContext(options)
         context.tls.append(tls)
-        _tell_expiry(tls, context, stat_prefix)
+        context.when_in_force(functools.partial(gauges.tell, tls))
         return TlsSocketFactory(tls, events)
 
-    def load(self, message: Any, field: str) -> bytes:
-        """The bytes of a DataSource; nothing, with an error, where there are none. Its file is watched: links on the
-        way to it are followed, so that a `watched_directory` says nothing more."""
-        data = self._context.load(message, child(self._path, field))
-        if data == b"":
-            self._error(field, "is empty")
-        return data or b""
+    def _load_given(self) -> None:
+        """What stands beside secrets is looked at now."""
+        parts = self._parts
+        parts.certificates = [
+            LoadedCertificate(each) if isinstance(each, CertificateOptions) else each for each in parts.certificates
+        ]
+        if isinstance(parts.validation, ValidationOptions):
+            parts.validation = loaded(parts.validation)
 
     # -- CommonTlsContext
 
     def common(self, message: Any, *, is_server: bool) -> dict[str, Any]:
         """The options that both sides have."""
         params = message.tls_params
-        certificates = [
-            self._certificate(each, item(_COMMON, "tls_certificates", index))
-            for index, each in enumerate(message.tls_certificates)
-        ]
         newest = ssl.TLSVersion.TLSv1_3 if is_server else ssl.TLSVersion.TLSv1_2  # Envoy's defaults
-        validation = None
-        if message.HasField("validation_context"):
-            validation = self._validation(message.validation_context, f"{_COMMON}.validation_context")
+        self._add_certificates(message, is_server)
+        self._set_validation(message)
         return {
             "min_version": _version(params, "tls_minimum_protocol_version", ssl.TLSVersion.TLSv1_2),
             "max_version": _version(params, "tls_maximum_protocol_version", newest),
@@ -165,8 +157,6 @@ class _Builder:
             "curves": tuple(params.ecdh_curves) or DEFAULT_CURVES,
             "signature_algorithms": tuple(params.signature_algorithms),
             "application_protocols": self._application_protocols(message),
-            "certificates": tuple(certificates),
-            "validation": validation,
             "keylog_path": message.key_log.path if message.HasField("key_log") else "",
         }
 
@@ -175,125 +165,100 @@ class _Builder:
         names = [name for text in message.alpn_protocols for name in text.split(",")]
         for name in names:
             if not 1 <= len(name.encode()) <= 255:
-                self._error(f"{_COMMON}.alpn_protocols", "Invalid ALPN protocol string")
+                self.error(f"{_COMMON}.alpn_protocols", "Invalid ALPN protocol string")
                 return ()
         return tuple(names)
 
-    def _certificate(self, message: Any, field: str) -> CertificateOptions:
-        for name in ("certificate_chain", "private_key"):
-            if not message.HasField(name):
-                self._error(f"{field}.{name}", "No certificate chain, or no private key, for a TLS certificate")
-                return CertificateOptions(field=field, chain=b"", key=b"")
-        password = self.load(message.password, f"{field}.password") if message.HasField("password") else None
-        staple = self.load(message.ocsp_staple, f"{field}.ocsp_staple") if message.HasField("ocsp_staple") else b""
-        return CertificateOptions(
-            field=field,
-            chain=self.load(message.certificate_chain, f"{field}.certificate_chain"),
-            key=self.load(message.private_key, f"{field}.private_key"),
-            password=password,
-            ocsp_staple=staple,
-            source=_source(message.certificate_chain),
-        )
+    def _add_certificates(self, message: Any, is_server: bool) -> None:
+        given, named = message.tls_certificates, message.tls_certificate_sds_secret_configs
+        field = item(_COMMON, "tls_certificate_sds_secret_configs", 0)
+        if named and given and is_server:
+            self.error(field, _MIXED)
+        elif named and len(given) + len(named) > 1 and not is_server:
+            self.error(field, _SEVERAL)
+        for index, each in enumerate(given):
+            self._parts.certificates.append(self.certificate(each, item(_COMMON, "tls_certificates", index)))
+        for index, each in enumerate(named):
+            found = self._secret(each, item(_COMMON, "tls_certificate_sds_secret_configs", index), CERTIFICATE)
+            if isinstance(found, (LoadedCertificate, SecretReference)):
+                self._parts.certificates.append(found)
 
-    # -- CertificateValidationContext
+    def _set_validation(self, message: Any) -> None:
+        kind = message.WhichOneof("validation_context_type")
+        field = f"{_COMMON}.{kind}"
+        if kind == "validation_context":
+            self.check_names(message.validation_context, field)
+            self._parts.validation = self.validation(message.validation_context, field)
+        elif kind == "validation_context_sds_secret_config":
+            self._take_validation(message.validation_context_sds_secret_config, field)
+        elif kind == "combined_validation_context":
+            combined = message.combined_validation_context
+            default = self.validation(combined.default_validation_context, f"{field}.default_validation_context")
+            self._parts.default_validation = default
+            self._take_validation(
+                combined.validation_context_sds_secret_config, f"{field}.validation_context_sds_secret_config"
+            )
 
-    def _validation(self, message: Any, field: str) -> ValidationOptions:
-        has_ca = message.HasField("trusted_ca")
-        trusted_ca = self.load(message.trusted_ca, f"{field}.trusted_ca") if has_ca else b""
-        has_ca = has_ca or message.HasField("system_root_certs")
-        matchers = self._san_matchers(message, field)
-        for name in ("match_typed_subject_alt_names", "match_subject_alt_names"):
-            if getattr(message, name) and not has_ca:
-                self._error(f"{field}.{name}", _NO_CA)
-        if message.HasField("crl") and not has_ca:
-            self._error(f"{field}.crl", "a revocation list says nothing without a trusted CA")
-        return ValidationOptions(
-            field=field,
-            trusted_ca=trusted_ca,
-            source=_source(message.trusted_ca),
-            system_roots=message.HasField("system_root_certs"),
-            crl=self.load(message.crl, f"{field}.crl") if message.HasField("crl") else b"",
-            only_leaf_crl=message.only_verify_leaf_cert_crl,
-            san_matchers=matchers,
-            hashes=self._hashes(message, field),
-            public_key_hashes=self._public_key_hashes(message, field),
-            ignore_times=message.allow_expired_certificate,
-            accept_untrusted=message.trust_chain_verification == message.ACCEPT_UNTRUSTED,
-            max_verify_depth=message.max_verify_depth.value if message.HasField("max_verify_depth") else None,
-        )
+    def _take_validation(self, config: Any, field: str) -> None:
+        found = self._secret(config, field, VALIDATION)
+        if isinstance(found, ValidationOptions):
+            found = self._parts.with_default(found)
+            self._parts.default_validation = None
+        if isinstance(found, (ValidationOptions, SecretReference)):
+            self._parts.validation = found
 
-    def _san_matchers(self, message: Any, field: str) -> tuple[SanMatcher, ...]:
-        found: list[SanMatcher] = []
-        for index, each in enumerate(message.match_typed_subject_alt_names):
-            at = item(field, "match_typed_subject_alt_names", index)
-            kind = _KINDS.get(each.SanType.Name(each.san_type))
-            if kind is None:
-                self._error(f"{at}.san_type", "only EMAIL, DNS, URI and IP_ADDRESS are supported")
-            else:
-                self._add_san_matcher(found, kind, each.matcher, f"{at}.matcher")
-        for index, each in enumerate(message.match_subject_alt_names):  # deprecated: a name of any kind
-            for kind in _KINDS.values():
-                self._add_san_matcher(found, kind, each, item(field, "match_subject_alt_names", index))
-        return tuple(found)
+    # -- SdsSecretConfig
 
-    def _add_san_matcher(self, found: list[SanMatcher], kind: int, message: Any, field: str) -> None:
-        matcher = build_string_matcher(message, child(self._path, field), self._errors)
-        if matcher is not None:
-            exact = message.exact if kind == x509.DNS else ""
-            found.append(SanMatcher(kind, matcher, exact))
+    def _secret(self, config: Any, field: str, kind: str) -> Material | SecretReference | None:
+        """What the bootstrap has under this name; or a reference, where a control plane is to be asked."""
+        if not config.HasField("sds_config"):
+            return self._static_secret(config.name, field, kind)
+        source = build_config_source(config.sds_config, child(self._path, f"{field}.sds_config"), self._context)
+        if source is None:
+            return None
+        if not openssl.AVAILABLE:
+            self.error(field, "is not possible with this build of Python")
+        return SecretReference(kind, config.name, source, self._context)
 
-    def _hashes(self, message: Any, field: str) -> frozenset[bytes]:
-        """SHA-256 in hexadecimal, with or without colons."""
-        found: list[bytes] = []
-        for index, text in enumerate(message.verify_certificate_hash):
-            digest = _from_hexadecimal(text)
-            if len(digest) != _SHA256_BYTES:
-                self._error(item(field, "verify_certificate_hash", index), f"Invalid hex-encoded SHA-256 {text}")
-            found.append(digest)
-        return frozenset(found)
-
-    def _public_key_hashes(self, message: Any, field: str) -> frozenset[bytes]:
-        """SHA-256 in base64."""
-        found: list[bytes] = []
-        for index, text in enumerate(message.verify_certificate_spki):
-            digest = _from_base64(text)
-            if len(digest) != _SHA256_BYTES:
-                self._error(item(field, "verify_certificate_spki", index), f"Invalid base64-encoded SHA-256 {text}")
-            found.append(digest)
-        return frozenset(found)
+    def _static_secret(self, name: str, field: str, kind: str) -> Material | None:
+        known = self._context.static_secrets
+        if known is None or (kind, name) not in known:
+            self.error(f"{field}.name", f"no {kind} of this name stands in static_resources.secrets")
+            return None
+        found = known.find(kind, name)
+        if found is None:
+            self.error(f"{field}.name", "this secret of static_resources.secrets is no good")
+            return None
+        self._context.files.update(found.files)
+        material: Material = found.material
+        return material
 
     # -- one side only
 
-    def ticket_keys(self, message: Any) -> tuple[bytes, ...]:
+    def set_ticket_keys(self, message: Any) -> None:
         """The first encrypts, all decrypt."""
-        if message.WhichOneof("session_ticket_keys_type") != "session_ticket_keys":
-            return ()
-        keys = message.session_ticket_keys.keys
-        return tuple(self.load(key, item("session_ticket_keys", "keys", index)) for index, key in enumerate(keys))
+        kind = message.WhichOneof("session_ticket_keys_type")
+        if kind == "session_ticket_keys":
+            self._parts.ticket_keys = self.ticket_keys(message.session_ticket_keys, kind)
+        elif kind == "session_ticket_keys_sds_secret_config":
+            found = self._secret(message.session_ticket_keys_sds_secret_config, kind, TICKET_KEYS)
+            if isinstance(found, (tuple, SecretReference)):
+                self._parts.ticket_keys = found
 
     def check_server_name(self, name: str, field: str) -> None:
         """A name that cannot be sent is an error now, and not at each connection."""
         if name and not is_server_name(name):
-            self._error(field, f"SNI names containing {name!r} cannot be sent")
+            self.error(field, f"SNI names containing {name!r} cannot be sent")
 
-    def check_auto_sni_san(self, message: Any, validation: ValidationOptions | None) -> None:
+    def check_auto_sni_san(self, message: Any) -> None:
         if not message.sni and not message.auto_host_sni:
-            self._error("auto_sni_san_validation", "needs sni or auto_host_sni")
-        if validation is None or not (validation.trusted_ca or validation.system_roots):
+            self.error("auto_sni_san_validation", "needs sni or auto_host_sni")
+        validation = self._parts.validation
+        if isinstance(validation, SecretReference):
+            return  # its material is asked
+        if validation is None or not validation.has_authorities:
             reason = "'auto_sni_san_validation' was configured without a validation context"
-            self._error("auto_sni_san_validation", reason)
-
-
-def _tell_expiry(tls: TlsContext, context: BuildContext, stat_prefix: str) -> None:
-    """As Envoy: the gauge is of the latest certificate, but of that of a CA bundle that expires first."""
-    found = {}
-    if tls.certificates:
-        found["cert"] = tls.certificates[-1].expires
-    if tls.ca_certificates:
-        found["ca_cert"] = min(certificate.expires for certificate in tls.ca_certificates)
-    for kind, expires in found.items():
-        scope = context.scope(f"{stat_prefix}certificate.unnamed_{kind}_{_UNNAMED}.", CertificateStats)
-        context.when_in_force(functools.partial(setattr, scope, "expiration_unix_time_seconds", int(expires)))
+            self.error("auto_sni_san_validation", reason)
 
 
 def is_server_name(name: str) -> bool:
@@ -310,45 +275,8 @@ def _version(params: Any, field: str, default: ssl.TLSVersion) -> ssl.TLSVersion
     return _VERSIONS.get(name, default)
 
 
-def _source(message: Any) -> str:
-    return message.filename or "<inline>"
-
-
-def _session_id_context(message: Any, validation: ValidationOptions | None, server_names: tuple[str, ...]) -> bytes:
-    """A session is resumed only where the same was demanded of it: under the same names and the same validation.
-
-    Certificates of our own do not count, so that their renewal breaks no session.
-    """
-    digest = hashlib.sha256()
-    validated = b"" if validation is None else b"\0".join((validation.trusted_ca, validation.crl))
-    context = message.common_tls_context.validation_context
-    for part in (
-        repr(server_names).encode(),
-        b"required" if bool_or(message, "require_client_certificate", False) else b"",
-        context.SerializeToString(deterministic=True),
-        validated,
-    ):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.digest()
-
-
 def _ticket_seed(context: BuildContext) -> bytes:
     """Its own for each listener, as Envoy's random keys are: no session of one is resumed on another."""
     if not context.ticket_seed:
         return b""
     return hashlib.sha256(context.ticket_seed + context.listener_stat_prefix.encode()).digest()
-
-
-def _from_hexadecimal(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text.replace(":", ""))
-    except ValueError:
-        return b""
-
-
-def _from_base64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return b""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from meshproxy.codec.http1.settings import Http1Settings, UpgradeFilter
 from meshproxy.codec.http2.settings import Http2Settings
@@ -15,6 +15,7 @@ from meshproxy.config.values import bool_or, milliseconds_or
 from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import SANITIZE, ClientCertForwarding
+from meshproxy.http.extension_discovery import build_extension_discovery
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES, HTTP_FILTERS, HttpFilter
 from meshproxy.http.http2_limits import ResetLimits
 from meshproxy.http.local_reply_config import build_local_reply_config
@@ -25,12 +26,13 @@ from meshproxy.http.manager_config import (
     Network,
     RoutesRef,
 )
+from meshproxy.http.rds import build_route_discovery
+from meshproxy.http.router_options import RouterOptions
 from meshproxy.http.stats import ConnectionManagerStats, ResponseStats
 from meshproxy.http.tracing.build import build_request_id, build_tracing
 from meshproxy.http.upgrade import Upgrade
 from meshproxy.net.interfaces import local_address
 from meshproxy.route.build import build_route_configuration
-from meshproxy.route.table import RouteTable
 
 _DEFAULT_HEADERS_KB: Final = 60
 _PRIVATE_NETWORKS: Final = tuple(
@@ -41,37 +43,17 @@ _DEFAULT_MAX_HEADERS: Final = 100
 ROUTER: Final = "envoy.extensions.filters.http.router.v3.Router"
 
 
-class RouterOptions(HttpFilter):
-    """The router filter's own options: it stands at the end of the list of filters, and is no link of the chain."""
-
-    def __init__(self) -> None:
-        self.suppress_envoy_headers: bool = False
-        self.respect_expected_rq_timeout: bool = False
-        self.dynamic_stats: bool = True
-        self.suppress_grpc_codes: bool = False
-        self.upstream_log: tuple[AccessLog, ...] = ()
-
-    def same(self, other: RouterOptions) -> bool:
-        """Whether both say the same."""
-        return (
-            self.suppress_envoy_headers == other.suppress_envoy_headers
-            and self.respect_expected_rq_timeout == other.respect_expected_rq_timeout
-            and self.dynamic_stats == other.dynamic_stats
-            and self.suppress_grpc_codes == other.suppress_grpc_codes
-            and len(self.upstream_log) == len(other.upstream_log) == 0
-        )
-
-
 def build_connection_manager(message: Any, path: str, context: BuildContext) -> ConnectionManagerConfig | None:
     """All errors go to the context, with their paths; None when there were any."""
     before = len(context.errors)
     prefix = f"http.{message.stat_prefix}."
     context.stat_prefix = prefix
     filters = _build_filters(message.http_filters, child(path, "http_filters"), context)
-    upgrades = _build_upgrades(message, path, context, filters)
+    upgrades, of_upgrades = _build_upgrades(message, path, context, filters)
     stats = context.scope(prefix, ConnectionManagerStats)
     context.filters = _by_name(message, filters, upgrades)
-    table = _build_routes(message, path, context)
+    routes = RoutesRef(None)
+    _build_routes(message, path, routes, context)
     logs = build_access_logs(message.access_log, child(path, "access_log"), context)
     _check_log_options(message, path, context)
     local_replies = None
@@ -84,8 +66,8 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     http2 = _http2_settings(message, path, context)
     if len(context.errors) != before or filters is None:
         return None
-    chain, router = filters
-    config = ConnectionManagerConfig(stats, chain, RoutesRef(table), codec)
+    router = filters.router
+    config = ConnectionManagerConfig(stats, filters.chain, routes, codec)
     config.codec_type = message.codec_type
     config.http2 = http2
     config.http2_stats = Http2StatsRef(context.stats)
@@ -106,6 +88,7 @@ def build_connection_manager(message: Any, path: str, context: BuildContext) -> 
     config.tracing = tracing
     config.packs_trace_reason = build_request_id(message, path, context)[0]
     config.upgrades = upgrades
+    _attach_extensions(config, filters.extensions, of_upgrades)
     config.internal_addresses = internal
     _set_identity(config, message)
     if message.add_user_agent.value:
@@ -144,9 +127,18 @@ def build_access_logs(messages: Any, path: str, context: BuildContext) -> list[A
 # -- filters
 
 
-def _build_filters(entries: Any, path: str, context: BuildContext) -> tuple[FilterChain, RouterOptions] | None:
-    """The chain and the router's options; the router must stand last, and nowhere else."""
+class BuiltFilters(NamedTuple):
+    """A list of filters, built: the chain, the router's options, and what swaps filters of the chain."""
+
+    chain: FilterChain
+    router: RouterOptions
+    extensions: list[Any]
+
+
+def _build_filters(entries: Any, path: str, context: BuildContext) -> BuiltFilters | None:
+    """The router must stand last, and nowhere else."""
     built: list[HttpFilter] = []
+    extensions: list[Any] = []
     disabled: set[str] = set()
     names: set[str] = set()
     for index, entry in enumerate(entries):
@@ -154,11 +146,11 @@ def _build_filters(entries: Any, path: str, context: BuildContext) -> tuple[Filt
         if entry.name in names:
             context.errors.add(child(where, "name"), f"the name {entry.name!r} is used twice")
         names.add(entry.name)
-        http_filter = _build_filter(entry, where, context)
+        last = index == len(entries) - 1
+        http_filter = _build_filter(entry, where, last, extensions, context)
         if http_filter is None:
             continue
         http_filter.name = entry.name
-        last = index == len(entries) - 1
         if isinstance(http_filter, RouterOptions) != last:
             reason = "the router must be the last filter" if not last else "the last filter must be the router"
             context.errors.add(where, reason)
@@ -174,22 +166,31 @@ def _build_filters(entries: Any, path: str, context: BuildContext) -> tuple[Filt
     assert isinstance(router, RouterOptions)
     for slot, http_filter in enumerate(built):
         http_filter.slot = slot
-    return FilterChain(tuple(built), frozenset(disabled)), router
+    return BuiltFilters(FilterChain(tuple(built), frozenset(disabled)), router, extensions)
 
 
-def _by_name(
-    message: Any, usual: tuple[FilterChain, RouterOptions] | None, upgrades: dict[bytes, Upgrade]
-) -> dict[str, HttpFilter | None]:
+def _by_name(message: Any, usual: BuiltFilters | None, upgrades: dict[bytes, Upgrade]) -> dict[str, HttpFilter | None]:
     """What routes may override; None where it could not be built."""
     found: dict[str, HttpFilter | None] = dict.fromkeys(entry.name for entry in message.http_filters)
-    chains = [upgrade.chain for upgrade in upgrades.values()] + [None if usual is None else usual[0]]
+    chains = [upgrade.chain for upgrade in upgrades.values()] + [None if usual is None else usual.chain]
     for chain in chains:
         if chain is not None:
             found.update({http_filter.name: http_filter for http_filter in chain.filters})
     return found
 
 
-def _build_filter(entry: Any, path: str, context: BuildContext) -> HttpFilter | None:
+def _build_filter(entry: Any, path: str, last: bool, extensions: list[Any], context: BuildContext) -> HttpFilter | None:
+    if entry.WhichOneof("config_type") == "config_discovery":
+        where = child(path, "config_discovery")
+        if last:
+            context.errors.add(where, "the last filter is the router, which is configured here (typed_config)")
+            return None
+        discovered = build_extension_discovery(entry.name, entry.config_discovery, where, context)
+        if discovered is None:
+            return None
+        if discovered[1] is not None:
+            extensions.append(discovered[1])
+        return discovered[0]
     if entry.WhichOneof("config_type") != "typed_config":
         if entry.WhichOneof("config_type") is None:
             context.errors.add(child(path, "typed_config"), "is required")
@@ -204,9 +205,11 @@ def _build_filter(entry: Any, path: str, context: BuildContext) -> HttpFilter | 
 
 
 def _build_upgrades(
-    message: Any, path: str, context: BuildContext, usual: tuple[FilterChain, RouterOptions] | None
-) -> dict[bytes, Upgrade]:
+    message: Any, path: str, context: BuildContext, usual: BuiltFilters | None
+) -> tuple[dict[bytes, Upgrade], dict[bytes, list[Any]]]:
+    """The upgrades, and what swaps filters of theirs, by protocol."""
     upgrades: dict[bytes, Upgrade] = {}
+    extensions: dict[bytes, list[Any]] = {}
     for index, entry in enumerate(message.upgrade_configs):
         where = item(path, "upgrade_configs", index)
         protocol = entry.upgrade_type.lower().encode()
@@ -216,25 +219,40 @@ def _build_upgrades(
         if entry.filters:
             built = _build_filters(entry.filters, child(where, "filters"), context)
             if built is not None:
-                chain = built[0]
-                if usual is not None and not built[1].same(usual[1]):
+                chain = built.chain
+                extensions[protocol] = built.extensions
+                if usual is not None and not built.router.same(usual.router):
                     context.errors.add(child(where, "filters"), "the router must be configured as in http_filters")
         upgrades[protocol] = Upgrade(bool_or(entry, "enabled", True), chain)
-    return upgrades
+    return upgrades, extensions
+
+
+def _attach_extensions(
+    config: ConnectionManagerConfig, extensions: list[Any], of_upgrades: dict[bytes, list[Any]]
+) -> None:
+    for extension in extensions:
+        extension.attach(config)
+    for protocol, of_upgrade in of_upgrades.items():
+        for extension in of_upgrade:
+            extension.attach(config, protocol)
+        extensions = extensions + of_upgrade
+    config.extensions = tuple(extensions)
 
 
 # -- routes
 
 
-def _build_routes(message: Any, path: str, context: BuildContext) -> RouteTable | None:
+def _build_routes(message: Any, path: str, routes: RoutesRef, context: BuildContext) -> None:
     kind = message.WhichOneof("route_specifier")
     if kind == "route_config":
-        return build_route_configuration(
-            message.route_config, child(path, "route_config"), context, HTTP_FILTER_OVERRIDES
-        )
-    if kind is None:
-        context.errors.add(path, "route_config is required")
-    return None
+        where = child(path, "route_config")
+        routes.table = build_route_configuration(message.route_config, where, context, HTTP_FILTER_OVERRIDES)
+        if message.route_config.HasField("vhds"):
+            context.errors.add(child(where, "vhds"), "only routes that are discovered (rds) have it")
+    elif kind == "rds":
+        build_route_discovery(message.rds, child(path, "rds"), routes, context)
+    elif kind is None:
+        context.errors.add(path, "route_config or rds is required")
 
 
 # -- everything else

@@ -59,6 +59,11 @@ class FilterChain:
         pairs = zip(self.filters, newer.filters, strict=True)
         return FilterChain(tuple(new if new.swappable else old for old, new in pairs), self.disabled)
 
+    def with_filter(self, built: HttpFilter) -> FilterChain:
+        """This chain with the filter in the place that its `slot` says."""
+        filters = tuple(built if each.slot == built.slot else each for each in self.filters)
+        return FilterChain(filters, self.disabled)
+
     def for_route(self, route: Route | None) -> FilterChain:
         """This chain, less what the route disables, plus what it enables."""
         if route is None or (not route.toggles_filters and not self.disabled):

@@ -88,6 +88,7 @@ class ConnectionManagerConfig:
     ) -> None:
         self.stats = stats
         self.chain = chain
+        self.extensions: tuple[Any, ...] = ()  # `extension_discovery.ExtensionDiscovery`s, which swap filters of chains
         self.routes = routes
         self.codec = codec
         self.codec_type: int = AUTO

@@ -78,8 +78,8 @@ class PythonBalancer(PrioritySet):
         except Exception as error:  # noqa: BLE001  a user's code
             version.on_error("every host is chosen at random", error)
 
-    def _recalculate(self) -> None:
-        super()._recalculate()
+    def _share_out(self) -> None:
+        super()._share_out()
         usable: list[Host] = []
         for level, host_set in enumerate(self.sets):
             healthy, degraded = self._healthy_load[level] > 0, self._degraded_load[level] > 0

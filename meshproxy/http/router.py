@@ -34,7 +34,7 @@ from meshproxy.route.internal_redirect import InternalRedirectPolicy
 from meshproxy.route.mirror import MirrorPolicy
 from meshproxy.route.route import ROUTE_CLUSTER, Route
 from meshproxy.upstream.cluster import Cluster
-from meshproxy.upstream.demand import ConnectionDemand
+from meshproxy.upstream.demand import ConnectionDemand, offering
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.pool import ConnectionPool
 
@@ -138,6 +138,8 @@ class Router:
             route.finalize_request(headers, info, not self.config.suppress_envoy_headers)
         if cluster.keys_pools:
             self.demand = cluster.config.demands.of_request(headers, info.connection, info.protocol)
+        if stream.offered is not None:
+            self.demand = stream.offered if self.demand is None else offering(stream.offered, self.demand)
         mirrors = route.mirrors if cluster.config.mirrors is None else cluster.config.mirrors
         if mirrors is None:
             self.start_attempt()

@@ -38,6 +38,7 @@ from meshproxy.observe.stream_info import StreamInfo, UpstreamInfo, shared_metad
 from meshproxy.route.internal_redirect import RedirectHistory
 from meshproxy.route.route import DISABLED, ENABLED, ROUTE_CLUSTER, Route
 from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.demand import ConnectionDemand
 
 if TYPE_CHECKING:
     from meshproxy.http.connection_manager import ConnectionManager
@@ -77,6 +78,7 @@ class Stream(StreamDecoder):
         self.tunnel_open: bool = False
         self.grpc_replies: int = -1  # whether local replies are gRPC: 0, 1; -1: where the request says that it is
         self.redirects: RedirectHistory | None = None  # internal ones that led here
+        self.offered: ConnectionDemand | None = None  # by a filter: what TLS offers upstream
         self.entered_chain: bool = False
         self._route_cached: bool = False
         self.request_path: RequestPath | None = None  # through the filters; None where none has a hook for it

@@ -63,8 +63,12 @@ class TransportSocketFactory:
         self.asks_for_host: bool = False  # `server_name` is to be the host's name
 
     def new(
-        self, server_name: str = "", demanded_name: str = "", protocols: tuple[str, ...] = ()
+        self,
+        server_name: str = "",
+        demanded_name: str = "",
+        protocols: tuple[str, ...] = (),
+        instead: bool = False,
     ) -> TransportSocket:
         """All are for the upstream's side: what to ask for, whose certificate it must be, beside what the configuration
-        asks of it, and the protocols to offer (ALPN) where the configuration names none."""
+        asks of it, and the protocols to offer (ALPN) where the configuration names none, or `instead` of those."""
         raise NotImplementedError

@@ -56,6 +56,49 @@ class CertificateStats(StatsScope):
         self.expiration_unix_time_seconds: int = 0
 
 
+class SocketFactoryStats(StatsScope):
+    """Stands under `listener.<address>.server_ssl_socket_factory.` or `cluster.<name>.client_ssl_socket_factory.`: what
+    becomes of secrets there. Envoy has all three on both sides."""
+
+    COUNTERS = (
+        "downstream_context_secrets_not_ready",
+        "ssl_context_update_by_sds",
+        "upstream_context_secrets_not_ready",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downstream_context_secrets_not_ready: int = 0  # connections that were closed for want of a secret
+        self.ssl_context_update_by_sds: int = 0
+        self.upstream_context_secrets_not_ready: int = 0
+
+
+class SecretStats(StatsScope):
+    """Stands under `sds.<name>.`; `Subscriptions` counts in it, but for `key_rotation_failed`: files that a secret names
+    and that cannot be taken."""
+
+    COUNTERS = (
+        "init_fetch_timeout",
+        "key_rotation_failed",
+        "update_attempt",
+        "update_failure",
+        "update_rejected",
+        "update_success",
+    )
+    LEVELS = ("update_time", "version")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.init_fetch_timeout: int = 0
+        self.key_rotation_failed: int = 0
+        self.update_attempt: int = 0
+        self.update_failure: int = 0
+        self.update_rejected: int = 0
+        self.update_success: int = 0
+        self.update_time: int = 0
+        self.version: int = 0
+
+
 class TlsCounter(TlsEvents):
     """Counts what becomes of connections into `stats`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final, Protocol
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -23,7 +23,7 @@ from meshproxy.route.build_action import (
 from meshproxy.route.build_match import build_conditions, build_path_matcher
 from meshproxy.route.header_matcher import HeaderMatcher, build_header_matchers
 from meshproxy.route.header_ops import build_header_operations
-from meshproxy.route.match import RouteMatch, Subject, make_steps
+from meshproxy.route.match import LOOKED_AT_A_STEP, RouteMatch, Subject, make_steps
 from meshproxy.route.metadata_criteria import build_criteria
 from meshproxy.route.mirror import build_mirrors
 from meshproxy.route.own_metadata import build_own_metadata
@@ -48,6 +48,7 @@ from meshproxy.route.weighted import WeightedRoutes
 _FILTER_CONFIG: Final = "envoy.config.route.v3.FilterConfig"
 _CORS_POLICY: Final = "envoy.extensions.filters.http.cors.v3.CorsPolicy"
 _UINT32_MAX: Final = (1 << 32) - 1
+_ROUTES_A_STEP: Final = 8
 _KINDS: Final = {
     "route": ROUTE_CLUSTER,
     "redirect": ROUTE_REDIRECT,
@@ -159,7 +160,7 @@ class _TableBuilder:
         self.mirrors = build_mirrors(message.request_mirror_policies, path, context, self.table.referenced)
 
     def steps(self) -> Iterator[None]:
-        """Fill the table, a virtual host a step."""
+        """Fill the table, some routes a step."""
         message, table = self.message, self.table
         table.ignore_port_in_host_matching = message.ignore_port_in_host_matching
         table.ignore_path_parameters = message.ignore_path_parameters_in_path_matching
@@ -172,10 +173,10 @@ class _TableBuilder:
         if message.HasField("validate_clusters"):
             table.validate_clusters = message.validate_clusters.value
         for i in range(len(message.virtual_hosts)):
-            self.add_virtual_host(message.virtual_hosts[i], item(self.path, "virtual_hosts", i))
+            yield from self.add_virtual_host(message.virtual_hosts[i], item(self.path, "virtual_hosts", i))
             yield
         self.close()
-        # "Not said" means yes: this table is static.
+        # "Not said" means yes for a table that is static; for another its watcher knows.
         if table.validate_clusters is not False:
             self.context.references += table.referenced
 
@@ -185,9 +186,9 @@ class _TableBuilder:
         table.prefixes.sort(key=_by_length, reverse=True)
         table.only_default = not (table.exact or table.suffixes or table.prefixes)
 
-    def add_virtual_host(self, message: Any, path: str) -> None:
+    def add_virtual_host(self, message: Any, path: str) -> Iterator[None]:
         """Build one virtual host and file it under its domains."""
-        routes = self.build_virtual_host(message, path)
+        routes = yield from self.build_virtual_host(message, path)
         self.table.virtual_hosts.append(routes)
         for i in range(len(message.domains)):
             domain: bytes = message.domains[i].lower().encode()
@@ -219,7 +220,7 @@ class _TableBuilder:
         held[domain] = routes
         return True
 
-    def build_virtual_host(self, message: Any, path: str) -> HostRoutes:
+    def build_virtual_host(self, message: Any, path: str) -> Generator[None, None, HostRoutes]:
         host = VirtualHost(message.name)
         host.require_tls = message.require_tls
         host.include_request_attempt_count = message.include_request_attempt_count
@@ -228,8 +229,11 @@ class _TableBuilder:
         host.metadata = metadata_dict(message.metadata)
         host.rate_limits = build_rate_limits(message.rate_limits, path, self.context)
         self.add_virtual_clusters(host, message.virtual_clusters, path)
-        matches = _HostBuilder(self, message, path, host).build()
-        return HostRoutes(host, matches, make_steps(matches), assign_subjects(matches), gather_paths(matches))
+        matches = yield from _HostBuilder(self, message, path, host).build()
+        subjects = yield from assign_subjects(matches)
+        patterns = yield from gather_paths(matches)
+        steps = yield from make_steps(matches)
+        return HostRoutes(host, matches, steps, subjects, patterns)
 
     def add_virtual_clusters(self, host: VirtualHost, messages: Any, path: str) -> None:
         """Those that are configured, and `other` for the requests that none of them holds for."""
@@ -260,20 +264,23 @@ def _of_length(entries: list[tuple[int, dict[bytes, HostRoutes]]], length: int) 
     return made
 
 
-def assign_subjects(matches: list[RouteMatch]) -> list[Subject]:
+def assign_subjects(matches: list[RouteMatch]) -> Generator[None, None, list[Subject]]:
     """Give every header that the conditions look at a slot, so that a request looks it up once."""
-    slots: dict[bytes, int] = {}
+    by_name: dict[bytes, list[HeaderMatcher]] = {}
+    for i in range(len(matches)):
+        for matcher in matches[i].headers:
+            alike = by_name.setdefault(matcher.name, [])
+            matcher.slot = alike[0].slot if alike else len(by_name) - 1
+            alike.append(matcher)
+        if i % LOOKED_AT_A_STEP == LOOKED_AT_A_STEP - 1:
+            yield
     subjects: list[Subject] = []
-    for match in matches:
-        for matcher in match.headers:
-            slot = slots.setdefault(matcher.name, len(slots))
-            if slot == len(subjects):
-                subjects.append(Subject(matcher.name))
-            matcher.slot = slot
-    for slot in range(len(subjects)):
-        subjects[slot].patterns = _gather(
-            [matcher for match in matches for matcher in match.headers if matcher.slot == slot]
-        )
+    for name, matchers in by_name.items():
+        subject = Subject(name)
+        subject.patterns = _gather(matchers)
+        subjects.append(subject)
+        if len(matchers) > _ROUTES_A_STEP:
+            yield
     return subjects
 
 
@@ -291,19 +298,21 @@ def _gather(matchers: list[HeaderMatcher]) -> RegexSet | None:
     return found
 
 
-def gather_paths(matches: list[RouteMatch]) -> RegexSet | None:
+def gather_paths(matches: list[RouteMatch]) -> Generator[None, None, RegexSet | None]:
     """One set of the expressions (and templates) for the path, when there are several."""
     patterns: dict[str, int] = {}
-    for match in matches:
-        pattern = match.path_matcher.pattern
+    with_pattern: list[RouteMatch] = []
+    for i in range(len(matches)):
+        pattern = matches[i].path_matcher.pattern
         if pattern is not None:
             patterns.setdefault(pattern, len(patterns))
+            with_pattern.append(matches[i])
+        if i % LOOKED_AT_A_STEP == LOOKED_AT_A_STEP - 1:
+            yield
     found = make_set(list(patterns))
     if found is not None:
-        for match in matches:
-            pattern = match.path_matcher.pattern
-            if pattern is not None:
-                match.path_pattern = patterns[pattern]
+        for match in with_pattern:
+            match.path_pattern = patterns[match.path_matcher.pattern or ""]
     return found
 
 
@@ -332,9 +341,11 @@ class _HostBuilder:
         if message.HasField("retry_policy"):
             self.retry = build_retry_policy(message.retry_policy, child(path, "retry_policy"), owner.errors)
 
-    def build(self) -> list[RouteMatch]:
+    def build(self) -> Generator[None, None, list[RouteMatch]]:
         matches: list[RouteMatch] = []
         for i in range(len(self.message.routes)):
+            if i % _ROUTES_A_STEP == _ROUTES_A_STEP - 1:
+                yield
             match = self.build_match(self.message.routes[i], item(self.path, "routes", i), i)
             if match is not None:
                 matches.append(match)

@@ -5,6 +5,7 @@ A `Lookup` holds what the conditions look at, each thing looked up at most once 
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any, Final
 
 from meshproxy.codec.grpc import is_grpc
@@ -20,6 +21,7 @@ from meshproxy.route.route import Route
 from meshproxy.route.weighted import WeightedRoutes
 
 INDEX_FROM: Final = 8  # so many routes with literal paths in a row are worth an index
+LOOKED_AT_A_STEP: Final = 256  # routes, where a build only looks at them: well below a millisecond
 
 
 class Subject:
@@ -210,14 +212,20 @@ class RouteMatch(Step):
 class LiteralIndex(Step):
     """Many routes in a row with literal paths: those that can match are found by dict, and tried in their order."""
 
-    def __init__(self, routes: list[RouteMatch]) -> None:
-        self.routes = routes
+    def __init__(self) -> None:
+        self.routes: list[RouteMatch] = []
         self.exact: dict[bytes, list[RouteMatch]] = {}
         self.prefixes: dict[bytes, list[RouteMatch]] = {}
-        for route in routes:
-            matcher = route.path_matcher
-            (self.exact if matcher.is_exact else self.prefixes).setdefault(matcher.literal, []).append(route)
-        self.lengths: list[int] = sorted({len(prefix) for prefix in self.prefixes})
+        self.lengths: list[int] = []
+
+    def add(self, route: RouteMatch) -> None:
+        """The next one of the row."""
+        matcher = route.path_matcher
+        self.routes.append(route)
+        (self.exact if matcher.is_exact else self.prefixes).setdefault(matcher.literal, []).append(route)
+        if not matcher.is_exact and len(matcher.literal) not in self.lengths:
+            self.lengths.append(len(matcher.literal))
+            self.lengths.sort()
 
     def find(self, lookup: Lookup) -> Route | None:
         path = lookup.path
@@ -249,23 +257,25 @@ def merge(left: list[RouteMatch], right: list[RouteMatch]) -> list[RouteMatch]:
     return merged
 
 
-def make_steps(routes: list[RouteMatch]) -> list[Step]:
+def make_steps(routes: list[RouteMatch]) -> Generator[None, None, list[Step]]:
     """The routes as steps, with an index over each long run of literal paths."""
     steps: list[Step] = []
-    run: list[RouteMatch] = []
-    for route in routes:
-        if route.path_matcher.is_literal:
-            run.append(route)
+    index = LiteralIndex()
+    for i in range(len(routes)):
+        if routes[i].path_matcher.is_literal:
+            index.add(routes[i])
         else:
-            _close_run(run, steps)
-            run = []
-            steps.append(route)
-    _close_run(run, steps)
+            _close_run(index, steps)
+            index = LiteralIndex()
+            steps.append(routes[i])
+        if i % LOOKED_AT_A_STEP == LOOKED_AT_A_STEP - 1:
+            yield
+    _close_run(index, steps)
     return steps
 
 
-def _close_run(run: list[RouteMatch], steps: list[Step]) -> None:
-    if len(run) >= INDEX_FROM:
-        steps.append(LiteralIndex(run))
+def _close_run(index: LiteralIndex, steps: list[Step]) -> None:
+    if len(index.routes) >= INDEX_FROM:
+        steps.append(index)
     else:
-        steps.extend(run)
+        steps.extend(index.routes)

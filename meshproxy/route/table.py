@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.regex import RegexSet
@@ -10,6 +11,8 @@ from meshproxy.observe.stream_info import StreamInfo
 from meshproxy.route.match import Lookup, RouteMatch, Step, Subject
 from meshproxy.route.rewrite import path_end
 from meshproxy.route.route import ROUTE_REDIRECT, TLS_ALL, TLS_NONE, Route, VirtualHost
+
+_FREED_A_STEP: Final = 32  # routes
 
 
 class HostRoutes:
@@ -61,6 +64,15 @@ class HostRoutes:
         return None
 
 
+    def dismantle(self) -> Iterator[None]:
+        """As `RouteTable.dismantle`."""
+        self.steps.clear()
+        self.for_all = None
+        while self.routes:
+            del self.routes[-_FREED_A_STEP:]
+            yield
+
+
 def _lacks_tls(headers: HeaderMap) -> bool:
     """Envoy judges by x-forwarded-proto, which the connection manager has set."""
     return headers.get(b"x-forwarded-proto") != b"https"
@@ -95,6 +107,15 @@ class RouteTable:
     def check_clusters(self, known: Callable[[str], bool]) -> list[tuple[str, str]]:
         """The references to clusters that are not known: (cluster, path)."""
         return [(name, path) for name, path in self.referenced if not known(name)]
+
+    def dismantle(self) -> Iterator[None]:
+        """Nobody matches by it any more: its parts are freed one by one, since all at once would hold the loop."""
+        self.exact.clear()
+        self.suffixes.clear()
+        self.prefixes.clear()
+        self.default = None
+        while self.virtual_hosts:
+            yield from self.virtual_hosts.pop().dismantle()
 
     def match(self, headers: HeaderMap, info: StreamInfo, random: int) -> Route | None:
         """The route of a request; None when there is none.

@@ -27,11 +27,13 @@ from meshproxy.server.admin.backend import (
     RuntimeStatus,
     ServerDescription,
 )
-from meshproxy.server.admin.config_sections import ConfigEntry, static_sections
+from meshproxy.server.admin.config_sections import ConfigEntry, config_sections
+from meshproxy.server.admin.dynamic_sections import dynamic_sections
 from meshproxy.server.admin.handlers import AdminHandlers
 from meshproxy.server.admin.server import AdminServer
 from meshproxy.server.admin_config import build_admin
 from meshproxy.server.cluster_status import merge_clusters
+from meshproxy.server.warming import CLUSTER, LISTENER
 from meshproxy.version import __version__
 
 if TYPE_CHECKING:
@@ -92,13 +94,16 @@ class SupervisorBackend(AdminBackend):
     async def config_sections(self, include_eds: bool) -> Sequence[ConfigSection]:
         supervisor = self._supervisor
         endpoints = await supervisor.parts_of_one("endpoints") if include_eds else None
+        warming = await supervisor.parts_of_one("unready")
+        clusters = {name for kind, name, _ in warming if kind == CLUSTER}
+        listeners = {name for kind, name, _ in warming if kind == LISTENER}
         bootstrap, updated = supervisor.bootstrap, supervisor.updated
         static = bootstrap.static_resources
         refused, because = None, ""
         if supervisor.last_error is not None:
             failed = supervisor.last_error
             refused, because = ConfigEntry("", failed.bootstrap or b"", failed.at), failed.because
-        return static_sections(
+        return config_sections(
             ConfigEntry("", bootstrap, updated),
             [ConfigEntry(cluster.name, cluster, updated) for cluster in static.clusters],
             [ConfigEntry(listener.name, listener, updated) for listener in static.listeners],
@@ -106,10 +111,11 @@ class SupervisorBackend(AdminBackend):
             None if endpoints is None else [ConfigEntry(name, assignment, 0.0) for name, assignment in endpoints],
             refused,
             because,
+            dynamic=dynamic_sections(supervisor.control_plane.resources, clusters, listeners),
         )
 
-    def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
-        return []
+    async def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
+        return [(f"{kind} {name}", targets) for kind, name, targets in await self._supervisor.parts_of_one("unready")]
 
     def runtime(self) -> RuntimeStatus:
         runtime = self._supervisor.runtime

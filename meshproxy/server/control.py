@@ -113,6 +113,7 @@ CALL: Final = 0  # (CALL, id, verb, arguments)
 PART: Final = 1  # (PART, id, part of the result)
 ANSWER: Final = 2  # (ANSWER, id, failure): that was all of it; "" for success
 SOCKETS: Final = 3  # (SOCKETS, listener, count of descriptors)
+INTEREST: Final = 4  # (INTEREST, 0, what the worker watches from now on, or no longer)
 
 
 def _close_all(fds: list[int]) -> None:

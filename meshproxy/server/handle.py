@@ -12,12 +12,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.server.control import ANSWER, CALL, FDS_PER_FRAME, PART, SOCKETS, ControlSocket, Frame
+from meshproxy.server.control import ANSWER, CALL, FDS_PER_FRAME, INTEREST, PART, SOCKETS, ControlSocket, Frame
 from meshproxy.server.options import Options
 from meshproxy.server.service import WorkerService
+from meshproxy.server.subscriptions import Interest, Key
 from meshproxy.server.worker import Worker
 
 _log: Final = logging.getLogger("meshproxy.main")
+
+
+OnInterest = Callable[["WorkerHandle", list[Interest]], None]
 
 
 class WorkerGone(Exception):
@@ -29,7 +33,17 @@ class WorkerFailed(Exception):
 
 
 class WorkerHandle:
-    """Calls verbs (`server/service.py`) on a worker."""
+    """Calls verbs (`server/service.py`) on a worker. `interests` is what it watches of control planes."""
+
+    def __init__(self, on_interest: OnInterest) -> None:
+        self.interests: set[Key] = set()
+        self._tell_interest = on_interest
+
+    def on_interest(self, changes: list[Interest]) -> None:
+        """It watches something, or does no longer."""
+        for source, type_url, name, wanted in changes:
+            (self.interests.add if wanted else self.interests.discard)((source, type_url, name))
+        self._tell_interest(self, changes)
 
     async def parts(self, verb: str, *arguments: Any) -> list[Any]:
         """The parts of the verb's result. Raises WorkerGone, and WorkerFailed for a worker of another process."""
@@ -41,7 +55,7 @@ class WorkerHandle:
         return result
 
     async def give_sockets(self, sockets: dict[str, list[socket.socket]]) -> None:
-        """What the next `commit` listens on; the sockets stay the caller's."""
+        """What the next `commit_listeners`, `commit_updates` or `serve` listens on; the sockets stay the caller's."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -51,8 +65,10 @@ class WorkerHandle:
 class LocalWorker(WorkerHandle):
     """The worker in this process."""
 
-    def __init__(self, dispatcher: Dispatcher, options: Options) -> None:
+    def __init__(self, dispatcher: Dispatcher, options: Options, on_interest: OnInterest) -> None:
+        super().__init__(on_interest)
         self.worker = Worker(dispatcher, options.drain_over_s)
+        self.worker.subscriptions.report_to(self.on_interest)
         self._service = WorkerService(self.worker)
 
     async def parts(self, verb: str, *arguments: Any) -> list[Any]:
@@ -68,7 +84,15 @@ class LocalWorker(WorkerHandle):
 class RemoteWorker(WorkerHandle):
     """A worker that was exec'd: told what to do over a socket pair, and noticed when it dies."""
 
-    def __init__(self, index: int, options: Options, cells_fd: int, on_death: Callable[[RemoteWorker], None]) -> None:
+    def __init__(
+        self,
+        index: int,
+        options: Options,
+        cells_fd: int,
+        on_death: Callable[[RemoteWorker], None],
+        on_interest: OnInterest,
+    ) -> None:
+        super().__init__(on_interest)
         self.index = index
         self._on_death = on_death
         self._loop = asyncio.get_running_loop()
@@ -123,6 +147,9 @@ class RemoteWorker(WorkerHandle):
         kind, number, content = frame
         if kind == PART:
             self._waiting[number][1].append(content)
+            return
+        if kind == INTEREST:
+            self.on_interest(content)
             return
         assert kind == ANSWER
         future, parts = self._waiting.pop(number)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from envoy.config.listener.v3.listener_components_pb2 import ListenerFilter
+from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
+
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.config.values import milliseconds_or, socket_options
@@ -129,7 +132,7 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     context.buffer_limit_bytes = listener.buffer_limit_bytes
     context.listener_stat_prefix = listener.stat_prefix
     context.outbound = message.traffic_direction == _OUTBOUND
-    listener.listener_filters = build_listener_filters(message.listener_filters, path, context)
+    listener.listener_filters = build_listener_filters(_listener_filters(message), path, context)
     listener.listener_filters_timeout_ms = milliseconds_or(message, "listener_filters_timeout", 15_000)
     listener.continues_on_timeout = message.continue_on_listener_filters_timeout
     listener.hands_off = message.use_original_dst.value
@@ -148,6 +151,17 @@ def build_listener(message: Any, path: str, context: BuildContext) -> ListenerCo
     listener.socket = socket_config(message)
     listener.ignore_global_limit = message.ignore_global_conn_limit
     return listener if len(context.errors) == before else None
+
+
+def _listener_filters(message: Any) -> list[Any]:
+    """With `use_original_dst` there is an original_dst filter, also where nobody wrote it down (Envoy)."""
+    filters = list(message.listener_filters)
+    names = {entry.typed_config.type_url.rpartition("/")[2] for entry in filters}
+    if message.use_original_dst.value and OriginalDst.DESCRIPTOR.full_name not in names:
+        entry = ListenerFilter(name="envoy.filters.listener.original_dst")
+        entry.typed_config.Pack(OriginalDst())
+        filters.append(entry)
+    return filters
 
 
 def _check_address(message: Any, path: str, context: BuildContext) -> None:

@@ -81,18 +81,37 @@ class _Bound:
         return [address_of(sock.getsockname()) for sock in self.sockets[0]] if self.sockets else list(self.addresses)
 
 
+class Retired:
+    """Sockets that a new plan has dropped: what waits in their queues is accepted before they close."""
+
+    def __init__(self, bounds: list[_Bound]) -> None:
+        self._bounds = bounds
+
+    def refuse_new(self) -> bool:
+        """Let them get no new connections. False when there are none of them."""
+        for bound in self._bounds:
+            bound.refuse_new()
+        return any(bound.sockets for bound in self._bounds)
+
+    def close(self) -> None:
+        for bound in self._bounds:
+            bound.close()
+
+
 class ListeningSockets:
-    """Sockets by listener name. `plan` binds what a configuration adds; `accept_plan` lets go of what it removed."""
+    """Sockets by listener name. `plan` binds what a configuration adds; `accept_plan` tells what it removed."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        self._dynamic: set[str] = set()  # listeners of a control plane
         self._bound: dict[str, _Bound] = {}
         self._planned: dict[str, _Bound] = {}
         self._planned_modes: dict[str, int] = {}
 
     def plan(self, bootstrap: Any, errors: ConfigErrors) -> None:
-        """Bind every listener whose addresses are new; with an error, nothing stays bound."""
-        self._planned = {}
+        """Bind every listener of `bootstrap` whose addresses are new; with an error, nothing stays bound."""
+        self._planned = {name: bound for name, bound in self._bound.items() if name in self._dynamic}
+        self._planned_modes = {name: bound.mode for name, bound in self._planned.items()}
         for index, message in enumerate(bootstrap.static_resources.listeners):
             path = item("static_resources", "listeners", index) + ".address"
             addresses = listener_addresses(message)
@@ -100,6 +119,23 @@ class ListeningSockets:
             self._plan_one(name, message, addresses, path, errors)
         if errors:
             self.abandon()
+
+    def plan_updates(self, changed: dict[str, Any], removed: list[str], errors: dict[str, str]) -> None:
+        """The same for listeners of a control plane, each for itself: why one cannot be bound goes into `errors`, and
+        that one stays as it was."""
+        self._planned = {name: bound for name, bound in self._bound.items() if name not in removed}
+        self._planned_modes = {name: bound.mode for name, bound in self._planned.items()}
+        for name, message in changed.items():
+            own = ConfigErrors()
+            self._plan_one(name, message, listener_addresses(message), "address", own)
+            if not own:
+                self._dynamic.add(name)
+                continue
+            errors[name] = str(own)
+            self._planned.pop(name).close()
+            if name in self._bound:
+                self._planned[name] = self._bound[name]
+        self._dynamic.difference_update(removed)
 
     def _plan_one(
         self, name: str, message: Any, addresses: tuple[Address, ...], path: str, errors: ConfigErrors
@@ -164,25 +200,21 @@ class ListeningSockets:
             if self._bound.get(name) is not bound and (bound.sockets or not bound.binds)
         }
 
-    def refuse_removed(self) -> bool:
-        """Let those get no new connections that the plan drops. False when there are none."""
-        removed = _without(self._bound, self._planned)
-        for bound in removed:
-            bound.refuse_new()
-        return any(bound.sockets for bound in removed)
-
-    def accept_plan(self) -> None:
-        """The workers have taken over: close what is not listened on any more."""
+    def accept_plan(self) -> Retired:
+        """The plan is in force. Returns what is not listened on any more when the workers have taken over."""
         old, self._bound = self._bound, self._planned
         self._planned = {}
-        for bound in _without(old, self._bound):
-            bound.close()
         for name, bound in self._bound.items():
             bound.set_mode(self._planned_modes[name])
+        return Retired(_without(old, self._bound))
 
     def all_sockets(self, worker: int) -> dict[str, list[socket.socket]]:
         """Every socket of one worker (for its replacement)."""
         return {name: bound.sockets[worker] for name, bound in self._bound.items() if bound.sockets}
+
+    def names(self) -> list[str]:
+        """The listeners that there are."""
+        return list(self._bound)
 
     def addresses(self) -> list[tuple[str, list[Address]]]:
         """(listener, its bound addresses)."""

@@ -8,7 +8,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
@@ -27,6 +27,9 @@ from meshproxy.upstream.status import cluster_status
 
 Plain = Any  # what marshal takes
 
+# These wait for others: whoever runs verbs in turn does not let them hold up the rest.
+WAITING: Final = frozenset({"layers_ready", "warmed", "settled", "deliver"})
+
 
 class WorkerService:
     """Runs verbs on a worker."""
@@ -37,8 +40,19 @@ class WorkerService:
         self._built_bytes: int = 0  # of the configuration that is prepared
         self._verbs: dict[str, Callable[..., Plain]] = {
             "prepare": self._prepare,
-            "commit": self._commit,
-            "listen": self._listen,
+            "commit_clusters": worker.commit_clusters,
+            "layers_ready": worker.layers_ready,
+            "warmed": worker.warmed,
+            "commit_listeners": self._commit_listeners,
+            "serve": self._serve,
+            "settled": worker.settled,
+            "update_clusters": worker.update_clusters,
+            "prepare_listeners": worker.prepare_listeners,
+            "abandon_listeners": worker.abandon_listeners,
+            "commit_updates": self._commit_updates,
+            "deliver": worker.subscriptions.deliver,
+            "fetch_failed": worker.subscriptions.on_failure,
+            "unready": worker.unready,
             "abandon": self._abandon,
             "snapshot": self._snapshot,
             "histograms": self._histograms,
@@ -80,10 +94,20 @@ class WorkerService:
         else:
             yield await result if inspect.isawaitable(result) else result
 
-    async def _commit(self) -> None:
-        sockets, self.sockets = self.sockets, {}
-        await self.worker.commit(sockets)
+    async def _commit_listeners(self) -> None:
+        await self.worker.commit_listeners(self._take_sockets())
         GARBAGE.settle(self._built_bytes)
+
+    async def _commit_updates(self, removed: list[str]) -> None:
+        await self.worker.commit_updates(removed, self._take_sockets())
+
+    async def _serve(self) -> None:
+        await self.worker.serve(self._take_sockets())
+
+    def _take_sockets(self) -> dict[str, list[socket.socket]]:
+        """Those that came for this verb, by listener."""
+        sockets, self.sockets = self.sockets, {}
+        return sockets
 
     def _abandon(self) -> None:
         self.worker.abandon()
@@ -94,15 +118,10 @@ class WorkerService:
     ) -> list[tuple[str, str]]:
         """Errors as (path, reason)."""
         errors = ConfigErrors()
-        GARBAGE.pause()  # until `commit` or `abandon`
+        GARBAGE.pause()  # until `commit_listeners` or `abandon`
         await self.worker.prepare(Bootstrap.FromString(serialised), columns, errors, ticket_seed, given_files)
         self._built_bytes = self.worker.built_bytes()
         return [(error.path, error.reason) for error in errors.items]
-
-    async def _listen(self) -> None:
-        """For a worker that replaces another: accept only now, with all the rest in place."""
-        sockets, self.sockets = self.sockets, {}
-        await self.worker.listen(sockets)
 
     def _sorted_clusters(self) -> list[Cluster]:
         """By name, as Envoy keeps them."""

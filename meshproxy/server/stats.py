@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+from meshproxy.observe.snapshot import Snapshot
 from meshproxy.observe.stats import Histogram, StatsScope
+
+MANAGERS: Final = ("listener_manager.", "cluster_manager.", "runtime.")  # prefixes of what all workers count alike
 
 
 class ListenerStats(StatsScope):
@@ -130,3 +133,8 @@ class ServerStats(StatsScope):
         self.memory_allocated: int = 0
         self.memory_physical_size: int = 0
         self.version: int = 0
+
+
+def drop_managers(snapshot: Snapshot) -> None:
+    """Take out what the managers count: it happens in every worker alike, and is told once."""
+    snapshot.counters = {name: count for name, count in snapshot.counters.items() if not name.startswith(MANAGERS)}

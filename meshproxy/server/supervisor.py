@@ -13,13 +13,15 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.config.datasource import ReadFile
 from meshproxy.config.errors import ConfigErrors
-from meshproxy.config.runtime import Runtime, build_layers
+from meshproxy.config.runtime import Runtime
+from meshproxy.config.runtime_layers import build_layers
+from meshproxy.config.subscription import CLUSTER_TYPE, LISTENER_TYPE
 from meshproxy.errors import ConfigError
 from meshproxy.net.cells import CellColumns
 from meshproxy.net.dispatcher import Dispatcher
@@ -28,15 +30,20 @@ from meshproxy.observe.snapshot import Snapshot, load_snapshot, merge
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.observe.stats_config import StatsSettings, build_stats_settings
 from meshproxy.server.bootstrap import read_bootstrap, read_bootstrap_apart
+from meshproxy.server.control_plane import ControlPlane, join_reasons
 from meshproxy.server.handle import LocalWorker, RemoteWorker, WorkerFailed, WorkerGone, WorkerHandle
 from meshproxy.server.listener_config import listener_name
 from meshproxy.server.listening import ListeningSockets
 from meshproxy.server.options import Options
 from meshproxy.server.slices import in_slices
-from meshproxy.server.stats import NO_CERTIFICATES, ServerStats
+from meshproxy.server.stats import MANAGERS, NO_CERTIFICATES, ServerStats, drop_managers
+from meshproxy.server.subscriptions import Delivery
 from meshproxy.server.watch import FilesWatch, FileWatch
 from meshproxy.server.worker import ALL_CONNECTIONS, listener_counter
 from meshproxy.upstream.resource_limit import breakers_counter
+
+if TYPE_CHECKING:
+    from meshproxy.server.admin.server import AdminServer
 
 _log: Final = logging.getLogger("meshproxy.main")
 
@@ -50,7 +57,7 @@ _POLL_S: Final = 0.1
 _IDLE_MS: Final = 1000.0  # a connection idle for so long may be closed while the process ends
 _ACCEPT_QUEUE_S: Final = 0.25  # for what waits in accept queues when the listeners close
 _FLUSH_S: Final = 5.0  # the interval that /stats shows histograms of; a killed worker's counters are at most so old
-_MANAGERS: Final = ("listener_manager.", "cluster_manager.", "runtime.")  # prefixes of stats
+_WARM_S: Final = 15.0  # so long new clusters keep listeners waiting that are changed with them
 _RESTART_S: Final = 1.0  # between two starts of the same worker
 
 
@@ -97,7 +104,10 @@ class Supervisor:
         self.intervals = Intervals()
         self._watch = FileWatch(Path(options.config_path), self.reload_soon) if options.config_path else None
         self._files = FilesWatch(self.reload_soon)  # certificates
+        self.control_plane = ControlPlane(self)
+        self._admin: AdminServer | None = None
         self._reloading = asyncio.Lock()
+        self._applying = asyncio.Lock()  # sockets and listeners change for one reason at a time
         self._reload_waits = False
         self._sweep_until: float = 0.0  # replaced chains may drain so long
         self._sweeping = False
@@ -110,16 +120,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """Serve until a signal (or the admin) ends it. Raises StartFailed."""
-        from meshproxy.server.admin_backend import start_admin
-
         try:
             self._handle_signals()
             async with self._reloading:
                 await self._start()
-            errors = ConfigErrors()
-            admin = await start_admin(self, errors)
-            if errors:
-                raise StartFailed(errors)
             self.state = LIVE
             self.dispatcher.spawn(self._look_after_workers(), "workers")
             if self._watch is not None:
@@ -128,34 +132,56 @@ class Supervisor:
             _log.info("all clusters and listeners are up; starting to serve")
             await self._ending.wait()
             await self._drain()
-            if admin is not None:
-                await admin.close()
+            if self._admin is not None:
+                await self._admin.close()
             return 0
         finally:
             await self._close()
 
     async def _start(self) -> None:
+        from meshproxy.server.admin_backend import start_admin
+
         errors = ConfigErrors()
         bootstrap = read_bootstrap(self.options, errors)
         if bootstrap is None or errors:
             raise StartFailed(errors)
         for warning in errors.warnings:
             _log.warning("%s", warning)
-        self.state = INITIALIZING
         self.workers = [self._new_worker(index) for index in range(self.options.concurrency)]
-        await self._apply(bootstrap, errors)
+        settings = await self._build(bootstrap, errors)
+        if not errors:
+            self._take_facts(bootstrap, settings)
+            self._admin = await start_admin(self, errors)
         try:
-            for worker in self.workers if not errors else ():
-                await worker.call("started")
+            if not errors:
+                await self._bring_up(bootstrap)
         except WorkerGone as gone:
             errors.add("", f"{gone}: it ended while it started")
         if errors:
             raise StartFailed(errors)
 
+    async def _bring_up(self, bootstrap: Any) -> None:
+        """For the first time, and in Envoy's order: static clusters, those of a control plane, listeners."""
+        await self._commit("commit_clusters")
+        await self.control_plane.begin(bootstrap)
+        await self.each("layers_ready")
+        await self.each("warmed", 0.0)
+        self.state = INITIALIZING
+        await self.control_plane.first_clusters(bootstrap)
+        await self.each("warmed", 0.0)
+        await self._swap("commit_listeners")
+        await self.control_plane.first_listeners(bootstrap)
+        await self.each("settled", self.sockets.names())
+        await self._note_files()
+        for worker in self.workers:
+            await worker.call("serve")
+            await worker.call("started")
+
     def _new_worker(self, index: int) -> WorkerHandle:
         if self._columns is None:
-            return LocalWorker(self.dispatcher, self.options)
-        return RemoteWorker(index, self.options, self._columns.fd, self._on_worker_death)
+            return LocalWorker(self.dispatcher, self.options, self.control_plane.on_interest)
+        fd = self._columns.fd
+        return RemoteWorker(index, self.options, fd, self._on_worker_death, self.control_plane.on_interest)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -166,6 +192,7 @@ class Supervisor:
 
     async def _close(self) -> None:
         self.state = DRAINING
+        await self.control_plane.close()
         for worker in self.workers:
             await worker.close()
         self.sockets.close()
@@ -177,36 +204,84 @@ class Supervisor:
 
     async def _apply(self, bootstrap: Any, errors: ConfigErrors) -> None:
         """All workers take `bootstrap`, or none does and `errors` say why."""
-        serialised = bootstrap.SerializeToString()
+        async with self._applying:
+            settings = await self._build(bootstrap, errors)
+            if errors:
+                return
+            await self._commit("commit_clusters")
+            await self.each("warmed", _WARM_S)
+            await self._swap("commit_listeners")
+            await self._note_files()
+            self._take_facts(bootstrap, settings)
+
+    async def _build(self, bootstrap: Any, errors: ConfigErrors) -> StatsSettings:
+        """Have all workers build it, and bind what is to be bound; with errors, nothing of it stays."""
         settings = build_stats_settings(bootstrap.stats_config, "stats_config", errors.items)
-        await self._prepare(serialised, self._assign_columns(bootstrap), errors)
+        await self._prepare(bootstrap.SerializeToString(), self.assign_columns(bootstrap), errors)
         if not errors:
             self.sockets.plan(bootstrap, errors)
         if errors:
             self.sockets.abandon()
             await self.each("abandon")
-            return
-        if self.sockets.refuse_removed():
-            await asyncio.sleep(_ACCEPT_QUEUE_S)
-        await self._commit()
-        self.sockets.accept_plan()
-        if self.options.concurrency > 1:
-            self._files_in_use = dict(await self.parts_of_one("files"))
-        self._files.watch((name, was) for read in await self.each("watched_files") for name, was in read)
-        self.runtime.replace_layers(build_layers(bootstrap.layered_runtime, "layered_runtime", errors))
+        return settings
+
+    def _take_facts(self, bootstrap: Any, settings: StatsSettings) -> None:
+        """It is in force, or is going to be."""
+        self.runtime.replace_layers(build_layers(bootstrap.layered_runtime, "layered_runtime", ConfigErrors()))
         self.stats_settings = settings
         self.bootstrap = bootstrap
         self.updated = time.time()
 
-    def _assign_columns(self, bootstrap: Any) -> dict[str, int]:
-        """Where workers count together what the limits of `bootstrap` hold for."""
+    async def _note_files(self) -> None:
+        """Watch the files that the configuration was built of."""
+        if self.options.concurrency > 1:
+            self._files_in_use = dict(await self.parts_of_one("files"))
+        self._files.watch((name, was) for read in await self.each("watched_files") for name, was in read)
+
+    async def _swap(self, verb: str, *arguments: Any) -> None:
+        """Have all workers go on with the sockets as they are planned."""
+        for index, worker in enumerate(self.workers):
+            await worker.give_sockets(self.sockets.new_sockets(index))
+        retired = self.sockets.accept_plan()
+        if retired.refuse_new():
+            await asyncio.sleep(_ACCEPT_QUEUE_S)
+        await self._commit(verb, *arguments)
+        retired.close()
+
+    async def update_listeners(self, source: bytes, deliveries: list[Delivery], removed: list[str]) -> dict[str, str]:
+        """Add, change and remove listeners of a control plane. Why some are refused, by name."""
+        async with self._applying:
+            own = {listener_name(one) for one in self.bootstrap.static_resources.listeners}
+            # As in Envoy, the bootstrap's own are not to be changed.
+            wanted = {name: message for name, _, message in deliveries if name not in own}
+            columns = self.assign_columns(self.bootstrap, wanted)
+            chosen = [delivery for delivery in deliveries if delivery[0] in wanted]
+            answers = await self.each("prepare_listeners", source, self.control_plane.for_workers(chosen), columns)
+            reasons = join_reasons(answers)
+            good = {name: message for name, message in wanted.items() if name not in reasons}
+            unbound: dict[str, str] = {}
+            gone = [name for name in removed if name not in own]
+            self.sockets.plan_updates(good, gone, unbound)
+            if unbound or reasons:
+                await self.each("abandon_listeners", [*unbound, *reasons])
+            await self._swap("commit_updates", gone)
+            await self._note_files()
+            return {**reasons, **unbound}
+
+    def assign_columns(
+        self, bootstrap: Any, listeners: Iterable[str] = (), clusters: Iterable[str] = ()
+    ) -> dict[str, int]:
+        """Where workers count together what the limits of `bootstrap`, and of these resources, hold for."""
         if self._columns is None:
             return {}
         configurations = [bootstrap] if self.bootstrap is None else [self.bootstrap, bootstrap]
         static = [each.static_resources for each in configurations]
-        listeners = [listener_counter(listener_name(one)) for each in static for one in each.listeners]
-        clusters = [breakers_counter(one.name) for each in static for one in each.clusters]
-        return self._columns.assign([ALL_CONNECTIONS, *listeners, *clusters])
+        names = [*(listener_name(one) for each in static for one in each.listeners), *listeners]
+        breakers = [*(one.name for each in static for one in each.clusters), *clusters]
+        dynamic = self.control_plane.resources
+        names += [record.name for record in dynamic.of_type(LISTENER_TYPE)]
+        breakers += [record.name for record in dynamic.of_type(CLUSTER_TYPE)]
+        return self._columns.assign([ALL_CONNECTIONS, *map(listener_counter, names), *map(breakers_counter, breakers)])
 
     async def _prepare(self, serialised: bytes, columns: dict[str, int], errors: ConfigErrors) -> None:
         """Have every worker build the configuration.
@@ -224,11 +299,10 @@ class Supervisor:
         for path, reason in dict.fromkeys((path, reason) for answer in answers for path, reason in answer):
             errors.add(path, reason)
 
-    async def _commit(self) -> None:
+    async def _commit(self, verb: str, *arguments: Any) -> None:
         """Have every worker swap in what it has prepared; one that cannot is replaced."""
-        for index, worker in enumerate(self.workers):
-            await worker.give_sockets(self.sockets.new_sockets(index))
-        answers = await asyncio.gather(*(worker.call("commit") for worker in self.workers), return_exceptions=True)
+        calls = (worker.call(verb, *arguments) for worker in self.workers)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
         for worker, answer in zip(self.workers, answers, strict=True):
             if isinstance(answer, WorkerFailed) and isinstance(worker, RemoteWorker):
                 _log.error("%s", answer)
@@ -349,18 +423,22 @@ class Supervisor:
     async def _equip(self, worker: RemoteWorker) -> None:
         """Bring a new worker to where the others are. Raises WorkerGone and WorkerFailed."""
         serialised = self.bootstrap.SerializeToString()
-        columns = self._assign_columns(self.bootstrap)
+        columns = self.assign_columns(self.bootstrap)
         errors = await worker.call("prepare", serialised, columns, self._ticket_seed, self._files_in_use)
         if errors:
             raise WorkerFailed(f"worker {worker.index} cannot take the running configuration: {errors}")
-        await worker.call("commit")
+        await worker.call("commit_clusters")
+        await self.control_plane.equip_clusters(worker, columns)
+        await worker.call("warmed", _WARM_S)
+        await worker.call("commit_listeners")
+        await self.control_plane.equip_listeners(worker, columns)
         await worker.call("modify_runtime", self._runtime_overrides())
         if self._ending.is_set():
             await worker.call("start_drain")
         elif not self.healthy:
             await worker.call("fail_health_checks", True)
         await worker.give_sockets(self.sockets.all_sockets(worker.index))
-        await worker.call("listen")
+        await worker.call("serve")
         await worker.call("started")
 
     async def _look_after_workers(self) -> None:
@@ -375,7 +453,7 @@ class Supervisor:
         """The stats of every worker that lives; they are kept, for the case that it dies."""
         workers = list(self.workers)
         # What the managers count happens in every worker alike, and is told once.
-        calls = (worker.parts("snapshot", _MANAGERS if index else ()) for index, worker in enumerate(workers))
+        calls = (worker.parts("snapshot", MANAGERS if index else ()) for index, worker in enumerate(workers))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         found = []
         for worker, answer in zip(workers, answers, strict=True):
@@ -394,7 +472,8 @@ class Supervisor:
         parts = [load_snapshot(part) for parts in await self._snapshots() for part in parts]
         self.refresh_stats()
         self.server_stats.days_until_first_cert_expiring = await self._first_expiry_days()
-        await in_slices(_add_all(total, [*parts, self._kept_counters, self.stats.snapshot()]))
+        parts += [self._kept_counters, self.stats.snapshot(), self.control_plane.stats()]
+        await in_slices(_add_all(total, parts))
         return total
 
     async def reset_counters(self) -> None:
@@ -518,11 +597,6 @@ def _add_all(total: Snapshot, parts: list[Snapshot]) -> Iterator[None]:
     while parts:  # each is freed at once: all of them together would take as long as a slice may
         total.add(parts.pop())
         yield
-
-
-def drop_managers(snapshot: Snapshot) -> None:
-    """Take out what the managers count: it happens in every worker alike, and is told once."""
-    snapshot.counters = {name: count for name, count in snapshot.counters.items() if not name.startswith(_MANAGERS)}
 
 
 def describe(errors: ConfigErrors) -> str:

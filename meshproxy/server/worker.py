@@ -1,11 +1,19 @@
-"""The data plane of one process: listeners, clusters, runtime and stats, and the verbs that change them."""
+"""The data plane of one process: listeners, clusters, runtime and stats, and the verbs that change them.
+
+Whatever changes goes the same way, whether a file or a control plane says so: it is built beside what runs, it warms
+until all that it waits for is there, and only then it takes the place of the old one.
+"""
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Awaitable, Generator, Iterator
+from typing import Any, Final, TypeVar
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
+from envoy.config.listener.v3.listener_pb2 import Listener as ListenerMessage
 
 from meshproxy.config.context import Services
 from meshproxy.config.datasource import FileStamp, ReadFile
@@ -18,13 +26,17 @@ from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.rpc.clients import open_rpc_client
 from meshproxy.server.listener import ActiveFilterChain, ActiveListener, ConnectionCount
-from meshproxy.server.resources import ResourceBuilder, Resources
+from meshproxy.server.listener_config import ListenerConfig
+from meshproxy.server.resources import CLUSTERS, LISTENERS, Kind, Resource, ResourceBuilder, ResourceFactory, Resources
 from meshproxy.server.slices import in_slices
 from meshproxy.server.stats import ListenerManagerStats
-from meshproxy.tls.context import TlsContext
+from meshproxy.server.subscriptions import Delivery, Reasons, WorkerSubscriptions
+from meshproxy.server.warming import CLUSTER, LISTENER, WarmingListener
+from meshproxy.tls.certs import Certified
 from meshproxy.upstream.manager import ClusterManager
 
-_log: Final = logging.getLogger("meshproxy.config")
+T = TypeVar("T")
+
 _UNLIMITED: Final = 2**63
 ALL_CONNECTIONS: Final = "downstream_connections"  # the name of a count
 _INBOUND: Final = 1  # core.v3.TrafficDirection
@@ -47,7 +59,10 @@ class Worker:
         drain_over_s: float = 0.0,
         counters: Counters | None = None,
         token_buckets: TokenBuckets | None = None,
+        *,
+        first: bool = True,
     ) -> None:
+        """`first`: what all workers count alike is counted here."""
         self.dispatcher = dispatcher
         self._drain_over_s = drain_over_s  # of a gradual drain; 0: connections are told to close at once
         self._failing = False  # as `ConnectionOwner.failing`
@@ -56,14 +71,24 @@ class Worker:
         self._counters = counters or Counters()
         self._token_buckets = token_buckets or TokenBuckets()
         self.clusters = ClusterManager(dispatcher, self.stats, self.runtime, counters=self._counters)
+        self.subscriptions = WorkerSubscriptions(dispatcher, counts=first)
+        self.services = Services(dispatcher, self.clusters, open_rpc_client, self.subscriptions)
         self.listeners: dict[str, ActiveListener] = {}
+        self.warming_listeners: dict[str, WarmingListener] = {}
         self.draining_listeners: list[ActiveListener] = []
         self.manager_stats = self.stats.acquire("listener_manager.", ListenerManagerStats)
         self._count = ConnectionCount(self.runtime.integer("overload.global_downstream_max_connections", _UNLIMITED))
+        self._serving = False  # from `serve` on, listeners accept as soon as they are warm
+        self._bootstrap: Any = None
+        self._factory: ResourceFactory | None = None  # as the bootstrap in force has it
         self._resources: Resources | None = None
         self._prepared: Resources | None = None
+        self._prepared_factory: ResourceFactory | None = None
+        self.dynamic = Resources()  # what a control plane said: the versions that are in force, or warm
+        self._prepared_listeners: dict[str, Resource[ListenerConfig]] = {}
+        self._settled: list[asyncio.Future[None]] = []  # who waits until no listener is warming
 
-    # -- configuration
+    # -- what the bootstrap says
 
     async def prepare(
         self,
@@ -77,8 +102,7 @@ class Worker:
         workers share, `ticket_seed` makes the keys of their TLS session tickets; `given_files` stand for those on the
         disk."""
         self.abandon()
-        self._counters.take_columns(columns)
-        self._count.everywhere = self._counters.counter(ALL_CONNECTIONS)
+        self.take_columns(columns)
         builder = ResourceBuilder(
             bootstrap,
             self._resources,
@@ -87,7 +111,7 @@ class Worker:
             errors,
             ticket_seed=ticket_seed,
             given_files=given_files,
-            services=Services(self.dispatcher, self.clusters, open_rpc_client),
+            services=self.services,
             token_buckets=self._token_buckets,
         )
         try:
@@ -100,7 +124,12 @@ class Worker:
             resources.discard()
             self.manager_stats.listener_create_failure += 1
         else:
-            self._prepared = resources
+            self._prepared, self._prepared_factory = resources, builder.factory
+
+    def take_columns(self, columns: dict[str, int]) -> None:
+        """Where the counts that workers share are, by name."""
+        self._counters.take_columns(columns)
+        self._count.everywhere = self._counters.counter(ALL_CONNECTIONS)
 
     def built_bytes(self) -> int:
         """How much of what is prepared is new: the size of its messages."""
@@ -113,28 +142,36 @@ class Worker:
             prepared.discard()
 
     async def commit(self, sockets: dict[str, list[socket.socket]]) -> None:
-        """Swap in what was prepared: clusters before the listeners that use them, removals last.
+        """Swap in what was prepared, at once: where nobody waits for a control plane."""
+        await self.commit_clusters()
+        await self.clusters.warmed()
+        await self.commit_listeners(sockets)
+        await self.serve({})
 
-        `sockets` has the listening sockets of every listener that is to accept on other ones than before.
-        """
+    async def commit_clusters(self) -> None:
+        """Swap in what was prepared, but for the listeners: those come last, removals after them."""
+        resources = self._prepared
+        assert resources is not None
+        self.runtime.replace_layers(resources.layers)
+        self._factory = self._prepared_factory
+        await in_slices(self._set_clusters(resources))
+
+    async def commit_listeners(self, sockets: dict[str, list[socket.socket]]) -> None:
+        """The rest of it. `sockets` has the listening sockets of every listener that is to accept on other ones than
+        before."""
         resources, self._prepared = self._prepared, None
         assert resources is not None
-        old = self._resources
-        self._resources = resources
-        self.runtime.replace_layers(resources.layers)
-        await in_slices(self._set_clusters(resources))
-        await self.clusters.warmed()
-        for name, listener in resources.listeners.items():
+        old, self._resources = self._resources, resources
+        for listener in resources.listeners.values():
             if listener.built is not None:
-                await self._set_listener(name, listener.built, sockets.get(name))
+                await self._warm_listener(listener, sockets.get(listener.name))
         if old is not None:
             for name in old.listeners.keys() - resources.listeners.keys():
                 self._remove_listener(name)
             for name in old.clusters.keys() - resources.clusters.keys():
                 self.clusters.remove(name)
-        for resource in resources.each():
-            if resource.context is not None:
-                resource.context.take_effect()
+        for cluster in resources.clusters.values():
+            cluster.take_effect()
         self._count_listeners()
 
     def _set_clusters(self, resources: Resources) -> Iterator[None]:
@@ -143,31 +180,178 @@ class Worker:
                 self.clusters.add_or_update(cluster.built)
                 yield
 
-    async def listen(self, sockets: dict[str, list[socket.socket]]) -> None:
-        """Accept on these, by listener."""
+    async def serve(self, sockets: dict[str, list[socket.socket]]) -> None:
+        """From now on listeners accept as soon as they are warm. Those that are do it now, on `sockets` where a worker
+        that is replaced leaves some to this one."""
+        self._serving = True
         for name, given in sockets.items():
-            await self.listeners[name].start(given)
+            warming = self.warming_listeners.get(name)
+            if warming is not None:
+                warming.sockets = given
+            elif name in self.listeners:
+                await self.listeners[name].start(given)
+        for warming in list(self.warming_listeners.values()):
+            if warming.ready:
+                await self._set_listener(warming)
 
-    async def _set_listener(self, name: str, config: Any, sockets: list[socket.socket] | None) -> None:
-        stats = self.manager_stats
+    # -- what a control plane says
+
+    async def update_clusters(
+        self, source: bytes, updates: list[Delivery], removed: list[str], columns: dict[str, int]
+    ) -> Reasons:
+        """Add, change and remove clusters; what cannot be built stays as it was, for the reasons that are returned."""
+        self.take_columns(columns)
+        reasons: Reasons = []
+        await in_slices(self._update_clusters(source, updates, reasons))
+        for name in removed:
+            if self.dynamic.clusters.pop(name, None) is not None:
+                self.clusters.remove(name)
+        return reasons
+
+    def _update_clusters(self, source: bytes, updates: list[Delivery], reasons: Reasons) -> Iterator[None]:
+        for name, _, message in updates:
+            if name in self.resources.clusters:
+                continue  # as in Envoy, the bootstrap's own are not to be changed
+            built = yield from self._build_dynamic(CLUSTERS, _message_of(message, ClusterMessage), source, reasons)
+            if built is not None and built.built is not None:
+                self.dynamic.clusters[name] = built
+                self.clusters.add_or_update(built.built)
+                built.take_effect()
+            yield
+
+    async def prepare_listeners(self, source: bytes, updates: list[Delivery], columns: dict[str, int]) -> Reasons:
+        """Build these; `commit_updates` lets them take the place of those that there are."""
+        self.take_columns(columns)
+        reasons: Reasons = []
+        self.abandon_listeners(list(self._prepared_listeners))
+        await in_slices(self._prepare_listeners(source, updates, reasons))
+        return reasons
+
+    def _prepare_listeners(self, source: bytes, updates: list[Delivery], reasons: Reasons) -> Iterator[None]:
+        for name, _, message in updates:
+            built = yield from self._build_dynamic(LISTENERS, _message_of(message, ListenerMessage), source, reasons)
+            if built is not None:
+                self._prepared_listeners[name] = built
+            else:
+                self.manager_stats.listener_create_failure += 1
+            yield
+
+    def abandon_listeners(self, names: list[str]) -> None:
+        """Forget that these were prepared."""
+        for name in names:
+            prepared = self._prepared_listeners.pop(name, None)
+            if prepared is not None and prepared.context is not None:
+                prepared.context.close()
+
+    async def commit_updates(self, removed: list[str], sockets: dict[str, list[socket.socket]]) -> None:
+        """Let the listeners that were prepared warm, and take the place of the old ones; remove others."""
+        prepared, self._prepared_listeners = self._prepared_listeners, {}
+        for name, resource in prepared.items():
+            self.dynamic.listeners[name] = resource
+            await self._warm_listener(resource, sockets.get(name))
+        for name in removed:
+            if self.dynamic.listeners.pop(name, None) is not None:
+                self._remove_listener(name)
+        self._count_listeners()
+
+    def _build_dynamic(
+        self, kind: Kind[T], message: Any, source: bytes, reasons: Reasons
+    ) -> Generator[None, None, Resource[T] | None]:
+        assert self._factory is not None
+        errors = ConfigErrors()
+        context = self._factory.context(errors, source)
+        made = yield from self._factory.steps(kind, message, "", context)
+        name = kind.name_of(message)
+        if errors:
+            context.close()
+            reasons += [(name, error.path, error.reason) for error in errors.sorted()]
+            return None
+        return Resource.of(name, "", b"", made, context)
+
+    # -- listeners
+
+    async def _warm_listener(self, resource: Resource[ListenerConfig], sockets: list[socket.socket] | None) -> None:
+        """Let it wait for what it needs; it takes effect at once where that is nothing."""
+        assert resource.built is not None
+        self._stop_warming(resource.name)
+        warming = WarmingListener(resource, resource.built, sockets)
+        self.warming_listeners[resource.name] = warming
+        warming.start(self._on_warm)
+        if warming.ready and self._serving:
+            await self._set_listener(warming)
+
+    def _on_warm(self, warming: WarmingListener) -> None:
+        """Called where it had to wait."""
+        if self._serving and self.warming_listeners.get(warming.name) is warming:
+            self.dispatcher.spawn(self._set_listener(warming), f"listener {warming.name}")
+        else:
+            self._wake()
+
+    def _stop_warming(self, name: str) -> None:
+        warming = self.warming_listeners.pop(name, None)
+        if warming is not None:
+            warming.discard()
+
+    async def _set_listener(self, warming: WarmingListener) -> None:
+        """It is warm: it takes the place of the one of its name."""
+        name = warming.name
+        if self.warming_listeners.get(name) is not warming:
+            return
+        del self.warming_listeners[name]
+        stats, config, sockets = self.manager_stats, warming.config, warming.sockets
         running = self.listeners.get(name)
         if running is not None and sockets is None:
             stats.listener_modified += 1
             stats.listener_in_place_updated += 1
             running.update(config, self._drain_over_s)
-            return
-        listener = ActiveListener(
-            config, self.dispatcher, self.clusters, self._count, self._counters.counter(listener_counter(name)), self
-        )
-        listener.fail_health_checks(self._failing)
-        await listener.start(sockets or [])
-        self.listeners[name] = listener
-        stats.listener_create_success += 1
-        if running is None:
-            stats.listener_added += 1
         else:
-            stats.listener_modified += 1
-            self._drain_listener(running)
+            own_count = self._counters.counter(listener_counter(name))
+            listener = ActiveListener(config, self.dispatcher, self.clusters, self._count, own_count, self)
+            listener.fail_health_checks(self._failing)
+            self.listeners[name] = listener
+            stats.listener_create_success += 1
+            if running is None:
+                stats.listener_added += 1
+            else:
+                stats.listener_modified += 1
+                self._drain_listener(running)
+            await listener.start(sockets or [])
+        warming.resource.take_effect()
+        self._count_listeners()
+        self._wake()
+
+    # -- waiting
+
+    async def layers_ready(self) -> None:
+        """Return when all layers of the runtime are there."""
+
+    async def warmed(self, timeout_s: float) -> bool:
+        """Return when no cluster is warming, or the time is over (0.0: never): whether all are warm."""
+        return await _within(self.clusters.warmed(), timeout_s)
+
+    async def settled(self, names: list[str]) -> None:
+        """Return when none of these listeners is warming any more; before `serve`, when all are ready to."""
+        while any(self._awaited(name) for name in names):
+            waiter = self.dispatcher.loop.create_future()
+            self._settled.append(waiter)
+            await waiter
+
+    def _awaited(self, name: str) -> bool:
+        warming = self.warming_listeners.get(name)
+        return warming is not None and (self._serving or not warming.ready)
+
+    def _wake(self) -> None:
+        waiters, self._settled = self._settled, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def unready(self) -> Iterator[tuple[str, str, list[str]]]:
+        """What is warming, by its kind and name, and the names of what it waits for, for `/init_dump`."""
+        for warming in self.warming_listeners.values():
+            yield LISTENER, warming.name, warming.unready()
+        for cluster in self.clusters.warming():
+            yield CLUSTER, cluster.name, self.clusters.unready(cluster)
 
     @property
     def resources(self) -> Resources:
@@ -178,15 +362,16 @@ class Worker:
         """The files that the running configuration was built of, as they were then."""
         return [(name, was) for name, (was, _) in self.files()]
 
+    def _all_resources(self) -> list[Resource[Any]]:
+        return [*self.resources.each(), *self.dynamic.each()]
+
     def files(self) -> list[tuple[str, ReadFile]]:
         """The same with what they held."""
-        found = [] if self._resources is None else self._resources.each()
-        return [entry for resource in found for entry in resource.files.items()]
+        return [entry for resource in self._all_resources() for entry in resource.files.items()]
 
-    def tls_contexts(self) -> list[TlsContext]:
+    def tls_contexts(self) -> list[Certified]:
         """Of the running configuration."""
-        found = [] if self._resources is None else self._resources.each()
-        return [context for resource in found for context in resource.tls]
+        return [context for resource in self._all_resources() for context in resource.tls]
 
     def listener_at(self, address: Address) -> ActiveListener | None:
         """The listener with this address; else one with its port on all addresses."""
@@ -198,8 +383,12 @@ class Worker:
         return None
 
     def _remove_listener(self, name: str) -> None:
-        self.manager_stats.listener_removed += 1
-        self._drain_listener(self.listeners.pop(name))
+        self._stop_warming(name)
+        running = self.listeners.pop(name, None)
+        if running is not None:
+            self.manager_stats.listener_removed += 1
+            self._drain_listener(running)
+        self._wake()
 
     def _drain_listener(self, listener: ActiveListener) -> None:
         listener.stop_accepting()
@@ -213,6 +402,7 @@ class Worker:
             listener.close()
         stats = self.manager_stats
         stats.total_listeners_active = len(self.listeners)
+        stats.total_listeners_warming = len(self.warming_listeners)
         stats.total_listeners_draining = len(self.draining_listeners)
         stats.total_filter_chains_draining = sum(len(one.draining_chains) for one in self.listeners.values())
 
@@ -273,6 +463,21 @@ class Worker:
 
     async def close(self) -> None:
         """End everything, and wait until it has."""
+        for name in list(self.warming_listeners):
+            self._stop_warming(name)
         self.stop_accepting()
         self.abort()
         await self.clusters.close()
+
+
+async def _within(what: Awaitable[None], timeout_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s or None):
+            await what
+            return True
+    return False
+
+
+def _message_of(message: Any, kind: type[Any]) -> Any:
+    """As it was delivered: serialised, or read already."""
+    return kind.FromString(message) if isinstance(message, bytes) else message

@@ -17,9 +17,10 @@ from meshproxy.net.cells import CellTable, Counters, bucket_table
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.log import setup_logging
 from meshproxy.observe.log_file import LOG_FILES
-from meshproxy.server.control import ANSWER, CALL, PART, ControlSocket, Frame
+from meshproxy.server.control import ANSWER, CALL, INTEREST, PART, ControlSocket, Frame
 from meshproxy.server.heap import keep_freed_memory
-from meshproxy.server.service import WorkerService
+from meshproxy.server.service import WAITING, WorkerService
+from meshproxy.server.subscriptions import Interest
 from meshproxy.server.worker import Worker
 
 __all__ = ["main"]
@@ -27,20 +28,23 @@ _BUILTIN = meshproxy.filters.builtin
 
 
 class WorkerProcess:
-    """Answers calls in the order in which they came."""
+    """Answers calls in the order in which they came; those that wait for something beside the others."""
 
     def __init__(self, options: argparse.Namespace, loop: asyncio.AbstractEventLoop) -> None:
         self.dispatcher = Dispatcher(loop)
         counters = Counters(CellTable(options.cells_fd, options.workers), options.index)
         token_buckets = TokenBuckets(bucket_table(options.cells_fd, options.workers), options.index)
-        self.worker = Worker(self.dispatcher, options.drain_over_s, counters, token_buckets)
+        self.worker = Worker(self.dispatcher, options.drain_over_s, counters, token_buckets, first=options.index == 0)
         self.service = WorkerService(self.worker)
         self.ended = asyncio.Event()
         self._calls: asyncio.Queue[Frame] = asyncio.Queue()
         self._control = ControlSocket(socket.socket(fileno=options.control_fd), loop, self._on_frame, self.ended.set)
+        self.worker.subscriptions.report_to(self._tell_interest)
 
     def _on_frame(self, frame: Frame, fds: list[int]) -> None:
-        if frame[0] == CALL:
+        if frame[0] == CALL and frame[2] in WAITING:
+            self.dispatcher.spawn(self._answer(frame), frame[2])
+        elif frame[0] == CALL:
             self._calls.put_nowait(frame)
         else:
             listener = frame[1]
@@ -55,14 +59,20 @@ class WorkerProcess:
 
     async def _answer_calls(self) -> None:
         while True:
-            _, number, verb, arguments = await self._calls.get()
-            failure = ""
-            try:
-                async for part in self.service.run(verb, arguments):
-                    self._control.send((PART, number, part))
-            except Exception as error:  # noqa: BLE001  told to the supervisor, which logs it
-                failure = f"{verb}: {type(error).__name__}: {error}"
-            self._control.send((ANSWER, number, failure))
+            await self._answer(await self._calls.get())
+
+    async def _answer(self, frame: Frame) -> None:
+        _, number, verb, arguments = frame
+        failure = ""
+        try:
+            async for part in self.service.run(verb, arguments):
+                self._control.send((PART, number, part))
+        except Exception as error:  # noqa: BLE001  told to the supervisor, which logs it
+            failure = f"{verb}: {type(error).__name__}: {error}"
+        self._control.send((ANSWER, number, failure))
+
+    def _tell_interest(self, changes: list[Interest]) -> None:
+        self._control.send((INTEREST, 0, changes))
 
 
 async def _serve(options: argparse.Namespace) -> None:

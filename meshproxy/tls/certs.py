@@ -5,16 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from meshproxy.tls.context import CertificateInfo, TlsContext
+from meshproxy.tls.material import CertificateInfo
 from meshproxy.tls.x509 import DNS, IP_ADDRESS, URI
 
 _DAY_S: Final = 86_400
 _FIELDS: Final = {DNS: "dns", URI: "uri", IP_ADDRESS: "ip_address"}  # in Envoy's order
 
 
-def describe(context: TlsContext, now: Callable[[], float] = time.time) -> dict[str, Any]:
+class Certified(Protocol):
+    """A context, or what will be one: its certificates, and those whom it trusts, as of now."""
+
+    @property
+    def certificates(self) -> list[CertificateInfo]: ...
+
+    @property
+    def ca_certificates(self) -> list[CertificateInfo]: ...
+
+
+def describe(context: Certified, now: Callable[[], float] = time.time) -> dict[str, Any]:
     """One element of `certificates`, as the JSON of envoy.admin.v3.Certificate."""
     return {
         "ca_cert": [_details(each, now()) for each in context.ca_certificates],
@@ -22,7 +32,7 @@ def describe(context: TlsContext, now: Callable[[], float] = time.time) -> dict[
     }
 
 
-def days_until_first_expires(contexts: Iterable[TlsContext], now: Callable[[], float] = time.time) -> int | None:
+def days_until_first_expires(contexts: Iterable[Certified], now: Callable[[], float] = time.time) -> int | None:
     """`server.days_until_first_cert_expiring`; 0 when one has expired, None where there is no certificate."""
     infos = (info for context in contexts for info in (*context.ca_certificates, *context.certificates))
     first = min((info.expires for info in infos), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from typing import Final
 
@@ -14,6 +15,7 @@ class CipherError(ValueError):
     """A list that cannot be honoured; the text names the element."""
 
 
+@functools.lru_cache(maxsize=64)
 def to_openssl(elements: tuple[str, ...]) -> tuple[str, bool]:
     """(the list in OpenSSL's syntax, whether a client's wish for ChaCha20 goes before our order). Raises CipherError.
 

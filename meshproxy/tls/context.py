@@ -1,44 +1,41 @@
 """TLS contexts: built once from frozen options, then only asked for new connections.
 
-There is one `ssl.SSLContext` for each certificate. All that is loaded goes through a memfd: keys never touch a file.
+There is one `ssl.SSLContext` for each certificate.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
 import ssl
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
-from meshproxy.errors import MeshProxyError
 from meshproxy.tls import openssl
 from meshproxy.tls.ciphers import PRIORITIZE_CHACHA, CipherError, to_openssl
 from meshproxy.tls.inspector import ClientHello
+from meshproxy.tls.material import (
+    CertificateInfo,
+    LoadedCertificate,
+    Problem,
+    TlsConfigError,
+    load_certificate,
+    load_staple,
+    load_store,
+    memory_file,
+    read_authorities,
+)
 from meshproxy.tls.ocsp import OcspStaple
 from meshproxy.tls.options import CertificateOptions, TlsOptions, ValidationOptions
-from meshproxy.tls.selection import CURVES, Selector
+from meshproxy.tls.selection import Selector
 from meshproxy.tls.verify import Judge
-from meshproxy.tls.x509 import Certificate, DerError, certificates_of_pem
+from meshproxy.tls.x509 import Certificate
 
-Problem = tuple[str, str]  # path of a field below the context, and what is wrong with it
-
-_MIN_RSA_BITS: Final = 2048
 _LEGACY: Final = frozenset({ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1})
 # Before TLS 1.3 its order is configured; this is BoringSSL's as a client where AES is in hardware.
 _CLIENT_TLS13_CIPHERS: Final = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 _TICKET_KEY_BYTES: Final = 80
 _PARAMETERS: Final = "common_tls_context.tls_params"
-
-
-class TlsConfigError(MeshProxyError):
-    """A context that cannot be built; `problems` names all that is wrong."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("; ".join(f"{field}: {reason}" for field, reason in problems))
-        self.problems = problems
 
 
 class Identity:
@@ -48,16 +45,6 @@ class Identity:
         self.ssl_context = ssl_context
         self.certificate = certificate
         self.staple = staple
-
-
-class CertificateInfo:
-    """One certificate of a context, for /certs."""
-
-    def __init__(self, source: str, certificate: Certificate) -> None:
-        self.source = source
-        self.certificate = certificate
-        self.expires: float = certificate.not_after.timestamp()  # Unix time
-        self.staple: OcspStaple | None = None
 
 
 class TlsContext:
@@ -72,11 +59,12 @@ class TlsContext:
         self._offered: tuple[str, ...] = ()
         self._sessions: list[tuple[str, ssl.SSLSession, bool]] = []  # the newest first
         problems: list[Problem] = []
-        self._check(problems)
+        _check(options, problems)
+        self._check_certificates(problems)
         self._build_judge(problems)
         self.identities: list[Identity] = []
         if not problems:
-            wanted: tuple[CertificateOptions | None, ...] = options.certificates or (None,)
+            wanted: tuple[CertificateOptions | LoadedCertificate | None, ...] = options.certificates or (None,)
             for certificate in wanted:
                 self._add_identity(certificate, problems)
         if problems:
@@ -106,42 +94,31 @@ class TlsContext:
         self._sessions.insert(0, (key, session, single_use))
         del self._sessions[self.options.max_sessions :]
 
-    def offer(self, protocols: tuple[str, ...]) -> None:
-        """What the next connection of a client offers (ALPN) where no protocols are configured: OpenSSL copies it when
-        a connection is made."""
-        if protocols != self._offered and not self.options.application_protocols:
+    def offer(self, protocols: tuple[str, ...], instead: bool) -> None:
+        """What the next connection of a client offers (ALPN) where no protocols are configured, or `instead` of those:
+        OpenSSL copies it when a connection is made."""
+        if not instead:
+            protocols = self.options.application_protocols or protocols
+        if protocols != self._offered:
             self._offered = protocols
             self.identities[0].ssl_context.set_alpn_protocols(list(protocols))
 
     # -- building
 
-    def _check(self, problems: list[Problem]) -> None:
+    def _check_certificates(self, problems: list[Problem]) -> None:
         options = self.options
-        if options.min_version > options.max_version:
-            problems.append((f"{_PARAMETERS}.tls_minimum_protocol_version", "greater than the maximum"))
         if options.is_server and not options.certificates:
             problems.append(("common_tls_context", "No TLS certificates found for server context"))
         if not options.is_server and len(options.certificates) > 1:
             reason = "Multiple TLS certificates are not supported for client contexts"
             problems.append(("common_tls_context.tls_certificates", reason))
-        if len(b"".join(bytes([len(each)]) + each.encode() for each in options.application_protocols)) > 65535:
-            problems.append(("common_tls_context.alpn_protocols", "longer than 65535 bytes"))
-        if not openssl.AVAILABLE:
-            problems.extend((field, "is not possible with this build of Python") for field in _unavailable(options))
 
     def _build_judge(self, problems: list[Problem]) -> None:
         validation = self.options.validation
         if validation is None:
             return
-        if validation.trusted_ca:
-            try:
-                found = certificates_of_pem(validation.trusted_ca)
-                self.ca_certificates = [CertificateInfo(validation.source, each) for each in found]
-            except DerError:
-                self.ca_certificates = []
-            if not self.ca_certificates:
-                field = f"{validation.field}.trusted_ca"
-                problems.append((field, f"Failed to load trusted CA certificates from {validation.source}"))
+        loaded = validation.authorities
+        self.ca_certificates = read_authorities(validation, problems) if loaded is None else loaded.infos
         has_ca = bool(validation.trusted_ca) or validation.system_roots
         if not openssl.AVAILABLE:
             return
@@ -155,7 +132,9 @@ class TlsContext:
             checks_key_usage=not self.is_server,
         )
 
-    def _add_identity(self, certificate: CertificateOptions | None, problems: list[Problem]) -> None:
+    def _add_identity(
+        self, certificate: CertificateOptions | LoadedCertificate | None, problems: list[Problem]
+    ) -> None:
         options = self.options
         context = _new_ssl_context(options, problems)
         leaf: Certificate | None = None
@@ -164,7 +143,7 @@ class TlsContext:
         if certificate is not None and info is not None:
             leaf = info.certificate
             if options.is_server:
-                staple = info.staple = _load_staple(context, certificate, leaf, problems)
+                staple = _set_staple(context, certificate, info, problems)
             self.certificates.append(info)
         self._set_validation(context, problems)
         if options.is_server:
@@ -199,6 +178,44 @@ class TlsContext:
         leaves = [identity.certificate for identity in self.identities if identity.certificate is not None]
         tls13 = options.max_version == ssl.TLSVersion.TLSv1_3
         return Selector(leaves, full_scan=options.full_scan_on_sni_mismatch, tls13=tls13)
+
+
+def check_parameters(options: TlsOptions) -> None:
+    """That a context can be made of these, once there are certificates. Raises TlsConfigError."""
+    problems: list[Problem] = []
+    _check(options, problems)
+    problems += _parameter_problems(
+        TlsOptions(
+            is_server=options.is_server,
+            min_version=options.min_version,
+            max_version=options.max_version,
+            ciphers=options.ciphers,
+            curves=options.curves,
+            signature_algorithms=options.signature_algorithms,
+            application_protocols=options.application_protocols,
+            keylog_path=options.keylog_path,
+        )
+    )
+    if problems:
+        raise TlsConfigError(problems)
+
+
+@functools.lru_cache(maxsize=64)
+def _parameter_problems(options: TlsOptions) -> tuple[Problem, ...]:
+    """A thousand clusters have the same few."""
+    problems: list[Problem] = []
+    _new_ssl_context(options, problems)
+    return tuple(problems)
+
+
+def _check(options: TlsOptions, problems: list[Problem]) -> None:
+    """What can be said without OpenSSL."""
+    if options.min_version > options.max_version:
+        problems.append((f"{_PARAMETERS}.tls_minimum_protocol_version", "greater than the maximum"))
+    if len(b"".join(bytes([len(each)]) + each.encode() for each in options.application_protocols)) > 65535:
+        problems.append(("common_tls_context.alpn_protocols", "longer than 65535 bytes"))
+    if not openssl.AVAILABLE:
+        problems.extend((field, "is not possible with this build of Python") for field in _unavailable(options))
 
 
 def _unavailable(options: TlsOptions) -> list[str]:
@@ -285,96 +302,51 @@ def _set_parameters(context: ssl.SSLContext, options: TlsOptions, problems: list
 
 
 def _load_certificate(
-    context: ssl.SSLContext, certificate: CertificateOptions, problems: list[Problem]
+    context: ssl.SSLContext, certificate: CertificateOptions | LoadedCertificate, problems: list[Problem]
 ) -> CertificateInfo | None:
-    """Chain and key into the context; the first certificate, or None where something is no good."""
-    chain_field = f"{certificate.field}.certificate_chain"
-    failed = f"Failed to load certificate chain from {certificate.source}"
-    try:
-        found = [CertificateInfo(certificate.source, each) for each in certificates_of_pem(certificate.chain)[:1]]
-        weakness = _weakness(found[0].certificate) if found else "no certificate"
-    except (DerError, ValueError):
-        found, weakness = [], "malformed"
-    if weakness:
-        problems.append((chain_field, f"{failed}, {weakness}"))
-        return None
-    password = certificate.password or b""
-    try:
-        with memory_file(certificate.chain) as chain_path, memory_file(certificate.key) as key_path:
-            context.load_cert_chain(chain_path, key_path, lambda: password)
-    except (ssl.SSLError, ValueError) as error:
-        cause = getattr(error, "reason", None) or str(error)
-        reason = f"Failed to load private key from {certificate.source}, Cause: {cause}"
-        problems.append((f"{certificate.field}.private_key", reason))
-        return None
-    return found[0]
+    if isinstance(certificate, CertificateOptions):
+        return load_certificate(context, certificate, problems)
+    openssl.share_certificate(certificate.holder, context)
+    return certificate.info
 
 
-def _load_staple(
-    context: ssl.SSLContext, certificate: CertificateOptions, leaf: Certificate, problems: list[Problem]
+def _set_staple(
+    context: ssl.SSLContext,
+    certificate: CertificateOptions | LoadedCertificate,
+    info: CertificateInfo,
+    problems: list[Problem],
 ) -> OcspStaple | None:
-    field = f"{certificate.field}.ocsp_staple"
-    if not certificate.ocsp_staple:
-        if leaf.must_staple:
-            problems.append((field, "OCSP response is required for must-staple certificate"))
-        return None
-    try:
-        staple = OcspStaple(certificate.ocsp_staple, leaf)
-    except DerError as error:
-        problems.append((field, str(error)))
-        return None
-    if not openssl.AVAILABLE:
-        problems.append((field, "is not possible with this build of Python"))
-        return None
-    openssl.set_staple(context, staple)
-    return staple
-
-
-def _weakness(certificate: Certificate) -> str:
-    """What Envoy refuses in a certificate of its own."""
-    if certificate.key_type == "RSA":
-        weak = certificate.rsa_bits < _MIN_RSA_BITS
-        return "only RSA certificates with 2048-bit or larger keys are supported" if weak else ""
-    if certificate.key_type == "ECDSA":
-        known = certificate.ec_curve in CURVES
-        return "" if known else "only P-256, P-384 or P-521 ECDSA certificates are supported"
-    return "only RSA and ECDSA certificates are supported"
+    """The OCSP response that clients get who ask."""
+    has_one = info.staple is not None
+    if isinstance(certificate, CertificateOptions) and certificate.ocsp_staple:
+        has_one = True
+        info.staple = load_staple(certificate, info.certificate, problems)
+    if info.staple is not None:
+        openssl.set_staple(context, info.staple)
+    elif info.certificate.must_staple and not has_one:
+        reason = "OCSP response is required for must-staple certificate"
+        problems.append((f"{certificate.field}.ocsp_staple", reason))
+    return info.staple
 
 
 def _load_authorities(
     context: ssl.SSLContext, validation: ValidationOptions, is_server: bool, problems: list[Problem]
 ) -> None:
     """Trusted certificates and revocation lists."""
-    if validation.trusted_ca:
+    if validation.authorities is None:
+        load_store(context, validation, problems)
+    else:
+        openssl.share_authorities(validation.authorities.holder, context)
+    if validation.trusted_ca and is_server and openssl.AVAILABLE and not problems:
         with memory_file(validation.trusted_ca) as path:
-            try:
-                context.load_verify_locations(cafile=path)
-                if is_server and openssl.AVAILABLE:
-                    openssl.set_client_ca_list(context, path)
-            except ssl.SSLError:
-                field = f"{validation.field}.trusted_ca"
-                problems.append((field, f"Failed to load trusted CA certificates from {validation.source}"))
-    if validation.system_roots:
-        context.set_default_verify_paths()
+            openssl.set_client_ca_list(context, path)
     # an intermediate certificate may be what is trusted
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
     if validation.crl:
-        _load_crl(context, validation, problems)
+        leaf_only = validation.only_leaf_crl
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF if leaf_only else ssl.VERIFY_CRL_CHECK_CHAIN
     if validation.max_verify_depth is not None and openssl.AVAILABLE:
         openssl.set_verify_depth(context, validation.max_verify_depth)
-
-
-def _load_crl(context: ssl.SSLContext, validation: ValidationOptions, problems: list[Problem]) -> None:
-    before = context.cert_store_stats()["crl"]
-    with memory_file(validation.crl) as path:
-        try:
-            context.load_verify_locations(cafile=path)
-        except ssl.SSLError:
-            before = -1
-    if before < 0 or context.cert_store_stats()["crl"] == before:
-        problems.append((f"{validation.field}.crl", "Failed to load CRL"))
-    leaf_only = validation.only_leaf_crl
-    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF if leaf_only else ssl.VERIFY_CRL_CHECK_CHAIN
 
 
 def _set_server_sessions(context: ssl.SSLContext, options: TlsOptions, problems: list[Problem]) -> None:
@@ -409,16 +381,3 @@ def _set_ticket_keys(context: ssl.SSLContext, keys: tuple[bytes, ...], problems:
         problems.append(("session_ticket_keys.keys[1]", "more than one key is not possible with this build of Python"))
     elif keys and not wrong:
         openssl.set_ticket_keys(context, keys)
-
-
-@contextmanager
-def memory_file(data: bytes) -> Iterator[str]:
-    """A path under which `data` can be read for as long as this lasts, and that is in no file system."""
-    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
-    try:
-        written = 0
-        while written < len(data):
-            written += os.write(descriptor, data[written:])
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)

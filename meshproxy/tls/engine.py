@@ -47,7 +47,8 @@ class TlsTransportSocket(TransportSocket):
     """One connection's TLS, either side.
 
     `server_name` is what a client asks for (SNI), `demanded_name` a name that the server's certificate must have,
-    beside what the context asks of it; `protocols` are what it offers (ALPN) where the context names none.
+    beside what the context asks of it; `protocols` are what it offers (ALPN) where the context names none, or
+    `instead` of those.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TlsTransportSocket(TransportSocket):
         server_name: str = "",
         demanded_name: str = "",
         protocols: tuple[str, ...] = (),
+        instead: bool = False,
     ) -> None:
         super().__init__()
         self.costly_handshake = context.is_server
@@ -69,6 +71,7 @@ class TlsTransportSocket(TransportSocket):
         self._expected_name: str = self._server_name if options.expects_server_name else ""
         self._demanded_name: str = demanded_name
         self._protocols = protocols
+        self._instead = instead
         self._ssl: ssl.SSLObject | None = None
         # the methods of what SSLObject wraps, once established: a Python frame less for each record (and so elsewhere)
         self._read: Callable[[int], bytes] = _not_established
@@ -97,7 +100,7 @@ class TlsTransportSocket(TransportSocket):
         context = self._context
         if context.is_server:
             return
-        context.offer(self._protocols)
+        context.offer(self._protocols, self._instead)
         session = context.take_session(self._session_key())
         try:
             self._ssl = self._identity.ssl_context.wrap_bio(

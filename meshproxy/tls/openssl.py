@@ -36,6 +36,7 @@ _SET_STATUS_CB: Final = 63
 _SET_STATUS_RESPONSE: Final = 71
 _SET_GROUPS_LIST: Final = 92
 _SET_SIGALGS_LIST: Final = 98
+_GET_CHAIN_CERTS: Final = 115
 _GET_PEER_SIGNATURE_NID: Final = 108
 _GET_NEGOTIATED_GROUP: Final = 134
 _NO_AUTO_CHAIN: Final = 8
@@ -79,6 +80,11 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "SSL_CTX_set_verify_depth": (None, (_P, _INT)),
     "SSL_CTX_set_cert_verify_callback": (None, (_P, _P, _P)),
     "SSL_CTX_set_ciphersuites": (_INT, (_P, _TEXT)),
+    "SSL_CTX_get0_certificate": (_P, (_P,)),
+    "SSL_CTX_get0_privatekey": (_P, (_P,)),
+    "SSL_CTX_use_cert_and_key": (_INT, (_P, _P, _P, _P, _INT)),
+    "SSL_CTX_get_cert_store": (_P, (_P,)),
+    "SSL_CTX_set1_cert_store": (None, (_P, _P)),
     "SSL_load_client_CA_file": (_P, (_TEXT,)),
     "SSL_CTX_set_client_CA_list": (None, (_P, _P)),
     "SSL_get_SSL_CTX": (_P, (_P,)),
@@ -267,6 +273,22 @@ def set_client_ca_list(context: ssl.SSLContext, path: str) -> None:
     if not names:
         _fail("no certificates")
     _lib.SSL_CTX_set_client_CA_list(_context_pointer(context), names)  # takes ownership
+
+
+def share_certificate(loaded: ssl.SSLContext, context: ssl.SSLContext) -> None:
+    """Let `context` present what was loaded into `loaded`: its certificate, key and chain, and no copies of them."""
+    source = _context_pointer(loaded)
+    chain = _P()
+    _lib.SSL_CTX_ctrl(source, _GET_CHAIN_CERTS, 0, ctypes.addressof(chain))
+    certificate, key = _lib.SSL_CTX_get0_certificate(source), _lib.SSL_CTX_get0_privatekey(source)
+    if _lib.SSL_CTX_use_cert_and_key(_context_pointer(context), certificate, key, chain, 1) != 1:
+        _fail("the certificate is not accepted")
+
+
+def share_authorities(loaded: ssl.SSLContext, context: ssl.SSLContext) -> None:
+    """Let `context` trust whom `loaded` trusts, with the same revocation lists: it is the same store."""
+    store = _lib.SSL_CTX_get_cert_store(_context_pointer(loaded))
+    _lib.SSL_CTX_set1_cert_store(_context_pointer(context), store)
 
 
 def _fail(reason: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from meshproxy.tls.verify import SanMatcher
+
+if TYPE_CHECKING:
+    from meshproxy.tls.material import LoadedAuthorities, LoadedCertificate
 
 DEFAULT_CIPHERS: Final = (
     "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]",
@@ -32,9 +36,11 @@ class CertificateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationOptions:
-    """A `CertificateValidationContext`; `field` is its path below the context."""
+    """A `CertificateValidationContext`; `field` is its path below the context. `digest` is of all that it demands."""
 
     field: str
+    digest: bytes = b""
+    authorities: LoadedAuthorities | None = None  # those of `trusted_ca` and `crl`, where they are loaded already
     trusted_ca: bytes = b""
     source: str = "<inline>"
     system_roots: bool = False
@@ -46,6 +52,35 @@ class ValidationOptions:
     ignore_times: bool = False
     accept_untrusted: bool = False
     max_verify_depth: int | None = None
+
+    @property
+    def has_authorities(self) -> bool:
+        """Whether somebody is trusted, so that names in certificates mean anything."""
+        return bool(self.trusted_ca) or self.system_roots
+
+    def merged_into(self, default: ValidationOptions) -> ValidationOptions:
+        """As protobuf merges this into `default` (CombinedCertificateValidationContext): lists are joined, and what is
+        set here goes before what is set there."""
+        authorities = default if not self.trusted_ca else self
+        revocations = default if not self.crl else self
+        roots = self.system_roots or default.system_roots
+        same = (authorities.trusted_ca, revocations.crl, roots) == (self.trusted_ca, self.crl, self.system_roots)
+        return replace(
+            self,
+            digest=hashlib.sha256(default.digest + self.digest).digest(),
+            authorities=self.authorities if same else None,
+            trusted_ca=authorities.trusted_ca,
+            source=authorities.source,
+            system_roots=roots,
+            crl=revocations.crl,
+            only_leaf_crl=self.only_leaf_crl or default.only_leaf_crl,
+            san_matchers=default.san_matchers + self.san_matchers,
+            hashes=default.hashes | self.hashes,
+            public_key_hashes=default.public_key_hashes | self.public_key_hashes,
+            ignore_times=self.ignore_times or default.ignore_times,
+            accept_untrusted=self.accept_untrusted or default.accept_untrusted,
+            max_verify_depth=default.max_verify_depth if self.max_verify_depth is None else self.max_verify_depth,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +94,7 @@ class TlsOptions:
     curves: tuple[str, ...] = DEFAULT_CURVES
     signature_algorithms: tuple[str, ...] = ()
     application_protocols: tuple[str, ...] = ()
-    certificates: tuple[CertificateOptions, ...] = ()
+    certificates: tuple[CertificateOptions | LoadedCertificate, ...] = ()
     validation: ValidationOptions | None = None
     keylog_path: str = ""
 

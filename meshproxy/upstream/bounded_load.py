@@ -29,6 +29,7 @@ class BoundedLoadPicker(HashPicker):
 
     def __init__(self, table: HashPicker, config: LbConfig, random_bits: RandomBits, stats: ClusterStats) -> None:
         super().__init__(table.hosts, table.shares, config, random_bits)
+        self.keys = table.keys
         self._table = table
         self._factor: int = config.hash_balance_factor
         self._stats = stats

@@ -17,9 +17,9 @@ from meshproxy.route.mirror import build_mirrors
 from meshproxy.route.retry_policy import build_retry_policy
 from meshproxy.upstream.build_discovery import build_discovery
 from meshproxy.upstream.build_endpoints import build_endpoints
-from meshproxy.upstream.build_lb import build_drop_overload, build_lb
+from meshproxy.upstream.build_lb import build_drop_overload, build_lb, drop_category
 from meshproxy.upstream.build_protocol import build_versions, of_cluster, of_options
-from meshproxy.upstream.config import HOUR_MS, ClusterConfig
+from meshproxy.upstream.config import EDS, HOUR_MS, ClusterConfig
 from meshproxy.upstream.outlier import OutlierConfig
 from meshproxy.upstream.proxy_protocol import ProxyProtocolFactory
 from meshproxy.upstream.resource_limit import DEFAULT_LIMIT, DEFAULT_RETRIES, Thresholds
@@ -28,10 +28,7 @@ from meshproxy.upstream.transport import build_transport_sockets
 
 _REFUSED: Final = {
     "transport_socket_matcher": "only transport_socket_matches is supported",
-    "eds_cluster_config": "endpoint discovery is not supported yet",
     "health_checks": "active health checks are not supported yet",
-    "filters": "upstream network filters are not supported",
-    "lrs_server": "load reports are not supported yet",
     "upstream_config": "upstream extensions are not supported",
 }
 _WITHOUT_EFFECT: Final = {
@@ -43,6 +40,7 @@ _REFUSED_HTTP_OPTIONS: Final = {
     "outlier_detection": "not supported yet",
     "header_validation_config": "extensions of the header validation are not supported",
 }
+_METADATA_EXCHANGE: Final = "envoy.tcp.metadataexchange.config.MetadataExchange"
 _SWAPPABLE_BALANCER: Final = "meshproxy.load_balancing_policies.python.v1.Python"
 _UPSTREAM_CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 
@@ -73,6 +71,7 @@ def build_cluster(message: Any, path: str, context: BuildContext) -> ClusterConf
     errors = context.errors
     before = len(errors)
     refuse(message, _REFUSED, path, errors)
+    _check_network_filters(message, path, errors)
     for field, reason in _WITHOUT_EFFECT.items():
         if _is_set(message, field):
             errors.warn(child(path, field), reason)
@@ -91,16 +90,28 @@ def build_cluster(message: Any, path: str, context: BuildContext) -> ClusterConf
     config.lb = build_lb(message, path, context)
     if config.lb.hash_policy is None:
         config.lb.hash_policy = config.hash_policy
-    policy = child(child(path, "load_assignment"), "policy")
-    config.drop_overload = build_drop_overload(message.load_assignment.policy, policy, context)
+    assignment = child(path, "load_assignment")
+    policy = child(assignment, "policy")
+    config.drop_overload = build_drop_overload(message.load_assignment.policy, policy, context.runtime, errors)
+    config.drop_category = drop_category(message.load_assignment.policy)
     config.thresholds = _build_thresholds(message.circuit_breakers, child(path, "circuit_breakers"), errors)
     _build_demands(config, message)
     config.preconnect_ratio = float_or(message.preconnect_policy, "per_upstream_preconnect_ratio", 1.0)
     if message.HasField("outlier_detection"):
         config.outlier = _build_outlier(message.outlier_detection, child(path, "outlier_detection"), context)
-    assignment = child(path, "load_assignment")
-    config.endpoints = build_endpoints(message.load_assignment, assignment, config.discovery, errors)
+    if config.discovery != EDS:
+        config.endpoints = build_endpoints(message.load_assignment, assignment, config.discovery, errors)
+    config.init_targets = context.init_targets
     return config if len(errors) == before else None
+
+
+def _check_network_filters(message: Any, path: str, errors: ConfigErrors) -> None:
+    """Istio's exchange of metadata does nothing on connections that have not agreed on it, as ours never have."""
+    for index, entry in enumerate(message.filters):
+        where = child(item(path, "filters", index), "typed_config")
+        config = unpack_any(entry.typed_config, where, errors)
+        if config is not None and config.DESCRIPTOR.full_name != _METADATA_EXCHANGE:
+            errors.add(where, f"{config.DESCRIPTOR.full_name} is not supported as a filter of upstream connections")
 
 
 def refuse(message: Any, refused: dict[str, str], path: str, errors: ConfigErrors) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from meshproxy.config.config_source import build_config_source
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child
 from meshproxy.config.typed_struct import unpack_any
@@ -18,7 +19,16 @@ from meshproxy.net.resolver import (
 )
 from meshproxy.upstream.build_original_dst import build_original_dst
 from meshproxy.upstream.build_resolver import build_resolver
-from meshproxy.upstream.config import LOGICAL_DNS, ORIGINAL_DST, STATIC, STRICT_DNS, ClusterConfig, DnsConfig
+from meshproxy.upstream.config import (
+    EDS,
+    LOGICAL_DNS,
+    ORIGINAL_DST,
+    STATIC,
+    STRICT_DNS,
+    ClusterConfig,
+    DnsConfig,
+    EdsConfig,
+)
 
 # The names under which Envoy has the same kinds as extensions.
 _BY_NAME: Final = {
@@ -27,7 +37,7 @@ _BY_NAME: Final = {
     "envoy.cluster.logical_dns": LOGICAL_DNS,
     "envoy.cluster.original_dst": ORIGINAL_DST,
 }
-_SUPPORTED: Final = "STATIC, STRICT_DNS, LOGICAL_DNS, ORIGINAL_DST"
+_SUPPORTED: Final = "STATIC, STRICT_DNS, LOGICAL_DNS, EDS, ORIGINAL_DST"
 _DNS_CLUSTER_NAME: Final = "envoy.cluster.dns"
 _DNS_CLUSTER: Final = "envoy.extensions.clusters.dns.v3.DnsCluster"
 _FAMILIES: Final = {
@@ -59,8 +69,8 @@ def build_discovery(config: ClusterConfig, message: Any, path: str, context: Bui
     config.family_order = FamilyOrder(order.first_address_family_version, count)
     if message.WhichOneof("cluster_discovery_type") == "cluster_type":
         _build_extension(config, message, path, context)
-    elif message.type == ORIGINAL_DST:
-        config.discovery = ORIGINAL_DST
+    elif message.type in (ORIGINAL_DST, EDS):
+        config.discovery = message.type
     elif message.type in (STATIC, STRICT_DNS, LOGICAL_DNS):
         config.discovery = message.type
         _build_legacy(config, message, path, context)
@@ -73,7 +83,8 @@ def build_discovery(config: ClusterConfig, message: Any, path: str, context: Bui
         config.original_dst = build_original_dst(message, path, errors)
     if config.discovery == LOGICAL_DNS:
         _check_single(message, path, errors)
-    if config.discovery != STATIC:
+    _build_eds(config, message, path, context)
+    if config.discovery not in (STATIC, EDS):
         config.fingerprint += config.dns.resolver.key().encode()
 
 
@@ -108,6 +119,23 @@ def _build_extension(config: ClusterConfig, message: Any, path: str, context: Bu
         _fill_dns(config.dns, dns, _FAMILIES[family.name], where, context)
     else:
         config.dns.resolver = context.resolver
+
+
+def _build_eds(config: ClusterConfig, message: Any, path: str, context: BuildContext) -> None:
+    where = child(path, "eds_cluster_config")
+    if config.discovery != EDS:
+        if message.HasField("eds_cluster_config"):
+            context.errors.add(where, "is for clusters of the type EDS")
+        return
+    if not message.HasField("eds_cluster_config"):
+        context.errors.add(where, "is required by the type EDS")
+        return
+    eds = message.eds_cluster_config
+    source = build_config_source(eds.eds_config, child(where, "eds_config"), context)
+    if message.HasField("load_assignment"):
+        context.errors.warn(child(path, "load_assignment"), "takes no effect, as in Envoy: endpoints are discovered")
+    if source is not None:
+        config.eds = EdsConfig(source, eds.service_name or message.name)
 
 
 def _warn_of_legacy(message: Any, path: str, errors: ConfigErrors) -> None:

@@ -14,7 +14,7 @@ from meshproxy.upstream.config import LOGICAL_DNS, STRICT_DNS, EndpointConfig
 from meshproxy.upstream.host import EDS_HEALTH_FLAGS, NO_LOCALITY, Locality
 
 _PROXY_TLVS: Final = "envoy.transport_sockets.proxy_protocol"  # TLVs of this endpoint's PROXY protocol headers
-_MAX_WEIGHT: Final = 2**32 - 1
+MAX_WEIGHT: Final = 2**32 - 1
 
 
 def build_endpoints(message: Any, path: str, discovery: int, errors: ConfigErrors) -> list[EndpointConfig]:
@@ -27,19 +27,19 @@ def build_endpoints(message: Any, path: str, discovery: int, errors: ConfigError
         where = item(path, "endpoints", index)
         if group.HasField("leds_cluster_locality_config"):
             errors.add(child(where, "leds_cluster_locality_config"), "not supported")
-        locality = _locality(group)
+        locality = build_locality(group)
         metadata = filter_metadata(group)
         weights = 0
         for number, lb_endpoint in enumerate(group.lb_endpoints):
-            endpoint = _build_endpoint(lb_endpoint, item(where, "lb_endpoints", number), by_name, errors)
+            endpoint = build_endpoint(lb_endpoint, item(where, "lb_endpoints", number), by_name, errors)
             if endpoint is not None:
                 endpoint.locality = locality
                 endpoint.priority = 0 if discovery == LOGICAL_DNS else group.priority  # its only host, as in Envoy
                 endpoint.locality_metadata = metadata
                 weights += endpoint.weight
                 endpoints.append(endpoint)
-        if weights > _MAX_WEIGHT:
-            errors.add(where, f"the sum of the weights of a locality must not exceed {_MAX_WEIGHT}")
+        if weights > MAX_WEIGHT:
+            errors.add(where, f"the sum of the weights of a locality must not exceed {MAX_WEIGHT}")
     if discovery != LOGICAL_DNS:
         _check_priorities(message, path, errors)
     return endpoints
@@ -52,7 +52,8 @@ def _check_priorities(message: Any, path: str, errors: ConfigErrors) -> None:
             errors.add(path, f"priorities must not leave gaps: there is no priority {level}")
 
 
-def _locality(group: Any) -> Locality:
+def build_locality(group: Any) -> Locality:
+    """Of a LocalityLbEndpoints."""
     if not group.HasField("locality"):
         return NO_LOCALITY
     locality = group.locality
@@ -60,7 +61,8 @@ def _locality(group: Any) -> Locality:
     return Locality(locality.region, locality.zone, locality.sub_zone, weight)
 
 
-def _build_endpoint(message: Any, path: str, by_name: bool, errors: ConfigErrors) -> EndpointConfig | None:
+def build_endpoint(message: Any, path: str, by_name: bool, errors: ConfigErrors) -> EndpointConfig | None:
+    """One LbEndpoint, but for what its locality says; None after errors. `by_name`: its address is to be resolved."""
     if message.WhichOneof("host_identifier") != "endpoint":
         errors.add(child(path, "endpoint"), "is required")
         return None

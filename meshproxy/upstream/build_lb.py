@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
-from meshproxy.config.runtime import Fraction
+from meshproxy.config.runtime import Fraction, Runtime
 from meshproxy.config.values import float_or, fraction, int_or
 from meshproxy.upstream.build_lb_policy import (
     build_maglev,
@@ -137,18 +137,23 @@ def _build_subsets(config: LbConfig, message: Any, path: str, errors: ConfigErro
         config.subsets = build_subsets(options, where, errors)
 
 
-def build_drop_overload(policy: Any, path: str, context: BuildContext) -> Fraction | None:
+def build_drop_overload(policy: Any, path: str, runtime: Runtime, errors: ConfigErrors) -> Fraction | None:
     """The share of requests that are refused, of a `ClusterLoadAssignment.Policy`; None for none."""
     entries = policy.drop_overloads
     if not entries:
         return None
     where = child(path, "drop_overloads")
     if len(entries) > 1:
-        context.errors.add(where, f"has {len(entries)} categories, of which only one can be honoured")
+        errors.add(where, f"has {len(entries)} categories, of which only one can be honoured")
     numerator, denominator = fraction(entries[0].drop_percentage)
     if numerator > denominator:
-        context.errors.add(child(item(path, "drop_overloads", 0), "drop_percentage"), "must not exceed 100 percent")
-    limit = context.runtime.get_int("load_balancing_policy.drop_overload_limit", 100)
+        errors.add(child(item(path, "drop_overloads", 0), "drop_percentage"), "must not exceed 100 percent")
+    limit = runtime.get_int("load_balancing_policy.drop_overload_limit", 100)
     if numerator * 100 > limit * denominator:
         numerator, denominator = limit, 100
     return Fraction("", numerator, denominator) if numerator > 0 else None
+
+
+def drop_category(policy: Any) -> str:
+    """What load reports call the requests that `drop_overloads` refuses."""
+    return policy.drop_overloads[0].category if policy.drop_overloads else ""

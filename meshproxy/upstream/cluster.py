@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from typing import Final, TypeVar
 
 from meshproxy.codec.headers import HeaderMap
@@ -12,9 +13,11 @@ from meshproxy.observe.http2_stats import Http2Scope
 from meshproxy.observe.stats import StatsRegistry, StatsScope, response_names
 from meshproxy.observe.stream_info import ClusterInfo
 from meshproxy.route.hash_policy import NO_HASH
-from meshproxy.upstream.config import HTTP1, ClusterConfig, EndpointConfig
+from meshproxy.upstream.background import Background
+from meshproxy.upstream.config import HTTP1, MAGLEV, RING_HASH, ClusterConfig, EndpointConfig, LbConfig
 from meshproxy.upstream.hash_tables import HashTables
-from meshproxy.upstream.host import EDS_FLAGS, EXCLUDED, FAILED_OUTLIER_CHECK, Host, LbContext
+from meshproxy.upstream.host import EXCLUDED, FAILED_OUTLIER_CHECK, Host, LbContext
+from meshproxy.upstream.hosts_update import HostsUpdate, by_address
 from meshproxy.upstream.load_balancer import LoadBalancer, RandomBits
 from meshproxy.upstream.original_dst import OriginalDstBalancer
 from meshproxy.upstream.outlier import EjectionListener, OutlierDetector
@@ -25,6 +28,9 @@ from meshproxy.upstream.stats import ClusterStats, HostStats, OutlierStats
 from meshproxy.upstream.subset import SubsetLoadBalancer
 
 _MOST_NAMED_STATS: Final = 1_000
+_MANY_HOSTS: Final = 1_000  # more than that, or a large table, are not balanced anew in one go
+_LARGE_TABLE: Final = 10_000
+_DRAINED: Final = 64  # hosts in a step
 
 S = TypeVar("S", bound=StatsScope)
 
@@ -50,7 +56,7 @@ class Cluster(EjectionListener):
         self._registry = registry
         self._runtime = runtime
         self._prefix = f"cluster.{config.observability_name}."
-        self.stats = registry.acquire(self._prefix, ClusterStats)
+        self.stats: ClusterStats = registry.acquire(self._prefix, config.stats_kind)
         self._speaks_http2: bool = config.protocol != HTTP1 or config.demands.by_protocol
         self._http2 = registry.acquire(self._prefix + "http2.", Http2Scope) if self._speaks_http2 else Http2Scope()
         self._breakers: list[Breakers] = [] if previous is None else previous._breakers
@@ -65,9 +71,13 @@ class Cluster(EjectionListener):
         self.drop_overload: Fraction | None = config.drop_overload
         self.needs_context: bool = config.lb.needs_context  # hosts are chosen by facts of the request
         self._balancer: LoadBalancer = self._new_balancer()
+        self._background = Background(dispatcher)
+        self._rebuilding: bool = False
+        self._health_changes: int = 0
+        self._hosts_by_endpoint: dict[EndpointConfig, Host] = {}
         self._inherited: dict[str, list[HostStats]] = {}  # by address, the first at the end
         if previous is not None:
-            for address, same in _by_address(previous.hosts).items():
+            for address, same in by_address(previous.hosts).items():
                 self._inherited[address] = [host.stats for host in same]
         self.detector: OutlierDetector | None = None
         if config.outlier is not None:
@@ -117,6 +127,7 @@ class Cluster(EjectionListener):
         if self._retired:
             return
         self._retired = True
+        self._background.stop()
         for host in self.hosts:
             self._drain(host)
         if self.detector is not None:
@@ -129,7 +140,7 @@ class Cluster(EjectionListener):
                 self._registry.release(prefix, RemainingStats)
         self._balancer.close()
         self.config.take_context(None)
-        self._registry.release(self._prefix, ClusterStats)
+        self._registry.release(self._prefix, self.config.stats_kind)
         if self._speaks_http2:
             self._registry.release(self._prefix + "http2.", Http2Scope)
         for name, kind in self._named_stats:
@@ -219,54 +230,49 @@ class Cluster(EjectionListener):
     def set_endpoints(self, endpoints: list[EndpointConfig]) -> bool:
         """Take these endpoints as hosts; False when nothing changed. Endpoints that share an address are a host each.
 
-        A host whose address stays keeps its identity: its connections, numbers and ejections. One that goes keeps the
-        streams that it has.
+        A host that goes keeps the streams that it has.
         """
-        known = _by_address(self.hosts)
-        staying = [_take(known, endpoint, True) for endpoint in endpoints]
-        hosts: list[Host] = []
-        moved: set[int] = set()  # priorities that a host joined or left
-        changed = False
-        for index, endpoint in enumerate(endpoints):
-            host = staying[index] or _take(known, endpoint, False)
-            if host is None:
-                host = self._new_host(endpoint)
-                moved.add(endpoint.priority)
-            else:
-                self._rematch(endpoint, host)
-                if host.priority != endpoint.priority:
-                    moved.update((host.priority, endpoint.priority))
-            changed = _apply(endpoint, host) or changed
-            hosts.append(host)
-        removed = [host for left in known.values() for host in left]
-        moved.update([host.priority for host in removed])
-        if not changed and not moved and self.hosts:
+        steps = self.update_endpoints(endpoints, False)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return bool(end.value)
+
+    def update_endpoints(self, endpoints: list[EndpointConfig], changed: bool) -> Generator[None, None, bool]:
+        """The same in steps; nothing else may change the hosts meanwhile. `changed`: load balancing must hear of it,
+        even where all endpoints are the same. Endpoints that are the objects that they were are not looked at."""
+        update = HostsUpdate(self, endpoints, self._hosts_by_endpoint)
+        yield from update.find()
+        self._hosts_by_endpoint = update.by_endpoint
+        if self.hosts and not (changed or update.changed or update.moved):
             return False
-        self._take_hosts(hosts, removed, len(moved))
+        yield
+        yield from self._take_hosts(update.hosts, update.removed, len(update.moved))
         return True
 
     def add_host(self, endpoint: EndpointConfig) -> Host:
         """One more host, that a request names."""
-        host = self._new_host(endpoint)
+        host = self.new_host(endpoint)
         self.hosts.append(host)
         if self.detector is not None:
             self.detector.set_hosts(list(self.hosts))
         self.stats.membership_change += 1
-        self.stats.membership_total += 1
-        self.stats.membership_healthy += 1
+        self._count_member(host, 1)
         return host
 
     def remove_hosts(self, gone: list[Host]) -> None:
         """Hosts that no request names any more."""
         leaving = set(gone)
-        self._take_hosts([host for host in self.hosts if host not in leaving], gone, 1)
+        for _ in self._take_hosts([host for host in self.hosts if host not in leaving], gone, 1):
+            pass
 
     def sweep_hosts(self) -> None:
         """Time to let go of hosts that nobody uses (ORIGINAL_DST)."""
         if isinstance(self._balancer, OriginalDstBalancer):
             self._balancer.sweep()
 
-    def _rematch(self, endpoint: EndpointConfig, host: Host) -> None:
+    def rematch(self, endpoint: EndpointConfig, host: Host) -> None:
         """Other metadata may mean another transport socket: then its connections go."""
         if endpoint.metadata == host.metadata and endpoint.locality_metadata == host.locality_metadata:
             return
@@ -276,7 +282,7 @@ class Cluster(EjectionListener):
             host.transport_match = match
             self._drain(host)
 
-    def _new_host(self, endpoint: EndpointConfig) -> Host:
+    def new_host(self, endpoint: EndpointConfig) -> Host:
         host = Host(endpoint.address, endpoint.hostname, endpoint.priority, endpoint.locality)
         host.metadata = endpoint.metadata
         host.locality_metadata = endpoint.locality_metadata
@@ -290,20 +296,33 @@ class Cluster(EjectionListener):
             host.stats = inherited.pop()
         return host
 
-    def _take_hosts(self, hosts: list[Host], removed: list[Host], changes: int) -> None:
+    def _take_hosts(self, hosts: list[Host], removed: list[Host], changes: int) -> Iterator[None]:
         """`changes` is in how many priorities hosts came or went."""
         self.hosts = hosts
+        self._background.stop()  # what it rebuilds is rebuilt here
+        self._rebuilding = True
         if self.detector is not None:
             self.detector.set_hosts(hosts)
-        self._balancer.update(hosts)
+            yield
+        yield from self._rebuild()
         self._count_members()
-        for host in removed:
+        self.stats.membership_change += changes
+        leaving = removed
+        if changes and self.config.lb.close_connections_on_host_set_change:
+            leaving = removed + hosts
+        for index, host in enumerate(leaving):
             self._drain(host)
-        if changes:
-            self.stats.membership_change += changes
-            if self.config.lb.close_connections_on_host_set_change:
-                for host in hosts:
-                    self._drain(host)
+            if index % _DRAINED == _DRAINED - 1:
+                yield
+
+    def _rebuild(self) -> Iterator[None]:
+        """Balance anew; once more if a host's health has changed meanwhile."""
+        self._rebuilding = True
+        changes = -1
+        while changes != self._health_changes:
+            changes = self._health_changes
+            yield from self._balancer.rebuild(self.hosts)
+        self._rebuilding = False
 
     def _drain(self, host: Host) -> None:
         self._draining = [pool for pool in self._draining if pool.connections]
@@ -322,51 +341,39 @@ class Cluster(EjectionListener):
         return not any(pool.connections for pool in self._draining)
 
     def on_ejection_changed(self, host: Host) -> None:
+        self._count_member(host, -1)
         if host.outlier.ejected:
             host.health_flags |= FAILED_OUTLIER_CHECK
         else:
             host.health_flags &= ~FAILED_OUTLIER_CHECK
-        self._balancer.on_health_changed(self.hosts, host)
-        self._count_members()
+        self._count_member(host, 1)
+        self._health_changes += 1
+        if self._rebuilding:
+            return  # that takes notice
+        if len(self.hosts) <= _MANY_HOSTS and not _has_large_table(self.config.lb):
+            self._balancer.on_health_changed(self.hosts, host)
+        else:
+            self._background.start(self._rebuild())
 
     def _count_members(self) -> None:
-        hosts, stats = self.hosts, self.stats
-        stats.membership_total = len(hosts)
-        stats.membership_healthy = len([host for host in hosts if host.healthy])
-        stats.membership_degraded = len([host for host in hosts if host.degraded])
-        stats.membership_excluded = len([host for host in hosts if host.health_flags & EXCLUDED])
+        stats = self.stats
+        stats.membership_total = stats.membership_healthy = 0
+        stats.membership_degraded = stats.membership_excluded = 0
+        for host in self.hosts:
+            self._count_member(host, 1)
+
+    def _count_member(self, host: Host, sign: int) -> None:
+        stats = self.stats
+        stats.membership_total += sign
+        if host.healthy:
+            stats.membership_healthy += sign
+        elif host.degraded:
+            stats.membership_degraded += sign
+        if host.health_flags & EXCLUDED:
+            stats.membership_excluded += sign
 
 
-def _by_address(hosts: list[Host]) -> dict[str, list[Host]]:
-    """Hosts by their address, which several may have; the first of them stands at the end."""
-    found: dict[str, list[Host]] = {}
-    for host in reversed(hosts):
-        found.setdefault(host.key, []).append(host)
-    return found
-
-
-def _take(known: dict[str, list[Host]], endpoint: EndpointConfig, same_priority: bool) -> Host | None:
-    """Take out the first host that has the endpoint's address (and its priority), if there is one left."""
-    hosts = known.get(endpoint.key)
-    if hosts:
-        for index in range(len(hosts) - 1, -1, -1):
-            if not same_priority or hosts[index].priority == endpoint.priority:
-                return hosts.pop(index)
-    return None
-
-
-def _apply(endpoint: EndpointConfig, host: Host) -> bool:
-    """Give the host what its endpoint says; True when load balancing must hear of it."""
-    flags = (host.health_flags & ~EDS_FLAGS) | endpoint.health_flags
-    changed = flags != host.health_flags or endpoint.weight != host.weight or endpoint.priority != host.priority
-    old, new = host.locality, endpoint.locality
-    changed = changed or (new is not old and (new.weight != old.weight or new.key != old.key))
-    changed = changed or endpoint.hostname != host.hostname or endpoint.metadata != host.metadata  # keys of hashing
-    host.health_flags = flags
-    host.weight = endpoint.weight
-    host.priority = endpoint.priority
-    host.hostname = endpoint.hostname
-    host.locality = endpoint.locality
-    host.canary = endpoint.canary
-    host.metadata = endpoint.metadata
-    return changed
+def _has_large_table(lb: LbConfig) -> bool:
+    if lb.policy == MAGLEV:
+        return lb.table_size > _LARGE_TABLE
+    return lb.policy == RING_HASH and lb.minimum_ring_size > _LARGE_TABLE

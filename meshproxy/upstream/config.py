@@ -6,9 +6,11 @@ from typing import Any, Final
 
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.http2.settings import Http2Settings
+from meshproxy.config.config_source import ConfigSource
 from meshproxy.config.context import BuildContext
 from meshproxy.config.http2_options import KeepaliveSettings
 from meshproxy.config.runtime import Fraction, RuntimeDouble, RuntimeInt
+from meshproxy.config.subscription import InitTarget
 from meshproxy.net.address import Address
 from meshproxy.net.connect import SocketOption
 from meshproxy.net.happy_eyeballs import FamilyOrder
@@ -22,6 +24,7 @@ from meshproxy.upstream.load_balancer import BalancerExtension
 from meshproxy.upstream.outlier import OutlierConfig
 from meshproxy.upstream.resource_limit import Thresholds
 from meshproxy.upstream.source_address import SourceAddresses
+from meshproxy.upstream.stats import ClusterStats, DiscoveredStats
 from meshproxy.upstream.transport import TransportSockets
 
 # What connections speak.
@@ -33,6 +36,7 @@ HTTP2: Final = 20
 STATIC: Final = 0
 STRICT_DNS: Final = 1
 LOGICAL_DNS: Final = 2
+EDS: Final = 3
 ORIGINAL_DST: Final = 4
 
 # How a host is picked.
@@ -103,6 +107,14 @@ class DnsConfig:
         self.respect_ttl: bool = False
         self.wait_for_warm: bool = True  # no traffic before the first answer
         self.resolver = ResolverSettings()
+
+
+class EdsConfig:
+    """Which load assignment a cluster has, and where it is asked for."""
+
+    def __init__(self, source: ConfigSource, service_name: str) -> None:
+        self.source = source
+        self.service_name = service_name
 
 
 class SlowStartConfig:
@@ -236,13 +248,20 @@ class ClusterConfig:
         self.mirrors: list[MirrorPolicy] | None = None  # … and these, of their mirroring
         self.original_dst: OriginalDstConfig | None = None
         self.lb: LbConfig = LbConfig(RuntimeInt("", 50))
-        self.drop_overload: Fraction | None = None  # the share of requests that are refused
+        self.drop_overload: Fraction | None = None  # the share of requests that are refused,
+        self.drop_category: str = ""  # and what load reports call that
         self.dns: DnsConfig = DnsConfig()
+        self.eds: EdsConfig | None = None
         self.outlier: OutlierConfig | None = None
         self.thresholds: list[Thresholds] = [Thresholds(), Thresholds()]
         self.endpoints: list[EndpointConfig] = []
         self.metadata: dict[str, Any] | None = None
         self.context: BuildContext | None = None  # of its build
+        self.init_targets: list[InitTarget] = []  # what it waits for before it takes traffic, besides its hosts
+
+    @property
+    def stats_kind(self) -> type[ClusterStats]:
+        return ClusterStats if self.eds is None else DiscoveredStats
 
     def take_context(self, context: BuildContext | None) -> None:
         """That of a newer build, whose parts it has taken; what the older one acquired is given back."""

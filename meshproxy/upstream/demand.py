@@ -28,6 +28,7 @@ class ConnectionDemand:
         self.demanded_name: str = ""  # which the peer's certificate must have
         self.protocol: int = 0  # 11 or 20; 0: the cluster's
         self.header: ProxyHeader | None = None  # the addresses that a PROXY protocol header tells
+        self.application_protocols: tuple[str, ...] = ()  # what TLS offers (ALPN), in place of all that is configured
         self.key: str = ""
 
 
@@ -97,6 +98,26 @@ class DemandRules:
         if self.per_connection:
             demand.key += f"|{connection.connection_id}"
         return demand
+
+
+def demand_for(application_protocols: tuple[str, ...]) -> ConnectionDemand:
+    """For connections on which TLS offers these."""
+    demand = ConnectionDemand()
+    demand.application_protocols = application_protocols
+    demand.key = f"|alpn={','.join(application_protocols)}"
+    return demand
+
+
+def offering(offered: ConnectionDemand, demand: ConnectionDemand) -> ConnectionDemand:
+    """What `demand` asks for, with the protocols of `offered`."""
+    both = ConnectionDemand()
+    both.server_name = demand.server_name
+    both.demanded_name = demand.demanded_name
+    both.protocol = demand.protocol
+    both.header = demand.header
+    both.application_protocols = offered.application_protocols
+    both.key = demand.key + offered.key
+    return both
 
 
 def _take_protocol(demand: ConnectionDemand, protocol: int) -> None:

@@ -37,6 +37,11 @@ class Discovery:
         """Configuration has other endpoints now."""
         self.cluster.set_endpoints(endpoints)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the listener has heard."""
+        return self._listener is None
+
     def ready(self) -> None:
         """The listener hears of it once."""
         listener, self._listener = self._listener, None

@@ -36,14 +36,12 @@ class EdfScheduler:
 
 
 class WeightedOrder:
-    """Indices in proportion to weights that never change, `offset` steps ahead."""
+    """Indices in proportion to weights that never change."""
 
-    def __init__(self, weights: list[float], offset: int) -> None:
+    def __init__(self, weights: list[float]) -> None:
         self._weights = weights
         self._turns: list[int] = [1] * len(weights)
         self._edf = EdfScheduler(weights)
-        for _ in range(offset):
-            self.next()
 
     def next(self) -> int:
         edf = self._edf

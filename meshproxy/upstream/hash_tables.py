@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Final
 
 from meshproxy.observe.stats import StatsRegistry
@@ -36,14 +37,19 @@ class HashTables:
         else:
             self._maglev = registry.acquire(prefix + _MAGLEV, MaglevStats)
 
-    def make(self, hosts: list[Host], shares: list[float], previous: HashPicker | None) -> HashPicker | None:
-        """The picker for these hosts, which may be the one before; None when there are none."""
+    def make(
+        self, hosts: list[Host], shares: list[float], previous: HashPicker | None
+    ) -> Generator[None, None, HashPicker | None]:
+        """The picker for these hosts, in steps; it may be the one before. None when there are none."""
         if not hosts:
             return None
-        if previous is not None and previous.serves(hosts, shares, self._config):
+        table = self._table(hosts, shares)
+        yield from table.read_keys()
+        if previous is not None and previous.serves(table):
             previous.publish()
             return previous
-        table = self._table(hosts, shares)
+        yield from table.fill()
+        table.publish()
         if self._config.hash_balance_factor:
             return BoundedLoadPicker(table, self._config, self._random_bits, self._stats)
         return table

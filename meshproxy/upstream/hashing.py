@@ -5,6 +5,7 @@ Keys, hashes and rounding are Envoy's, so that both proxies put a request on the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from mypy_extensions import mypyc_attr
@@ -13,6 +14,8 @@ from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.load_balancer import RandomBits
 from meshproxy.upstream.picker import Picker
+
+STRIDE: Final = 512  # hosts, or places of a table, in a step
 
 _MASK: Final = (1 << 64) - 1
 _MULTIPLIER: Final = 0xC6A4A7935BD1E995
@@ -26,26 +29,32 @@ class HashPicker(Picker):
     def __init__(self, hosts: list[Host], shares: list[float], config: LbConfig, random_bits: RandomBits) -> None:
         super().__init__(hosts)
         self.shares = shares  # of each host, 1.0 in all
-        self.keys: list[bytes] = [host_key(host, config.use_hostname_for_hashing) for host in hosts]
+        self.keys: list[bytes] = []
+        self._config = config
         self._random_bits = random_bits
+
+    def read_keys(self) -> Iterator[None]:
+        """Those of the hosts."""
+        use_hostname = self._config.use_hostname_for_hashing
+        for host in self.hosts:
+            self.keys.append(host_key(host, use_hostname))
+            if len(self.keys) % STRIDE == 0:
+                yield
 
     def pick(self) -> Host:
         return self.pick_by_hash(self._random_bits(64), 0)
+
+    def fill(self) -> Iterator[None]:
+        """Lay out the table, when the `keys` are there."""
+        yield from ()
 
     def publish(self) -> None:
         """Show its figures in the stats."""
         raise NotImplementedError
 
-    def serves(self, hosts: list[Host], shares: list[float], config: LbConfig) -> bool:
-        """Whether it would be built the same for these hosts."""
-        if shares != self.shares:
-            return False
-        for index, host in enumerate(hosts):
-            if host is not self.hosts[index]:
-                return False
-            if host_key(host, config.use_hostname_for_hashing) != self.keys[index]:
-                return False
-        return True
+    def serves(self, other: HashPicker) -> bool:
+        """Whether it is what `other`, which has its keys, will be once it is filled."""
+        return self.hosts == other.hosts and self.shares == other.shares and self.keys == other.keys
 
 
 def host_key(host: Host, use_hostname: bool) -> bytes:

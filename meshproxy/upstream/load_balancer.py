@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from mypy_extensions import mypyc_attr
@@ -23,6 +23,11 @@ class LoadBalancer:
     def update(self, hosts: list[Host]) -> None:
         """Take these hosts, with the health that they have now."""
         raise NotImplementedError
+
+    def rebuild(self, hosts: list[Host]) -> Iterator[None]:
+        """As `update`, in steps: requests find what there was before until the last of them."""
+        self.update(hosts)
+        yield
 
     def on_health_changed(self, hosts: list[Host], host: Host) -> None:
         """One of the hosts, which are the same as before, is well again or no more."""

@@ -6,6 +6,8 @@ available gets its weight times its availability, which the overprovisioning fac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.edf import WeightedOrder
 from meshproxy.upstream.host import EXCLUDED, Host
@@ -70,7 +72,14 @@ class LocalityPicker(Picker):
         super().__init__(hosts)
         self.by_locality = by_locality  # in the order of `weights`
         self._pickers = list(by_locality.values())
-        self._order = WeightedOrder(weights, offset % len(weights))
+        self._order = WeightedOrder(weights)
+        self._offset = offset % len(weights)
+
+    def prepare(self) -> Iterator[None]:
+        for picker in self._pickers:
+            yield from picker.prepare()
+        for _ in range(self._offset):
+            self._order.next()
 
     def pick(self) -> Host:
         return self._pickers[self._order.next()].pick()

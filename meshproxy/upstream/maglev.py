@@ -5,18 +5,20 @@ The algorithm is that of Google's Maglev paper (section 3.4), with Envoy's weigh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from xxhash import xxh64_intdigest
 
 from meshproxy.observe.stats import StatsScope
 from meshproxy.upstream.config import LbConfig
-from meshproxy.upstream.hashing import HashPicker
+from meshproxy.upstream.hashing import STRIDE, HashPicker
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.load_balancer import RandomBits
 
 _FREE: Final = -1
 _TWO_TO_64: Final = 1 << 64
+_COPIED: Final = 8192  # entries that are copied in a step
 
 
 class MaglevStats(StatsScope):
@@ -39,15 +41,19 @@ class MaglevPicker(HashPicker):
         super().__init__(hosts, shares, config, random_bits)
         self._stats = stats
         self._size: int = config.table_size
-        order = sorted(range(len(hosts)), key=self.keys.__getitem__)  # not to depend on the order of the hosts
-        table, counts = fill_table(
-            [self.keys[index] for index in order], [shares[index] for index in order], self._size
-        )
-        self._least: int = min(counts)
-        self._most: int = max(counts)
-        in_order = [hosts[index] for index in order]
-        self._table: list[Host] = [in_order[entry] for entry in table]
-        self.publish()
+        self._least: int = 0
+        self._most: int = 0
+        self._table: list[Host] = []
+
+    def fill(self) -> Iterator[None]:
+        order = sorted(range(len(self.hosts)), key=self.keys.__getitem__)  # not to depend on the order of the hosts
+        table = MaglevTable([self.keys[index] for index in order], [self.shares[index] for index in order], self._size)
+        yield from table.fill()
+        self._least, self._most = min(table.counts), max(table.counts)
+        in_order = [self.hosts[index] for index in order]
+        for start in range(0, self._size, _COPIED):
+            self._table += [in_order[entry] for entry in table.entries[start : start + _COPIED]]
+            yield
 
     def publish(self) -> None:
         self._stats.min_entries_per_host, self._stats.max_entries_per_host = self._least, self._most
@@ -59,34 +65,51 @@ class MaglevPicker(HashPicker):
         return self._table[key % self._size]
 
 
-def fill_table(keys: list[bytes], shares: list[float], size: int) -> tuple[list[int], list[int]]:
-    """(the index of a key for every entry, how many entries each got). `size` is a prime."""
-    table = [_FREE] * size
-    counts = [0] * len(keys)
-    positions = [xxh64_intdigest(key) % size for key in keys]
-    skips = [xxh64_intdigest(key, 1) % (size - 1) + 1 for key in keys]
-    targets = [0.0] * len(keys)
-    most = max(shares)
-    filled = 0
-    turn = 0
-    while True:
-        turn += 1
-        for index in range(len(keys)):
-            if turn * shares[index] < targets[index]:
-                continue  # a lighter one sits out some turns
-            targets[index] += most
-            position = positions[index]
-            skip = skips[index]
-            while table[position] != _FREE:
-                position += skip
-                if position >= size:
-                    position -= size
-            table[position] = index
-            positions[index] = position  # taken: the next search steps on from here
-            counts[index] += 1
-            filled += 1
-            if filled == size:
-                return table, counts
+class MaglevTable:
+    """`entries` of a table: each the index of a key; and how many entries each key got. `size` is a prime."""
+
+    def __init__(self, keys: list[bytes], shares: list[float], size: int) -> None:
+        self._keys = keys
+        self._shares = shares
+        self._size = size
+        self.entries: list[int] = [_FREE] * size
+        self.counts: list[int] = [0] * len(keys)
+
+    def fill(self) -> Iterator[None]:
+        """In steps."""
+        keys, shares, size = self._keys, self._shares, self._size
+        positions: list[int] = []
+        skips: list[int] = []
+        for key in keys:
+            positions.append(xxh64_intdigest(key) % size)
+            skips.append(xxh64_intdigest(key, 1) % (size - 1) + 1)
+            if len(skips) % STRIDE == 0:
+                yield
+        targets = [0.0] * len(keys)
+        most = max(shares)
+        filled = looked_at = turn = 0
+        while filled < size:
+            turn += 1
+            for index in range(len(keys)):
+                looked_at += 1
+                if looked_at % STRIDE == 0:
+                    yield
+                if filled == size or turn * shares[index] < targets[index]:
+                    continue  # a lighter one sits out some turns
+                targets[index] += most
+                positions[index] = self._take(index, positions[index], skips[index])
+                filled += 1
+
+    def _take(self, index: int, position: int, skip: int) -> int:
+        """The next free entry in the key's order is its own; the next search steps on from there."""
+        entries, size = self.entries, self._size
+        while entries[position] != _FREE:
+            position += skip
+            if position >= size:
+                position -= size
+        entries[position] = index
+        self.counts[index] += 1
+        return position
 
 
 def is_prime(number: int) -> bool:

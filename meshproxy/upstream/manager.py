@@ -9,14 +9,16 @@ import random
 from typing import Any
 
 from meshproxy.config.runtime import Runtime
+from meshproxy.config.subscription import InitManager
 from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.resolver import Resolvers
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.upstream.cluster import Cluster
-from meshproxy.upstream.config import LOGICAL_DNS, STRICT_DNS, ClusterConfig
+from meshproxy.upstream.config import LOGICAL_DNS, STRICT_DNS, ClusterConfig, EdsConfig
 from meshproxy.upstream.discovery import Discovery, DiscoveryListener
 from meshproxy.upstream.dns_discovery import DnsDiscovery
+from meshproxy.upstream.eds import EdsDiscovery
 from meshproxy.upstream.load_balancer import RandomBits
 from meshproxy.upstream.logical_dns import LogicalDns
 from meshproxy.upstream.original_dst_discovery import OriginalDst
@@ -25,7 +27,7 @@ from meshproxy.upstream.status import cluster_status
 from meshproxy.upstream.strict_dns import StrictDns
 
 
-class ClusterManager(DiscoveryListener):
+class ClusterManager:
     """All clusters of one process."""
 
     def __init__(
@@ -46,6 +48,8 @@ class ClusterManager(DiscoveryListener):
         self._active: dict[str, Cluster] = {}
         self._warming: dict[str, Cluster] = {}
         self._discoveries: dict[Cluster, Discovery] = {}
+        self._targets: dict[Cluster, InitManager] = {}
+        self._newer: dict[Cluster, _Newer] = {}
         self._draining: list[Cluster] = []
         self._waiters: list[Any] = []  # futures that wait for all clusters to be warm
         self.stats = registry.acquire("cluster_manager.", ClusterManagerStats)
@@ -82,12 +86,28 @@ class ClusterManager(DiscoveryListener):
             self.stats.cluster_modified += 1
         self._stop_warming(name)
         if current is not None and current.config.fingerprint == config.fingerprint:
-            self._update_endpoints(current, config)
+            self._update_in_place(current, config)
         else:
             self._add(config, current)
         self._count()
 
-    def _update_endpoints(self, cluster: Cluster, config: ClusterConfig) -> None:
+    def _update_in_place(self, cluster: Cluster, config: ClusterConfig) -> None:
+        """Once all is there that the newer build waits for."""
+        self._forget_newer(cluster)
+        newer = self._newer[cluster] = _Newer(self, cluster, config)
+        InitManager(config.init_targets).start(newer.on_targets_ready)
+
+    def _forget_newer(self, cluster: Cluster) -> None:
+        newer = self._newer.pop(cluster, None)
+        if newer is not None:
+            newer.config.take_context(None)
+
+    def take_newer(self, newer: _Newer) -> None:
+        """A newer build of a cluster is ready."""
+        cluster, config = newer.cluster, newer.config
+        if self._newer.get(cluster) is not newer:
+            return
+        del self._newer[cluster]
         cluster.config.endpoints = config.endpoints
         cluster.config.transports = config.transports  # its certificates may be new
         cluster.take_extension(config)
@@ -99,22 +119,34 @@ class ClusterManager(DiscoveryListener):
             config, self._dispatcher, self._registry, self._runtime, self._random_bits, previous, self._counters
         )
         self._warming[config.name] = cluster
-        discovery = self._discoveries[cluster] = self._new_discovery(cluster)
+        targets = self._targets[cluster] = InitManager(config.init_targets)
+        warming = _Warming(self, cluster)
+        discovery = self._discoveries[cluster] = self._new_discovery(cluster, warming)
+        targets.start(warming.on_targets_ready)
         discovery.start()
 
-    def _new_discovery(self, cluster: Cluster) -> Discovery:
+    def _new_discovery(self, cluster: Cluster, listener: DiscoveryListener) -> Discovery:
         config = cluster.config
         if config.original_dst is not None:
-            return OriginalDst(cluster, self, self._dispatcher.timers, config.original_dst)
+            return OriginalDst(cluster, listener, self._dispatcher.timers, config.original_dst)
+        if config.eds is not None:
+            return self._new_eds(cluster, listener, config.eds)
         if config.discovery not in (STRICT_DNS, LOGICAL_DNS):
-            return Discovery(cluster, self)
+            return Discovery(cluster, listener)
         resolver = self._resolvers.acquire(config.dns.resolver)
         timers, random_bits = self._dispatcher.timers, self._random_bits
         if config.discovery == LOGICAL_DNS:
-            return LogicalDns(cluster, self, resolver, timers, random_bits)
-        return StrictDns(cluster, self, resolver, timers, random_bits)
+            return LogicalDns(cluster, listener, resolver, timers, random_bits)
+        return StrictDns(cluster, listener, resolver, timers, random_bits)
 
-    def on_ready(self, cluster: Cluster) -> None:
+    def _new_eds(self, cluster: Cluster, listener: DiscoveryListener, config: EdsConfig) -> Discovery:
+        context = cluster.config.context
+        services = None if context is None else context.services
+        subscriptions = None if services is None else services.subscriptions
+        return EdsDiscovery(cluster, listener, config, subscriptions, self._dispatcher.timers, self._runtime)
+
+    def on_warm(self, cluster: Cluster) -> None:
+        """It has hosts, or knows that it has none, and all else that it waits for."""
         if self._warming.get(cluster.name) is cluster:
             del self._warming[cluster.name]
             self._activate(cluster)
@@ -144,6 +176,8 @@ class ClusterManager(DiscoveryListener):
     def _retire(self, cluster: Cluster) -> None:
         discovery = self._discoveries.pop(cluster)
         discovery.stop()
+        del self._targets[cluster]
+        self._forget_newer(cluster)
         if isinstance(discovery, DnsDiscovery):
             self._resolvers.release(cluster.config.dns.resolver)
         cluster.retire()
@@ -168,6 +202,11 @@ class ClusterManager(DiscoveryListener):
             self._waiters.append(waiter)
             await waiter
 
+    def unready(self, cluster: Cluster) -> list[str]:
+        """The names of what a cluster that is warming waits for."""
+        names = [target.name for target in self._targets[cluster].unready()]
+        return names if self._discoveries[cluster].is_ready else [*names, f"endpoints of {cluster.name}"]
+
     async def close(self) -> None:
         """End everything: streams that there still are, are reset."""
         for name in list(self._warming):
@@ -180,6 +219,38 @@ class ClusterManager(DiscoveryListener):
         closed = self._dispatcher.loop.create_future()
         self._dispatcher.post(_Resolve(closed).call)
         await closed  # the sockets close in the next turn of the loop
+
+
+class _Warming(DiscoveryListener):
+    """A cluster that waits for its hosts, and for the targets of its build."""
+
+    def __init__(self, manager: ClusterManager, cluster: Cluster) -> None:
+        self._manager = manager
+        self._cluster = cluster
+        self._left: int = 2
+
+    def on_ready(self, cluster: Cluster) -> None:
+        self._one_less()
+
+    def on_targets_ready(self) -> None:
+        self._one_less()
+
+    def _one_less(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._manager.on_warm(self._cluster)
+
+
+class _Newer:
+    """A cluster, and the newer build of it, which is to take the place of its own when its targets are ready."""
+
+    def __init__(self, manager: ClusterManager, cluster: Cluster, config: ClusterConfig) -> None:
+        self._manager = manager
+        self.cluster = cluster
+        self.config = config
+
+    def on_targets_ready(self) -> None:
+        self._manager.take_newer(self)
 
 
 class _Resolve:

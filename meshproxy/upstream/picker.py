@@ -2,10 +2,12 @@
 
 A `Picker` chooses among a fixed list of hosts and is made anew when the list changes; what a policy carries over (where
 round robin stands) is handed to the next one. Which list it is (priority, health, panic) is `priority_set.py`'s matter.
+Clusters may have very many hosts: what takes long is done in `prepare`, in steps of a millisecond.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from mypy_extensions import mypyc_attr
@@ -17,6 +19,7 @@ from meshproxy.upstream.host import Host
 from meshproxy.upstream.load_balancer import RandomBits
 
 _BITS: Final = 30
+_STRIDE: Final = 512  # hosts in a step
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -26,6 +29,10 @@ class Picker:
     def __init__(self, hosts: list[Host]) -> None:
         self.hosts = hosts
         self.position: int = 0  # where round robin stands
+
+    def prepare(self) -> Iterator[None]:
+        """Get ready to pick."""
+        yield from ()
 
     def pick(self) -> Host:
         raise NotImplementedError
@@ -67,7 +74,13 @@ class WeightedRoundRobinPicker(Picker):
     def __init__(self, hosts: list[Host], position: int) -> None:
         super().__init__(hosts)
         self.position = position
-        self._order = WeightedOrder([float(host.weight) for host in hosts], position % len(hosts))
+        self._order = WeightedOrder([float(host.weight) for host in hosts])
+
+    def prepare(self) -> Iterator[None]:
+        for turn in range(self.position % len(self.hosts)):
+            self._order.next()
+            if turn % _STRIDE == _STRIDE - 1:
+                yield
 
     def pick(self) -> Host:
         return self.hosts[self._order.next()]
@@ -127,9 +140,19 @@ class ChangingWeightPicker(Picker):
         self._all_grown_at: float = 0.0
         if slow_start is not None:
             self._all_grown_at = max([host.healthy_since for host in hosts]) + slow_start.window_ms / 1000.0
-        self._edf = EdfScheduler([self._weight(host) for host in hosts])
-        for _ in range(position % len(hosts)):
+        self._edf = EdfScheduler([])
+
+    def prepare(self) -> Iterator[None]:
+        weights: list[float] = []
+        for host in self.hosts:
+            weights.append(self._weight(host))
+            if len(weights) % _STRIDE == 0:
+                yield
+        self._edf = EdfScheduler(weights)
+        for turn in range(self.position % len(self.hosts)):
             self.pick()
+            if turn % _STRIDE == _STRIDE - 1:
+                yield
 
     def _weight(self, host: Host) -> float:
         weight = float(host.weight)
@@ -179,7 +202,8 @@ class PickFirstPicker(Picker):
 
 
 def new_picker(hosts: list[Host], config: LbConfig, random_bits: RandomBits, previous: Picker | None) -> Picker | None:
-    """The picker of a policy for these hosts; None when there are none. `previous` chose among the hosts before."""
+    """The picker of a policy for these hosts, yet to `prepare`; None when there are none. `previous` chose among the
+    hosts before."""
     if not hosts:
         return None
     policy = config.policy

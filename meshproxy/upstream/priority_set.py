@@ -7,10 +7,12 @@ the first priority as far as it is available, and on to the next; when too few h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.hash_tables import HashTables
-from meshproxy.upstream.hashing import HashPicker, shares_of
+from meshproxy.upstream.hashing import STRIDE, HashPicker, shares_of
 from meshproxy.upstream.host import EXCLUDED, Host, LbContext
 from meshproxy.upstream.load_balancer import LoadBalancer, RandomBits
 from meshproxy.upstream.locality import LocalityGroup, group_by_locality, new_locality_picker, subset_of_groups
@@ -21,22 +23,37 @@ from meshproxy.upstream.stats import ClusterStats
 class HostSet:
     """The hosts of one priority."""
 
-    def __init__(self, hosts: list[Host], by_weight: bool) -> None:
+    def __init__(self, hosts: list[Host]) -> None:
         self.hosts = hosts
-        self.healthy: list[Host] = [host for host in hosts if host.healthy]
-        self.degraded: list[Host] = [host for host in hosts if host.degraded]
-        counted = [host for host in hosts if not host.health_flags & EXCLUDED]
-        self.counted: int = len(counted)
+        self.healthy: list[Host] = []
+        self.degraded: list[Host] = []
+        self.counted: int = 0
         self.localities: list[LocalityGroup] = []  # where they have weights
         self.panic: bool = False
         # What health is measured in: hosts, or their weights (`weighted_priority_health`).
-        self._healthy_units: int = _units(self.healthy, by_weight)
-        self._degraded_units: int = _units(self.degraded, by_weight)
-        self._units: int = _units(counted, by_weight)
+        self._healthy_units: int = 0
+        self._degraded_units: int = 0
+        self._units: int = 0
         self.healthy_picker: Picker | None = None
         self.degraded_picker: Picker | None = None
         self.all_picker: Picker | None = None
         self.hash_picker: HashPicker | None = None  # of the policies that go by a hash, the only one
+
+    def divide(self, by_weight: bool) -> Iterator[None]:
+        """See who is healthy."""
+        for index, host in enumerate(self.hosts):
+            units = host.weight if by_weight else 1
+            if not host.health_flags & EXCLUDED:
+                self.counted += 1
+                self._units += units
+            if host.healthy:
+                self.healthy.append(host)
+                self._healthy_units += units
+            elif host.degraded:
+                self.degraded.append(host)
+                self._degraded_units += units
+            if index % STRIDE == STRIDE - 1:
+                yield
 
     def availability(self, factor: int) -> tuple[int, int]:
         """Of healthy and of degraded hosts, each in percent and at most 100."""
@@ -48,18 +65,25 @@ class HostSet:
     def usable_percent(self) -> float:
         return 100.0 * (len(self.healthy) + len(self.degraded)) / self.counted if self.counted > 0 else 0.0
 
-    def make_pickers(self, config: LbConfig, random_bits: RandomBits, previous: HostSet | None) -> None:
+    def make_pickers(self, config: LbConfig, random_bits: RandomBits, previous: HostSet | None) -> Iterator[None]:
         healthy = degraded = everything = None
         if previous is not None:
             healthy, degraded, everything = previous.healthy_picker, previous.degraded_picker, previous.all_picker
         self.all_picker = new_picker(self.hosts, config, random_bits, everything)
+        yield
         if self.localities:
             self.healthy_picker = new_locality_picker(self.localities, False, config, random_bits, healthy)
+            yield
             self.degraded_picker = new_locality_picker(self.localities, True, config, random_bits, degraded)
+            yield
         if self.healthy_picker is None:
             self.healthy_picker = new_picker(self.healthy, config, random_bits, healthy)
         if self.degraded_picker is None:
             self.degraded_picker = new_picker(self.degraded, config, random_bits, degraded)
+        for picker in (self.all_picker, self.healthy_picker, self.degraded_picker):
+            if picker is not None:
+                yield
+                yield from picker.prepare()
 
     def use_hash_picker(self, picker: HashPicker | None) -> None:
         """As in Envoy one table serves healthy, degraded and all hosts: which are in it, panic decides."""
@@ -89,10 +113,6 @@ def by_priority(hosts: list[Host]) -> list[list[Host]]:
     return levels
 
 
-def _units(hosts: list[Host], by_weight: bool) -> int:
-    return sum([host.weight for host in hosts]) if by_weight else len(hosts)
-
-
 class PrioritySet(LoadBalancer):
     """Balances by priority, health, locality and the policy: rebuilt when a host comes, goes, or changes its health.
 
@@ -115,7 +135,7 @@ class PrioritySet(LoadBalancer):
         self._by_locality = by_locality
         self.whole: list[list[LocalityGroup]] = []
         self.scaled: bool = False  # a locality's weight goes by how many of its hosts are in the subset
-        self.sets: list[HostSet] = [HostSet([], False)]
+        self.sets: list[HostSet] = [HostSet([])]
         self._healthy_load: list[int] = [100]  # percent by priority
         self._degraded_load: list[int] = [0]
         self._only: Picker | None = None  # of all traffic, in the usual case of one priority that is well
@@ -123,24 +143,37 @@ class PrioritySet(LoadBalancer):
 
     def update(self, hosts: list[Host]) -> None:
         """Take these hosts, with the health that they have now."""
-        previous = self.sets
-        self.sets = [self._host_set(level) for level in by_priority(hosts)]
-        for level, host_set in enumerate(self.sets):
+        for _ in self.rebuild(hosts):
+            pass
+
+    def rebuild(self, hosts: list[Host]) -> Iterator[None]:
+        config, tables, previous = self._config, self._tables, self.sets
+        sets: list[HostSet] = []
+        for level, members in enumerate(by_priority(hosts)):
+            yield
+            host_set = HostSet(members)
+            yield from host_set.divide(config.weighted_priority_health)
+            self._find_localities(host_set)
             before = previous[level] if level < len(previous) else None
-            if self._tables is None:
-                host_set.make_pickers(self._config, self._random_bits, before)
+            if tables is None:
+                yield from host_set.make_pickers(config, self._random_bits, before)
             elif before is not None:
                 host_set.hash_picker = before.hash_picker
-        self._recalculate()
+            sets.append(host_set)
+        self._decide_panic(sets)
+        if tables is not None:
+            yield from _make_tables(sets, tables)
+        self.sets = sets
+        self._share_out()
 
-    def _host_set(self, hosts: list[Host]) -> HostSet:
-        host_set = HostSet(hosts, self._config.weighted_priority_health)
-        if self._by_locality:
-            if self.whole and hosts:
-                host_set.localities = subset_of_groups(hosts, self.whole[hosts[0].priority], self.scaled)
-            else:
-                host_set.localities = group_by_locality(hosts)
-        return host_set
+    def _find_localities(self, host_set: HostSet) -> None:
+        hosts = host_set.hosts
+        if not self._by_locality:
+            return
+        if self.whole and hosts:
+            host_set.localities = subset_of_groups(hosts, self.whole[hosts[0].priority], self.scaled)
+        else:
+            host_set.localities = group_by_locality(hosts)
 
     def choose_host(self, context: LbContext | None) -> Host | None:
         host = self.pick()
@@ -205,30 +238,30 @@ class PrioritySet(LoadBalancer):
     # -- how the traffic is split
 
     def _recalculate(self) -> None:
-        self._panic_threshold = self._config.panic_threshold.value
+        """The panic threshold has changed."""
+        self._decide_panic(self.sets)
+        if self._tables is not None:
+            for _ in _make_tables(self.sets, self._tables):
+                pass
+        self._share_out()
+
+    def _decide_panic(self, sets: list[HostSet]) -> None:
+        threshold, factor = self._config.panic_threshold.value, self._config.overprovisioning_factor
+        self._panic_threshold = threshold
+        total = sum([sum(host_set.availability(factor)) for host_set in sets])
+        for host_set in sets:
+            host_set.panic = total < 100 and host_set.usable_percent() < min(100, threshold)
+
+    def _share_out(self) -> None:
         factor = self._config.overprovisioning_factor
         healthy = [host_set.availability(factor)[0] for host_set in self.sets]
         degraded = [host_set.availability(factor)[1] for host_set in self.sets]
-        total = min(100, sum(healthy) + sum(degraded))
-        self._decide_panic(total)
         if all(host_set.panic for host_set in self.sets):
             self._split_in_panic()
         else:
-            self._split(healthy, degraded, total)
-        if self._tables is not None:
-            self._make_tables(self._tables)
+            self._split(healthy, degraded, min(100, sum(healthy) + sum(degraded)))
         first = self.sets[0]
         self._only = first.healthy_picker if self._healthy_load[0] == 100 and not first.panic else None
-
-    def _make_tables(self, tables: HashTables) -> None:
-        """The last priority's figures are shown, as in Envoy."""
-        for host_set in self.sets:
-            hosts, shares = host_set.hash_shares()
-            host_set.use_hash_picker(tables.make(hosts, shares, host_set.hash_picker))
-
-    def _decide_panic(self, total: int) -> None:
-        for host_set in self.sets:
-            host_set.panic = total < 100 and host_set.usable_percent() < min(100, self._panic_threshold)
 
     def _split(self, healthy: list[int], degraded: list[int], total: int) -> None:
         """Healthy hosts of all priorities first, then the degraded ones."""
@@ -258,6 +291,14 @@ class PrioritySet(LoadBalancer):
             if count > 0:
                 self._healthy_load[level] += 100 - sum(self._healthy_load)
                 break
+
+
+def _make_tables(sets: list[HostSet], tables: HashTables) -> Iterator[None]:
+    """The last priority's figures are shown, as in Envoy."""
+    for host_set in sets:
+        hosts, shares = host_set.hash_shares()
+        picker = yield from tables.make(hosts, shares, host_set.hash_picker)
+        host_set.use_hash_picker(picker)
 
 
 def _share(availability: list[int], left: int, total: int) -> tuple[list[int], int]:

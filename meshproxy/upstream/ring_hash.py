@@ -6,6 +6,9 @@ The ring is ketama's, laid out as Envoy lays it out (arch_overview/upstream/load
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
+from heapq import merge
+from itertools import islice
 from math import ceil
 from typing import ClassVar, Final
 
@@ -13,12 +16,13 @@ from xxhash import xxh64_intdigest
 
 from meshproxy.observe.stats import StatsScope
 from meshproxy.upstream.config import LbConfig
-from meshproxy.upstream.hashing import HashPicker, murmur_hash_2
+from meshproxy.upstream.hashing import STRIDE, HashPicker, murmur_hash_2
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.load_balancer import RandomBits
 
 _INDEX_BITS: Final = 32
 _INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
+_RUN: Final = 4096  # places that are sorted in one go
 
 
 class RingHashStats(StatsScope):
@@ -47,17 +51,20 @@ class RingHashPicker(HashPicker):
         self._size: int = ceil(scale)
         self._least: int = self._size
         self._most: int = 0
-        # A place is its number and, in the low bits, the index of its host: one list to sort and to search.
-        self._places: list[int] = self._lay_out(shares, scale, config.murmur)
-        self._places.sort()
-        self.publish()
+        self._scale: float = scale
+        # A place is its number and, in the low bits, the index of its host: one sorted list to search.
+        self._places: list[int] = []
 
-    def _lay_out(self, shares: list[float], scale: float, murmur: bool) -> list[int]:
+    def fill(self) -> Iterator[None]:
+        yield from self._lay_out()
+        yield from self._sort()
+
+    def _lay_out(self) -> Iterator[None]:
         """Shares are seldom whole numbers of places: running sums decide who gets what rounding leaves."""
-        places: list[int] = []
+        places, murmur = self._places, self._config.murmur
         target = 0.0
         for index, key in enumerate(self.keys):
-            target += scale * shares[index]
+            target += self._scale * self.shares[index]
             stem = key + b"_"
             count = 0
             while len(places) < target:
@@ -65,9 +72,27 @@ class RingHashPicker(HashPicker):
                 place = murmur_hash_2(text) if murmur else xxh64_intdigest(text)
                 places.append(place << _INDEX_BITS | index)
                 count += 1
+                if len(places) % STRIDE == 0:
+                    yield
             self._least = min(self._least, count)
             self._most = max(self._most, count)
-        return places
+
+    def _sort(self) -> Iterator[None]:
+        """A large ring in parts, which are merged then: sorting the whole would hold the loop for too long."""
+        places = self._places
+        if len(places) <= _RUN:
+            places.sort()
+            return
+        runs: list[list[int]] = []
+        for start in range(0, len(places), _RUN):
+            runs.append(sorted(places[start : start + _RUN]))
+            yield
+        merged = merge(*runs)
+        ordered: list[int] = []
+        while len(ordered) < len(places):
+            ordered.extend(islice(merged, STRIDE))
+            yield
+        self._places = ordered
 
     def publish(self) -> None:
         stats = self._stats

@@ -307,6 +307,19 @@ class ClusterStats(AltStats):
         self.dynamic["upstream_rq_completed"] = 0  # there is no need of a response for it
 
 
+class DiscoveredStats(ClusterStats):
+    """Of a cluster whose endpoints come from a control plane: with Envoy's statistics of a subscription."""
+
+    COUNTERS = (*ClusterStats.COUNTERS, "init_fetch_timeout", "update_rejected")
+    LEVELS = (*ClusterStats.LEVELS, "update_time")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.init_fetch_timeout: int = 0
+        self.update_rejected: int = 0
+        self.update_time: int = 0
+
+
 class OutlierStats(StatsScope):
     """Envoy's `cluster.<name>.outlier_detection.*`."""
 

@@ -6,6 +6,7 @@ each with a balancer of its own, so that a request costs a look-up.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from typing import Any, ClassVar, Final
 
 from meshproxy.observe.stats import StatsRegistry, StatsScope
@@ -20,6 +21,7 @@ from meshproxy.upstream.config import (
     SubsetSelector,
 )
 from meshproxy.upstream.hash_tables import HashTables
+from meshproxy.upstream.hashing import STRIDE
 from meshproxy.upstream.host import Host, LbContext
 from meshproxy.upstream.load_balancer import LoadBalancer, RandomBits
 from meshproxy.upstream.locality import LocalityGroup, group_by_locality
@@ -110,21 +112,27 @@ class SubsetLoadBalancer(LoadBalancer):
     # -- hosts
 
     def update(self, hosts: list[Host]) -> None:
+        for _ in self.rebuild(hosts):
+            pass
+
+    def rebuild(self, hosts: list[Host]) -> Iterator[None]:
+        """One subset after the other: a host that goes may be chosen until its turn comes."""
         if self._by_locality:
             self._whole = [group_by_locality(level) for level in by_priority(hosts)]
+            yield
         if self._everybody is not None:
-            self._everybody.update(hosts)
+            yield from self._everybody.rebuild(hosts)
         if self._default is not None:
             self._default.whole = self._whole
-            self._default.update([host for host in hosts if self._is_default(host)])
+            yield from self._default.rebuild([host for host in hosts if self._is_default(host)])
         duplicates = 0
         found: dict[SubsetKey, list[Host]] = {}
         for selector in self._config.selectors:
-            of_selector = self._divide(hosts, selector)
+            of_selector = yield from self._divide(hosts, selector)
             if selector.single_host:
                 duplicates += _duplicates(of_selector)
             for key, members in of_selector.items():
-                self._update_subset(key, members, selector)
+                yield from self._rebuild_subset(key, members, selector)
             found.update(of_selector)
         self._members = found
         self._own_stats.lb_subsets_single_host_per_subset_duplicate = duplicates
@@ -143,24 +151,32 @@ class SubsetLoadBalancer(LoadBalancer):
                 if key in self._members:
                     self._subsets[key].update(self._members[key])
 
-    def _divide(self, hosts: list[Host], selector: SubsetSelector) -> dict[SubsetKey, list[Host]]:
+    def _divide(
+        self, hosts: list[Host], selector: SubsetSelector
+    ) -> Generator[None, None, dict[SubsetKey, list[Host]]]:
         """The hosts that have all of the selector's fields, by their values."""
         divided: dict[SubsetKey, list[Host]] = {}
-        for host in hosts:
+        for index, host in enumerate(hosts):
             for key in set(subset_keys(host, selector.names, self._config.list_as_any)):
                 divided.setdefault(key, []).append(host)
+            if index % STRIDE == STRIDE - 1:
+                yield
         return divided
 
-    def _update_subset(self, key: SubsetKey, hosts: list[Host], selector: SubsetSelector) -> None:
+    def _rebuild_subset(self, key: SubsetKey, hosts: list[Host], selector: SubsetSelector) -> Iterator[None]:
         subset = self._subsets.get(key)
         if subset is None:
             subset = SingleHost() if selector.single_host else self._new_set()
+            if isinstance(subset, PrioritySet):
+                subset.whole = self._whole
+            yield from subset.rebuild(hosts)
             self._subsets[key] = subset
             self._stats.lb_subsets_active += 1
             self._stats.lb_subsets_created += 1
+            return
         if isinstance(subset, PrioritySet):
             subset.whole = self._whole
-        subset.update(hosts)
+        yield from subset.rebuild(hosts)
 
     def _is_default(self, host: Host) -> bool:
         fields = _fields(host)

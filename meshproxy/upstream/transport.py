@@ -139,7 +139,8 @@ def _new(
     server_name = host.hostname if factory.asks_for_host else ""
     if demand is None:
         return factory.new(server_name, "", protocols)
-    return factory.new(demand.server_name or server_name, demand.demanded_name, protocols)
+    name, offers = demand.server_name or server_name, demand.application_protocols
+    return factory.new(name, demand.demanded_name, offers or protocols, bool(offers))
 
 
 # -- from the configuration

@@ -61,7 +61,7 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
 @pytest.mark.parametrize(
     ("where", "field", "value", "path", "reason"),
     [
-        ("root", "dynamic_resources", {}, "dynamic_resources", "control plane"),
+        ("root", "hds_config", {}, "hds_config", "health is not checked for a control plane"),
         ("root", "cluster_manager", {"local_cluster_name": "a"}, "cluster_manager.local_cluster_name", "by zone"),
         ("hcm", "add_proxy_protocol_connection_state", False, f"{HCM_PATH}.add_proxy_protocol_connection_state",
          "false is not supported yet (supported: true)"),
@@ -89,8 +89,8 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
         ("route", "typed_per_filter_config",
          {"x": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute"}},
          f"{ROUTE_PATH}.typed_per_filter_config[x]", "RBACPerRoute is not supported yet"),
-        ("cluster", "type", "EDS", f"{CLUSTER_PATH}.type",
-         "EDS is not supported yet (supported: LOGICAL_DNS, ORIGINAL_DST, STATIC, STRICT_DNS)"),
+        ("listener", "drain_type", "MODIFY_ONLY", "static_resources.listeners[0].drain_type",
+         "MODIFY_ONLY is not supported yet (supported: DEFAULT)"),
         ("cluster", "health_checks", [{}], f"{CLUSTER_PATH}.health_checks", "health checks"),
         ("cluster", "outlier_detection.monitors", [{"name": "x"}], f"{CLUSTER_PATH}.outlier_detection.monitors",
          "extensions are not supported"),

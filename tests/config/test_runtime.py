@@ -12,7 +12,8 @@ from envoy.type.v3 import percent_pb2
 from google.protobuf import json_format
 
 from meshproxy.config.errors import ConfigErrors
-from meshproxy.config.runtime import Layer, Runtime, build_layers
+from meshproxy.config.runtime import Layer, Runtime
+from meshproxy.config.runtime_layers import build_layers
 from meshproxy.errors import ConfigError
 from meshproxy.observe.stats import StatsRegistry
 
@@ -153,7 +154,7 @@ def test_without_an_admin_layer_nothing_can_be_set() -> None:
         ([{"name": "a", "static_layer": {}}, {"name": "a", "admin_layer": {}}], "layered_runtime.layers[1].name"),
         ([{"name": "a", "admin_layer": {}}, {"name": "b", "admin_layer": {}}], "layered_runtime.layers[1].admin_layer"),
         ([{"name": "a", "disk_layer": {"symlink_root": "x"}}], "layered_runtime.layers[0].disk_layer"),
-        ([{"name": "a", "rtds_layer": {"name": "x"}}], "layered_runtime.layers[0].rtds_layer"),
+        ([{"name": "a", "rtds_layer": {"name": "x"}}], "layered_runtime.layers[0].rtds_layer.rtds_config"),
         ([{"name": "a", "static_layer": {"l": {"m": [1]}}}], "layered_runtime.layers[0].static_layer.l.m"),
     ],
 )

@@ -17,7 +17,9 @@ from meshproxy.config.datasource import file_stamp
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.fields import check_fields
 from meshproxy.config.runtime import Runtime
-from meshproxy.config.tls_context import TlsSocketFactory, build_downstream_tls, build_upstream_tls
+from meshproxy.config.tls_context import build_downstream_tls, build_upstream_tls
+from meshproxy.config.tls_factory import TlsSocketFactory
+from meshproxy.net.transport_socket import TransportSocketFactory
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.tls.x509 import Certificate
 from tests.tls.certificates import Issued, world
@@ -27,7 +29,6 @@ from tests.tls.harness import server as ours_server
 
 COMMON = "tls.common_tls_context"
 CERTIFICATE = f"{COMMON}.tls_certificates[0]"
-SDS = "secrets from a control plane are not supported yet"
 VALIDATION = f"{COMMON}.validation_context"
 
 Yaml = dict[str, Any]
@@ -52,13 +53,18 @@ def downstream(
 ) -> TlsSocketFactory | None:
     given = {"common_tls_context": {"tls_certificates": [certificate(world().server)]} | common} | (fields or {})
     message = json_format.ParseDict(given, tls_pb2.DownstreamTlsContext())
-    return build_downstream_tls(message, "tls", context or new_context(), names)
+    return static(build_downstream_tls(message, "tls", context or new_context(), names))
 
 
 def upstream(fields: Yaml | None = None, context: BuildContext | None = None, **common: Any) -> TlsSocketFactory | None:
     given = {"common_tls_context": common} | (fields or {})
     message = json_format.ParseDict(given, tls_pb2.UpstreamTlsContext())
-    return build_upstream_tls(message, "tls", context or new_context(), "cluster.c.")
+    return static(build_upstream_tls(message, "tls", context or new_context(), "cluster.c."))
+
+
+def static(factory: TransportSocketFactory | None) -> TlsSocketFactory | None:
+    assert factory is None or isinstance(factory, TlsSocketFactory)
+    return factory
 
 
 def good(factory: TlsSocketFactory | None) -> TlsSocketFactory:
@@ -313,9 +319,6 @@ def test_a_name_as_istio_writes_it_can_be_sent() -> None:
 @pytest.mark.parametrize(
     ("message", "path", "reason"),
     [
-        ({"tls_certificate_sds_secret_configs": [{"name": "a"}]}, "tls_certificate_sds_secret_configs", SDS),
-        ({"validation_context_sds_secret_config": {"name": "a"}}, "validation_context_sds_secret_config", SDS),
-        ({"combined_validation_context": {"default_validation_context": {}}}, "combined_validation_context", SDS),
         ({"tls_certificates": [{"pkcs12": {"inline_string": "x"}}]}, "tls_certificates[0].pkcs12", "certificate_chain"),
         ({"validation_context": {"match_typed_subject_alt_names": [{"san_type": "OTHER_NAME", "oid": "1.2"}]}},
          "validation_context.match_typed_subject_alt_names[0].san_type", "OTHER_NAME is not supported"),

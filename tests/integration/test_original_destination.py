@@ -65,8 +65,7 @@ def listener(name: str, at: Json, *, binds: bool = True, hands_off: bool = False
     if more:
         made["additional_addresses"] = [{"address": each} for each in more]
     if hands_off:
-        original = {"@type": f"{_FILTER}listener.original_dst.v3.OriginalDst"}
-        made |= {"use_original_dst": True, "listener_filters": [{"name": "original_dst", "typed_config": original}]}
+        made["use_original_dst"] = True  # brings its listener filter with it
     return made if binds else made | {"bind_to_port": False}
 
 

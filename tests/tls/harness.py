@@ -6,9 +6,10 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from meshproxy.tls.context import TlsContext, memory_file
+from meshproxy.tls.context import TlsContext
 from meshproxy.tls.engine import TlsEvents, TlsTransportSocket
 from meshproxy.tls.facts import TlsFacts
+from meshproxy.tls.material import memory_file
 from meshproxy.tls.options import CertificateOptions, TlsOptions, ValidationOptions
 from tests.tls.certificates import Issued, world
 

@@ -15,7 +15,8 @@ from cryptography.x509 import ocsp
 
 from meshproxy.observe.tls_stats import TlsCounter, TlsStats
 from meshproxy.tls import certs
-from meshproxy.tls.context import TlsConfigError, TlsContext
+from meshproxy.tls.context import TlsContext
+from meshproxy.tls.material import TlsConfigError
 from meshproxy.tls.ocsp import OcspStaple
 from meshproxy.tls.options import TlsOptions
 from meshproxy.tls.x509 import Certificate, DerError

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from meshproxy.config.string_matcher import literal_matcher
 from meshproxy.tls import openssl, x509
-from meshproxy.tls.context import TlsConfigError, TlsContext
+from meshproxy.tls.context import TlsContext
+from meshproxy.tls.material import TlsConfigError
 from meshproxy.tls.options import TlsOptions
 from meshproxy.tls.verify import (
     CONNECTION_ERROR,

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.stream import StreamEncoder
-from meshproxy.config.context import BuildContext
+from meshproxy.config.config_source import ADS
+from meshproxy.config.context import BuildContext, Services
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.json_message import MessageParser
 from meshproxy.config.runtime import Runtime
+from meshproxy.config.subscription import InitTarget
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.resolver import (
     DnsAddress,
@@ -35,8 +37,10 @@ from meshproxy.upstream.connection import UpstreamConnection
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.manager import ClusterManager
 from meshproxy.upstream.pool import PendingStream, PooledStream
+from tests.support.subscriptions import FakeSubscriptions
 
 DEADLINE_S = 10.0
+T = TypeVar("T")
 LB = "envoy.extensions.load_balancing_policies"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -136,6 +140,18 @@ class World:
         bits = random.Random(seed).getrandbits
         resolvers = FakeResolvers(self.dispatcher, self.resolver)
         self.manager = ClusterManager(self.dispatcher, self.registry, self.runtime, resolvers, bits)
+        self.subscriptions = FakeSubscriptions()
+        self.services = Services(self.dispatcher, self.manager, None, self.subscriptions)
+
+    def start(self, fields: dict[str, Any], *targets: InitTarget) -> None:
+        """The manager is told of a cluster, as one of a control plane, that waits for these."""
+        context = BuildContext(ConfigErrors(), self.runtime, self.registry)
+        context.services = self.services
+        context.source = ADS
+        context.init_targets.extend(targets)
+        config = build_cluster(parse(fields), "c", context)
+        assert config is not None, str(context.errors)
+        self.manager.add_or_update(config)
 
     def add(self, fields: dict[str, Any]) -> Cluster:
         self.manager.add_or_update(build(fields, self.runtime))
@@ -162,6 +178,16 @@ async def world(seed: int = 1) -> AsyncIterator[World]:
         yield made
     finally:
         await made.close()
+
+
+def run_steps(steps: Generator[None, None, T]) -> T:
+    """All at once: what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
 
 async def turns(count: int = 4) -> None:

@@ -94,11 +94,6 @@ def test_every_error_is_told() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", ["EDS"])
-def test_other_kinds_of_clusters(kind: str) -> None:
-    assert errors_of(cluster_dict(type=kind))["c.type"].startswith(f"{kind} is not supported yet")
-
-
 @pytest.mark.parametrize(
     ("policy", "expected"), [("ROUND_ROBIN", ROUND_ROBIN), ("LEAST_REQUEST", LEAST_REQUEST), ("RANDOM", RANDOM)]
 )

@@ -13,12 +13,13 @@ from meshproxy.observe.stats import StatsRegistry
 from meshproxy.upstream.bounded_load import mersenne_twister
 from meshproxy.upstream.config import MAGLEV, RING_HASH, LbConfig
 from meshproxy.upstream.hash_tables import HashTables
-from meshproxy.upstream.hashing import host_key, murmur_hash_2, shares_of
+from meshproxy.upstream.hashing import HashPicker, host_key, murmur_hash_2, shares_of
 from meshproxy.upstream.host import FAILED_EDS_HEALTH, NO_LOCALITY, Host
-from meshproxy.upstream.maglev import MaglevPicker, MaglevStats, fill_table, is_prime
+from meshproxy.upstream.maglev import MaglevPicker, MaglevStats, MaglevTable, is_prime
 from meshproxy.upstream.priority_set import PrioritySet
 from meshproxy.upstream.ring_hash import RingHashPicker, RingHashStats
 from meshproxy.upstream.stats import ClusterStats
+from tests.upstream.harness import run_steps
 
 UNEVEN = (1, 5, 2, 9, 3, 1, 7)
 BITS = random.Random(7).getrandbits
@@ -47,6 +48,14 @@ def make_set(policy: int, hosts: list[Host], registry: StatsRegistry | None = No
     priorities = PrioritySet(config, ClusterStats(), BITS, tables)
     priorities.update(hosts)
     return priorities
+
+
+def filled(picker: HashPicker) -> HashPicker:
+    for steps in (picker.read_keys(), picker.fill()):
+        for _ in steps:
+            pass
+    picker.publish()
+    return picker
 
 
 def key(text: str) -> int:
@@ -90,9 +99,7 @@ def test_murmur_hash(text: bytes, expected: int) -> None:
         (MAGLEV, (1,) * 12, False, "7 12 10 8 10 6 1 8 1 12 8 9 10 3 6 8 6 3 8 4 12 6 1 1 6 10 1 6 6 2"),
     ],
 )
-def test_keys_stand_where_envoy_puts_them(
-    policy: int, weights: tuple[int, ...], murmur: bool, expected: str
-) -> None:
+def test_keys_stand_where_envoy_puts_them(policy: int, weights: tuple[int, ...], murmur: bool, expected: str) -> None:
     hosts = make_hosts(*weights)
     assert chosen(make_set(policy, hosts, murmur=murmur), hosts) == numbers(expected)
 
@@ -145,15 +152,15 @@ def test_without_hosts_nobody_is_picked() -> None:
 
 def test_the_last_of_the_ring_is_followed_by_the_first() -> None:
     hosts = make_hosts(1, 1, 1)
-    picker = RingHashPicker(hosts, shares_of(hosts), make_config(RING_HASH), BITS, RingHashStats())
+    picker = filled(RingHashPicker(hosts, shares_of(hosts), make_config(RING_HASH), BITS, RingHashStats()))
     assert picker.pick_by_hash((1 << 64) - 1, 0) is picker.pick_by_hash(0, 0)
 
 
 def test_another_attempt_is_meant_for_another_host() -> None:
     hosts = make_hosts(1, 1, 1)
     for picker in (
-        RingHashPicker(hosts, shares_of(hosts), make_config(RING_HASH), BITS, RingHashStats()),
-        MaglevPicker(hosts, shares_of(hosts), make_config(MAGLEV), BITS, MaglevStats()),
+        filled(RingHashPicker(hosts, shares_of(hosts), make_config(RING_HASH), BITS, RingHashStats())),
+        filled(MaglevPicker(hosts, shares_of(hosts), make_config(MAGLEV), BITS, MaglevStats())),
     ):
         assert {picker.pick_by_hash(key("k"), attempt) for attempt in range(30)} == set(hosts)
 
@@ -162,15 +169,15 @@ def test_the_table_is_kept_until_something_in_it_changes() -> None:
     hosts = make_hosts(1, 2)
     config = make_config(RING_HASH)
     tables = HashTables(config, BITS, StatsRegistry(), "c.", ClusterStats())
-    first = tables.make(hosts, shares_of(hosts), None)
-    assert tables.make(list(hosts), shares_of(hosts), first) is first
+    first = run_steps(tables.make(hosts, shares_of(hosts), None))
+    assert run_steps(tables.make(list(hosts), shares_of(hosts), first)) is first
     hosts[1].weight = 3
-    second = tables.make(hosts, shares_of(hosts), first)
+    second = run_steps(tables.make(hosts, shares_of(hosts), first))
     assert second is not first
     hosts[1].metadata = {"envoy.lb": {"hash_key": "other"}}
-    third = tables.make(hosts, shares_of(hosts), second)
+    third = run_steps(tables.make(hosts, shares_of(hosts), second))
     assert third is not second
-    assert tables.make(hosts[:1], [1.0], third) is not third
+    assert run_steps(tables.make(hosts[:1], [1.0], third)) is not third
 
 
 def test_what_stands_for_a_host() -> None:
@@ -184,11 +191,24 @@ def test_what_stands_for_a_host() -> None:
 
 
 def test_a_maglev_table_is_filled_by_weight() -> None:
-    table, counts = fill_table([b"a", b"b", b"c"], [0.25, 0.25, 0.5], 1009)
-    assert sorted(set(table)) == [0, 1, 2]
-    assert [table.count(index) for index in range(3)] == counts
-    assert sum(counts) == 1009
-    assert abs(counts[2] - 505) <= 2
+    table = MaglevTable([b"a", b"b", b"c"], [0.25, 0.25, 0.5], 1009)
+    for _ in table.fill():
+        pass
+    assert sorted(set(table.entries)) == [0, 1, 2]
+    assert [table.entries.count(index) for index in range(3)] == table.counts
+    assert sum(table.counts) == 1009
+    assert abs(table.counts[2] - 505) <= 2
+
+
+def test_a_large_ring_is_sorted_in_parts() -> None:
+    hosts = make_hosts(*(1,) * 100)
+    config = make_config(RING_HASH, minimum_ring_size=20_000)
+    stats = RingHashStats()
+    picker = filled(RingHashPicker(hosts, shares_of(hosts), config, BITS, stats))
+    assert stats.size == 20_000
+    places = sorted((key(f"127.9.0.{host + 1}:80_{place}"), host) for host in range(100) for place in range(200))
+    for place, host in places[:: len(places) // 50]:
+        assert picker.pick_by_hash(place, 0) is hosts[host]
 
 
 def test_primes() -> None:
@@ -202,7 +222,7 @@ def test_bounded_loads() -> None:
     hosts = make_hosts(1, 1, 1)
     stats = ClusterStats()
     config = make_config(RING_HASH, hash_balance_factor=150)
-    picker = HashTables(config, BITS, StatsRegistry(), "c.", stats).make(hosts, shares_of(hosts), None)
+    picker = run_steps(HashTables(config, BITS, StatsRegistry(), "c.", stats).make(hosts, shares_of(hosts), None))
     assert picker is not None
     chosen_host = picker.pick_by_hash(key("k"), 0)
     stats.upstream_rq_active = 6

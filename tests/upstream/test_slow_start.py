@@ -13,7 +13,8 @@ from meshproxy.config.runtime import Layer, Runtime, RuntimeDouble, RuntimeInt
 from meshproxy.net.address import Address
 from meshproxy.upstream.config import LEAST_REQUEST, ROUND_ROBIN, LbConfig, SlowStartConfig
 from meshproxy.upstream.host import FAILED_EDS_HEALTH, NO_LOCALITY, Host
-from meshproxy.upstream.picker import ChangingWeightPicker, LeastRequestPicker, RoundRobinPicker, new_picker
+from meshproxy.upstream.load_balancer import RandomBits
+from meshproxy.upstream.picker import ChangingWeightPicker, LeastRequestPicker, Picker, RoundRobinPicker, new_picker
 from tests.upstream.harness import LB, any_of, build, cluster_dict, with_policy
 
 WINDOW_S = 1000.0
@@ -54,12 +55,19 @@ def aged(config: LbConfig, host: Host, age_s: float) -> Host:
     return host
 
 
+def ready_picker(hosts: list[Host], config: LbConfig, random_bits: RandomBits, previous: Picker | None) -> Picker:
+    picker = new_picker(hosts, config, random_bits, previous)
+    assert picker is not None
+    for _ in picker.prepare():
+        pass
+    return picker
+
+
 def old_and_new(config: LbConfig, age_s: float) -> float:
     """How many requests a host of that age gets for one of a grown host."""
     old = aged(config, make_host(1), 2 * WINDOW_S)
     new = aged(config, make_host(2), age_s)
-    picker = new_picker([old, new], config, BITS, None)
-    assert picker is not None
+    picker = ready_picker([old, new], config, BITS, None)
     counts = Counter(picker.pick() for _ in range(6000))
     return counts[new] / counts[old]
 
@@ -88,8 +96,7 @@ def test_weights_count() -> None:
     config = make_config()
     old = aged(config, make_host(1, weight=3), 2 * WINDOW_S)
     new = aged(config, make_host(2, weight=6), 500.0)
-    picker = new_picker([old, new], config, BITS, None)
-    assert picker is not None
+    picker = ready_picker([old, new], config, BITS, None)
     counts = Counter(picker.pick() for _ in range(6000))
     assert counts[new] == pytest.approx(counts[old], rel=0.02)
 
@@ -97,8 +104,7 @@ def test_weights_count() -> None:
 def test_a_host_grows_between_requests() -> None:
     config = make_config()
     old = aged(config, make_host(1), 2 * WINDOW_S)
-    picker = new_picker([old, new := make_host(2)], config, BITS, None)
-    assert picker is not None
+    picker = ready_picker([old, new := make_host(2)], config, BITS, None)
     shares = []
     for _ in range(3):
         counts = Counter(picker.pick() for _ in range(2000))
@@ -114,8 +120,7 @@ def test_it_begins_when_the_host_is_healthy_for_the_first_time() -> None:
     sick.health_flags = FAILED_EDS_HEALTH
     aged(config, sick, 2 * WINDOW_S)
     sick.health_flags = 0
-    picker = new_picker([old, sick], config, BITS, None)
-    assert picker is not None
+    picker = ready_picker([old, sick], config, BITS, None)
     counts = Counter(picker.pick() for _ in range(1100))
     assert abs(counts[sick] - 100) <= 1
     sick.health_flags = FAILED_EDS_HEALTH  # in panic it is worth its weight
@@ -127,9 +132,9 @@ def test_it_begins_when_the_host_is_healthy_for_the_first_time() -> None:
 def test_without_new_hosts_it_costs_nothing(policy: int, usual: type) -> None:
     config = make_config(policy)
     hosts = [make_host(1), make_host(2)]
-    assert isinstance(new_picker(hosts, config, BITS, None), ChangingWeightPicker)
+    assert isinstance(ready_picker(hosts, config, BITS, None), ChangingWeightPicker)
     pass_time(WINDOW_S + 1.0)
-    assert type(new_picker(hosts, config, BITS, None)) is usual
+    assert type(ready_picker(hosts, config, BITS, None)) is usual
 
 
 def test_aggression_is_a_runtime_key() -> None:

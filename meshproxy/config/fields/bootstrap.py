@@ -6,14 +6,17 @@ from typing import Final
 
 from meshproxy.config.fields.table import MessageTable, Tables
 
-_CONTROL_PLANE = "resources from a control plane are not supported yet"
+_BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"
+_CORE: Final = "envoy.config.core.v3."
+_AUTHORITIES: Final = "resources named by an authority (xdstp) are not supported"
 
 TABLES: Final[Tables] = {
     "envoy.config.bootstrap.v3.Bootstrap": MessageTable(
         "node static_resources stats_config layered_runtime admin cluster_manager "
-        "typed_dns_resolver_config dns_resolution_config use_tcp_for_dns_lookups tracing",
+        "typed_dns_resolver_config dns_resolution_config use_tcp_for_dns_lookups tracing dynamic_resources",
         ignored={
-            "node_context_params flags_path": "says nothing without a control plane",
+            "node_context_params": "is for resources named by an authority (xdstp)",
+            "flags_path": "is of no use to Envoy either",
             "stats_flush_interval stats_flush_on_admin stats_eviction_interval": "there are no stats sinks to flush to",
             "watchdog watchdogs fatal_actions perf_tracing_file_path": "Envoy's own threads and crashes",
             "enable_dispatcher_stats memory_allocator_manager grpc_async_client_manager_config": "concerns Envoy only",
@@ -28,8 +31,9 @@ TABLES: Final[Tables] = {
             "stats_server_version_override": "server.version shows our own version",
         },
         refused={
-            "dynamic_resources hds_config config_sources default_config_source": _CONTROL_PLANE,
-            "xds_delegate_extension xds_config_tracker_extension": _CONTROL_PLANE,
+            "hds_config": "health is not checked for a control plane",
+            "config_sources default_config_source": _AUTHORITIES,
+            "xds_delegate_extension xds_config_tracker_extension": "extensions of the xDS client are not supported",
             "header_prefix": "another prefix than x-envoy is not supported",
             "certificate_provider_instances": "certificate providers are not supported",
             "default_socket_interface listener_manager": "Envoy's own sockets and listeners cannot be replaced",
@@ -37,8 +41,11 @@ TABLES: Final[Tables] = {
         },
     ),
     "envoy.config.bootstrap.v3.Bootstrap.StaticResources": MessageTable(
-        "listeners clusters",
-        refused={"secrets": "secrets by name are not supported yet: name files in the TLS context"},
+        "listeners clusters secrets",
+    ),
+    _BOOTSTRAP + ".DynamicResources": MessageTable(
+        "lds_config cds_config ads_config",
+        refused={"lds_resources_locator cds_resources_locator": _AUTHORITIES},
     ),
     "envoy.config.bootstrap.v3.Admin": MessageTable(
         "address allow_paths access_log socket_options",
@@ -56,22 +63,23 @@ TABLES: Final[Tables] = {
         later={"outlier_detection": "ejections are not written to an event log"},
         refused={
             "local_cluster_name": "routing by zone is not supported yet",
-            "load_stats_config": _CONTROL_PLANE,
+            "load_stats_config": "load reports are not supported yet",
         },
     ),
     "envoy.config.bootstrap.v3.LayeredRuntime": MessageTable("layers"),
     "envoy.config.bootstrap.v3.RuntimeLayer": MessageTable(
-        "name static_layer admin_layer",
-        refused={"disk_layer": "runtime from a directory is not supported yet", "rtds_layer": _CONTROL_PLANE},
+        "name static_layer admin_layer rtds_layer",
+        refused={"disk_layer": "runtime from a directory is not supported yet"},
     ),
+    "envoy.config.bootstrap.v3.RuntimeLayer.RtdsLayer": MessageTable("name rtds_config"),
+    "envoy.service.runtime.v3.Runtime": MessageTable("name layer"),
     "envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer": MessageTable(),
-    "envoy.config.core.v3.Node": MessageTable(
-        "id cluster metadata locality",
-        ignored={
-            "user_agent_name user_agent_version user_agent_build_version extensions client_features "
-            "dynamic_parameters listening_addresses": "says nothing without a control plane"
-        },
-    ),
+    # Control planes are told all of it.
+    _CORE + "Node": MessageTable("*"),
+    _CORE + "BuildVersion": MessageTable("version metadata"),
+    _CORE + "Extension": MessageTable("*"),
+    "envoy.type.v3.SemanticVersion": MessageTable("*"),
+    "xds.core.v3.ContextParams": MessageTable("params"),
     "envoy.config.metrics.v3.StatsConfig": MessageTable(
         "stats_tags use_all_default_tags stats_matcher histogram_bucket_settings"
     ),

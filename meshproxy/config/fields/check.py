@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from meshproxy.config.errors import ConfigErrors, child
 from meshproxy.config.fields import (
@@ -14,18 +16,21 @@ from meshproxy.config.fields import (
     bootstrap,
     cluster,
     common,
+    config_source,
     filters,
     grpc_service,
     http2,
     http_connection_manager,
+    istio,
     listener,
     route,
     tls,
     tracing,
 )
+from meshproxy.config.fields.access import guards, is_open, is_spared
 from meshproxy.config.fields.table import NOT_SUPPORTED, FieldEntry, MessageTable, Tables, Verdict
-from meshproxy.config.messages import enum_name, is_map, map_entry
-from meshproxy.config.typed_struct import unpack_any
+from meshproxy.config.messages import enum_name, find_message, is_map, map_entry, type_name
+from meshproxy.config.typed_struct import TYPED_STRUCTS, unpack_any
 
 # (path, note) of a field that is accepted, though what it asks for is not done yet.
 NotYet = tuple[str, str]
@@ -33,6 +38,7 @@ NotYet = tuple[str, str]
 TABLES: Final[Tables] = {
     **bootstrap.TABLES,
     **common.TABLES,
+    **config_source.TABLES,
     **tls.TABLES,
     **listener.TABLES,
     **http_connection_manager.TABLES,
@@ -43,7 +49,12 @@ TABLES: Final[Tables] = {
     **cluster.TABLES,
     **tracing.TABLES,
     **grpc_service.TABLES,
+    **istio.TABLES,
 }
+
+
+UNKNOWN_FIELD: Final = "unknown field"
+_STRIDE: Final = 50  # messages in a step: about a millisecond
 
 
 def register_table(full_name: str, table: MessageTable) -> None:
@@ -51,75 +62,180 @@ def register_table(full_name: str, table: MessageTable) -> None:
     TABLES[full_name] = table
 
 
-def check_fields(message: Message, path: str, errors: ConfigErrors) -> list[NotYet]:
+def check_fields(message: Message, path: str, errors: ConfigErrors, *, lenient: bool = False) -> list[NotYet]:
     """Add an error for every field that is set and refused, in `message` and all in it, through Any's.
 
-    Returns what is accepted but not done yet, to be told at the start.
+    Returns what is accepted but not done yet, to be told to the operator. `lenient` is for resources of a control plane
+    (access.py has the rule): what is refused in a file is cleared from `message`, so that whoever builds from it never
+    meets it, and returned as well, unless it guards access. A TypedStruct becomes the message that it stands for.
+    Fields that we do not know have notes that begin with `UNKNOWN_FIELD`.
     """
-    not_yet: list[NotYet] = []
-    _walk(message, path, errors, not_yet)
-    return not_yet
+    walk = _Walk(errors, lenient)
+    for _ in walk.enter(message, path):
+        pass
+    return walk.not_yet
 
 
-def _walk(message: Message, path: str, errors: ConfigErrors, not_yet: list[NotYet]) -> None:
-    if isinstance(message, AnyMessage):
-        _walk_any(message, path, errors, not_yet)
-        return
-    name = message.DESCRIPTOR.full_name
-    if name.startswith("google.protobuf."):
-        return
+def check_steps(
+    message: Message, path: str, errors: ConfigErrors, *, lenient: bool = False
+) -> Generator[None, None, list[NotYet]]:
+    """`check_fields` for a large message, in steps of about a millisecond."""
+    walk = _Walk(errors, lenient)
+    yield from walk.enter(message, path)
+    return walk.not_yet
+
+
+class _Walk:
+    """One walk through a message. Its methods that go down are iterators of steps."""
+
+    def __init__(self, errors: ConfigErrors, lenient: bool) -> None:
+        self.errors = errors
+        self.not_yet: list[NotYet] = []
+        self._lenient = lenient
+        self._entered = 0
+        self._clears = 0
+
+    def enter(self, message: Message, path: str) -> Iterator[None]:
+        """Check a message and all in it."""
+        self._entered += 1
+        if self._entered % _STRIDE == 0:
+            yield
+        if isinstance(message, AnyMessage):
+            if message.type_url:
+                yield from self._any(message, path)
+            return
+        name = message.DESCRIPTOR.full_name
+        if name.startswith("google.protobuf."):
+            return
+        table = TABLES.get(name)
+        if table is None or table.refused_whole:
+            self.errors.add(path, f"{name} {NOT_SUPPORTED}" if table is None else f"{name}: {table.refused_whole}")
+            return
+        if table.later_whole:
+            self.not_yet.append((path, table.later_whole))
+        for required in table.required:
+            if not message.HasField(required):
+                self.errors.add(child(path, required), "value is required")
+        if self._lenient:
+            self._check_unknown(message, name, path)
+        yield from self._fields(message, table, path)
+
+    def _fields(self, message: Message, table: MessageTable, path: str) -> Iterator[None]:
+        for field, value in message.ListFields():
+            entry = table.entry(field.name)
+            if entry.verdict is Verdict.REFUSED:
+                self._refuse(message, field, child(path, field.name), entry.note)
+            elif entry.verdict is Verdict.LATER:
+                self.not_yet.append((child(path, field.name), entry.note))
+            elif entry.verdict is Verdict.HONOURED:
+                if entry.only:
+                    wrong = _wrong_value(entry, field, value)
+                    if wrong:
+                        self._refuse(message, field, child(path, field.name), wrong)
+                elif field.message_type is not None:
+                    yield from self._descend(message, field, value, child(path, field.name))
+
+    def _refuse(self, message: Message, field: FieldDescriptor, path: str, reason: str) -> None:
+        if self._lenient and not guards(message.DESCRIPTOR.full_name, field.name):
+            self._clear(message, field)
+            self.not_yet.append((path, reason))
+        else:
+            self.errors.add(path, reason)
+
+    def _clear(self, message: Message, field: FieldDescriptor) -> None:
+        message.ClearField(field.name)
+        self._clears += 1
+
+    def _check_unknown(self, message: Message, name: str, path: str) -> None:
+        unknown = UnknownFieldSet(message)
+        if len(unknown):
+            numbers = ", ".join(sorted({str(unknown[index].field_number) for index in range(len(unknown))}))
+            if is_open(name):
+                self.not_yet.append((path, f"{UNKNOWN_FIELD} {numbers} of {name}"))
+            else:
+                self.errors.add(path, f"{UNKNOWN_FIELD} {numbers} of {name}, which guards access")
+
+    def _descend(self, message: Message, field: FieldDescriptor, value: Any, path: str) -> Iterator[None]:
+        if self._lenient and is_spared(message.DESCRIPTOR.full_name, field.name):
+            yield from self._spare(message, field, value, path)
+        elif not field.is_repeated:
+            yield from self.enter(value, path)
+        elif not is_map(field):
+            if self._lenient and field.name == "http_filters":
+                self._leave_optional_out(value, path)
+            for index, element in enumerate(value):
+                yield from self.enter(element, f"{path}[{index}]")
+        elif map_entry(field)[1].message_type is not None:
+            for key in value:
+                yield from self.enter(value[key], f"{path}[{key}]")
+
+    def _spare(self, message: Message, field: FieldDescriptor, value: Any, path: str) -> Iterator[None]:
+        """Leave out what has an error in it."""
+        if not field.is_repeated:
+            if (yield from self._fails(value, path)):
+                self._clear(message, field)
+            return
+        bad: list[int] = []
+        for index, element in enumerate(value):
+            if (yield from self._fails(element, f"{path}[{index}]")):
+                bad.append(index)
+        for index in reversed(bad):
+            del value[index]
+            self._clears += 1
+
+    def _leave_optional_out(self, filters: Any, path: str) -> None:
+        """A filter of a kind that we do not have, and that the control plane says may be missing."""
+        for index in range(len(filters) - 1, -1, -1):
+            if getattr(filters[index], "is_optional", False) and not _is_known(filters[index].typed_config):
+                del filters[index]
+                self._clears += 1
+                self.not_yet.append((f"{path}[{index}]", "an optional filter of a kind that is not supported"))
+
+    def _fails(self, message: Message, path: str) -> Generator[None, None, bool]:
+        outer, self.errors = self.errors, ConfigErrors()
+        yield from self.enter(message, path)
+        inner, self.errors = self.errors, outer
+        self.not_yet += [(error.path, error.reason) for error in inner.items]
+        return bool(inner)
+
+    def _any(self, message: AnyMessage, path: str) -> Iterator[None]:
+        inner = self._unpack(message, path)
+        if inner is None:
+            return
+        clears = self._clears
+        yield from self.enter(inner, path)
+        wrapped = type_name(message.type_url) in TYPED_STRUCTS
+        if self._clears != clears or (self._lenient and wrapped):
+            message.Pack(inner, deterministic=True)
+
+    def _unpack(self, message: AnyMessage, path: str) -> Message | None:
+        found = ConfigErrors()
+        inner = unpack_any(message, path, found, allow_unknown_fields=self._lenient)
+        for error in found.items:
+            self.errors.add(error.path, error.reason)
+        for warning in found.warnings:
+            if inner is not None and is_open(inner.DESCRIPTOR.full_name):
+                self.not_yet.append((warning.path, UNKNOWN_FIELD))
+            else:
+                self.errors.add(warning.path, f"{UNKNOWN_FIELD}, of what guards access")
+        return inner
+
+
+def _is_known(config: AnyMessage) -> bool:
+    name = type_name(config.type_url)
+    if name in TYPED_STRUCTS:
+        inner = find_message(name)
+        assert inner is not None
+        name = type_name(getattr(inner.FromString(config.value), "type_url"))  # noqa: B009
     table = TABLES.get(name)
-    if table is None:
-        errors.add(path, f"{name} {NOT_SUPPORTED}")
-        return
-    if table.refused_whole:
-        errors.add(path, f"{name}: {table.refused_whole}")
-        return
-    for required in table.required:
-        if not message.HasField(required):
-            errors.add(child(path, required), "value is required")
-    for field, value in message.ListFields():
-        _check_field(table.entry(field.name), field, value, child(path, field.name), errors, not_yet)
+    return table is not None and not table.refused_whole
 
 
-def _walk_any(message: AnyMessage, path: str, errors: ConfigErrors, not_yet: list[NotYet]) -> None:
-    if message.type_url:
-        inner = unpack_any(message, path, errors)
-        if inner is not None:
-            _walk(inner, path, errors, not_yet)
-
-
-def _check_field(
-    entry: FieldEntry, field: FieldDescriptor, value: Any, path: str, errors: ConfigErrors, not_yet: list[NotYet]
-) -> None:
-    if entry.verdict is Verdict.REFUSED:
-        errors.add(path, entry.note)
-    elif entry.verdict is Verdict.LATER:
-        not_yet.append((path, entry.note))
-    elif entry.verdict is Verdict.HONOURED:
-        if entry.only:
-            _check_value(entry, field, value, path, errors)
-        elif field.message_type is not None:
-            _descend(field, value, path, errors, not_yet)
-
-
-def _check_value(entry: FieldEntry, field: FieldDescriptor, value: Any, path: str, errors: ConfigErrors) -> None:
+def _wrong_value(entry: FieldEntry, field: FieldDescriptor, value: Any) -> str:
+    """What is wrong with the value of a field that has some only; "" when nothing is."""
     if field.message_type is not None:  # a wrapper
         value = value.value
     shown = enum_name(field.enum_type, value) if field.enum_type is not None else str(value)
     if isinstance(value, bool):
         shown = shown.lower()
-    if shown not in entry.only:
-        errors.add(path, f"{shown} {NOT_SUPPORTED} (supported: {', '.join(sorted(entry.only))})")
-
-
-def _descend(field: FieldDescriptor, value: Any, path: str, errors: ConfigErrors, not_yet: list[NotYet]) -> None:
-    if not field.is_repeated:
-        _walk(value, path, errors, not_yet)
-    elif is_map(field):
-        if map_entry(field)[1].message_type is not None:
-            for key in value:
-                _walk(value[key], f"{path}[{key}]", errors, not_yet)
-    else:
-        for index, element in enumerate(value):
-            _walk(element, f"{path}[{index}]", errors, not_yet)
+    return "" if shown in entry.only else f"{shown} {NOT_SUPPORTED} (supported: {', '.join(sorted(entry.only))})"

@@ -23,14 +23,14 @@ TABLES: Final[Tables] = {
         "http_protocol_options http2_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter "
         "dns_failure_refresh_rate "
         "dns_lookup_family typed_dns_resolver_config dns_resolution_config dns_resolvers use_tcp_for_dns_lookups "
-        "respect_dns_ttl wait_for_warm_on_init cluster_type outlier_detection "
+        "respect_dns_ttl wait_for_warm_on_init cluster_type eds_cluster_config outlier_detection "
         "least_request_lb_config round_robin_lb_config ring_hash_lb_config maglev_lb_config common_lb_config "
         "lb_subset_config "
         "transport_socket transport_socket_matches upstream_bind_config connection_pool_per_downstream_connection "
-        "metadata original_dst_lb_config cleanup_interval preconnect_policy "
+        "metadata original_dst_lb_config cleanup_interval preconnect_policy filters "
         "upstream_connection_options load_balancing_policy",
         only={
-            "type": "STATIC STRICT_DNS LOGICAL_DNS ORIGINAL_DST",
+            "type": "STATIC STRICT_DNS LOGICAL_DNS EDS ORIGINAL_DST",
             "lb_policy": "ROUND_ROBIN LEAST_REQUEST RANDOM RING_HASH MAGLEV CLUSTER_PROVIDED "
             "LOAD_BALANCING_POLICY_CONFIG",
             "protocol_selection": "USE_CONFIGURED_PROTOCOL USE_DOWNSTREAM_PROTOCOL",
@@ -38,17 +38,19 @@ TABLES: Final[Tables] = {
         ignored={
             "track_timeout_budgets track_cluster_stats": _MEASURES_ONLY,
             "close_connections_on_host_health_failure ignore_health_on_host_removal": "no host's health is checked",
-            "lrs_report_endpoint_metrics": "loads are reported to nobody",
+            "lrs_server": "Envoy does nothing with it either: cluster_manager.load_stats_config says where reports go",
+            "lrs_report_endpoint_metrics": "responses are not searched for metrics of their endpoint",
         },
         refused={
             "transport_socket_matcher": "only transport_socket_matches is supported",
-            "eds_cluster_config": "endpoints from a control plane are not supported yet",
-            "lrs_server": "load reports are not supported yet",
             "health_checks": _HEALTH,
-            "filters": "network filters on upstream connections are not supported",
             "upstream_config": "other upstreams than HTTP are not supported",
         },
     ),
+    _CLUSTER + "Filter": MessageTable(
+        "name typed_config", refused={"config_discovery": "extension discovery is not supported on clusters"}
+    ),
+    _CLUSTER + "Cluster.EdsClusterConfig": MessageTable("eds_config service_name"),
     _CLUSTER + "Cluster.RefreshRate": MessageTable("base_interval max_interval"),
     _CLUSTER + "Cluster.CustomClusterType": MessageTable("name typed_config"),
     _DNS + "DnsCluster": MessageTable(
@@ -155,8 +157,7 @@ TABLES: Final[Tables] = {
         "cluster_name endpoints policy", refused={"named_endpoints": "is not supported yet"}
     ),
     _ENDPOINT + "ClusterLoadAssignment.Policy": MessageTable(
-        "overprovisioning_factor weighted_priority_health drop_overloads",
-        ignored={"endpoint_stale_after": "is for endpoints from a control plane"},
+        "overprovisioning_factor weighted_priority_health drop_overloads endpoint_stale_after"
     ),
     _ENDPOINT + "ClusterLoadAssignment.Policy.DropOverload": MessageTable("category drop_percentage"),
     _ENDPOINT + "LocalityLbEndpoints": MessageTable(

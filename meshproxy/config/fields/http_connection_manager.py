@@ -11,7 +11,7 @@ _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
 
 TABLES: Final[Tables] = {
     _HCM + "HttpConnectionManager": MessageTable(
-        "stat_prefix route_config http_filters add_user_agent common_http_protocol_options http_protocol_options "
+        "stat_prefix route_config rds http_filters add_user_agent common_http_protocol_options http_protocol_options "
         "server_name server_header_transformation scheme_header_transformation max_request_headers_kb "
         "stream_idle_timeout request_timeout request_headers_timeout drain_timeout delayed_close_timeout access_log "
         "access_log_options flush_access_log_on_new_request use_remote_address xff_num_trusted_hops "
@@ -28,7 +28,7 @@ TABLES: Final[Tables] = {
             "add_proxy_protocol_connection_state": "true",
         },
         refused={
-            "rds scoped_routes": "routes from a control plane are not supported yet",
+            "scoped_routes": "scoped routes are not supported: one route configuration, by rds, is for all requests",
             "http3_protocol_options": "HTTP/3 is not supported",
             "original_ip_detection_extensions early_header_mutation_extensions": "is not supported yet",
             "forward_client_cert_matcher": "is not supported yet: forward_client_cert_details is for all requests",
@@ -36,6 +36,7 @@ TABLES: Final[Tables] = {
             "path_normalization_options proxy_status_config typed_header_validation_config": "is not supported yet",
         },
     ),
+    _HCM + "Rds": MessageTable("config_source route_config_name"),
     _HCM + "LocalReplyConfig": MessageTable("mappers body_format"),
     _HCM + "ResponseMapper": MessageTable("filter status_code body body_format_override headers_to_add"),
     _HCM + "HttpConnectionManager.HcmAccessLogOptions": MessageTable(
@@ -45,8 +46,7 @@ TABLES: Final[Tables] = {
     _HCM + "HttpConnectionManager.InternalAddressConfig": MessageTable("unix_sockets cidr_ranges"),
     _HCM + "HttpConnectionManager.UpgradeConfig": MessageTable("upgrade_type filters enabled"),
     _HCM + "HttpFilter": MessageTable(
-        "name typed_config is_optional disabled",
-        refused={"config_discovery": "extension discovery is not supported yet"},
+        "name typed_config config_discovery is_optional disabled",
     ),
     _HCM + "RequestIDExtension": MessageTable("typed_config"),
     "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig": MessageTable(

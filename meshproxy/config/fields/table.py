@@ -42,7 +42,11 @@ class MessageTable:
 
     `only` gives for a field the values that are honoured (names of enum values, `true`, `false`, numbers), any other
     being refused; `honoured="*"` stands for all the fields that no other argument names. `required` fields must be set.
-    `refused_whole` says why the message as such is refused, empty as it may be.
+    `refused_whole` says why the message as such is refused, empty as it may be; `later_whole` what it is that is not
+    done yet, where the message is accepted.
+
+    That holds for files. In a resource of a control plane, what is refused here is left out and told, unless it guards
+    access: access.py says which does, and what no list there names does.
     """
 
     def __init__(
@@ -55,9 +59,11 @@ class MessageTable:
         refused: dict[str, str] | None = None,
         required: str = "",
         refused_whole: str = "",
+        later_whole: str = "",
     ) -> None:
         self.required = tuple(required.split())
         self.refused_whole = refused_whole
+        self.later_whole = later_whole
         self.fields: dict[str, FieldEntry] = {}
         for name in honoured.split():
             self._set(name, _HONOURED)

@@ -7,30 +7,40 @@ from typing import Final
 from meshproxy.config.fields.table import MessageTable, Tables
 
 _TLS = "envoy.extensions.transport_sockets.tls.v3."
-_SDS = "secrets from a control plane are not supported yet"
 _PROVIDERS = "certificate providers are not supported"
 _WATCHED = "the files themselves are watched, through links on the way to them"
 
 TABLES: Final[Tables] = {
     _TLS + "DownstreamTlsContext": MessageTable(
         "common_tls_context require_client_certificate session_ticket_keys disable_stateless_session_resumption "
-        "disable_stateful_session_resumption session_timeout full_scan_certs_on_sni_mismatch prefer_client_ciphers",
+        "disable_stateful_session_resumption session_timeout full_scan_certs_on_sni_mismatch prefer_client_ciphers "
+        "session_ticket_keys_sds_secret_config",
         only={"require_sni": "false", "ocsp_staple_policy": "LENIENT_STAPLING"},
-        refused={"session_ticket_keys_sds_secret_config": _SDS},
     ),
     _TLS + "UpstreamTlsContext": MessageTable(
         "common_tls_context sni auto_host_sni auto_sni_san_validation allow_renegotiation max_session_keys",
         ignored={"enforce_rsa_key_usage": "where a certificate is validated, so is its key usage, as in Envoy today"},
     ),
     _TLS + "CommonTlsContext": MessageTable(
-        "tls_params tls_certificates validation_context alpn_protocols key_log",
+        "tls_params tls_certificates tls_certificate_sds_secret_configs validation_context "
+        "validation_context_sds_secret_config combined_validation_context alpn_protocols key_log",
         refused={
-            "tls_certificate_sds_secret_configs validation_context_sds_secret_config combined_validation_context": _SDS,
             "tls_certificate_provider_instance tls_certificate_certificate_provider "
             "tls_certificate_certificate_provider_instance validation_context_certificate_provider "
             "validation_context_certificate_provider_instance": _PROVIDERS,
             "custom_tls_certificate_selector custom_handshaker": "extensions of TLS are not supported",
         },
+    ),
+    _TLS + "CommonTlsContext.CombinedCertificateValidationContext": MessageTable(
+        "default_validation_context validation_context_sds_secret_config",
+        refused={
+            "validation_context_certificate_provider validation_context_certificate_provider_instance": _PROVIDERS
+        },
+    ),
+    _TLS + "SdsSecretConfig": MessageTable("name sds_config"),
+    _TLS + "Secret": MessageTable(
+        "name tls_certificate session_ticket_keys validation_context",
+        refused={"generic_secret": "no filter takes a secret by its name"},
     ),
     _TLS + "TlsParameters": MessageTable(
         "tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites ecdh_curves signature_algorithms",

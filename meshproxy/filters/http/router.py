@@ -8,8 +8,9 @@ from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child
-from meshproxy.http.build import RouterOptions, build_access_logs
+from meshproxy.http.build import build_access_logs
 from meshproxy.http.filter import HttpFilterType, register_http_filter
+from meshproxy.http.router_options import RouterOptions
 
 # Set in a file they would change what is forwarded, and we do not do what they say.
 _NOT_SUPPORTED = ("strict_check_headers", "upstream_http_filters")

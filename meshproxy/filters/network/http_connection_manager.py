@@ -45,13 +45,16 @@ class HttpNetworkFilter(NetworkFilter):
     def adopt(self, newer: NetworkFilter) -> None:
         assert isinstance(newer, HttpNetworkFilter)
         config, new = self.config, newer.config
-        config.routes.table = new.routes.table
+        config.routes = new.routes  # whoever discovers routes goes on to swap them there
         config.access_logs, config.upstream_log = new.access_logs, new.upstream_log  # alike, but those in Python
         config.chain = config.chain.adopt(new.chain)
         for protocol, upgrade in config.upgrades.items():
             newer_chain = new.upgrades[protocol].chain
             if upgrade.chain is not None and newer_chain is not None:
                 upgrade.chain = upgrade.chain.adopt(newer_chain)
+        config.extensions = new.extensions
+        for extension in config.extensions:
+            extension.attach(config)
 
 
 def build_http(message: Any, path: str, context: BuildContext) -> NetworkFilter | None:
@@ -64,6 +67,7 @@ def _fingerprint(message: Any) -> bytes:
     copy = type(message)()
     copy.CopyFrom(message)
     copy.ClearField("route_config")
+    copy.ClearField("rds")
     chains = [copy.http_filters, *(upgrade.filters for upgrade in copy.upgrade_configs)]
     for http_filter in (each for chain in chains for each in chain):
         if http_filter.typed_config.type_url.rpartition("/")[2] == SWAPPABLE_FILTER:

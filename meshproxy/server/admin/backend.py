@@ -117,7 +117,7 @@ class AdminBackend(ABC):
         """What runs, as sections (`config_dump.py` makes them); endpoints only with `include_eds`."""
 
     @abstractmethod
-    def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
+    async def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
         """For `/init_dump`: (init manager, targets it waits for)."""
 
     @abstractmethod

@@ -13,7 +13,9 @@ from envoy.admin.v3 import config_dump_pb2, config_dump_shared_pb2
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from google.protobuf.message import Message
 
+from meshproxy.api.config_dump_pb2 import NotDoneConfigDump
 from meshproxy.server.admin.backend import ConfigResource, ConfigSection
+from meshproxy.server.admin.dynamic_sections import DynamicSections
 
 _URL: Final = "type.googleapis.com/"
 _CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
@@ -33,7 +35,7 @@ class ConfigEntry:
         self.updated_s = updated_s
 
 
-def static_sections(
+def config_sections(
     bootstrap: ConfigEntry,
     clusters: Iterable[ConfigEntry],
     listeners: Iterable[ConfigEntry],
@@ -41,25 +43,42 @@ def static_sections(
     endpoints: Iterable[ConfigEntry] | None = None,
     refused: ConfigEntry | None = None,
     refused_because: str = "",
+    *,
+    dynamic: DynamicSections | None = None,
 ) -> list[ConfigSection]:
-    """What a bootstrap file gives, in Envoy's order. `endpoints` (of `include_eds`) are ClusterLoadAssignments.
+    """What a bootstrap file gives and control planes add, in Envoy's order. `endpoints` (of `include_eds`) are
+    ClusterLoadAssignments.
 
     `refused` is a newer bootstrap that could not be applied: an UpdateFailureState at the end, which is ours.
     """
     shared = config_dump_shared_pb2
+    more = dynamic or DynamicSections()
     sections = [
         _bootstrap(bootstrap),
-        ConfigSection(shared.ClustersConfigDump(), _static("static_clusters", "cluster", _CLUSTER, clusters)),
+        ConfigSection(
+            shared.ClustersConfigDump(version_info=more.clusters_version),
+            [*_static("static_clusters", "cluster", _CLUSTER, clusters), *more.clusters],
+        ),
     ]
     if endpoints is not None:
         resources = _static("static_endpoint_configs", "endpoint_config", _ENDPOINTS, endpoints)
-        sections.append(ConfigSection(shared.EndpointsConfigDump(), resources))
+        sections.append(ConfigSection(shared.EndpointsConfigDump(), [*resources, *more.endpoints]))
+    if more.extensions:
+        sections.append(ConfigSection(shared.EcdsConfigDump(), more.extensions))
     sections += [
-        ConfigSection(shared.ListenersConfigDump(), _static("static_listeners", "listener", _LISTENER, listeners)),
+        ConfigSection(
+            shared.ListenersConfigDump(version_info=more.listeners_version),
+            [*_static("static_listeners", "listener", _LISTENER, listeners), *more.listeners],
+        ),
         ConfigSection(shared.ScopedRoutesConfigDump()),
-        ConfigSection(shared.RoutesConfigDump(), _static("static_route_configs", "route_config", _ROUTES, routes)),
-        ConfigSection(config_dump_pb2.SecretsConfigDump()),
+        ConfigSection(
+            shared.RoutesConfigDump(),
+            [*_static("static_route_configs", "route_config", _ROUTES, routes), *more.routes],
+        ),
+        ConfigSection(config_dump_pb2.SecretsConfigDump(), more.secrets),
     ]
+    if more.not_done:
+        sections.append(ConfigSection(NotDoneConfigDump(), more.not_done))
     if refused is not None:
         sections.append(ConfigSection(_failure(refused, refused_because)))
     return sections

@@ -99,10 +99,17 @@ async def certs(backend: AdminBackend, request: AdminRequest) -> AdminResponse:
 
 
 async def init_dump(backend: AdminBackend, request: AdminRequest) -> AdminResponse:
-    """envoy.admin.v3.UnreadyTargetsDumps: who waits for what. Only listeners have init managers."""
-    if request.params.get("mask", "listener") != "listener":
+    """envoy.admin.v3.UnreadyTargetsDumps: who waits for what. Envoy tells of listeners; we of clusters too, where the
+    mask is not `listener`."""
+    mask = request.params.get("mask", "")
+    if mask not in ("", "listener"):
         return json_response({})
-    dumps = [{"name": name, "target_names": list(targets)} for name, targets in backend.unready_targets()]
+    unready = await backend.unready_targets()
+    dumps = [
+        {"name": name, "target_names": list(targets)}
+        for name, targets in unready
+        if not mask or name.startswith("Listener")
+    ]
     if not dumps:
         return json_response({})
     kind = "type.googleapis.com/envoy.admin.v3.UnreadyTargetsDumps"

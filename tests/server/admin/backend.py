@@ -81,7 +81,7 @@ class FakeBackend(AdminBackend):
         self.told.append(("explain", *pairs))
         return self.explanation
 
-    def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
+    async def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
         return self.targets
 
     def runtime(self) -> RuntimeStatus:

@@ -8,7 +8,7 @@ from typing import Any
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
-from meshproxy.server.admin.config_sections import ConfigEntry, static_sections
+from meshproxy.server.admin.config_sections import ConfigEntry, config_sections
 from tests.server.admin.backend import FakeBackend
 from tests.server.admin.test_handlers import handle
 
@@ -29,7 +29,7 @@ def entries() -> list[Any]:
 
 async def test_resources_may_be_serialised_or_not(backend: FakeBackend) -> None:
     bootstrap, clusters, listeners, routes = entries()
-    backend.sections = static_sections(bootstrap, clusters, listeners, routes)
+    backend.sections = config_sections(bootstrap, clusters, listeners, routes)
     configs = json.loads((await handle(backend, "/config_dump")).body)["configs"]
     assert configs[0]["bootstrap"] == {"node": {"id": "n1"}}
     assert configs[0]["last_updated"] == TIME
@@ -41,7 +41,7 @@ async def test_a_refused_configuration_is_listed_with_its_errors(backend: FakeBa
     bootstrap, clusters, listeners, routes = entries()
     refused = ConfigEntry("", Bootstrap(node={"id": "n2"}).SerializeToString(), TIME_S)
     because = "node.id: no\nadmin: no"
-    backend.sections = static_sections(bootstrap, clusters, listeners, routes, refused=refused, refused_because=because)
+    backend.sections = config_sections(bootstrap, clusters, listeners, routes, refused=refused, refused_because=because)
     failure = json.loads((await handle(backend, "/config_dump")).body)["configs"][-1]
     assert failure == {
         "@type": "type.googleapis.com/envoy.admin.v3.UpdateFailureState",
@@ -57,7 +57,7 @@ async def test_a_refused_configuration_is_listed_with_its_errors(backend: FakeBa
 async def test_a_file_that_could_not_be_read_has_only_its_errors(backend: FakeBackend) -> None:
     bootstrap, clusters, listeners, routes = entries()
     refused = ConfigEntry("", b"", TIME_S)
-    backend.sections = static_sections(
+    backend.sections = config_sections(
         bootstrap, clusters, listeners, routes, refused=refused, refused_because="no such file"
     )
     failure = json.loads((await handle(backend, "/config_dump?mask=details")).body)["configs"]

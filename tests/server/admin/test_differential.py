@@ -19,7 +19,7 @@ from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.loader import load_bootstrap
 from meshproxy.net.address import Address
 from meshproxy.server.admin.backend import ListenerStatus
-from meshproxy.server.admin.config_sections import ConfigEntry, static_sections
+from meshproxy.server.admin.config_sections import ConfigEntry, config_sections
 from tests.server.admin.backend import FakeBackend
 from tests.server.admin.client import Answer, ask
 from tests.support.proxy import ProxyProcess, start_envoy
@@ -342,8 +342,8 @@ def sections(envoy: ProxyProcess, backend: FakeBackend) -> None:
     listeners = [entry(one.name, one, updated) for one in static.listeners]
     routes = [entry(manager.route_config.name, manager.route_config, updated)]
     endpoints = [assignment(one["endpoint_config"]) for one in shown[2]["static_endpoint_configs"]]
-    backend.sections = static_sections(bootstrap_entry, clusters, listeners, routes)
-    backend.sections_with_eds = static_sections(bootstrap_entry, clusters, listeners, routes, endpoints)
+    backend.sections = config_sections(bootstrap_entry, clusters, listeners, routes)
+    backend.sections_with_eds = config_sections(bootstrap_entry, clusters, listeners, routes, endpoints)
 
 
 def entry(name: str, message: Any, updated: str) -> ConfigEntry:

@@ -1,0 +1,118 @@
+"""Who a proxy is: read from the node that every xDS request names, with the metadata of Istio's agents.
+
+`id` is `<kind>~<ip>~<name>.<namespace>~<namespace>.svc.<domain>`, where Istio's agent wrote it; any other id is taken
+as it is, and the metadata say the rest:
+
+- `NAMESPACE`, `LABELS` (a map), `INSTANCE_IPS` (`10.0.0.1,10.0.0.2`), `SERVICE_ACCOUNT`;
+- `INTERCEPTION_MODE`: `REDIRECT` or `TPROXY` (the default: everything comes through iptables), `NONE`: explicit
+  listeners on loopback ports;
+- `GENERATOR`: `grpc` for a client of gRPC's own, which its user agent tells as well;
+- `meshproxy.io/ports`: with explicit listeners, the local port of an outbound one, by `<port>` or `<host>:<port>`;
+- `meshproxy.io/applications`: with explicit listeners, where the application listens (`127.0.0.1:8080`), by the port at
+  which the mesh finds it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+
+from meshproxy.pilot.snapshot import Proxy
+
+SIDECAR: Final = "sidecar"
+EXPLICIT: Final = "explicit"
+GRPC: Final = "grpc"
+GATEWAY: Final = "gateway"
+
+# Keys of `Proxy.metadata`.
+PRODUCT: Final = "product"
+PORTS: Final = "meshproxy.io/ports"
+APPLICATIONS: Final = "meshproxy.io/applications"
+
+_DOMAIN: Final = "cluster.local"
+
+
+def proxy_of(node: Any, service_account: str = "") -> Proxy:
+    """From an `envoy.config.core.v3.Node`. `service_account` is what the connection has proved; it wins over the node's
+    own word. An unknown or missing part has its default."""
+    facts = MessageToDict(node.metadata)
+    kind, ip, namespace, domain = _parts_of(node.id)
+    return Proxy(
+        id=node.id,
+        namespace=_text(facts, "NAMESPACE") or namespace or "default",
+        service_account=service_account or _text(facts, "SERVICE_ACCOUNT"),
+        labels=tuple(sorted(_mapping(facts, "LABELS"))),
+        ips=_ips(_text(facts, "INSTANCE_IPS"), ip),
+        mode=_mode(kind, facts, node.user_agent_name),
+        cluster=node.cluster,
+        region=node.locality.region,
+        zone=node.locality.zone,
+        sub_zone=node.locality.sub_zone,
+        domain=domain or _DOMAIN,
+        metadata=_metadata(facts, node.user_agent_name),
+    )
+
+
+def entries(proxy: Proxy, key: str) -> dict[str, str]:
+    """The map that `Proxy.metadata` has under `key.<name>`."""
+    start = key + "."
+    return {name.removeprefix(start): value for name, value in proxy.metadata if name.startswith(start)}
+
+
+def _parts_of(identity: str) -> tuple[str, str, str, str]:
+    """Kind, address, namespace, domain; empty where the id has another form."""
+    parts = identity.split("~")
+    if len(parts) != 4:
+        return "", "", "", ""
+    kind, ip, _, domain = parts
+    namespace, _, suffix = domain.partition(".svc.")
+    return kind, ip, namespace, suffix
+
+
+def _mode(kind: str, facts: Mapping[str, Any], user_agent: str) -> str:
+    if _text(facts, "GENERATOR") == GRPC or user_agent.lower().startswith("grpc"):
+        return GRPC
+    if kind == "router":
+        return GATEWAY
+    return EXPLICIT if _text(facts, "INTERCEPTION_MODE").upper() == "NONE" else SIDECAR
+
+
+def _metadata(facts: Mapping[str, Any], user_agent: str) -> tuple[tuple[str, str], ...]:
+    found = [(PRODUCT, user_agent)]
+    for key in (PORTS, APPLICATIONS):
+        found += [(f"{key}.{name}", value) for name, value in _mapping(facts, key)]
+    return tuple(sorted(found))
+
+
+def _ips(listed: str, own: str) -> tuple[str, ...]:
+    """Those that are addresses, in the order that they were told."""
+    candidates = (text.strip() for text in [*listed.split(","), own])
+    return tuple(dict.fromkeys(text for text in candidates if _is_ip(text)))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _mapping(facts: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
+    value = facts.get(key)
+    if not isinstance(value, dict):
+        return []
+    return [(name, _scalar(item)) for name, item in value.items() if not isinstance(item, (dict, list))]
+
+
+def _text(facts: Mapping[str, Any], key: str) -> str:
+    value = facts.get(key, "")
+    return value if isinstance(value, str) else ""
+
+
+def _scalar(value: Any) -> str:
+    """A number of a Struct is a double: a port is written without its fraction."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

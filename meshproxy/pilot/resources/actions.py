@@ -1,0 +1,207 @@
+"""What a route of a VirtualService does: forward, redirect or answer, and the policies on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from envoy.config.core.v3.base_pb2 import RuntimeFractionalPercent
+from envoy.config.route.v3.route_components_pb2 import RedirectAction, Route, RouteAction, WeightedCluster
+from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
+from envoy.extensions.filters.http.fault.v3.fault_pb2 import FaultAbort, HTTPFault
+from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
+from envoy.type.v3.percent_pb2 import FractionalPercent
+
+from meshproxy.pilot.documents.virtual_service import grpc_status_number
+from meshproxy.pilot.resources.header_operations import host_of, set_headers
+from meshproxy.pilot.resources.matches import string_matcher
+from meshproxy.pilot.resources.messages import boolean, duration, duration_of, pack, uint32
+from meshproxy.pilot.resources.retries import retry_policy
+
+if TYPE_CHECKING:
+    from meshproxy.pilot.documents.common import Percent
+    from meshproxy.pilot.documents.virtual_service import (
+        CorsPolicy as CorsRule,
+    )
+    from meshproxy.pilot.documents.virtual_service import (
+        Destination,
+        HTTPDirectResponse,
+        HTTPFaultInjection,
+        HTTPRedirect,
+        HTTPRewrite,
+        HTTPRoute,
+        HTTPRouteDestination,
+    )
+
+CORS: Final = "envoy.filters.http.cors"
+FAULT: Final = "envoy.filters.http.fault"
+
+_MILLION: Final = FractionalPercent.MILLION
+REDIRECT_CODES: Final = {
+    301: RedirectAction.MOVED_PERMANENTLY,
+    302: RedirectAction.FOUND,
+    303: RedirectAction.SEE_OTHER,
+    307: RedirectAction.TEMPORARY_REDIRECT,
+    308: RedirectAction.PERMANENT_REDIRECT,
+}
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Destinations(Protocol):
+    """What the mesh knows of the destinations that rules name."""
+
+    def cluster_of(self, destination: Destination) -> str:
+        """The name of its cluster."""
+
+    def hash_policies(self, destination: Destination) -> list[RouteAction.HashPolicy]:
+        """By what its load balancer picks hosts, where that is something of the request."""
+
+    def split_policies(self) -> list[RouteAction.HashPolicy]:
+        """By what requests stay with one of several destinations; empty: each request by itself."""
+
+
+def act(route: Route, rule: HTTPRoute, destinations: Destinations) -> None:
+    """Everything about the route but what it matches."""
+    if rule.redirect is not None:
+        route.redirect.CopyFrom(_redirect(rule.redirect))
+    elif rule.direct_response is not None:
+        _answer(route, rule.direct_response)
+    else:
+        route.route.CopyFrom(_forward(rule, destinations))
+    set_headers(route, rule.headers)
+    if rule.cors_policy is not None:
+        route.typed_per_filter_config[CORS].CopyFrom(pack(cors_policy(rule.cors_policy)))
+    if rule.fault is not None:
+        route.typed_per_filter_config[FAULT].CopyFrom(pack(_fault(rule.fault)))
+
+
+def _forward(rule: HTTPRoute, destinations: Destinations) -> RouteAction:
+    action = RouteAction()
+    _set_clusters(action, rule, destinations)
+    _set_time(action, rule)
+    policy = retry_policy(rule.retries)
+    if policy is not None:
+        action.retry_policy.CopyFrom(policy)
+    host = host_of(rule.headers)
+    if rule.rewrite is not None:
+        _rewrite(action, rule.rewrite)
+        host = rule.rewrite.authority or host
+    if host:
+        action.host_rewrite_literal = host
+    for destination, percentage in _mirrors(rule):
+        mirror = action.request_mirror_policies.add(cluster=destinations.cluster_of(destination))
+        mirror.runtime_fraction.CopyFrom(RuntimeFractionalPercent(default_value=fraction(percentage)))
+    return action
+
+
+def _set_clusters(action: RouteAction, rule: HTTPRoute, destinations: Destinations) -> None:
+    targets = [target for target in rule.route if target.weight or len(rule.route) == 1]
+    policies: list[RouteAction.HashPolicy] = []
+    if len(targets) == 1 and targets[0].headers is None:
+        action.cluster = destinations.cluster_of(targets[0].destination)
+    else:
+        action.weighted_clusters.CopyFrom(_weighted(targets, destinations))
+        policies = destinations.split_policies() if len(targets) > 1 else []
+        if policies:
+            action.weighted_clusters.use_hash_policy.CopyFrom(boolean(True))
+    for target in targets:
+        policies += [one for one in destinations.hash_policies(target.destination) if one not in policies]
+    action.hash_policy.extend(policies)
+
+
+def _weighted(targets: Sequence[HTTPRouteDestination], destinations: Destinations) -> WeightedCluster:
+    weighted = WeightedCluster()
+    for target in targets:
+        cluster = weighted.clusters.add(name=destinations.cluster_of(target.destination))
+        cluster.weight.CopyFrom(uint32(target.weight or 1))
+        set_headers(cluster, target.headers)
+        host = host_of(target.headers)
+        if host:
+            cluster.host_rewrite_literal = host
+    return weighted
+
+
+def _set_time(action: RouteAction, rule: HTTPRoute) -> None:
+    """Without a rule a request may take for ever; a caller's grpc-timeout shortens what a rule allows."""
+    time = duration(0) if rule.timeout is None else duration_of(rule.timeout)
+    action.timeout.CopyFrom(time)
+    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(time)
+
+
+def _rewrite(action: RouteAction, rule: HTTPRewrite) -> None:
+    if rule.uri_regex_rewrite is not None:
+        action.regex_rewrite.pattern.CopyFrom(RegexMatcher(regex=rule.uri_regex_rewrite.match))
+        action.regex_rewrite.substitution = rule.uri_regex_rewrite.rewrite
+    elif rule.uri:
+        action.prefix_rewrite = rule.uri
+
+
+def _mirrors(rule: HTTPRoute) -> list[tuple[Destination, float]]:
+    """With the percentage of the requests that each one sees."""
+    found = [
+        (mirror.destination, 100.0 if mirror.percentage is None else mirror.percentage.value) for mirror in rule.mirrors
+    ]
+    if rule.mirror is not None:
+        found.append((rule.mirror, 100.0 if rule.mirror_percentage is None else rule.mirror_percentage.value))
+    return [(destination, percentage) for destination, percentage in found if percentage > 0]
+
+
+def fraction(percentage: float) -> FractionalPercent:
+    """As exact as the API is: to a ten-thousandth of a percent."""
+    return FractionalPercent(numerator=round(percentage * 10_000), denominator=_MILLION)
+
+
+def _redirect(rule: HTTPRedirect) -> RedirectAction:
+    action = RedirectAction(host_redirect=rule.authority, scheme_redirect=rule.scheme or "")
+    action.response_code = REDIRECT_CODES[rule.redirect_code or 301]
+    if rule.uri == "%PREFIX()%":
+        action.prefix_rewrite = "/"
+    elif rule.uri:
+        action.path_redirect = rule.uri
+    if rule.port is not None:
+        action.port_redirect = rule.port
+    elif rule.derive_port == "FROM_PROTOCOL_DEFAULT" and rule.scheme:
+        action.port_redirect = _DEFAULT_PORTS.get(rule.scheme, 0)
+    return action
+
+
+def _answer(route: Route, rule: HTTPDirectResponse) -> None:
+    route.direct_response.status = rule.status
+    if rule.body is not None:
+        route.direct_response.body.inline_bytes = rule.body.data or b""
+
+
+def cors_policy(rule: CorsRule) -> CorsPolicy:
+    policy = CorsPolicy(
+        allow_origin_string_match=[string_matcher(origin) for origin in rule.allow_origins],
+        allow_methods=",".join(rule.allow_methods),
+        allow_headers=",".join(rule.allow_headers),
+        expose_headers=",".join(rule.expose_headers),
+    )
+    if rule.allow_credentials is not None:
+        policy.allow_credentials.CopyFrom(boolean(rule.allow_credentials))
+    if rule.max_age is not None:
+        policy.max_age = str(int(rule.max_age.total_seconds()))
+    policy.filter_enabled.default_value.CopyFrom(FractionalPercent(numerator=100))
+    policy.forward_not_matching_preflights.CopyFrom(boolean(rule.unmatched_preflights != "IGNORE"))
+    return policy
+
+
+def _fault(rule: HTTPFaultInjection) -> HTTPFault:
+    fault = HTTPFault()
+    if rule.delay is not None and rule.delay.fixed_delay is not None:
+        fault.delay.fixed_delay.CopyFrom(duration_of(rule.delay.fixed_delay))
+        fault.delay.percentage.CopyFrom(fraction(_percentage(rule.delay.percentage)))
+    if rule.abort is not None:
+        abort = FaultAbort(percentage=fraction(_percentage(rule.abort.percentage)))
+        if rule.abort.http_status is not None:
+            abort.http_status = rule.abort.http_status
+        else:
+            abort.grpc_status = grpc_status_number(rule.abort.grpc_status or "") or 0
+        fault.abort.CopyFrom(abort)
+    return fault
+
+
+def _percentage(percent: Percent | None) -> float:
+    """Without one, all requests."""
+    return 100.0 if percent is None else percent.value

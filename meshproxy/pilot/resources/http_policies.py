@@ -1,0 +1,104 @@
+"""Filters that rules of ours ask for: local rate limits, and filters in Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 import LocalRateLimit
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+from envoy.type.v3.percent_pb2 import FractionalPercent
+
+from meshproxy.api.http_filter_pb2 import Python
+from meshproxy.pilot.documents.common import covers
+from meshproxy.pilot.resources.messages import duration_of, pack, uint32
+
+if TYPE_CHECKING:
+    from meshproxy.pilot.documents.document import Document
+    from meshproxy.pilot.documents.meshproxy_api import LocalRateLimit as LimitRule
+    from meshproxy.pilot.documents.meshproxy_api import PythonFilter
+
+INBOUND: Final = "INBOUND"
+OUTBOUND: Final = "OUTBOUND"
+
+_PREFIX: Final = "http_local_rate_limiter"
+_TOO_MANY: Final = 429
+_ALWAYS: Final = FractionalPercent(numerator=100)
+
+
+def inbound_limits(limits: Iterable[Document], port: int) -> list[HttpFilter]:
+    """One filter for each limit: the requests of a port share its tokens."""
+    return [
+        HttpFilter(name=_name(limit), typed_config=pack(_limit(limit.spec)))
+        for limit in limits
+        if limit.spec.direction == INBOUND and limit.spec.port in (None, port)
+    ]
+
+
+def outbound_limits(limits: Iterable[Document], port: int) -> list[HttpFilter]:
+    """Filters that do nothing but where a virtual host says how much (see `limit_host`)."""
+    idle = pack(LocalRateLimit(stat_prefix=_PREFIX))
+    return [
+        HttpFilter(name=_name(limit), typed_config=idle)
+        for limit in limits
+        if limit.spec.direction == OUTBOUND and limit.spec.port in (None, port)
+    ]
+
+
+def limit_host(message: VirtualHost, limits: Iterable[Document], hostname: str, port: int) -> None:
+    """Every service that an outbound limit is for has tokens of its own."""
+    for limit in limits:
+        rule = limit.spec
+        if rule.direction != OUTBOUND or rule.port not in (None, port):
+            continue
+        if not rule.hosts or any(covers(host, hostname) for host in rule.hosts):
+            message.typed_per_filter_config[_name(limit)].CopyFrom(pack(_limit(rule)))
+
+
+def python_filters(filters: Iterable[Document], direction: str) -> list[HttpFilter]:
+    """In the order that they say, then by name."""
+    wanted = [one for one in filters if one.spec.direction in (direction, "BOTH")]
+    wanted.sort(key=lambda one: (one.spec.order, one.identity))
+    return [HttpFilter(name=_name(one), typed_config=pack(_python(one.spec))) for one in wanted]
+
+
+def _name(document: Document) -> str:
+    identity = document.identity
+    return f"meshproxy.io/{identity.kind}/{identity.namespace}/{identity.name}"
+
+
+def _limit(rule: LimitRule) -> LocalRateLimit:
+    message = LocalRateLimit(stat_prefix=_PREFIX)
+    message.token_bucket.max_tokens = rule.token_bucket.max_tokens
+    message.token_bucket.tokens_per_fill.CopyFrom(uint32(rule.token_bucket.tokens_per_fill))
+    message.token_bucket.fill_interval.CopyFrom(duration_of(rule.token_bucket.fill_interval))
+    message.filter_enabled.default_value.CopyFrom(_ALWAYS)
+    message.filter_enforced.default_value.CopyFrom(_ALWAYS)
+    if rule.status != _TOO_MANY:
+        message.status.code = rule.status
+    message.local_rate_limit_per_downstream_connection = rule.per_connection
+    for name, value in rule.response_headers:
+        header = HeaderValueOption(header=HeaderValue(key=name, value=value))
+        header.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+        message.response_headers_to_add.append(header)
+    return message
+
+
+def _python(rule: PythonFilter) -> Python:
+    message = Python(fail_open=rule.fail_open)
+    if rule.file:
+        message.file = rule.file
+    elif rule.module:
+        message.module = rule.module
+    else:
+        message.entry_point = rule.entry_point
+    setattr(message, "class", rule.class_)
+    message.config.update(json.loads(rule.config))
+    if rule.hook_timeout is not None:
+        message.hook_timeout.CopyFrom(duration_of(rule.hook_timeout))
+    if rule.slow_hook is not None:
+        message.slow_hook.CopyFrom(duration_of(rule.slow_hook))
+    return message

@@ -1,0 +1,232 @@
+"""Listeners for outbound traffic: those behind iptables, and those on loopback ports for machines without."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from envoy.config.core.v3.address_pb2 import CidrRange
+from envoy.config.core.v3.base_pb2 import OUTBOUND
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain, ListenerFilter
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.listener.http_inspector.v3.http_inspector_pb2 import HttpInspector
+from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
+from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
+
+from meshproxy.pilot.documents.common import HTTP_PROTOCOLS, TLS_PROTOCOLS
+from meshproxy.pilot.resources import http_policies, names
+from meshproxy.pilot.resources.http_manager import manager, manager_filter
+from meshproxy.pilot.resources.messages import address, boolean, duration, pack, uint32
+from meshproxy.pilot.resources.tcp import tcp_proxy
+from meshproxy.pilot.resources.tcp_routes import TcpTarget, tcp_targets, tls_targets
+
+if TYPE_CHECKING:
+    from envoy.config.listener.v3.listener_components_pb2 import Filter
+
+    from meshproxy.pilot.mesh.services import Service, ServicePort
+    from meshproxy.pilot.resources.view import View
+
+OUTBOUND_PORT: Final = 15001
+ANY_ADDRESS: Final = "0.0.0.0"
+LOOPBACK: Final = "127.0.0.1"
+PLAIN_HTTP: Final = ("http/1.1", "h2c")  # what http_inspector calls it
+
+TLS_INSPECTOR: Final = ListenerFilter(name="envoy.filters.listener.tls_inspector", typed_config=pack(TlsInspector()))
+HTTP_INSPECTOR: Final = ListenerFilter(name="envoy.filters.listener.http_inspector", typed_config=pack(HttpInspector()))
+ORIGINAL_DST: Final = ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=pack(OriginalDst()))
+
+Owned = tuple["Service", "ServicePort"]
+
+
+def outbound_listeners(view: View) -> list[Listener]:
+    """All of them, each under its own name."""
+    if view.scope.intercepted:
+        return [virtual_outbound(view), *_behind_interception(view)]
+    return _on_loopback(view)
+
+
+def virtual_outbound(view: View) -> Listener:
+    """What iptables sends to port 15001: handed to the listener of its destination, or passed on."""
+    message = Listener(name=names.VIRTUAL_OUTBOUND, address=address(ANY_ADDRESS, OUTBOUND_PORT))
+    message.traffic_direction = OUTBOUND
+    message.use_original_dst.CopyFrom(boolean(True))
+    loop = message.filter_chains.add(name="virtualOutbound-blackhole")
+    loop.filter_chain_match.destination_port.CopyFrom(uint32(OUTBOUND_PORT))
+    loop.filters.append(tcp_proxy(names.BLACK_HOLE, [(names.BLACK_HOLE, 1)]))
+    rest = message.filter_chains.add(name="virtualOutbound-catchall-tcp")
+    rest.filters.append(_rest(view))
+    return message
+
+
+def _rest(view: View) -> Filter:
+    cluster = names.PASSTHROUGH if view.allow_any else names.BLACK_HOLE
+    return tcp_proxy(cluster, [(cluster, 1)])
+
+
+def _behind_interception(view: View) -> list[Listener]:
+    """`<address>_<port>` for services with addresses that are not HTTP, `0.0.0.0_<port>` for all others."""
+    found: list[Listener] = []
+    for number, owned in view.ports.items():
+        shared = [one for one in owned if _is_http(one) or not _addresses(one[0])]
+        for one in owned:
+            if not _is_http(one):
+                found += [_of_address(view, one, each) for each in _addresses(one[0])]
+        if shared:
+            found.append(_of_port(view, number, shared))
+    return _first_of_each_name(found)
+
+
+def _first_of_each_name(listeners: Iterable[Listener]) -> list[Listener]:
+    """Where two services claim one address and port, the first has it."""
+    found: dict[str, Listener] = {}
+    for listener in listeners:
+        found.setdefault(listener.name, listener)
+    return list(found.values())
+
+
+def _of_address(view: View, owned: Owned, where: str) -> Listener:
+    """Of a service that is not HTTP: everything to its address is for it. An address may be a whole network."""
+    service, port = owned
+    host, _, length = where.partition("/")
+    message = _unbound(f"{where.replace('/', '_')}_{port.number}", ANY_ADDRESS if length else host, port.number)
+    if _is_tls(owned):
+        message.listener_filters.append(TLS_INSPECTOR)
+        message.filter_chains.extend(_tls_chains(view, [owned]))
+    else:
+        message.filter_chains.extend(_chain(target) for target in tcp_targets(view, service, port))
+    if length:
+        for chain in message.filter_chains:
+            if not chain.filter_chain_match.prefix_ranges:
+                chain.filter_chain_match.prefix_ranges.append(_network(where))
+    if length or _is_tls(owned):
+        message.default_filter_chain.CopyFrom(_default_chain(view))
+    return message
+
+
+def _of_port(view: View, number: int, owned: Sequence[Owned]) -> Listener:
+    """HTTP by its host, TLS by its server name; of other TCP, the first service without an address has the rest."""
+    message = _unbound(f"{ANY_ADDRESS}_{number}", ANY_ADDRESS, number)
+    http = [one for one in owned if _is_http(one)]
+    tls = _tls_chains(view, [one for one in owned if _is_tls(one)])
+    tcp = [one for one in owned if not _is_http(one) and not _is_tls(one)]
+    message.listener_filters.append(TLS_INSPECTOR)
+    message.filter_chains.extend(tls)
+    if http:
+        message.listener_filters.append(HTTP_INSPECTOR)
+        chain = message.filter_chains.add(name=f"{ANY_ADDRESS}_{number}")
+        chain.filter_chain_match.transport_protocol = "raw_buffer"
+        chain.filter_chain_match.application_protocols.extend(PLAIN_HTTP)
+        chain.filters.append(http_filter(view, number, f"outbound_{ANY_ADDRESS}_{number}"))
+    message.default_filter_chain.CopyFrom(_default_chain(view))
+    if tcp:
+        *narrow, rest = tcp_targets(view, *tcp[0])
+        message.filter_chains.extend(_chain(target) for target in narrow)
+        message.default_filter_chain.CopyFrom(_chain(rest))
+    message.continue_on_listener_filters_timeout = True
+    message.listener_filters_timeout.CopyFrom(duration(5_000))
+    return message
+
+
+def _unbound(name: str, host: str, number: int) -> Listener:
+    message = Listener(name=name, address=address(host, number), traffic_direction=OUTBOUND)
+    message.bind_to_port.CopyFrom(boolean(False))
+    return message
+
+
+def _default_chain(view: View) -> FilterChain:
+    return FilterChain(name="PassthroughFilterChain", filters=[_rest(view)])
+
+
+def _on_loopback(view: View) -> list[Listener]:
+    """One for each port with HTTP or TLS services, and one for each service that the node gives a port of its own.
+
+    `meshproxy.io/ports` of the node may move a port (`"80": 15080`), and has to name the port of a TCP service
+    (`"mongo.default.svc.cluster.local:27017": 27017`): behind a loopback port nothing tells such services apart.
+    """
+    local = dict(view.scope.ports)
+    found: list[Listener] = []
+    for number, owned in view.ports.items():
+        place = int(local.get(str(number), number))
+        http = [one for one in owned if _is_http(one)]
+        tls = _tls_chains(view, [one for one in owned if _is_tls(one)])
+        if http or tls:
+            found.append(_loopback_port(view, place, number, http, tls))
+        for one in owned:
+            own = local.get(f"{one[0].hostname}:{number}")
+            if own is not None:
+                found.append(_loopback_service(view, int(own), one))
+    return _first_of_each_name(found)
+
+
+def _loopback_port(view: View, place: int, number: int, http: Sequence[Owned], tls: list[FilterChain]) -> Listener:
+    message = Listener(name=f"{LOOPBACK}_{place}", address=address(LOOPBACK, place), traffic_direction=OUTBOUND)
+    if http:
+        chain = message.filter_chains.add(name=message.name)
+        chain.filters.append(http_filter(view, number, f"outbound_{message.name}"))
+        if tls:
+            chain.filter_chain_match.transport_protocol = "raw_buffer"
+    if tls:
+        message.listener_filters.append(TLS_INSPECTOR)
+        message.filter_chains.extend(tls)
+    return message
+
+
+def _loopback_service(view: View, place: int, owned: Owned) -> Listener:
+    """Everything on that port is for one service; HTTP still goes by its routes, which its host has to match."""
+    service, port = owned
+    message = Listener(name=f"{LOOPBACK}_{place}", address=address(LOOPBACK, place), traffic_direction=OUTBOUND)
+    if _is_http(owned):
+        chain = message.filter_chains.add(name=message.name)
+        chain.filters.append(http_filter(view, port.number, f"outbound_{message.name}"))
+    else:
+        message.filter_chains.append(_chain(tcp_targets(view, service, port)[-1]))
+    return message
+
+
+def http_filter(view: View, port: int, stat_prefix: str) -> Filter:
+    """The connection manager of outbound requests: its routes come under the port's number."""
+    filters = http_policies.python_filters(view.python_filters, http_policies.OUTBOUND)
+    filters += http_policies.outbound_limits(view.limits, port)
+    return manager_filter(manager(stat_prefix, str(port), filters))
+
+
+def _tls_chains(view: View, owned: Sequence[Owned]) -> list[FilterChain]:
+    """By server name: rules for TLS first, else each service by its host."""
+    chains: list[FilterChain] = []
+    taken: set[str] = set()
+    for target in tls_targets(view, owned):
+        hosts = [host for host in target.server_names if host not in taken]
+        if hosts:
+            taken.update(() if target.subnets else hosts)
+            chain = _chain(target)
+            chain.filter_chain_match.transport_protocol = "tls"
+            chain.filter_chain_match.server_names.extend(hosts)
+            chains.append(chain)
+    return chains
+
+
+def _chain(target: TcpTarget) -> FilterChain:
+    proxy = tcp_proxy(target.name, target.clusters, source_hash=target.source_hash, idle_timeout=target.idle_timeout)
+    chain = FilterChain(name=target.name, filters=[proxy])
+    if target.subnets:
+        chain.filter_chain_match.prefix_ranges.extend(_network(subnet) for subnet in target.subnets)
+    return chain
+
+
+def _network(text: str) -> CidrRange:
+    """An address alone is a network of one."""
+    network = ipaddress.ip_network(text, strict=False)
+    return CidrRange(address_prefix=str(network.network_address), prefix_len=uint32(network.prefixlen))
+
+
+def _is_http(owned: Owned) -> bool:
+    return owned[1].protocol in HTTP_PROTOCOLS
+
+
+def _is_tls(owned: Owned) -> bool:
+    return owned[1].protocol in TLS_PROTOCOLS
+
+
+def _addresses(service: Service) -> list[str]:
+    return list(service.addresses)

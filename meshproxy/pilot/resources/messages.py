@@ -1,0 +1,64 @@
+"""Small messages that many resources are made of."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from envoy.config.core.v3.address_pb2 import Address, SocketAddress
+from envoy.config.core.v3.base_pb2 import TransportSocket
+from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ConfigSource
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.wrappers_pb2 import BoolValue, DoubleValue, UInt32Value
+
+RESOURCE_API_V3 = 2  # envoy.config.core.v3.ApiVersion.V3
+
+
+def pack(message: Any) -> AnyMessage:
+    """In an Any, the same bytes for the same message."""
+    packed = AnyMessage()
+    packed.Pack(message, deterministic=True)
+    return packed
+
+
+def extension(name: str, message: Any) -> TypedExtensionConfig:
+    return TypedExtensionConfig(name=name, typed_config=pack(message))
+
+
+def transport_socket(name: str, message: Any) -> TransportSocket:
+    return TransportSocket(name=name, typed_config=pack(message))
+
+
+def duration(milliseconds: float) -> Duration:
+    microseconds = round(milliseconds * 1000)
+    return Duration(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
+
+
+def duration_of(time: timedelta) -> Duration:
+    return Duration(seconds=time.days * 86_400 + time.seconds, nanos=time.microseconds * 1000)
+
+
+def uint32(value: int) -> UInt32Value:
+    return UInt32Value(value=value)
+
+
+def boolean(value: bool) -> BoolValue:
+    return BoolValue(value=value)
+
+
+def double(value: float) -> DoubleValue:
+    return DoubleValue(value=value)
+
+
+def address(host: str, port: int) -> Address:
+    """An IP address, or a name where the cluster resolves names."""
+    return Address(socket_address=SocketAddress(address=host, port_value=port))
+
+
+def ads() -> ConfigSource:
+    """From the stream that the resource itself came on; whoever needs it waits for as long as it takes."""
+    return ConfigSource(
+        ads=AggregatedConfigSource(), resource_api_version=RESOURCE_API_V3, initial_fetch_timeout=Duration()
+    )

@@ -1,0 +1,138 @@
+"""TLS to a cluster's hosts: a traffic policy's `tls`, and what endpoints of the mesh say that they take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.proxy_protocol_pb2 import ProxyProtocolConfig
+from envoy.extensions.transport_sockets.proxy_protocol.v3.upstream_proxy_protocol_pb2 import (
+    ProxyProtocolUpstreamTransport,
+)
+from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
+
+from meshproxy.pilot.resources.messages import ads, transport_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from envoy.config.core.v3.base_pb2 import TransportSocket
+
+    from meshproxy.pilot.documents.destination_rule import ClientTLSSettings, TrafficPolicy
+
+TLS: Final = "envoy.transport_sockets.tls"
+RAW: Final = "envoy.transport_sockets.raw_buffer"
+PROXY_PROTOCOL: Final = "envoy.transport_sockets.upstream_proxy_protocol"
+
+# Who a proxy is, and whom it believes: the names under which an agent, or the authority, gives them.
+IDENTITY: Final = "default"
+ROOTS: Final = "ROOTCA"
+
+_SAN_TYPES: Final = (SubjectAltNameMatcher.DNS, SubjectAltNameMatcher.URI, SubjectAltNameMatcher.IP_ADDRESS)
+
+
+def set_transport_socket(
+    cluster: Cluster, policy: TrafficPolicy, *, sni: str, http2: bool, mesh_endpoints: bool, sans: Iterable[str]
+) -> None:
+    """`mesh_endpoints`: some say that they take the mesh's own TLS: they get it, others do not. `sans` is who a service
+    may prove to be, where no rule says so."""
+    tls = policy.tls
+    if tls is not None and tls.mode != "DISABLE":
+        cluster.transport_socket.CopyFrom(_socket(tls, sni, http2=http2, sans=sans))
+    elif tls is None and mesh_endpoints:
+        _set_matches(cluster, sni, http2=http2, sans=sans)
+    if policy.proxy_protocol is not None:
+        _wrap(cluster, policy.proxy_protocol.version)
+
+
+def _socket(tls: ClientTLSSettings, sni: str, *, http2: bool, sans: Iterable[str]) -> TransportSocket:
+    if tls.mode == "ISTIO_MUTUAL":
+        return transport_socket(TLS, mesh_context(tls.sni or sni, http2=http2, sans=tls.subject_alt_names or sans))
+    context = UpstreamTlsContext(sni=tls.sni or "")
+    common = context.common_tls_context
+    if http2:
+        common.alpn_protocols.append("h2")
+    if tls.mode == "MUTUAL":
+        _set_certificate(common, tls)
+    if not tls.insecure_skip_verify:
+        _set_validation(common, tls)
+    return transport_socket(TLS, context)
+
+
+def _set_certificate(common: CommonTlsContext, tls: ClientTLSSettings) -> None:
+    if tls.credential_name:
+        common.tls_certificate_sds_secret_configs.append(secret(credential(tls.credential_name)))
+        return
+    certificate = common.tls_certificates.add()
+    certificate.certificate_chain.filename = tls.client_certificate
+    certificate.private_key.filename = tls.private_key
+
+
+def _set_validation(common: CommonTlsContext, tls: ClientTLSSettings) -> None:
+    """Without any authorities of its own, those of the system."""
+    if tls.credential_name:
+        combined = common.combined_validation_context
+        validation = combined.default_validation_context
+        validation.SetInParent()
+        combined.validation_context_sds_secret_config.CopyFrom(secret(credential(tls.credential_name) + "-cacert"))
+    else:
+        validation = common.validation_context
+        if tls.ca_certificates:
+            validation.trusted_ca.filename = tls.ca_certificates
+        else:
+            validation.system_root_certs.SetInParent()
+        if tls.ca_crl:
+            validation.crl.filename = tls.ca_crl
+    validation.match_typed_subject_alt_names.extend(san_matchers(tls.subject_alt_names))
+
+
+def mesh_context(sni: str, *, http2: bool, sans: Iterable[str]) -> UpstreamTlsContext:
+    """Both sides prove who they are by the mesh's certificates."""
+    context = UpstreamTlsContext(sni=sni)
+    common = context.common_tls_context
+    common.alpn_protocols.extend(["istio", "h2"] if http2 else ["istio"])
+    common.tls_certificate_sds_secret_configs.append(secret(IDENTITY))
+    combined = common.combined_validation_context
+    combined.validation_context_sds_secret_config.CopyFrom(secret(ROOTS))
+    combined.default_validation_context.match_typed_subject_alt_names.extend(san_matchers(sans))
+    return context
+
+
+def secret(name: str) -> SdsSecretConfig:
+    return SdsSecretConfig(name=name, sds_config=ads())
+
+
+def credential(name: str) -> str:
+    """The secret's name for a `credentialName`, as Istio has it."""
+    return name if "://" in name else f"kubernetes://{name}"
+
+
+def san_matchers(names: Iterable[str]) -> list[SubjectAltNameMatcher]:
+    """A name of any kind that a certificate may have."""
+    return [
+        SubjectAltNameMatcher(san_type=kind, matcher=StringMatcher(exact=name)) for name in names for kind in _SAN_TYPES
+    ]
+
+
+def _set_matches(cluster: Cluster, sni: str, *, http2: bool, sans: Iterable[str]) -> None:
+    encrypted = cluster.transport_socket_matches.add(name="tlsMode-istio")
+    encrypted.match["tlsMode"] = "istio"
+    encrypted.transport_socket.CopyFrom(transport_socket(TLS, mesh_context(sni, http2=http2, sans=sans)))
+    plain = cluster.transport_socket_matches.add(name="tlsMode-disabled")
+    plain.match.SetInParent()
+    plain.transport_socket.CopyFrom(transport_socket(RAW, RawBuffer()))
+
+
+def _wrap(cluster: Cluster, version: str) -> None:
+    """A PROXY protocol header goes before whatever else there is."""
+    config = ProxyProtocolConfig(version=ProxyProtocolConfig.Version.Value(version))
+    sockets = [match.transport_socket for match in cluster.transport_socket_matches] or [cluster.transport_socket]
+    for socket in sockets:
+        if not socket.name:
+            socket.CopyFrom(transport_socket(RAW, RawBuffer()))
+        wrapped = ProxyProtocolUpstreamTransport(config=config, transport_socket=socket)
+        socket.CopyFrom(transport_socket(PROXY_PROTOCOL, wrapped))

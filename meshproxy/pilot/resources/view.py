@@ -1,0 +1,137 @@
+"""A mesh as the proxies of one scope see it: the services in their sight, and the rules that are for them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from meshproxy.pilot import proxy as proxies
+from meshproxy.pilot.documents.common import covers
+from meshproxy.pilot.mesh.destination_rules import traffic_policy
+from meshproxy.pilot.mesh.model import sees
+from meshproxy.pilot.resources import names
+from meshproxy.pilot.resources.locality import Origin
+
+if TYPE_CHECKING:
+    from meshproxy.pilot.documents.destination_rule import TrafficPolicy
+    from meshproxy.pilot.documents.document import Document
+    from meshproxy.pilot.documents.virtual_service import Destination
+    from meshproxy.pilot.mesh.destination_rules import MergedRule
+    from meshproxy.pilot.mesh.model import Mesh
+    from meshproxy.pilot.mesh.services import Endpoint, Service, ServicePort
+
+ALLOW_ANY: Final = "ALLOW_ANY"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundScope:
+    """What the resources for outbound traffic depend on, besides the mesh. `labels` are those that rules ask for."""
+
+    mode: str
+    namespace: str
+    domain: str
+    labels: tuple[tuple[str, str], ...] = ()
+    locality: str = ""  # region/zone/sub-zone; empty where no rule cares
+    ours: bool = False  # whether the proxy is meshproxy, which takes filters in Python
+    ports: tuple[tuple[str, str], ...] = ()  # with explicit listeners: the local port by `<port>` or `<host>:<port>`
+
+    @property
+    def intercepted(self) -> bool:
+        return self.mode == proxies.SIDECAR
+
+
+class View:
+    """Made for one mesh and one scope; what it finds out it keeps."""
+
+    def __init__(self, mesh: Mesh, scope: OutboundScope) -> None:
+        self.mesh = mesh
+        self.scope = scope
+        self._labels = dict(scope.labels)
+        self.sidecar: Document | None = mesh.sidecar(scope.namespace, self._labels)
+        self.services: dict[str, Service] = {service.hostname: service for service in self._in_sight()}
+        self._rules: dict[str, MergedRule | None] = {}
+        self._policies: dict[tuple[str, str, int], TrafficPolicy] = {}
+
+    def _in_sight(self) -> list[Service]:
+        """Those that are exported to the namespace, and that its Sidecar names."""
+        visible = self.mesh.services.visible(self.scope.namespace).values()
+        return [service for service in visible if sees(self.sidecar, service.namespace, service.hostname)]
+
+    @functools.cached_property
+    def allow_any(self) -> bool:
+        """Whether what is no service is let through to where it was going: only interception knows where that is."""
+        policy = self.sidecar.spec.outbound_traffic_policy if self.sidecar is not None else None
+        mode = policy.mode if policy is not None else self.mesh.config.outbound
+        return self.scope.intercepted and mode == ALLOW_ANY
+
+    @functools.cached_property
+    def ports(self) -> dict[int, list[tuple[Service, ServicePort]]]:
+        """Services by the numbers of their ports."""
+        found: dict[int, list[tuple[Service, ServicePort]]] = {}
+        for service in self.services.values():
+            for port in service.ports:
+                found.setdefault(port.number, []).append((service, port))
+        return dict(sorted(found.items()))
+
+    @functools.cached_property
+    def limits(self) -> Sequence[Document]:
+        return self.mesh.policies("LocalRateLimit", self.scope.namespace, self._labels)
+
+    @functools.cached_property
+    def python_filters(self) -> Sequence[Document]:
+        return self.mesh.policies("PythonFilter", self.scope.namespace, self._labels) if self.scope.ours else ()
+
+    @functools.cached_property
+    def virtual_services(self) -> VirtualServices:
+        return VirtualServices(self.mesh.virtual_services.visible(self.scope.namespace))
+
+    def rule(self, service: Service) -> MergedRule | None:
+        """The DestinationRule for it."""
+        name = service.hostname
+        if name not in self._rules:
+            self._rules[name] = self.mesh.destination_rule(service, self.scope.namespace, self._labels)
+        return self._rules[name]
+
+    def policy(self, service: Service, subset: str, port: int) -> TrafficPolicy:
+        """What its DestinationRule says for the subset and the port, laid over each other."""
+        key = (service.hostname, subset, port)
+        if key not in self._policies:
+            self._policies[key] = traffic_policy(self.rule(service), subset, port)
+        return self._policies[key]
+
+    def endpoints(self, service: Service, port: int) -> tuple[Endpoint, ...]:
+        return self.mesh.endpoints(service.key).get(port, ())
+
+    @functools.cached_property
+    def origin(self) -> Origin:
+        return Origin(self.scope.locality, self.scope.labels)
+
+    def port_of(self, destination: Destination, default: int) -> int:
+        """The port that a rule names, else the only one of the service, else that on which the request came."""
+        if destination.port is not None:
+            return destination.port.number
+        service = self.services.get(destination.host)
+        return service.ports[0].number if service is not None and len(service.ports) == 1 else default
+
+    def cluster_of(self, destination: Destination, default_port: int) -> str:
+        return names.outbound_cluster(destination.host, self.port_of(destination, default_port), destination.subset)
+
+
+class VirtualServices:
+    """Found by host: an exact name wins over wildcards, a longer wildcard over a shorter one; the oldest of equals."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self.exact: dict[str, Document] = {}
+        wildcards: dict[str, Document] = {}
+        for document in documents:
+            for host in document.spec.hosts:
+                (wildcards if host.startswith("*") else self.exact).setdefault(host, document)
+        self.wildcards = sorted(wildcards.items(), key=lambda item: -len(item[0]))
+
+    def of(self, hostname: str) -> Document | None:
+        found = self.exact.get(hostname)
+        if found is None and self.wildcards:
+            found = next((document for host, document in self.wildcards if covers(host, hostname)), None)
+        return found

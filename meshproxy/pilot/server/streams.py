@@ -1,0 +1,252 @@
+"""The xDS streams of all clients: what the protocol says goes out, in the order in which clients can take it.
+
+A client that is idle costs one task, which waits for its next request. What it is to be sent is written by another,
+which ends when there is nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from google.protobuf.message import DecodeError
+
+from meshproxy.pilot.server.kinds import short_name
+from meshproxy.pilot.server.metrics import Metrics
+from meshproxy.pilot.server.protocol import DeltaStream, Rejection, RequestError, StateOfTheWorldStream
+from meshproxy.pilot.server.responses import Response
+from meshproxy.pilot.server.snapshots import Snapshots
+from meshproxy.pilot.server.throttle import Throttle
+from meshproxy.pilot.server.view import View
+from meshproxy.pilot.snapshot import Proxy
+
+Identify = Callable[[Node, tuple[str, ...]], Proxy]
+
+# How long a client may take to answer a response, or to say who it is.
+DEADLINE_S: Final = 30.0
+_WATCH_INTERVAL_S: Final = 1.0
+# Responses from this size on are under way for a while, and wait for each other.
+_LARGE_BYTES: Final = 64 * 1024
+_MAX_CLIENT_ERRORS: Final = 20
+_log: Final = logging.getLogger("meshproxy.pilot")
+
+
+class ClientStream:
+    """One stream of a client. Until its first request it is nobody's."""
+
+    def __init__(self, streams: Streams, context: Any, number: int, type_url: str, *, delta: bool) -> None:
+        self.number = number
+        self.node: Node | None = None
+        self.proxy = Proxy("")
+        self.address: str = context.peer()
+        self.began_at = time.time()
+        self.protocol = "delta" if delta else "sotw"
+        self.stream = DeltaStream(type_url) if delta else StateOfTheWorldStream(type_url)
+        self.requests = 0
+        self.bytes_sent = 0
+        self._request: Any = DeltaDiscoveryRequest if delta else DiscoveryRequest
+        self._streams = streams
+        self._context = context
+        self._began = time.monotonic()
+        self._writing: asyncio.Task[None] | None = None
+        self._queued = False
+        self._ended = False
+        self._due: View | None = None  # a change that the client has not taken yet
+        self._ending: asyncio.Task[None] | None = None
+
+    async def serve(self) -> None:
+        """Until the client goes, or is told to."""
+        try:
+            while (data := await self._context.read()) is not grpc.aio.EOF:
+                await self._take(data)
+        finally:
+            self._ended = True
+            if self._writing is not None:
+                self._writing.cancel()
+
+    async def _take(self, data: bytes) -> None:
+        self.requests += 1
+        try:
+            request = self._request.FromString(data)
+            if self.node is None:
+                self._introduce(request)
+            rejection = self.stream.receive(request, time.monotonic())
+        except (RequestError, ValueError, DecodeError) as error:
+            self._streams.on_refused(self, str(error))
+            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        else:
+            if rejection is not None:
+                self._streams.on_rejection(self, rejection)
+            self.poke()
+
+    def _introduce(self, request: Any) -> None:
+        if not request.node.id:
+            raise RequestError("the first request of a stream must say who asks: node.id is required")
+        # A copy of its own: the request, which may name a thousand resources, is not kept.
+        node = Node.FromString(request.node.SerializeToString())
+        self.proxy = self._streams.identify(node, _identities(self._context))
+        self.node = node
+        self._streams.snapshots.join(self)
+
+    def show(self, view: View) -> None:
+        """There is a newer snapshot."""
+        if self.stream.view is not None:
+            self._due = view
+        self.stream.set_view(view)
+        self.poke()
+
+    def poke(self) -> None:
+        """Send what can be sent now."""
+        if self._writing is not None or self._ended:
+            return
+        response = self.stream.next(time.monotonic())
+        if response is not None:
+            self._writing = asyncio.ensure_future(self._write(response))
+        elif self._due is not None and self.stream.settled:
+            self._streams.metrics.push.observe(time.monotonic() - self._due.changed_at)
+            self._due = None
+
+    async def _write(self, response: Response | None) -> None:
+        try:
+            while response is not None:
+                size = len(response.body)
+                if size >= _LARGE_BYTES:
+                    await self._write_large(response)
+                else:
+                    await self._context.write(bytes(response))
+                self.bytes_sent += size
+                self._streams.on_sent(size)
+                response = self.stream.next(time.monotonic())
+        except grpc.aio.BaseError as error:
+            _log.debug("%s is gone while it is written to: %s", self.name, error)
+        finally:
+            self._writing = None
+
+    async def _write_large(self, response: Response) -> None:
+        self._queued = True
+        hold = await self._streams.throttle.take(len(response.body))
+        self._queued = False
+        try:
+            self.stream.leaves(response, time.monotonic())
+            await self._context.write(bytes(response))
+        finally:
+            hold.release()
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        return self.proxy.id or self.address
+
+    def overdue_s(self, now: float) -> float:
+        """For how long the client owes an answer, or its first request."""
+        if self.node is None:
+            return now - self._began
+        sent_at = None if self._queued else self.stream.oldest_sent_at()
+        return 0.0 if sent_at is None else now - sent_at
+
+    def end(self, code: grpc.StatusCode, details: str) -> None:
+        """Tell the client to go. A second call does nothing."""
+        if self._ending is None and not self._ended:
+            self._ending = asyncio.ensure_future(self._abort(code, details))
+
+    async def _abort(self, code: grpc.StatusCode, details: str) -> None:
+        try:
+            await self._context.abort(code, details)
+        except grpc.aio.BaseError as error:
+            _log.debug("%s was told to go: %s", self.name, error)
+
+
+class Streams:
+    """All clients. `identify` makes a proxy of a node and of what its certificate proves; it may raise ValueError."""
+
+    def __init__(
+        self, snapshots: Snapshots, identify: Identify, metrics: Metrics, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self.snapshots = snapshots
+        self.identify = identify
+        self.metrics = metrics
+        self.throttle = Throttle()
+        self.clients: dict[ClientStream, None] = {}
+        self.rejections: dict[int, tuple[str, Rejection]] = {}  # the last ones, with the client
+        self._rejection_numbers = itertools.count()
+        self._stream_numbers = itertools.count(1)
+        self._deadline_s = deadline_s
+        self._watch: asyncio.Task[None] | None = None
+        self._going = False
+
+    def start(self) -> None:
+        """Begin to watch for slow clients."""
+        self._watch = asyncio.ensure_future(self._watch_deadlines())
+
+    async def close(self) -> None:
+        """Watch no longer."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+
+    async def serve(self, context: Any, type_url: str, *, delta: bool) -> None:
+        """One stream, from its first request to its end."""
+        client = ClientStream(self, context, next(self._stream_numbers), type_url, delta=delta)
+        self.clients[client] = None
+        self.metrics.clients.labels(client.protocol).inc()
+        try:
+            await client.serve()
+        finally:
+            del self.clients[client]
+            self.metrics.clients.labels(client.protocol).dec()
+            self.snapshots.leave(client)
+
+    async def send_away(self, seconds: float) -> None:
+        """End all streams, each at a moment of its own within so many seconds: who serves them next is not flooded."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        clients = list(self.clients)
+        random.shuffle(clients)
+        for left, client in zip(range(len(clients), 0, -1), clients, strict=True):
+            pause = (until - loop.time()) / left
+            if pause > 0.0:
+                await asyncio.sleep(random.uniform(0.0, 2.0 * pause))
+            client.end(grpc.StatusCode.UNAVAILABLE, "this pilot ends: ask another")
+
+    # -- what streams tell
+
+    def on_sent(self, size: int) -> None:
+        self.metrics.bytes.inc(size)
+
+    def on_refused(self, client: ClientStream, reason: str) -> None:
+        self.metrics.refused.inc()
+        _log.warning("%s is refused: %s", client.name, reason)
+
+    def on_rejection(self, client: ClientStream, rejection: Rejection) -> None:
+        kind = short_name(rejection.type_url)
+        self.metrics.rejections.labels(kind).inc()
+        self.rejections[next(self._rejection_numbers)] = (client.name, rejection)
+        if len(self.rejections) > _MAX_CLIENT_ERRORS * 10:
+            del self.rejections[next(iter(self.rejections))]
+        _log.warning("%s refuses %s %s: %s", client.name, kind, rejection.version, rejection.reason)
+
+    async def _watch_deadlines(self) -> None:
+        while True:
+            await asyncio.sleep(min(_WATCH_INTERVAL_S, self._deadline_s / 4))
+            now = time.monotonic()
+            for client in list(self.clients):
+                if client.overdue_s(now) > self._deadline_s:
+                    self.metrics.slow.inc()
+                    _log.warning("%s has not answered for %g s: it is sent away", client.name, self._deadline_s)
+                    client.end(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer for {self._deadline_s:g} s")
+                elif client.stream.waits:
+                    client.poke()
+
+
+def _identities(context: Any) -> tuple[str, ...]:
+    """What the client's certificate proves: its alternative names."""
+    names = context.auth_context().get("x509_subject_alternative_name", ())
+    return tuple(bytes(name).decode("utf-8", "replace") for name in names)

@@ -1,0 +1,337 @@
+"""The supervisor's side of control planes: what they say is checked, and handed to the workers.
+
+Every resource stands for itself: one that is refused leaves the others of its response alone, and its own last good
+version in force. Clusters come before what names them: listeners and routes wait a while for clusters that are warming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Generator
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+
+from meshproxy.config.config_source import source_key
+from meshproxy.config.context import Services
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.fields import NotYet, check_steps
+from meshproxy.config.subscription import (
+    CLUSTER_TYPE,
+    ENDPOINT_TYPE,
+    LISTENER_TYPE,
+    ROUTE_TYPE,
+    SubscriptionStats,
+)
+from meshproxy.config.validate import validate_steps
+from meshproxy.config.values import milliseconds_or
+from meshproxy.observe.snapshot import Snapshot
+from meshproxy.server.dynamic import DynamicResources, Refusal, TakenVersion
+from meshproxy.server.garbage import GARBAGE
+from meshproxy.server.handle import LocalWorker, WorkerGone, WorkerHandle
+from meshproxy.server.slices import in_slices
+from meshproxy.server.stats import drop_managers
+from meshproxy.server.subscriptions import Delivery, Interest, Key, count_update
+from meshproxy.server.worker import Worker
+from meshproxy.xds.resources import WILDCARD, Rejection, ResourceSink, ResourceUpdate
+
+if TYPE_CHECKING:
+    from meshproxy.server.supervisor import Supervisor
+    from meshproxy.xds.client import XdsClient
+
+_log: Final = logging.getLogger("meshproxy.xds")
+_FETCH_TIMEOUT_MS: Final = 15_000  # Envoy's default of `initial_fetch_timeout`
+_WARM_S: Final = 5.0  # so long listeners and routes wait for clusters, from when those came
+_LARGE_BYTES: Final = 64 * 1024  # from here on the collector is kept away
+
+# A resource that follows the rules: what came, what is handed on (without what cannot be done), and what that is.
+_Checked = tuple[ResourceUpdate, Any, list[NotYet]]
+
+
+class ControlPlane(ResourceSink):
+    """What the xDS client brings goes to the workers."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.resources = DynamicResources()
+        self._client: XdsClient | None = None  # None: nobody needs one yet
+        self._bootstrap: Any = None  # in force, while there is no client
+        self._own: Worker | None = None  # has the clusters that control planes are reached by, beside other workers
+        self._wanted: Counter[Key] = Counter()  # by how many workers
+        self._first: dict[str, asyncio.Event] = {}  # of CDS and LDS: set with the first answer
+        self._stats: dict[str, SubscriptionStats] = {}
+        self._clusters_at: float = 0.0  # when clusters came last
+
+    # -- start
+
+    async def begin(self, bootstrap: Any) -> None:
+        """Connect, as `bootstrap` has it: its static clusters are in force. Or later, when something is watched."""
+        self._bootstrap = bootstrap
+        if bootstrap.HasField("dynamic_resources") or self._wanted:
+            await self._connect(bootstrap)
+
+    async def _connect(self, bootstrap: Any) -> None:
+        from meshproxy.xds.client import XdsClient
+
+        self._bootstrap = None
+        dynamic = bootstrap.dynamic_resources
+        ads = dynamic.ads_config if dynamic.HasField("ads_config") else None
+        services = await self._services(bootstrap)
+        self._client = XdsClient(services, bootstrap.node, ads, self._supervisor.stats, self)
+        self._client.start()
+        for key in self._wanted:
+            self._client.subscribe(*key)
+
+    async def _services(self, bootstrap: Any) -> Services:
+        """One worker shares its clusters; several have them, and this process its own."""
+        (first, *_) = self._supervisor.workers
+        if isinstance(first, LocalWorker):
+            return first.worker.services
+        reduced = Bootstrap(node=bootstrap.node, layered_runtime=bootstrap.layered_runtime)
+        reduced.static_resources.clusters.extend(bootstrap.static_resources.clusters)
+        self._own = Worker(self._supervisor.dispatcher)
+        errors = ConfigErrors()
+        await self._own.prepare(reduced, {}, errors)
+        assert not errors, str(errors)  # the workers have built the same
+        await self._own.commit_clusters()
+        return self._own.services
+
+    async def first_clusters(self, bootstrap: Any) -> None:
+        """Ask for clusters, and wait for the first answer, or until the time for it is over."""
+        await self._first_answer(bootstrap.dynamic_resources, "cds_config", CLUSTER_TYPE, "cluster_manager.cds.")
+
+    async def first_listeners(self, bootstrap: Any) -> None:
+        """The same of listeners."""
+        await self._first_answer(bootstrap.dynamic_resources, "lds_config", LISTENER_TYPE, "listener_manager.lds.")
+
+    async def _first_answer(self, dynamic: Any, field: str, type_url: str, prefix: str) -> None:
+        if not dynamic.HasField(field) or self._client is None:
+            return
+        config = getattr(dynamic, field)
+        stats = self._stats[type_url] = self._supervisor.stats.acquire(prefix, SubscriptionStats)
+        stats.update_attempt += 1
+        event = self._first[type_url] = asyncio.Event()
+        self._client.subscribe(source_key(config), type_url, WILDCARD)
+        timeout_ms = milliseconds_or(config, "initial_fetch_timeout", _FETCH_TIMEOUT_MS)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000.0 or None):
+                await event.wait()
+        except TimeoutError:
+            stats.init_fetch_timeout += 1
+            _log.warning("%s: no answer came in %g s; going on without", field, timeout_ms / 1000.0)
+
+    def stats(self) -> Snapshot:
+        """Of the clusters that this process has beside those of its workers."""
+        snapshot = Snapshot() if self._own is None else self._own.stats.snapshot()
+        drop_managers(snapshot)
+        return snapshot
+
+    async def close(self) -> None:
+        """Leave the control planes."""
+        if self._client is not None:
+            await self._client.close()
+        if self._own is not None:
+            await self._own.close()
+
+    # -- who watches what
+
+    def on_interest(self, worker: WorkerHandle, changes: list[Interest]) -> None:
+        """A worker watches resources, or does no longer. What is known already it is told now."""
+        known: list[Key] = []
+        for source, type_url, name, wanted in changes:
+            key = (source, type_url, name)
+            if wanted:
+                self._want(key)
+                known.append(key)
+            else:
+                self._unwant(key)
+        if self._bootstrap is not None and self._wanted:
+            self._supervisor.dispatcher.spawn(self._connect(self._bootstrap), "control plane")
+            self._bootstrap = None
+        self._supervisor.dispatcher.spawn(self._tell_known(worker, known), "known resources")
+
+    def forget_worker(self, worker: WorkerHandle) -> None:
+        """It is gone, with all that it watched."""
+        for key in worker.interests:
+            self._unwant(key)
+        worker.interests = set()
+
+    def _want(self, key: Key) -> None:
+        self._wanted[key] += 1
+        if self._wanted[key] == 1 and self._client is not None:
+            self._client.subscribe(*key)
+
+    def _unwant(self, key: Key) -> None:
+        self._wanted[key] -= 1
+        if self._wanted[key] <= 0:
+            del self._wanted[key]
+            if self._client is not None:
+                self._client.unsubscribe(*key)
+            source, type_url, name = key
+            if type_url not in (CLUSTER_TYPE, LISTENER_TYPE):
+                self.resources.of(source, type_url).pop(name, None)
+
+    async def _tell_known(self, worker: WorkerHandle, keys: list[Key]) -> None:
+        for source, type_url, name in keys:
+            taken = self.resources.taken(source, type_url, name)
+            if taken is not None:
+                delivery = (name, taken.version, taken.checked)
+                try:
+                    await worker.call("deliver", source, type_url, [delivery], [], [], True)
+                except WorkerGone:
+                    return
+
+    # -- what the client brings
+
+    def on_attempt(self, source: bytes, type_url: str) -> None:
+        """A connection is tried."""
+
+    def on_failure(self, source: bytes, type_url: str, reason: str) -> None:
+        """It failed, or broke."""
+        stats = self._stats.get(type_url)
+        if stats is not None:
+            stats.update_failure += 1
+        elif type_url:
+            failed = self._supervisor.each("fetch_failed", source, type_url)
+            self._supervisor.dispatcher.spawn(failed, "fetch failed")
+
+    def on_rejected(self, source: bytes, type_url: str, rejections: list[Rejection], version: str) -> None:
+        """The client could not even read these."""
+        for rejection in rejections:
+            _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], rejection.name, rejection.reason)
+        if type_url in self._first:
+            self._first[type_url].set()
+
+    async def apply(
+        self, source: bytes, type_url: str, updates: list[ResourceUpdate], removed: list[str], version: str
+    ) -> list[Rejection]:
+        """Take these, each for itself. Returns those that are refused, with all that is wrong with them."""
+        large = sum(len(update.data) for update in updates) >= _LARGE_BYTES
+        if large:
+            GARBAGE.pause()
+        try:
+            reasons = await self._apply(source, type_url, updates, removed)
+        finally:
+            GARBAGE.settle(_LARGE_BYTES if large else 0)
+        if not reasons:
+            self.resources.versions[type_url] = version
+        stats = self._stats.get(type_url)
+        if stats is not None:
+            count_update(stats, version, bool(reasons))
+            stats.config_reload += 0 if reasons else 1
+        if type_url in self._first:
+            self._first[type_url].set()
+        return [Rejection(name, reason) for name, reason in reasons.items()]
+
+    async def _apply(
+        self, source: bytes, type_url: str, updates: list[ResourceUpdate], removed: list[str]
+    ) -> dict[str, str]:
+        """Why resources are refused, by name."""
+        records = self.resources.of(source, type_url)
+        reasons: dict[str, str] = {}
+        checked: list[_Checked] = []
+        for update in updates:
+            record = records.get(update.name)
+            if record is not None and record.is_taken(update):
+                continue
+            found = await self._check(type_url, update, reasons)
+            if found is not None:
+                checked.append(found)
+        await self._make_before_break(type_url)
+        deliveries = [(update.name, update.version, message) for update, message, _ in checked]
+        reasons.update(await self._hand_over(source, type_url, deliveries, removed, list(reasons)))
+        for update, message, not_yet in checked:
+            if update.name not in reasons:
+                self.resources.record(source, type_url, update.name).take(TakenVersion(update, message, not_yet))
+        for update in updates:
+            if update.name in reasons:
+                because = reasons[update.name]
+                self.resources.record(source, type_url, update.name).refusal = Refusal(update, because)
+                _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], update.name, because)
+        for name in removed:
+            records.pop(name, None)
+        return reasons
+
+    async def _check(self, type_url: str, update: ResourceUpdate, reasons: dict[str, str]) -> _Checked | None:
+        """The API's rules and our tables. None where it breaks them; `reasons` has then all that is wrong."""
+        if type_url == ENDPOINT_TYPE:
+            return update, update.message, []  # whoever takes them looks at those that changed only
+        errors = ConfigErrors()
+        not_yet: list[NotYet] = []
+        message = type(update.message)()
+        message.CopyFrom(update.message)
+        await in_slices(_check_steps(message, errors, not_yet))
+        if errors:
+            reasons[update.name] = str(errors)
+            return None
+        return update, message, not_yet
+
+    async def _make_before_break(self, type_url: str) -> None:
+        """Listeners and routes come after the clusters that they name: those that are warming get a while."""
+        left_s = self._clusters_at + _WARM_S - monotonic()
+        if type_url in (LISTENER_TYPE, ROUTE_TYPE) and left_s > 0.0:
+            await self._supervisor.each("warmed", left_s)
+
+    async def _hand_over(
+        self, source: bytes, type_url: str, deliveries: list[Delivery], removed: list[str], refused: list[str]
+    ) -> dict[str, str]:
+        """To all workers; what one of them refuses is refused."""
+        if type_url == LISTENER_TYPE:
+            return await self._supervisor.update_listeners(source, deliveries, removed)
+        reasons: dict[str, str] = {}
+        if type_url == CLUSTER_TYPE:
+            self._clusters_at = monotonic()
+            names = [name for name, _, _ in deliveries]
+            columns = self._supervisor.assign_columns(self._supervisor.bootstrap, clusters=names)
+            answers = await self._supervisor.each(
+                "update_clusters", source, self.for_workers(deliveries), removed, columns
+            )
+            reasons = join_reasons(answers)
+            deliveries = [delivery for delivery in deliveries if delivery[0] not in reasons]
+            refused = [*refused, *reasons]
+        answers = await self._supervisor.each(
+            "deliver", source, type_url, self.for_workers(deliveries), removed, refused, False
+        )
+        reasons.update(join_reasons(answers))
+        return reasons
+
+    def for_workers(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """In this process messages are handed on as they are."""
+        if self._own is None:
+            return deliveries
+        return [(name, version, message.SerializeToString()) for name, version, message in deliveries]
+
+    # -- a worker that takes the place of a dead one
+
+    async def equip_clusters(self, worker: WorkerHandle, columns: dict[str, int]) -> None:
+        """Give it the clusters that are in force."""
+        for source, taken in self.resources.sources_of(CLUSTER_TYPE):
+            await worker.call("update_clusters", source, _in_force(taken), [], columns)
+
+    async def equip_listeners(self, worker: WorkerHandle, columns: dict[str, int]) -> None:
+        """The same of listeners; it accepts when it is told to serve."""
+        for source, taken in self.resources.sources_of(LISTENER_TYPE):
+            await worker.call("prepare_listeners", source, _in_force(taken), columns)
+            await worker.call("commit_updates", [])
+
+
+def _check_steps(message: Any, errors: ConfigErrors, not_yet: list[NotYet]) -> Generator[None, None, None]:
+    yield from validate_steps(message, "", errors)
+    if not errors:
+        not_yet += yield from check_steps(message, "", errors, lenient=True)
+
+
+def _in_force(taken: dict[str, TakenVersion]) -> list[Delivery]:
+    return [(name, one.version, one.checked) for name, one in taken.items()]
+
+
+def join_reasons(answers: list[Any]) -> dict[str, str]:
+    """Of several workers: all that is wrong with a resource, by its name."""
+    found: dict[str, dict[str, None]] = {}
+    for answer in answers:
+        for name, path, reason in answer:
+            found.setdefault(name, {})[f"{path}: {reason}" if path else reason] = None
+    return {name: "\n".join(lines) for name, lines in found.items()}

@@ -1,0 +1,192 @@
+"""Certificates, keys and authorities, as they are handed to OpenSSL: read, checked, and loaded.
+
+All that is loaded goes through a memfd: keys never touch a file.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from meshproxy.errors import MeshProxyError
+from meshproxy.tls import openssl
+from meshproxy.tls.ocsp import OcspStaple
+from meshproxy.tls.options import CertificateOptions, ValidationOptions
+from meshproxy.tls.selection import CURVES
+from meshproxy.tls.x509 import Certificate, DerError, certificates_of_pem
+
+Problem = tuple[str, str]  # path of a field below the context, and what is wrong with it
+
+_MIN_RSA_BITS: Final = 2048
+
+
+class TlsConfigError(MeshProxyError):
+    """A context that cannot be built; `problems` names all that is wrong."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(f"{field}: {reason}" for field, reason in problems))
+        self.problems = problems
+
+
+class CertificateInfo:
+    """One certificate of a context, for /certs."""
+
+    def __init__(self, source: str, certificate: Certificate) -> None:
+        self.source = source
+        self.secret_name: str = ""  # of the secret that it came in
+        self.certificate = certificate
+        self.expires: float = certificate.not_after.timestamp()  # Unix time
+        self.staple: OcspStaple | None = None
+
+
+class LoadedCertificate:
+    """A certificate that many contexts present: OpenSSL has it, with its chain and its key, and nobody keeps their
+    bytes. Raises TlsConfigError. Needs `openssl.AVAILABLE`."""
+
+    def __init__(self, options: CertificateOptions, secret_name: str = "") -> None:
+        problems: list[Problem] = []
+        self.holder = _new_holder()
+        info = load_certificate(self.holder, options, problems)
+        if info is not None and options.ocsp_staple:
+            info.staple = load_staple(options, info.certificate, problems)
+        if info is None or problems:
+            raise TlsConfigError(problems)
+        info.secret_name = secret_name
+        self.field = options.field
+        self.info = info
+
+
+class LoadedAuthorities:
+    """Whom many contexts trust, and the revocation lists: one store for all of them. Raises TlsConfigError. Needs
+    `openssl.AVAILABLE`."""
+
+    def __init__(self, options: ValidationOptions, secret_name: str = "") -> None:
+        problems: list[Problem] = []
+        self.infos = read_authorities(options, problems)
+        for info in self.infos:
+            info.secret_name = secret_name
+        self.holder = _new_holder()
+        if not problems:
+            load_store(self.holder, options, problems)
+        if problems:
+            raise TlsConfigError(problems)
+
+
+def _new_holder() -> ssl.SSLContext:
+    """A context that only holds what others share. Security level 1 is that of contexts in use."""
+    holder = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    holder.set_ciphers("ALL:@SECLEVEL=1")
+    return holder
+
+
+# -- our own certificates
+
+
+def load_certificate(
+    context: ssl.SSLContext, certificate: CertificateOptions, problems: list[Problem]
+) -> CertificateInfo | None:
+    """Chain and key into the context; the first certificate, or None where something is no good."""
+    chain_field = f"{certificate.field}.certificate_chain"
+    failed = f"Failed to load certificate chain from {certificate.source}"
+    try:
+        found = [CertificateInfo(certificate.source, each) for each in certificates_of_pem(certificate.chain)[:1]]
+        weakness = _weakness(found[0].certificate) if found else "no certificate"
+    except (DerError, ValueError):
+        found, weakness = [], "malformed"
+    if weakness:
+        problems.append((chain_field, f"{failed}, {weakness}"))
+        return None
+    password = certificate.password or b""
+    try:
+        with memory_file(certificate.chain) as chain_path, memory_file(certificate.key) as key_path:
+            context.load_cert_chain(chain_path, key_path, lambda: password)
+    except (ssl.SSLError, ValueError) as error:
+        cause = getattr(error, "reason", None) or str(error)
+        reason = f"Failed to load private key from {certificate.source}, Cause: {cause}"
+        problems.append((f"{certificate.field}.private_key", reason))
+        return None
+    return found[0]
+
+
+def load_staple(certificate: CertificateOptions, leaf: Certificate, problems: list[Problem]) -> OcspStaple | None:
+    """The OCSP response that goes with it, where there is one."""
+    field = f"{certificate.field}.ocsp_staple"
+    try:
+        staple = OcspStaple(certificate.ocsp_staple, leaf)
+    except DerError as error:
+        problems.append((field, str(error)))
+        return None
+    if not openssl.AVAILABLE:
+        problems.append((field, "is not possible with this build of Python"))
+        return None
+    return staple
+
+
+def _weakness(certificate: Certificate) -> str:
+    """What Envoy refuses in a certificate of its own."""
+    if certificate.key_type == "RSA":
+        weak = certificate.rsa_bits < _MIN_RSA_BITS
+        return "only RSA certificates with 2048-bit or larger keys are supported" if weak else ""
+    if certificate.key_type == "ECDSA":
+        known = certificate.ec_curve in CURVES
+        return "" if known else "only P-256, P-384 or P-521 ECDSA certificates are supported"
+    return "only RSA and ECDSA certificates are supported"
+
+
+# -- those whom we trust
+
+
+def read_authorities(validation: ValidationOptions, problems: list[Problem]) -> list[CertificateInfo]:
+    """The certificates of `trusted_ca`, to be told about."""
+    try:
+        found = [CertificateInfo(validation.source, each) for each in certificates_of_pem(validation.trusted_ca)]
+    except (DerError, ValueError):
+        found = []
+    if validation.trusted_ca and not found:
+        problems.append(_no_authorities(validation))
+    return found
+
+
+def load_store(context: ssl.SSLContext, validation: ValidationOptions, problems: list[Problem]) -> None:
+    """Trusted certificates and revocation lists into the context's store."""
+    if validation.trusted_ca:
+        with memory_file(validation.trusted_ca) as path:
+            try:
+                context.load_verify_locations(cafile=path)
+            except ssl.SSLError:
+                problems.append(_no_authorities(validation))
+    if validation.system_roots:
+        context.set_default_verify_paths()
+    if validation.crl:
+        _load_crl(context, validation, problems)
+
+
+def _load_crl(context: ssl.SSLContext, validation: ValidationOptions, problems: list[Problem]) -> None:
+    before = context.cert_store_stats()["crl"]
+    with memory_file(validation.crl) as path:
+        try:
+            context.load_verify_locations(cafile=path)
+        except ssl.SSLError:
+            before = -1
+    if before < 0 or context.cert_store_stats()["crl"] == before:
+        problems.append((f"{validation.field}.crl", "Failed to load CRL"))
+
+
+def _no_authorities(validation: ValidationOptions) -> Problem:
+    return f"{validation.field}.trusted_ca", f"Failed to load trusted CA certificates from {validation.source}"
+
+
+@contextmanager
+def memory_file(data: bytes) -> Iterator[str]:
+    """A path under which `data` can be read for as long as this lasts, and that is in no file system."""
+    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        written = 0
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,245 @@
+"""A stream to a control plane, opened anew while anybody asks: state of the world or delta, of all types or of one.
+
+What is to be said is asked of each type when it can be sent, so that all that changed until then goes in one request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
+from google.protobuf.message import DecodeError
+
+from meshproxy.codec import grpc
+from meshproxy.config.context import Services
+from meshproxy.http.grpc.client import RpcCall, RpcClient, RpcError, RpcStatus, open_client
+from meshproxy.http.grpc.service import GrpcServiceConfig
+from meshproxy.xds.api_source import ApiSource, stream_path
+from meshproxy.xds.delta import DeltaState
+from meshproxy.xds.feed import Feed, SinkOf
+from meshproxy.xds.pacing import BackOff, RequestLimit, pause
+from meshproxy.xds.resources import type_rank
+from meshproxy.xds.sotw import SotwState
+from meshproxy.xds.source import Source, SourceStatus
+from meshproxy.xds.stats import ControlPlaneStats
+
+_log = logging.getLogger("meshproxy.config")
+
+# Responses that wait to be applied; with more, the server has to wait.
+_MOST_QUEUED_BYTES: Final = 16 * 1024 * 1024
+# While something is applied, it asks for more and more names: those of so long go out together.
+_GATHER_S: Final = 0.02
+
+
+class DiscoveryStream(Source):
+    """`type_url` is the one type that the stream is for; empty: it is aggregated. `sink_of` gives a type's sink."""
+
+    def __init__(
+        self,
+        services: Services,
+        api: ApiSource,
+        node: Any,
+        stats: ControlPlaneStats,
+        sink_of: Callable[[str], SinkOf],
+        type_url: str = "",
+    ) -> None:
+        path = stream_path(type_url, delta=api.delta)
+        assert path is not None
+        self._path = path
+        self._dispatcher = services.dispatcher
+        self._api = api
+        self._node = node
+        self._stats = stats
+        self._sink_of = sink_of
+        self._clients = [(_target(config), open_client(services, config)) for config in api.services]
+        self._feeds: dict[str, Feed] = {}
+        self._back_off = BackOff(api.back_off_base_ms, api.back_off_max_ms)
+        self._limit = RequestLimit(api.max_tokens, api.tokens_per_s)
+        self._task: asyncio.Task[Any] | None = None
+        self._due = asyncio.Event()
+        self._gather: asyncio.TimerHandle | None = None
+        self._room = asyncio.Event()
+        self._first_request = True
+        self._heard = False  # the stream has brought a response
+        self._open = False
+        self._target = self._clients[0][0]
+        self._identifier = ""
+        self._failure = ""
+        self._unknown: set[str] = set()
+
+    # -- who asks
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = self._dispatcher.spawn(self._run(), f"xDS stream to {self._target}")
+
+    def subscribe(self, type_url: str, name: str) -> None:
+        self._feed(type_url).state.subscribe(name)
+        self._ask_soon()
+
+    def unsubscribe(self, type_url: str, name: str) -> None:
+        self._feed(type_url).state.unsubscribe(name)
+        self._ask_soon()
+
+    def restore(self, type_url: str, versions: Mapping[str, str]) -> None:
+        self._feed(type_url).state.restore(versions)
+
+    @property
+    def idle(self) -> bool:
+        return not any(feed.state.names for feed in self._feeds.values())
+
+    def _feed(self, type_url: str) -> Feed:
+        feed = self._feeds.get(type_url)
+        if feed is None:
+            state = DeltaState(type_url) if self._api.delta else SotwState(type_url)
+            feed = Feed(self._dispatcher, state, self._sink_of(type_url), self._due.set, self._room.set)
+            self._feeds[type_url] = feed
+            self._feeds = dict(sorted(self._feeds.items(), key=lambda held: type_rank(held[0])))
+        return feed
+
+    def _ask_soon(self) -> None:
+        """With whatever else comes up in this turn, or in a while where much is going on."""
+        if not any(feed.applying for feed in self._feeds.values()):
+            self._due.set()
+        elif self._gather is None:
+            self._gather = self._dispatcher.loop.call_later(_GATHER_S, self._on_gathered)
+
+    def _on_gathered(self) -> None:
+        self._gather = None
+        self._due.set()
+
+    # -- one stream after another
+
+    async def _run(self) -> None:
+        """Each time through all services, beginning with the first, until one answers."""
+        while True:
+            for target, client in self._clients:
+                self._target, self._heard = target, False
+                self._on_lost(target, await self._talk(client))
+                if self._heard:
+                    self._back_off.reset()
+                    break
+            await pause(self._dispatcher, self._back_off.next_ms())
+
+    async def _talk(self, client: RpcClient) -> str:
+        """Until the stream ends; why it did."""
+        for feed in self._feeds.values():
+            feed.begin_stream()
+        self._first_request = True
+        self._due.set()
+        async with client.call(self._path) as call:
+            writer = asyncio.create_task(self._write(call), name=f"xDS requests to {self._target}")
+            self._open = True
+            self._stats.connected_state += 1
+            try:
+                await self._read(call)
+                return "the server ended the stream"
+            except RpcError as error:
+                return str(error)
+            finally:
+                self._open = False
+                self._stats.connected_state -= 1
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+
+    async def _read(self, call: RpcCall) -> None:
+        kind = DeltaDiscoveryResponse if self._api.delta else DiscoveryResponse
+        async for data in call:
+            try:
+                response = kind.FromString(data)
+            except DecodeError:
+                raise RpcError(RpcStatus(grpc.INTERNAL, f"what the server sent is no {kind.DESCRIPTOR.name}")) from None
+            self._on_response(response, len(data))
+            while sum(feed.queued_bytes for feed in self._feeds.values()) > _MOST_QUEUED_BYTES:
+                self._room.clear()
+                await self._room.wait()
+
+    def _on_response(self, response: Any, size: int) -> None:
+        self._identifier = response.control_plane.identifier or self._identifier
+        if not self._heard:
+            self._on_heard()
+        feed = self._feeds.get(response.type_url)
+        if feed is not None:
+            feed.take(response, size)
+            return
+        self._stats.unknown_type += 1
+        if response.type_url not in self._unknown and len(self._unknown) < 100:
+            self._unknown.add(response.type_url)
+            _log.warning("%s sent resources of type %r, which it was not asked for", self._target, response.type_url)
+
+    async def _write(self, call: RpcCall) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._next_due() is not None:
+                await self._wait_for_token()
+                feed = self._next_due()
+                if feed is None:
+                    break
+                feed.sink.on_attempt()
+                if not await call.send(self._message(feed.state.request())):
+                    return
+
+    def _next_due(self) -> Feed | None:
+        return next((feed for feed in self._feeds.values() if feed.state.due), None)
+
+    def _message(self, request: Any) -> bytes:
+        if self._first_request or not self._api.node_on_first_message_only:
+            request.node.CopyFrom(self._node)
+        self._first_request = False
+        return bytes(request.SerializeToString())
+
+    async def _wait_for_token(self) -> None:
+        stats = self._stats
+        while delay_ms := self._limit.take():
+            stats.rate_limit_enforced += 1
+            waiting = sum(feed.state.due for feed in self._feeds.values())
+            stats.pending_requests += waiting
+            try:
+                await pause(self._dispatcher, delay_ms)
+            finally:
+                stats.pending_requests -= waiting
+
+    # -- what people are told
+
+    def _on_heard(self) -> None:
+        self._heard = True
+        self._failure = ""
+        name = f" ({self._identifier})" if self._identifier else ""
+        _log.info("connected to the control plane %s%s", self._target, name)
+
+    def _on_lost(self, target: str, reason: str) -> None:
+        for feed in self._feeds.values():
+            if feed.state.names:
+                feed.sink.on_failure(reason)
+        if self._heard:
+            _log.warning("lost the control plane %s, what it said last stays in force: %s", target, reason)
+        elif not self._failure:
+            _log.warning("cannot reach the control plane %s, trying on: %s", target, reason)
+        self._failure = reason
+
+    @property
+    def status(self) -> SourceStatus:
+        return SourceStatus(self._target, self._open and self._heard, self._identifier, self._failure)
+
+    async def close(self) -> None:
+        task, self._task = self._task, None
+        if self._gather is not None:
+            self._gather.cancel()
+            self._gather = None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        for feed in self._feeds.values():
+            feed.close()
+        for _, client in self._clients:
+            client.close()
+        self._clients = []
+
+
+def _target(config: GrpcServiceConfig) -> str:
+    """How a service is called in the log."""
+    return config.google.uri if config.google is not None else f"cluster {config.cluster!r}"

@@ -1,0 +1,153 @@
+"""The whole proxy under a scripted control plane: what it is told, it does; what is wrong, it refuses alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
+
+from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
+from tests.integration.config import cluster, direct, forward, listener
+from tests.integration.dynamic import (
+    ads_bootstrap,
+    assignment,
+    eds_cluster,
+    message,
+    rds_listener,
+    route_configuration,
+)
+from tests.integration.load import EchoUpstream
+from tests.integration.proxy import Proxy
+from tests.support.control_plane import ControlPlane
+
+_WAYS = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+_WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[ControlPlane]:
+    async with ControlPlane.start() as plane:
+        yield plane
+
+
+@pytest.fixture
+async def v1() -> AsyncIterator[EchoUpstream]:
+    async with EchoUpstream("v1") as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def v2() -> AsyncIterator[EchoUpstream]:
+    async with EchoUpstream("v2") as upstream:
+        yield upstream
+
+
+async def get(port: int, path: str = "/") -> tuple[int, str]:
+    """Status and body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+async def until(proxy: Proxy, path: str, expected: tuple[int, str]) -> None:
+    """Ask until the answer is this one."""
+    async with asyncio.timeout(15.0):
+        while (answer := await get(proxy.ports["main"], path)) != expected:
+            await asyncio.sleep(0.01)
+    assert answer == expected
+
+
+async def configs(proxy: Proxy, kind: str) -> Any:
+    """A section of /config_dump."""
+    _, body = await proxy.admin("/config_dump?include_eds")
+    return next(one for one in json.loads(body)["configs"] if one["@type"].endswith(f".{kind}"))
+
+
+@_WORKERS
+@_WAYS
+async def test_everything_from_one_stream(
+    plane: ControlPlane, v1: EchoUpstream, v2: EchoUpstream, delta: bool, workers: str
+) -> None:
+    plane.set(CLUSTER_TYPE, {"a": eds_cluster("a")})
+    plane.set(ENDPOINT_TYPE, {"a": assignment("a", [v1.port])})
+    plane.set(LISTENER_TYPE, {"main": rds_listener("main", "routes")})
+    plane.set(ROUTE_TYPE, {"routes": route_configuration("routes", forward("/", "a"))})
+    async with Proxy(ads_bootstrap(plane.port, delta=delta), "--concurrency", workers) as proxy:
+        assert await get(proxy.ports["main"], "/x") == (200, "v1 /x")
+        plane.set(ENDPOINT_TYPE, {"a": assignment("a", [v2.port])}, "2")
+        await until(proxy, "/x", (200, "v2 /x"))
+        plane.set(ROUTE_TYPE, {"routes": route_configuration("routes", direct("/", "hello"))}, "2")
+        await until(proxy, "/", (200, "hello"))
+        stats = await proxy.stats()
+        assert stats["cluster_manager.cds.update_success"] == 1
+        assert stats["listener_manager.lds.update_success"] == 1
+        assert stats["http.main.rds.routes.update_success"] == 2
+        assert stats["control_plane.connected_state"] == 1
+        routes = await configs(proxy, "RoutesConfigDump")
+        assert routes["dynamic_route_configs"][0]["version_info"] == "2"
+        assert [plane.nacks(kind) for kind in (CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE)] == [[]] * 4
+
+
+@_WORKERS
+@_WAYS
+async def test_one_bad_resource_is_refused_alone(
+    plane: ControlPlane, v1: EchoUpstream, delta: bool, workers: str
+) -> None:
+    good = message(Cluster, cluster("a", v1.port))
+    plane.set(CLUSTER_TYPE, {"a": good})
+    plane.set(LISTENER_TYPE, {"main": message(Listener, listener("main", [forward("/", "a")]))})
+    async with Proxy(ads_bootstrap(plane.port, delta=delta), "--concurrency", workers) as proxy:
+        bad = message(Cluster, cluster("a", v1.port, connect_timeout="-1s"))
+        plane.set(CLUSTER_TYPE, {"a": bad, "b": message(Cluster, cluster("b", v1.port))}, "2")
+        await plane.until(lambda: plane.nacks(CLUSTER_TYPE))
+        assert "a: connect_timeout" in plane.nacks(CLUSTER_TYPE)[0]
+        assert await get(proxy.ports["main"], "/x") == (200, "v1 /x")
+        clusters = {one["cluster"]["name"]: one for one in (await configs(proxy, "ClustersConfigDump"))["dynamic_active_clusters"]}
+        assert clusters["b"]["client_status"] == "ACKED"
+        assert clusters["a"]["client_status"] == "NACKED"
+        assert clusters["a"]["cluster"]["connect_timeout"] == "2s"
+        assert "connect_timeout" in clusters["a"]["error_state"]["details"]
+        assert await proxy.stat("cluster_manager.cds.update_rejected") == 1
+
+
+@_WAYS
+async def test_the_last_good_configuration_outlives_its_control_plane(
+    plane: ControlPlane, v1: EchoUpstream, delta: bool
+) -> None:
+    plane.set(CLUSTER_TYPE, {"a": message(Cluster, cluster("a", v1.port))})
+    plane.set(LISTENER_TYPE, {"main": message(Listener, listener("main", [forward("/", "a")]))})
+    async with Proxy(ads_bootstrap(plane.port, delta=delta)) as proxy:
+        port = plane.port
+        await plane.stop()
+        await proxy.until_stat("control_plane.connected_state", lambda value: value == 0)
+        assert await get(proxy.ports["main"], "/x") == (200, "v1 /x")
+        plane.set(LISTENER_TYPE, {"main": message(Listener, listener("main", [direct("/", "back")]))}, "2")
+        await plane.listen(port=port)
+        await until(proxy, "/", (200, "back"))
+
+
+@_WORKERS
+@_WAYS
+async def test_listeners_come_and_go(plane: ControlPlane, delta: bool, workers: str) -> None:
+    plane.set(CLUSTER_TYPE, {})
+    main = message(Listener, listener("main", [direct("/", "one")]))
+    plane.set(LISTENER_TYPE, {"main": main})
+    async with Proxy(ads_bootstrap(plane.port, delta=delta), "--concurrency", workers) as proxy:
+        assert await get(proxy.ports["main"]) == (200, "one")
+        second = message(Listener, listener("second", [direct("/", "two")]))
+        plane.set(LISTENER_TYPE, {"main": main, "second": second}, "2")
+        await proxy.until_stat("listener_manager.total_listeners_active", lambda value: value == 2)
+        ports = await asyncio.to_thread(proxy.process.listener_ports)
+        assert await get(ports["second"]) == (200, "two")
+        plane.set(LISTENER_TYPE, {"main": main}, "3")
+        await proxy.until_stat("listener_manager.total_listeners_active", lambda value: value == 1)
+        assert await get(proxy.ports["main"]) == (200, "one")
+        assert await proxy.stat("listener_manager.listener_removed") == 1

@@ -1,0 +1,189 @@
+"""Streams over gRPC: who is served, who is sent away, and what everybody shares."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from meshproxy.config.subscription import CLUSTER_TYPE as CDS
+from meshproxy.config.subscription import ENDPOINT_TYPE as EDS
+from meshproxy.config.subscription import LISTENER_TYPE as LDS
+from meshproxy.pilot.server.kinds import stream_methods
+from meshproxy.pilot.snapshot import Resource, Snapshot
+from tests.pilot.server.clients import client, pilot, until
+from tests.pilot.server.support import changed, cluster, endpoints, listener, snapshot
+
+BASE = snapshot(clusters=[cluster("a")], endpoints=[endpoints("a")], listeners=[listener("l")])
+MESH = {"tests": BASE}
+BOTH = pytest.mark.parametrize("method", ["StreamAggregatedResources", "DeltaAggregatedResources"])
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_a_client_is_served_and_told_of_a_change(method: str, kind: str, tmp_path: Path) -> None:
+    address = "127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/xds"
+    async with pilot(address, MESH) as plane, client(plane.target, method) as proxy:
+        await proxy.ask(CDS)
+        first = await proxy.next()
+        assert (first.type_url, len(first.resources)) == (CDS, 1)
+        await proxy.ack(first)
+        plane.set({"tests": changed(BASE, clusters=[cluster("a", 2)])})
+        second = await proxy.next()
+        assert second.nonce != first.nonce
+        await proxy.ack(second)
+        await until(lambda: plane.count("push_seconds_count") == 1)
+
+
+@pytest.mark.parametrize("method", sorted(stream_methods()))
+async def test_every_method_is_served(method: str) -> None:
+    delta, type_url = stream_methods()[method]
+    type_url = type_url or CDS
+    mesh = {"tests": Snapshot({type_url: {"x": Resource("x", "1", b"")}})}
+    async with pilot(mesh=mesh) as plane, client(plane.target, method) as proxy:
+        await proxy.ask(type_url, "x")
+        response = await proxy.next()
+        assert (response.type_url, len(response.resources), proxy.is_delta) == (type_url, 1, delta)
+
+
+async def test_a_client_that_comes_before_the_rules_waits() -> None:
+    async with pilot() as plane, client(plane.target) as proxy:
+        await proxy.ask(CDS)
+        await until(lambda: len(plane.streams.clients) == 1)
+        plane.set(MESH)
+        assert len((await proxy.next()).resources) == 1
+
+
+@BOTH
+async def test_who_does_not_say_who_it_is_is_refused(method: str) -> None:
+    async with pilot(mesh=MESH) as plane, client(plane.target, method) as proxy:
+        await proxy.ask(CDS, node=None)
+        error = await proxy.ended()
+        assert (error.code(), "node.id is required" in error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+        assert plane.count("refused_streams_total") == 1
+        await until(lambda: not plane.streams.clients)
+
+
+@BOTH
+async def test_the_node_is_needed_once(method: str) -> None:
+    async with pilot(mesh=MESH) as plane, client(plane.target, method) as proxy:
+        await proxy.ask(CDS)
+        await proxy.next()
+        await proxy.ask(LDS, node=None)
+        assert (await proxy.next()).type_url == LDS
+
+
+@BOTH
+async def test_bytes_that_are_no_request_end_the_stream(method: str) -> None:
+    async with pilot(mesh=MESH) as plane, client(plane.target, method) as proxy:
+        await proxy.send(b"\xff\xff\xff")
+        assert (await proxy.ended()).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_rejection_is_remembered_and_counted() -> None:
+    async with pilot(mesh=MESH) as plane, client(plane.target) as proxy:
+        await proxy.ask(CDS)
+        await proxy.ack(await proxy.next(), error="clusters[0].name: no")
+        await until(lambda: len(plane.streams.rejections) == 1)
+        ((who, rejection),) = plane.streams.rejections.values()
+        assert (who, rejection.type_url, rejection.reason) == ("client-1", CDS, "clusters[0].name: no")
+        assert plane.count("rejections_total", type="Cluster") == 1
+
+
+@BOTH
+async def test_a_client_that_does_not_answer_is_sent_away(method: str) -> None:
+    async with pilot(mesh=MESH, deadline_s=0.2) as plane, client(plane.target, method) as proxy:
+        await proxy.ask(CDS)
+        await proxy.next()
+        assert (await proxy.ended()).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert plane.count("slow_clients_total") == 1
+        await until(lambda: not plane.streams.clients)
+
+
+async def test_a_client_that_does_not_say_anything_is_sent_away() -> None:
+    async with pilot(mesh=MESH, deadline_s=0.2) as plane, client(plane.target) as proxy:
+        assert (await proxy.ended()).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_client_that_does_not_read_is_sent_away_and_holds_up_nobody() -> None:
+    large = {f"c{number}": Resource(f"c{number}", "1", b"x" * 1_000_000) for number in range(12)}
+    mesh = {"tests": Snapshot({CDS: large})}
+    async with pilot(mesh=mesh, deadline_s=1.0) as plane, client(plane.target) as reader, _mute(plane.target) as mute:
+        await mute()
+        await until(lambda: len(plane.streams.clients) == 1)
+        await reader.ask(CDS)
+        response = await reader.next()
+        assert len(response.resources) == 12
+        await reader.ack(response)
+        await until(lambda: plane.count("slow_clients_total") == 1)
+        await until(lambda: len(plane.streams.clients) == 1)
+
+
+def _mute(target: str) -> Any:
+    return _Mute(target)
+
+
+class _Mute:
+    """A client that asks, by HTTP/2 of its own, and opens no window for the answer."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._address = (host, int(port))
+
+    async def __aenter__(self) -> Any:
+        self._reader, self._writer = await asyncio.open_connection(*self._address)
+        return self._ask
+
+    async def _ask(self) -> None:
+        from h2.connection import H2Connection
+
+        from tests.pilot.server.support import ask
+
+        connection = H2Connection()
+        connection.initiate_connection()
+        path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+        connection.send_headers(
+            1,
+            [
+                (":method", "POST"),
+                (":path", path),
+                (":scheme", "http"),
+                (":authority", "pilot"),
+                ("content-type", "application/grpc"),
+                ("te", "trailers"),
+            ],
+        )
+        data = ask(CDS).SerializeToString()
+        connection.send_data(1, b"\x00" + len(data).to_bytes(4, "big") + data)
+        self._writer.write(connection.data_to_send())
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+        await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
+
+
+async def test_everybody_is_sent_away_when_the_pilot_ends() -> None:
+    async with pilot(mesh=MESH) as plane, client(plane.target) as one, client(plane.target) as other:
+        for proxy in (one, other):
+            await proxy.ask(CDS)
+            await proxy.next()
+        stopping = asyncio.ensure_future(plane.server.stop(0.5))
+        assert (await one.ended()).code() is grpc.StatusCode.UNAVAILABLE
+        assert (await other.ended()).code() is grpc.StatusCode.UNAVAILABLE
+        await stopping
+
+
+async def test_clients_of_one_scope_share_what_they_hold() -> None:
+    async with pilot(mesh=MESH) as plane, client(plane.target) as one, client(plane.target) as other:
+        for proxy in (one, other):
+            await proxy.ask(CDS)
+            await proxy.ask(EDS, "a")
+            assert {(await proxy.next()).type_url for _ in range(2)} == {CDS, EDS}
+        first, second = plane.streams.clients
+        for type_url in (CDS, EDS):
+            mine, others = (each.stream.subscriptions[type_url] for each in (first, second))
+            assert mine.held is others.held
+            assert mine.wanted is others.wanted
