@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import Any, Final
 
+from meshproxy.codec.headers import HeaderMap
 from meshproxy.codec.http1.settings import Http1Settings
 from meshproxy.codec.http2.settings import Http2Settings
 from meshproxy.codec.http2.stats import Http2Stats
@@ -60,10 +62,23 @@ class InternalAddresses:
 
 
 class RoutesRef:
-    """The one place where a connection manager finds its routes: RDS and reloads swap `table`."""
+    """The one place where a connection manager finds its routes: RDS and reloads swap `table`.
+
+    `virtual_hosts` is a `vhds.VirtualHostDiscovery` where hosts that nobody has asked for yet may exist.
+    """
 
     def __init__(self, table: RouteTable | None) -> None:
         self.table = table
+        self.virtual_hosts: Any = None
+
+    def request_virtual_host(self, headers: HeaderMap, callback: Callable[[bool], None]) -> bool:
+        """Ask the control plane for the virtual host of a request that has none. False when there is nobody to ask, or
+        too much is asked for already; else `callback` is told later, and only once, whether the routes know it now."""
+        table = self.table
+        if self.virtual_hosts is None or table is None or table.find_host(headers) is not None:
+            return False
+        host = headers.get(table.host_header)
+        return host is not None and bool(self.virtual_hosts.request(host, callback))
 
 
 class Http2StatsRef:

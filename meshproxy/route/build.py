@@ -9,7 +9,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from meshproxy.config.context import BuildContext
-from meshproxy.config.errors import child, item
+from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.messages import find_message
 from meshproxy.config.regex import RegexError, RegexSet
 from meshproxy.config.string_matcher import RegexMatcher
@@ -90,6 +90,18 @@ def build_route_configuration(
     return builder.table if len(context.errors) == before else None
 
 
+def build_virtual_host(
+    configuration: Any, message: Any, context: BuildContext, overrides: OverrideLookup
+) -> Generator[None, None, tuple[HostRoutes, RouteTable]]:
+    """Compile a VirtualHost that came by itself. What holds for all routes stands in `configuration`, a
+    RouteConfiguration whose own virtual hosts do not matter; the table, empty, knows the clusters that are named.
+    Errors go to the context."""
+    builder = _TableBuilder(configuration, "", context, overrides)
+    builder.read_settings()
+    routes = yield from builder.build_virtual_host(message, "")
+    return routes, builder.table
+
+
 def build_filter_configs(
     messages: Any, path: str, context: BuildContext, overrides: OverrideLookup
 ) -> dict[str, object]:
@@ -161,6 +173,18 @@ class _TableBuilder:
 
     def steps(self) -> Iterator[None]:
         """Fill the table, some routes a step."""
+        self.read_settings()
+        message, table = self.message, self.table
+        for i in range(len(message.virtual_hosts)):
+            yield from self.add_virtual_host(message.virtual_hosts[i], item(self.path, "virtual_hosts", i))
+            yield
+        table.seal()
+        # "Not said" means yes for a table that is static; for another its watcher knows.
+        if table.validate_clusters is not False:
+            self.context.references += table.referenced
+
+    def read_settings(self) -> None:
+        """What holds for all virtual hosts."""
         message, table = self.message, self.table
         table.ignore_port_in_host_matching = message.ignore_port_in_host_matching
         table.ignore_path_parameters = message.ignore_path_parameters_in_path_matching
@@ -172,53 +196,12 @@ class _TableBuilder:
             table.max_direct_response_body_size_bytes = message.max_direct_response_body_size_bytes.value
         if message.HasField("validate_clusters"):
             table.validate_clusters = message.validate_clusters.value
-        for i in range(len(message.virtual_hosts)):
-            yield from self.add_virtual_host(message.virtual_hosts[i], item(self.path, "virtual_hosts", i))
-            yield
-        self.close()
-        # "Not said" means yes for a table that is static; for another its watcher knows.
-        if table.validate_clusters is not False:
-            self.context.references += table.referenced
-
-    def close(self) -> None:
-        table = self.table
-        table.suffixes.sort(key=_by_length, reverse=True)
-        table.prefixes.sort(key=_by_length, reverse=True)
-        table.only_default = not (table.exact or table.suffixes or table.prefixes)
 
     def add_virtual_host(self, message: Any, path: str) -> Iterator[None]:
         """Build one virtual host and file it under its domains."""
         routes = yield from self.build_virtual_host(message, path)
         self.table.virtual_hosts.append(routes)
-        for i in range(len(message.domains)):
-            domain: bytes = message.domains[i].lower().encode()
-            if not self.file(domain, routes):
-                reason = "Only a single wildcard domain is permitted"
-                if domain != b"*":
-                    reason = (
-                        f"Only unique values for domains are permitted. Duplicate entry of domain {domain.decode()}"
-                    )
-                self.errors.add(item(path, "domains", i), reason)
-
-    def file(self, domain: bytes, routes: HostRoutes) -> bool:
-        """False when the domain is taken."""
-        table = self.table
-        if domain == b"*":
-            if table.default is not None:
-                return False
-            table.default = routes
-            return True
-        held = table.exact
-        if domain.startswith(b"*"):
-            domain = domain[1:]
-            held = _of_length(table.suffixes, len(domain))
-        elif domain.endswith(b"*"):
-            domain = domain[:-1]
-            held = _of_length(table.prefixes, len(domain))
-        if domain in held:
-            return False
-        held[domain] = routes
-        return True
+        file_domains(self.table, routes, message.domains, path, self.errors)
 
     def build_virtual_host(self, message: Any, path: str) -> Generator[None, None, HostRoutes]:
         host = VirtualHost(message.name)
@@ -250,18 +233,15 @@ class _TableBuilder:
         return VirtualCluster(name, headers, stats)
 
 
-def _by_length(entry: tuple[int, dict[bytes, HostRoutes]]) -> int:
-    return entry[0]
-
-
-def _of_length(entries: list[tuple[int, dict[bytes, HostRoutes]]], length: int) -> dict[bytes, HostRoutes]:
-    """The dict for names of that length, made when it is not there."""
-    for held, by_name in entries:
-        if held == length:
-            return by_name
-    made: dict[bytes, HostRoutes] = {}
-    entries.append((length, made))
-    return made
+def file_domains(table: RouteTable, routes: HostRoutes, domains: Any, path: str, errors: ConfigErrors) -> None:
+    """These routes are for those domains, unless others are."""
+    for i in range(len(domains)):
+        domain: bytes = domains[i].lower().encode()
+        if not table.file(domain, routes):
+            reason = "Only a single wildcard domain is permitted"
+            if domain != b"*":
+                reason = f"Only unique values for domains are permitted. Duplicate entry of domain {domain.decode()}"
+            errors.add(item(path, "domains", i), reason)
 
 
 def assign_subjects(matches: list[RouteMatch]) -> Generator[None, None, list[Subject]]:

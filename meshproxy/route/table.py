@@ -108,6 +108,62 @@ class RouteTable:
         """The references to clusters that are not known: (cluster, path)."""
         return [(name, path) for name, path in self.referenced if not known(name)]
 
+    def file(self, domain: bytes, routes: HostRoutes) -> bool:
+        """For a build: these routes are for that domain, in lower case. False when it is taken."""
+        if domain == b"*":
+            if self.default is not None:
+                return False
+            self.default = routes
+            return True
+        held = self.exact
+        if domain.startswith(b"*"):
+            domain = domain[1:]
+            held = _of_length(self.suffixes, len(domain))
+        elif domain.endswith(b"*"):
+            domain = domain[:-1]
+            held = _of_length(self.prefixes, len(domain))
+        if domain in held:
+            return False
+        held[domain] = routes
+        return True
+
+    def copy(self) -> RouteTable:
+        """Another table with the same virtual hosts, for a build to change."""
+        made = RouteTable(self.name)
+        made.exact = self.exact.copy()
+        made.suffixes = [(length, held.copy()) for length, held in self.suffixes]
+        made.prefixes = [(length, held.copy()) for length, held in self.prefixes]
+        made.default = self.default
+        made.virtual_hosts = self.virtual_hosts.copy()
+        made.only_default = self.only_default
+        made.ignore_port_in_host_matching = self.ignore_port_in_host_matching
+        made.ignore_path_parameters = self.ignore_path_parameters
+        made.host_header = self.host_header
+        made.internal_only_headers = self.internal_only_headers
+        made.max_direct_response_body_size_bytes = self.max_direct_response_body_size_bytes
+        made.validate_clusters = self.validate_clusters
+        made.referenced = self.referenced.copy()
+        return made
+
+    def remove(self, routes: HostRoutes, domains: list[bytes]) -> None:
+        """For a build: a virtual host, which has these domains, is gone."""
+        self.virtual_hosts.remove(routes)
+        for domain in domains:
+            if domain == b"*":
+                self.default = None
+            elif domain.startswith(b"*"):
+                del _of_length(self.suffixes, len(domain) - 1)[domain[1:]]
+            elif domain.endswith(b"*"):
+                del _of_length(self.prefixes, len(domain) - 1)[domain[:-1]]
+            else:
+                del self.exact[domain]
+
+    def seal(self) -> None:
+        """The last step of a build."""
+        self.suffixes.sort(key=_by_length, reverse=True)
+        self.prefixes.sort(key=_by_length, reverse=True)
+        self.only_default = not (self.exact or self.suffixes or self.prefixes)
+
     def dismantle(self) -> Iterator[None]:
         """Nobody matches by it any more: its parts are freed one by one, since all at once would hold the loop."""
         self.exact.clear()
@@ -130,8 +186,10 @@ class RouteTable:
         if self.only_default:
             return self.default
         value = headers.get(self.host_header)
-        if value is None:
-            return None
+        return None if value is None else self.find_name(value)
+
+    def find_name(self, value: bytes) -> HostRoutes | None:
+        """As `find_host`, by what the header says."""
         host = (without_port(value) if self.ignore_port_in_host_matching else value).lower()
         found = self.exact.get(host)
         if found is not None:
@@ -149,6 +207,20 @@ class RouteTable:
                 if found is not None:
                     return found
         return self.default
+
+
+def _by_length(entry: tuple[int, dict[bytes, HostRoutes]]) -> int:
+    return entry[0]
+
+
+def _of_length(entries: list[tuple[int, dict[bytes, HostRoutes]]], length: int) -> dict[bytes, HostRoutes]:
+    """The dict for names of that length, made when it is not there."""
+    for held, by_name in entries:
+        if held == length:
+            return by_name
+    made: dict[bytes, HostRoutes] = {}
+    entries.append((length, made))
+    return made
 
 
 def without_port(host: bytes) -> bytes:

@@ -115,7 +115,8 @@ class SupervisorBackend(AdminBackend):
         )
 
     async def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:
-        return [(f"{kind} {name}", targets) for kind, name, targets in await self._supervisor.parts_of_one("unready")]
+        unready = await self._supervisor.parts_of_one("unready")
+        return [(f"{kind} {name}", [f"target {target}" for target in targets]) for kind, name, targets in unready]
 
     def runtime(self) -> RuntimeStatus:
         runtime = self._supervisor.runtime

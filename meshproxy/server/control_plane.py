@@ -14,16 +14,19 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from google.protobuf import json_format
 
 from meshproxy.config.config_source import source_key
 from meshproxy.config.context import Services
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.fields import NotYet, check_steps
+from meshproxy.config.runtime_layers import flatten
 from meshproxy.config.subscription import (
     CLUSTER_TYPE,
     ENDPOINT_TYPE,
     LISTENER_TYPE,
     ROUTE_TYPE,
+    RUNTIME_TYPE,
     SubscriptionStats,
 )
 from meshproxy.config.validate import validate_steps
@@ -200,6 +203,8 @@ class ControlPlane(ResourceSink):
 
     def on_rejected(self, source: bytes, type_url: str, rejections: list[Rejection], version: str) -> None:
         """The client could not even read these."""
+        if type_url in self._stats:
+            self._stats[type_url].update_rejected += 1
         for rejection in rejections:
             _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], rejection.name, rejection.reason)
         if type_url in self._first:
@@ -282,6 +287,8 @@ class ControlPlane(ResourceSink):
         if type_url == LISTENER_TYPE:
             return await self._supervisor.update_listeners(source, deliveries, removed)
         reasons: dict[str, str] = {}
+        if type_url == RUNTIME_TYPE:
+            self._set_runtime(source, deliveries, removed)
         if type_url == CLUSTER_TYPE:
             self._clusters_at = monotonic()
             names = [name for name, _, _ in deliveries]
@@ -297,6 +304,14 @@ class ControlPlane(ResourceSink):
         )
         reasons.update(join_reasons(answers))
         return reasons
+
+    def _set_runtime(self, source: bytes, deliveries: list[Delivery], removed: list[str]) -> None:
+        """What the admin shows has the same values as the workers."""
+        for name, _, message in deliveries:
+            values = flatten(json_format.MessageToDict(message.layer), "layer", ConfigErrors())
+            self._supervisor.runtime.set_discovered((name, source), values)
+        for name in removed:
+            self._supervisor.runtime.set_discovered((name, source), {})
 
     def for_workers(self, deliveries: list[Delivery]) -> list[Delivery]:
         """In this process messages are handed on as they are."""
@@ -319,9 +334,8 @@ class ControlPlane(ResourceSink):
 
 
 def _check_steps(message: Any, errors: ConfigErrors, not_yet: list[NotYet]) -> Generator[None, None, None]:
+    not_yet += yield from check_steps(message, "", errors, lenient=True)
     yield from validate_steps(message, "", errors)
-    if not errors:
-        not_yet += yield from check_steps(message, "", errors, lenient=True)
 
 
 def _in_force(taken: dict[str, TakenVersion]) -> list[Delivery]:

@@ -333,10 +333,10 @@ class Supervisor:
                     self.last_error = None
                     _log.info("the configuration has not changed")
                     return True
-                admin_changes = bootstrap.admin != self.bootstrap.admin
+                before = self.bootstrap
                 await self._apply(bootstrap, errors)
-                if admin_changes and not errors:
-                    _log.warning("admin: the admin interface stays as it is until the next start")
+                if not errors:
+                    _warn_of_lasting(before, bootstrap)
             if errors:
                 self.server_stats.config_reload_failure += 1
                 self.last_error = Refused(bootstrap, str(errors))
@@ -394,6 +394,7 @@ class Supervisor:
         if self.state in (PRE_INITIALIZING, INITIALIZING):
             return  # `_start` fails
         self.server_stats.worker_restarts += 1
+        self.control_plane.forget_worker(worker)
         if self._columns is not None:
             self._columns.clear(worker.index)
         if worker.last_snapshot is not None:
@@ -591,6 +592,17 @@ class Supervisor:
         await asyncio.sleep(_ACCEPT_QUEUE_S if self.options.drain_time_s else 0.0)
         await self.each("stop_accepting", inbound_only)
         self.sockets.stop(inbound_only)
+
+
+def _warn_of_lasting(before: Any, bootstrap: Any) -> None:
+    """What a reload cannot change."""
+    for field, what in (
+        ("admin", "the admin interface"),
+        ("dynamic_resources", "the connection to the control plane"),
+        ("node", "what control planes know of this proxy"),
+    ):
+        if getattr(before, field) != getattr(bootstrap, field):
+            _log.warning("%s: %s stays as it is until the next start", field, what)
 
 
 def _add_all(total: Snapshot, parts: list[Snapshot]) -> Iterator[None]:

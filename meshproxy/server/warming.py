@@ -11,8 +11,8 @@ from meshproxy.server.listener_config import ListenerConfig
 from meshproxy.server.resources import Resource
 
 # Kinds of what warms, as `/init_dump` calls their init managers.
-LISTENER: Final = "Listener-local-init-manager"
-CLUSTER: Final = "Cluster"
+LISTENER: Final = "init manager Listener-local-init-manager"
+CLUSTER: Final = "init manager Cluster"
 
 
 class WarmingListener:

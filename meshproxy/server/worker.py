@@ -19,6 +19,7 @@ from meshproxy.config.context import Services
 from meshproxy.config.datasource import FileStamp, ReadFile
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
+from meshproxy.config.runtime_layers import RuntimeDiscoveries
 from meshproxy.config.token_buckets import TokenBuckets
 from meshproxy.net.address import Address
 from meshproxy.net.cells import Counters
@@ -66,6 +67,8 @@ class Worker:
         self.dispatcher = dispatcher
         self._drain_over_s = drain_over_s  # of a gradual drain; 0: connections are told to close at once
         self._failing = False  # as `ConnectionOwner.failing`
+        self._drains_all = False
+        self._drains_inbound = False
         self.stats = StatsRegistry()
         self.runtime = Runtime(stats=self.stats)
         self._counters = counters or Counters()
@@ -82,11 +85,14 @@ class Worker:
         self._bootstrap: Any = None
         self._factory: ResourceFactory | None = None  # as the bootstrap in force has it
         self._resources: Resources | None = None
+        self._replaced: Resources | None = None  # between `commit_clusters` and `commit_listeners`
         self._prepared: Resources | None = None
         self._prepared_factory: ResourceFactory | None = None
         self.dynamic = Resources()  # what a control plane said: the versions that are in force, or warm
         self._prepared_listeners: dict[str, Resource[ListenerConfig]] = {}
-        self._settled: list[asyncio.Future[None]] = []  # who waits until no listener is warming
+        self._layers = RuntimeDiscoveries(self.runtime, self.subscriptions, self.stats)
+        self._waiting_layers: int = 0  # of the runtime, that a control plane has not filled yet
+        self._waiters: list[asyncio.Future[None]] = []  # for layers, or for listeners to be warm
 
     # -- what the bootstrap says
 
@@ -150,18 +156,22 @@ class Worker:
 
     async def commit_clusters(self) -> None:
         """Swap in what was prepared, but for the listeners: those come last, removals after them."""
-        resources = self._prepared
+        resources, self._prepared = self._prepared, None
         assert resources is not None
+        self._replaced, self._resources = self._resources, resources
         self.runtime.replace_layers(resources.layers)
         self._factory = self._prepared_factory
         await in_slices(self._set_clusters(resources))
+        # After the clusters: one of them reaches the control plane.
+        for target in self._layers.follow(resources.layers):
+            self._waiting_layers += 1
+            target.start(self._on_layer)
 
     async def commit_listeners(self, sockets: dict[str, list[socket.socket]]) -> None:
         """The rest of it. `sockets` has the listening sockets of every listener that is to accept on other ones than
         before."""
-        resources, self._prepared = self._prepared, None
-        assert resources is not None
-        old, self._resources = self._resources, resources
+        resources = self.resources
+        old, self._replaced = self._replaced, None
         for listener in resources.listeners.values():
             if listener.built is not None:
                 await self._warm_listener(listener, sockets.get(listener.name))
@@ -308,6 +318,8 @@ class Worker:
             own_count = self._counters.counter(listener_counter(name))
             listener = ActiveListener(config, self.dispatcher, self.clusters, self._count, own_count, self)
             listener.fail_health_checks(self._failing)
+            if self._drains(listener):
+                listener.start_drain()
             self.listeners[name] = listener
             stats.listener_create_success += 1
             if running is None:
@@ -322,8 +334,14 @@ class Worker:
 
     # -- waiting
 
+    def _on_layer(self) -> None:
+        self._waiting_layers -= 1
+        self._wake()
+
     async def layers_ready(self) -> None:
         """Return when all layers of the runtime are there."""
+        while self._waiting_layers:
+            await self._next_change()
 
     async def warmed(self, timeout_s: float) -> bool:
         """Return when no cluster is warming, or the time is over (0.0: never): whether all are warm."""
@@ -332,16 +350,20 @@ class Worker:
     async def settled(self, names: list[str]) -> None:
         """Return when none of these listeners is warming any more; before `serve`, when all are ready to."""
         while any(self._awaited(name) for name in names):
-            waiter = self.dispatcher.loop.create_future()
-            self._settled.append(waiter)
-            await waiter
+            await self._next_change()
 
     def _awaited(self, name: str) -> bool:
         warming = self.warming_listeners.get(name)
         return warming is not None and (self._serving or not warming.ready)
 
+    async def _next_change(self) -> None:
+        """Something that was waited for may be there."""
+        waiter = self.dispatcher.loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
     def _wake(self) -> None:
-        waiters, self._settled = self._settled, []
+        waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -429,9 +451,14 @@ class Worker:
         """Responses say `connection: close` from now on, all or (as `--drain-strategy` says) more and more of them; new
         connections are still served."""
         over_s = self._drain_over_s if gradually else 0.0
+        self._drains_all, self._drains_inbound = self._drains_all or not inbound_only, True
         for listener in self.listeners.values():
             if not inbound_only or listener.config.direction == _INBOUND:
                 listener.start_drain(over_s)
+
+    def _drains(self, listener: ActiveListener) -> bool:
+        """Whether it comes when such as it have been told to drain."""
+        return self._drains_all or (self._drains_inbound and listener.config.direction == _INBOUND)
 
     def fail_health_checks(self, fail: bool) -> None:
         """While they fail, every response says `connection: close`, as with Envoy; those of new listeners too."""
@@ -463,6 +490,7 @@ class Worker:
 
     async def close(self) -> None:
         """End everything, and wait until it has."""
+        self._layers.close()
         for name in list(self.warming_listeners):
             self._stop_warming(name)
         self.stop_accepting()

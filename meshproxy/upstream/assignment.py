@@ -51,6 +51,7 @@ class AssignmentReader:
 
     def __init__(self) -> None:
         self._places: dict[PlaceKey, Place] = {}  # of the version in force
+        self._before: dict[PlaceKey, Place] = {}
 
     def read(self, message: Any, errors: ConfigErrors) -> Generator[None, None, Assignment]:
         """The version that `message` is, in steps; with errors, it is not to be used."""
@@ -77,12 +78,21 @@ class AssignmentReader:
 
     def take(self, assignment: Assignment) -> bool:
         """This version is in force now; whether the weight of a locality changed."""
-        self._places = assignment.places
+        self._before, self._places = self._places, assignment.places
         changed = False
         for place in assignment.places.values():
             changed = changed or place.locality.weight != place.weight
             place.locality.weight = place.weight
         return changed
+
+    def forget(self) -> Iterator[None]:
+        """Let go of the version before, in steps."""
+        before, self._before = self._before, {}
+        for place in before.values():
+            while place.endpoints:
+                place.endpoints.popitem()
+                if len(place.endpoints) % _STEP == 0:
+                    yield
 
 
 def _place_key(group: Any) -> tuple[PlaceKey, Locality]:

@@ -16,8 +16,8 @@ from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.upstream.background import Background
 from meshproxy.upstream.config import HTTP1, MAGLEV, RING_HASH, ClusterConfig, EndpointConfig, LbConfig
 from meshproxy.upstream.hash_tables import HashTables
-from meshproxy.upstream.host import EXCLUDED, FAILED_OUTLIER_CHECK, Host, LbContext
-from meshproxy.upstream.hosts_update import HostsUpdate, by_address
+from meshproxy.upstream.host import DEGRADED, EXCLUDED, FAILED_OUTLIER_CHECK, UNHEALTHY, Host, LbContext
+from meshproxy.upstream.hosts_update import HostsUpdate, by_address, let_go
 from meshproxy.upstream.load_balancer import LoadBalancer, RandomBits
 from meshproxy.upstream.original_dst import OriginalDstBalancer
 from meshproxy.upstream.outlier import EjectionListener, OutlierDetector
@@ -244,11 +244,12 @@ class Cluster(EjectionListener):
         even where all endpoints are the same. Endpoints that are the objects that they were are not looked at."""
         update = HostsUpdate(self, endpoints, self._hosts_by_endpoint)
         yield from update.find()
-        self._hosts_by_endpoint = update.by_endpoint
+        known, self._hosts_by_endpoint = self._hosts_by_endpoint, update.by_endpoint
         if self.hosts and not (changed or update.changed or update.moved):
             return False
         yield
         yield from self._take_hosts(update.hosts, update.removed, len(update.moved))
+        yield from let_go(known, update.removed)
         return True
 
     def add_host(self, endpoint: EndpointConfig) -> Host:
@@ -305,6 +306,7 @@ class Cluster(EjectionListener):
             self.detector.set_hosts(hosts)
             yield
         yield from self._rebuild()
+        yield
         self._count_members()
         self.stats.membership_change += changes
         leaving = removed
@@ -356,11 +358,18 @@ class Cluster(EjectionListener):
             self._background.start(self._rebuild())
 
     def _count_members(self) -> None:
-        stats = self.stats
-        stats.membership_total = stats.membership_healthy = 0
-        stats.membership_degraded = stats.membership_excluded = 0
+        healthy = degraded = excluded = 0
         for host in self.hosts:
-            self._count_member(host, 1)
+            flags = host.health_flags
+            if flags & (UNHEALTHY | DEGRADED) == 0:
+                healthy += 1
+            elif flags & UNHEALTHY == 0:
+                degraded += 1
+            if flags & EXCLUDED:
+                excluded += 1
+        stats = self.stats
+        stats.membership_total, stats.membership_healthy = len(self.hosts), healthy
+        stats.membership_degraded, stats.membership_excluded = degraded, excluded
 
     def _count_member(self, host: Host, sign: int) -> None:
         stats = self.stats

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
+from typing import Final
+
+_STRIDE: Final = 1024  # indices in a step
 
 Entry = tuple[float, int, int]  # deadline, order of arrival, index
 
@@ -14,10 +18,20 @@ class EdfScheduler:
     1/weight each time: so indices come in proportion to their weights, evenly spread.
     """
 
-    def __init__(self, weights: list[float]) -> None:
-        self._order: int = len(weights)
-        self._entries: list[Entry] = [(1.0 / weights[i], i, i) for i in range(len(weights))]
+    def __init__(self) -> None:
+        self._order: int = 0
+        self._entries: list[Entry] = []
+
+    def fill(self, weights: list[float]) -> Iterator[None]:
+        """Put them all in, in steps."""
+        self._order = len(weights)
+        for index, weight in enumerate(weights):
+            self._entries.append((1.0 / weight, index, index))
+            if index % _STRIDE == _STRIDE - 1:
+                yield
+        yield
         heapq.heapify(self._entries)
+        yield
 
     @property
     def index(self) -> int:
@@ -41,7 +55,15 @@ class WeightedOrder:
     def __init__(self, weights: list[float]) -> None:
         self._weights = weights
         self._turns: list[int] = [1] * len(weights)
-        self._edf = EdfScheduler(weights)
+        self._edf = EdfScheduler()
+
+    def prepare(self, offset: int) -> Iterator[None]:
+        """Begin, `offset` indices ahead."""
+        yield from self._edf.fill(self._weights)
+        for index in range(offset):
+            self.next()
+            if index % _STRIDE == _STRIDE - 1:
+                yield
 
     def next(self) -> int:
         edf = self._edf

@@ -111,6 +111,7 @@ class AssignmentWatcher(ResourceWatcher):
                 break
             yield
         self.stats.max_host_weight = _max_weight(assignment.endpoints)
+        yield from self._reader.forget()
 
     def _take_policy(self, policy: Any) -> bool:
         """Whether it changes how hosts are chosen."""
@@ -139,5 +140,10 @@ class AssignmentWatcher(ResourceWatcher):
 
 def _max_weight(endpoints: list[EndpointConfig]) -> int:
     """As Envoy's gauge: of the last priority."""
-    last = max([endpoint.priority for endpoint in endpoints], default=0)
-    return max([endpoint.weight for endpoint in endpoints if endpoint.priority == last], default=1)
+    last, most = 0, 1
+    for endpoint in endpoints:
+        if endpoint.priority > last:
+            last, most = endpoint.priority, 1
+        if endpoint.priority == last and endpoint.weight > most:
+            most = endpoint.weight
+    return most

@@ -46,18 +46,27 @@ class HostsUpdate:
                 self.by_endpoint[endpoint] = host
             if index % _LONG_STRIDE == _LONG_STRIDE - 1:
                 yield
+        left: dict[str, list[Host]] = {}
         staying = set(self.by_endpoint.values())
-        left = by_address([host for host in self._cluster.hosts if host not in staying])
+        leaving = [host for host in self._cluster.hosts if host not in staying]
         yield
-        if fresh:
-            yield from self._place(fresh, left)
+        for start in range(0, len(leaving), _LONG_STRIDE):
+            _sort_in(leaving[-1 - start : -1 - start - _LONG_STRIDE : -1], left)
+            yield
+        yield from self._place(fresh, left)
         self.hosts = [self.by_endpoint[endpoint] for endpoint in self._endpoints]
-        self.removed = [host for same in left.values() for host in same]
+        yield
+        for same in left.values():
+            self.removed += same
         self.moved.update([host.priority for host in self.removed])
 
     def _place(self, fresh: list[EndpointConfig], left: dict[str, list[Host]]) -> Iterator[None]:
         """Each gets a host that is left at its address, of its own priority if possible; else a new one."""
-        same_priority = [_take(left, endpoint, True) for endpoint in fresh]
+        same_priority: list[Host | None] = []
+        for endpoint in fresh:
+            same_priority.append(_take(left, endpoint, True))
+            if len(same_priority) % _LONG_STRIDE == 0:
+                yield
         for index, endpoint in enumerate(fresh):
             host = same_priority[index] or _take(left, endpoint, False)
             if host is None:
@@ -76,9 +85,29 @@ class HostsUpdate:
 def by_address(hosts: list[Host]) -> dict[str, list[Host]]:
     """Hosts by their address, which several may have; the first of them stands at the end."""
     found: dict[str, list[Host]] = {}
-    for host in reversed(hosts):
-        found.setdefault(host.key, []).append(host)
+    _sort_in(hosts[::-1], found)
     return found
+
+
+def _sort_in(hosts: list[Host], found: dict[str, list[Host]]) -> None:
+    for host in hosts:
+        same = found.get(host.key)
+        if same is None:
+            found[host.key] = [host]
+        else:
+            same.append(host)
+
+
+def let_go(known: dict[EndpointConfig, Host], removed: list[Host]) -> Iterator[None]:
+    """Of what is used no more, in steps: to free ten thousand hosts takes longer than a request may wait."""
+    while known:
+        known.popitem()
+        if len(known) % _STRIDE == 0:
+            yield
+    while removed:
+        removed.pop()
+        if len(removed) % _STRIDE == 0:
+            yield
 
 
 def _take(left: dict[str, list[Host]], endpoint: EndpointConfig, same_priority: bool) -> Host | None:

@@ -78,8 +78,7 @@ class LocalityPicker(Picker):
     def prepare(self) -> Iterator[None]:
         for picker in self._pickers:
             yield from picker.prepare()
-        for _ in range(self._offset):
-            self._order.next()
+        yield from self._order.prepare(self._offset)
 
     def pick(self) -> Host:
         return self._pickers[self._order.next()].pick()

@@ -15,10 +15,13 @@ from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.hashing import STRIDE, HashPicker
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.load_balancer import RandomBits
+from meshproxy.upstream.sorting import sort_in_steps
 
 _FREE: Final = -1
 _TWO_TO_64: Final = 1 << 64
-_COPIED: Final = 8192  # entries that are copied in a step
+_LOOKS: Final = 256  # entries that are looked at in one go,
+_LOOKED_AT: Final = 2048  # and in a step
+_COPIED: Final = 8192  # … that are copied
 
 
 class MaglevStats(StatsScope):
@@ -46,7 +49,9 @@ class MaglevPicker(HashPicker):
         self._table: list[Host] = []
 
     def fill(self) -> Iterator[None]:
-        order = sorted(range(len(self.hosts)), key=self.keys.__getitem__)  # not to depend on the order of the hosts
+        # The table does not depend on the order of the hosts.
+        ordered = yield from sort_in_steps([(key, index) for index, key in enumerate(self.keys)])
+        order: list[int] = [index for _, index in ordered]
         table = MaglevTable([self.keys[index] for index in order], [self.shares[index] for index in order], self._size)
         yield from table.fill()
         self._least, self._most = min(table.counts), max(table.counts)
@@ -74,42 +79,58 @@ class MaglevTable:
         self._size = size
         self.entries: list[int] = [_FREE] * size
         self.counts: list[int] = [0] * len(keys)
+        self._positions: list[int] = []  # where each key looks next,
+        self._skips: list[int] = []  # and in which steps
 
     def fill(self) -> Iterator[None]:
         """In steps."""
-        keys, shares, size = self._keys, self._shares, self._size
-        positions: list[int] = []
-        skips: list[int] = []
-        for key in keys:
-            positions.append(xxh64_intdigest(key) % size)
-            skips.append(xxh64_intdigest(key, 1) % (size - 1) + 1)
-            if len(skips) % STRIDE == 0:
-                yield
-        targets = [0.0] * len(keys)
+        size, shares = self._size, self._shares
+        yield from self._read_keys()
+        targets = [0.0] * len(shares)
         most = max(shares)
         filled = looked_at = turn = 0
         while filled < size:
             turn += 1
-            for index in range(len(keys)):
+            for index, share in enumerate(shares):
                 looked_at += 1
-                if looked_at % STRIDE == 0:
-                    yield
-                if filled == size or turn * shares[index] < targets[index]:
+                if filled == size or turn * share < targets[index]:
                     continue  # a lighter one sits out some turns
                 targets[index] += most
-                positions[index] = self._take(index, positions[index], skips[index])
+                while not self._take(index):
+                    looked_at += _LOOKS
+                    if looked_at >= _LOOKED_AT:
+                        looked_at = 0
+                        yield
                 filled += 1
+                if looked_at >= _LOOKED_AT:
+                    looked_at = 0
+                    yield
 
-    def _take(self, index: int, position: int, skip: int) -> int:
-        """The next free entry in the key's order is its own; the next search steps on from there."""
+    def _read_keys(self) -> Iterator[None]:
+        size = self._size
+        for key in self._keys:
+            self._positions.append(xxh64_intdigest(key) % size)
+            self._skips.append(xxh64_intdigest(key, 1) % (size - 1) + 1)
+            if len(self._skips) % STRIDE == 0:
+                yield
+
+    def _take(self, index: int) -> bool:
+        """The next free entry in the key's order is its own; False when it is not to be seen yet."""
         entries, size = self.entries, self._size
-        while entries[position] != _FREE:
+        position, skip = self._positions[index], self._skips[index]
+        for _ in range(_LOOKS):
+            if entries[position] == _FREE:
+                entries[position] = index
+                self.counts[index] += 1
+                break
             position += skip
             if position >= size:
                 position -= size
-        entries[position] = index
-        self.counts[index] += 1
-        return position
+        else:
+            self._positions[index] = position
+            return False
+        self._positions[index] = position
+        return True
 
 
 def is_prime(number: int) -> bool:

@@ -77,10 +77,7 @@ class WeightedRoundRobinPicker(Picker):
         self._order = WeightedOrder([float(host.weight) for host in hosts])
 
     def prepare(self) -> Iterator[None]:
-        for turn in range(self.position % len(self.hosts)):
-            self._order.next()
-            if turn % _STRIDE == _STRIDE - 1:
-                yield
+        yield from self._order.prepare(self.position % len(self.hosts))
 
     def pick(self) -> Host:
         return self.hosts[self._order.next()]
@@ -140,7 +137,7 @@ class ChangingWeightPicker(Picker):
         self._all_grown_at: float = 0.0
         if slow_start is not None:
             self._all_grown_at = max([host.healthy_since for host in hosts]) + slow_start.window_ms / 1000.0
-        self._edf = EdfScheduler([])
+        self._edf = EdfScheduler()
 
     def prepare(self) -> Iterator[None]:
         weights: list[float] = []
@@ -148,7 +145,7 @@ class ChangingWeightPicker(Picker):
             weights.append(self._weight(host))
             if len(weights) % _STRIDE == 0:
                 yield
-        self._edf = EdfScheduler(weights)
+        yield from self._edf.fill(weights)
         for turn in range(self.position % len(self.hosts)):
             self.pick()
             if turn % _STRIDE == _STRIDE - 1:

@@ -13,7 +13,7 @@ from meshproxy.route.hash_policy import NO_HASH
 from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.hash_tables import HashTables
 from meshproxy.upstream.hashing import STRIDE, HashPicker, shares_of
-from meshproxy.upstream.host import EXCLUDED, Host, LbContext
+from meshproxy.upstream.host import DEGRADED, EXCLUDED, UNHEALTHY, Host, LbContext
 from meshproxy.upstream.load_balancer import LoadBalancer, RandomBits
 from meshproxy.upstream.locality import LocalityGroup, group_by_locality, new_locality_picker, subset_of_groups
 from meshproxy.upstream.picker import Picker, new_picker
@@ -43,13 +43,14 @@ class HostSet:
         """See who is healthy."""
         for index, host in enumerate(self.hosts):
             units = host.weight if by_weight else 1
-            if not host.health_flags & EXCLUDED:
+            flags = host.health_flags
+            if flags & EXCLUDED == 0:
                 self.counted += 1
                 self._units += units
-            if host.healthy:
+            if flags & (UNHEALTHY | DEGRADED) == 0:
                 self.healthy.append(host)
                 self._healthy_units += units
-            elif host.degraded:
+            elif flags & UNHEALTHY == 0:
                 self.degraded.append(host)
                 self._degraded_units += units
             if index % STRIDE == STRIDE - 1:
@@ -84,6 +85,14 @@ class HostSet:
             if picker is not None:
                 yield
                 yield from picker.prepare()
+
+    def let_go(self) -> Iterator[None]:
+        """Of the pickers, one after the other: they may be large. Nobody uses them any more."""
+        self.hash_picker = self.all_picker = None
+        yield
+        self.healthy_picker = None
+        yield
+        self.degraded_picker = None
 
     def use_hash_picker(self, picker: HashPicker | None) -> None:
         """As in Envoy one table serves healthy, degraded and all hosts: which are in it, panic decides."""
@@ -165,6 +174,9 @@ class PrioritySet(LoadBalancer):
             yield from _make_tables(sets, tables)
         self.sets = sets
         self._share_out()
+        yield
+        for host_set in previous:
+            yield from host_set.let_go()
 
     def _find_localities(self, host_set: HostSet) -> None:
         hosts = host_set.hosts

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from heapq import merge
-from itertools import islice
 from math import ceil
 from typing import ClassVar, Final
 
@@ -19,10 +17,10 @@ from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.hashing import STRIDE, HashPicker, murmur_hash_2
 from meshproxy.upstream.host import Host
 from meshproxy.upstream.load_balancer import RandomBits
+from meshproxy.upstream.sorting import sort_in_steps
 
 _INDEX_BITS: Final = 32
 _INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
-_RUN: Final = 4096  # places that are sorted in one go
 
 
 class RingHashStats(StatsScope):
@@ -57,7 +55,7 @@ class RingHashPicker(HashPicker):
 
     def fill(self) -> Iterator[None]:
         yield from self._lay_out()
-        yield from self._sort()
+        self._places = yield from sort_in_steps(self._places)
 
     def _lay_out(self) -> Iterator[None]:
         """Shares are seldom whole numbers of places: running sums decide who gets what rounding leaves."""
@@ -76,23 +74,6 @@ class RingHashPicker(HashPicker):
                     yield
             self._least = min(self._least, count)
             self._most = max(self._most, count)
-
-    def _sort(self) -> Iterator[None]:
-        """A large ring in parts, which are merged then: sorting the whole would hold the loop for too long."""
-        places = self._places
-        if len(places) <= _RUN:
-            places.sort()
-            return
-        runs: list[list[int]] = []
-        for start in range(0, len(places), _RUN):
-            runs.append(sorted(places[start : start + _RUN]))
-            yield
-        merged = merge(*runs)
-        ordered: list[int] = []
-        while len(ordered) < len(places):
-            ordered.extend(islice(merged, STRIDE))
-            yield
-        self._places = ordered
 
     def publish(self) -> None:
         stats = self._stats

@@ -94,7 +94,7 @@ class AltStats(StatsScope):
 class ClusterStats(AltStats):
     """Envoy's `cluster.<name>.*`, but for what stands under a name of its own below."""
 
-    COUNTERS = (
+    COUNTERS: ClassVar[tuple[str, ...]] = (
         "assignment_stale",
         "assignment_timeout_received",
         "assignment_use_cached",
@@ -182,7 +182,7 @@ class ClusterStats(AltStats):
         "upstream_rq_active",
         "upstream_rq_pending_active",
     )
-    LEVELS = (
+    LEVELS: ClassVar[tuple[str, ...]] = (
         "lb_subsets_active",
         "max_host_weight",
         "membership_degraded",
@@ -310,8 +310,8 @@ class ClusterStats(AltStats):
 class DiscoveredStats(ClusterStats):
     """Of a cluster whose endpoints come from a control plane: with Envoy's statistics of a subscription."""
 
-    COUNTERS = (*ClusterStats.COUNTERS, "init_fetch_timeout", "update_rejected")
-    LEVELS = (*ClusterStats.LEVELS, "update_time")
+    COUNTERS: ClassVar[tuple[str, ...]] = (*ClusterStats.COUNTERS, "init_fetch_timeout", "update_rejected")
+    LEVELS: ClassVar[tuple[str, ...]] = (*ClusterStats.LEVELS, "update_time")
 
     def __init__(self) -> None:
         super().__init__()

@@ -140,6 +140,7 @@ class SubsetLoadBalancer(LoadBalancer):
             del self._subsets[key]
             self._stats.lb_subsets_active -= 1
             self._stats.lb_subsets_removed += 1
+            yield
 
     def on_health_changed(self, hosts: list[Host], host: Host) -> None:
         if self._everybody is not None:

@@ -54,6 +54,10 @@ class DeltaState(TypeState):
         self._answers.append((change.nonce, error_detail(rejections) if rejections else None))
 
     @property
+    def unanswered(self) -> int:
+        return len(self._answers)
+
+    @property
     def due(self) -> bool:
         if not self._asked:
             return bool(self.names)

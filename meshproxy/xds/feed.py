@@ -99,6 +99,11 @@ class Feed:
         self.state.begin_stream()
 
     @property
+    def queued(self) -> int:
+        """Responses that wait."""
+        return len(self._queue)
+
+    @property
     def applying(self) -> bool:
         return self._task is not None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import marshal
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from google.protobuf.message import DecodeError
 from meshproxy.config.datasource import FileStamp, file_stamp
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.loader import load_message
+from meshproxy.config.messages import find_message
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.xds.decode import Decoder
 from meshproxy.xds.feed import Feed, SinkOf
@@ -35,6 +37,8 @@ _log = logging.getLogger("meshproxy.config")
 _INTERVAL_MS: Final = 500.0
 # Text that is read within 5 ms; more than that is read by another process, so that traffic goes on.
 _SMALL_BYTES: Final = 4096
+# An Any, as text format writes it.
+_ANY_IN_TEXT: Final = re.compile(r"\[type\.googleapis\.com/([\w.]+)\]")
 
 
 class _FileState(SotwState):
@@ -167,6 +171,8 @@ def read_response(path: str) -> tuple[Any | None, str]:
         except DecodeError:
             return None, "the bytes are not a DiscoveryResponse"
     if path.endswith(".pb_text"):
+        for name in _ANY_IN_TEXT.findall(data.decode("utf-8", "replace")):
+            find_message(name)  # so that the parser knows it
         try:
             return text_format.Parse(data, DiscoveryResponse(), allow_unknown_field=True), ""
         except text_format.ParseError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
@@ -19,8 +20,8 @@ class SotwState(TypeState):
     def __init__(self, type_url: str) -> None:
         super().__init__(type_url)
         self.version: str = ""  # the last one that was acknowledged
-        self._nonce: str = ""
-        self._detail: Status | None = None
+        self._nonce: str = ""  # of the last response that was answered
+        self._answers: deque[tuple[str, str, Status | None]] = deque()  # nonce, version in force, what was wrong
         self._applying: bool = False
         self._asked: bool = False  # the stream has had a request of the type
         self._named: bool = False  # one that had names in it: from then on an empty list stands for none
@@ -36,7 +37,8 @@ class SotwState(TypeState):
             self._again.add(name)
 
     def begin_stream(self) -> None:
-        self._nonce, self._detail = "", None
+        self._nonce = ""
+        self._answers.clear()
         self._asked = self._named = self._applying = False
         self._again.clear()
         self._changed = bool(self.names)
@@ -55,30 +57,35 @@ class SotwState(TypeState):
 
     def answer(self, change: Change, rejections: list[Rejection]) -> None:
         self._applying = False
-        self._nonce = change.nonce
-        self._detail = error_detail(rejections) if rejections else None
         if not rejections:
             self.version = change.version
-        self._changed = True
+        self._answers.append((change.nonce, self.version, error_detail(rejections) if rejections else None))
+
+    @property
+    def unanswered(self) -> int:
+        return len(self._answers)
 
     @property
     def due(self) -> bool:
-        if self._applying or not self._changed:
-            return False
-        return self._asked or bool(self.names)
+        if self._answers:
+            return True
+        return self._changed and not self._applying and (self._asked or bool(self.names))
 
     def request(self) -> DiscoveryRequest:
-        request = DiscoveryRequest(version_info=self.version, type_url=self.type_url, response_nonce=self._nonce)
-        if self._detail is not None:
-            request.error_detail.CopyFrom(self._detail)
-        back = [name for name in self._again if name in self.names]
+        version, detail = self.version, None
+        if self._answers:
+            self._nonce, version, detail = self._answers.popleft()
+        request = DiscoveryRequest(version_info=version, type_url=self.type_url, response_nonce=self._nonce)
+        if detail is not None:
+            request.error_detail.CopyFrom(detail)
+        back = self._again & self.names.keys()
         # Without those that come back, first: the server has to see them go, or it would not send them again.
         self._changed = bool(back)
         names = [name for name in self.names if name not in back]
         if self._named or not self._is_wildcard(names):
             request.resource_names.extend(names)
         self._named = self._named or bool(request.resource_names)
-        self._asked, self._detail = True, None
+        self._asked = True
         self._again.clear()
         return request
 

@@ -155,6 +155,11 @@ class TypeState:
         raise NotImplementedError
 
     @property
+    def unanswered(self) -> int:
+        """How many responses were taken whose answers are not sent yet."""
+        raise NotImplementedError
+
+    @property
     def due(self) -> bool:
         """There is something to say."""
         raise NotImplementedError

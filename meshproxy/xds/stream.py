@@ -28,8 +28,9 @@ from meshproxy.xds.stats import ControlPlaneStats
 
 _log = logging.getLogger("meshproxy.config")
 
-# Responses that wait to be applied; with more, the server has to wait.
+# Responses that wait to be applied, or to be answered since the server reads nothing; with more, it has to wait.
 _MOST_QUEUED_BYTES: Final = 16 * 1024 * 1024
+_MOST_QUEUED: Final = 1000  # of one type
 # While something is applied, it asks for more and more names: those of so long go out together.
 _GATHER_S: Final = 0.02
 
@@ -153,9 +154,16 @@ class DiscoveryStream(Source):
             except DecodeError:
                 raise RpcError(RpcStatus(grpc.INTERNAL, f"what the server sent is no {kind.DESCRIPTOR.name}")) from None
             self._on_response(response, len(data))
-            while sum(feed.queued_bytes for feed in self._feeds.values()) > _MOST_QUEUED_BYTES:
+            while self._is_full():
                 self._room.clear()
                 await self._room.wait()
+
+    def _is_full(self) -> bool:
+        """Then the server has to wait."""
+        feeds = self._feeds.values()
+        if sum(feed.queued_bytes for feed in feeds) > _MOST_QUEUED_BYTES:
+            return True
+        return any(feed.queued + feed.state.unanswered > _MOST_QUEUED for feed in feeds)
 
     def _on_response(self, response: Any, size: int) -> None:
         self._identifier = response.control_plane.identifier or self._identifier
@@ -182,6 +190,7 @@ class DiscoveryStream(Source):
                 feed.sink.on_attempt()
                 if not await call.send(self._message(feed.state.request())):
                     return
+                self._room.set()
 
     def _next_due(self) -> Feed | None:
         return next((feed for feed in self._feeds.values() if feed.state.due), None)

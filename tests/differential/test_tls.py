@@ -347,8 +347,8 @@ def has_no_connection(side: TlsSide) -> bool:
     return not any(side.proxy.stats("_cx_ssl_active").values())
 
 
-NOT_OURS = re.compile(r"_ssl_socket_factory\.|^http\.admin\.")
-"""Of secrets that come from a server, and of the admin interface's connections."""
+NOT_OURS = re.compile(r"^http\.admin\.")
+"""Of the admin interface's connections."""
 
 
 def test_stats_as_envoy(sides: tuple[TlsSide, TlsSide]) -> None:

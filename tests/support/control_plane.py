@@ -124,6 +124,7 @@ class ControlPlaneStream:
     def send_raw(self, data: bytes) -> None:
         """A message of any bytes."""
         self._outgoing.put_nowait(data)
+        self.plane.said()
 
     def cut(self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         """End the stream, when what was to be sent before is sent; OK ends it without an error."""
@@ -153,6 +154,7 @@ class ControlPlaneStream:
             request = kind.FromString(data)
             self.requests.append(request)
             self.plane.requests.append((self, request))
+            self.plane.said()
             if not self.plane.is_scripted:
                 self.answer(request)
             self._arrived.set()
@@ -174,8 +176,10 @@ class ControlPlaneStream:
             return
         resources = self.plane.resources.get(type_url, {})
         if self.is_delta:
+            first = watched.unanswered and watched.wildcard  # an answer, be it that there is nothing
             updates, removed = watched.changes(resources)
-            if updates or removed:
+            if updates or removed or first:
+                watched.unanswered = False
                 made = [resource(name, message, version) for name, (message, version) in updates.items()]
                 self.send_delta(type_url, made, removed, self.plane.nonce())
         else:
@@ -193,6 +197,7 @@ class _Watched:
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.wildcard = False
+        self.unanswered = True
         self._first = True
         self._sent: dict[str, str] = {}  # name -> version
         self._sent_version: str | None = None
@@ -255,6 +260,7 @@ class ControlPlane:
         self.versions: dict[str, str] = {}
         self.streams: list[ControlPlaneStream] = []
         self.requests: list[tuple[ControlPlaneStream, Any]] = []
+        self.on_say: Callable[[], None] | None = None  # called for every message, of either side
         self._nonces = 0
         self._taken = 0
         self._changed = asyncio.Event()
@@ -339,6 +345,10 @@ class ControlPlane:
         await self.until(lambda: len(self.streams) > self._taken)
         self._taken += 1
         return self.streams[self._taken - 1]
+
+    def said(self) -> None:
+        if self.on_say is not None:
+            self.on_say()
 
     def on_change(self) -> None:
         self._changed.set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 from meshproxy.pilot.documents.problems import At
 from meshproxy.pilot.documents.rules import Labels, Port, Regexp, between, dns_label, object_name
@@ -63,7 +64,7 @@ class WorkloadSelector:
     labels: Labels = ()
 
 
-def check_unique(at: At, values: list[str] | list[int], step: str, what: str) -> None:
+def check_unique(at: At, values: Sequence[str | int], step: str, what: str) -> None:
     """Tells of a value that stands twice: `values[i]` is `at[i].step`."""
     seen: set[str | int] = set()
     for index, value in enumerate(values):

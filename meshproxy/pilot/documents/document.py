@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 import yaml
 
@@ -26,8 +26,7 @@ class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Identity:
+class Identity(NamedTuple):
     """What a document is known by."""
 
     kind: str
@@ -49,15 +48,14 @@ class RawDocument:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document that is fine as such. `created` is its creationTimestamp, "" where it has none."""
+    """A document that is fine as such. `created` is its creationTimestamp, "" where it has none. It does not know where
+    it stands, so that it is the same wherever that is."""
 
     identity: Identity
     spec: Any
     labels: Map[str] = ()
     annotations: Map[str] = ()
     created: str = ""
-    source: str = field(default="", compare=False)
-    line: int = field(default=0, compare=False)
 
     @property
     def namespace(self) -> str:
@@ -76,11 +74,12 @@ class Document:
         """As it is written."""
         kind = BY_NAME[self.identity.kind]
         metadata: dict[str, Any] = {"name": self.name, "namespace": self.namespace}
-        for name, value in (("labels", dict(self.labels)), ("annotations", dict(self.annotations))):
-            if value:
-                metadata[name] = value
-        if self.created:
-            metadata["creationTimestamp"] = self.created
+        more = {
+            "labels": dict(self.labels),
+            "annotations": dict(self.annotations),
+            "creationTimestamp": self.created,
+        }
+        metadata |= {name: value for name, value in more.items() if value}
         return {
             "apiVersion": kind.api_version,
             "kind": kind.name,
@@ -91,7 +90,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What came of a text: a document, or errors; its identity where that much could be read."""
+    """What came of a text: a document, or errors; its identity where that much could be read (of a kind that is not read
+    too, unless its name may be misspelt)."""
 
     identity: Identity | None
     document: Document | None
@@ -134,24 +134,36 @@ def _says_something(part: str) -> bool:
 
 
 def parse_document(raw: RawDocument) -> Parsed:
-    """The document in a text."""
-    problems = Problems(raw.source, raw.line)
+    """The document in a text, with problems at the lines of its source."""
+    return located(parse_text(raw.text), raw)
+
+
+def located(parsed: Parsed, raw: RawDocument) -> Parsed:
+    """What `parse_text` gave, with problems at the lines of the source."""
+    if not parsed.errors and not parsed.warnings:
+        return parsed
+
+    def moved(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        return tuple(replace(each, source=raw.source, line=each.line + raw.line - 1) for each in problems)
+
+    return replace(parsed, errors=moved(parsed.errors), warnings=moved(parsed.warnings))
+
+
+def parse_text(text: str) -> Parsed:
+    """The document in a text whose first line is 1."""
+    problems = Problems("")
     try:
-        problems.root = yaml.compose(raw.text, Loader=_Loader)
+        problems.root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        return _unreadable(raw, error)
+        mark = getattr(error, "problem_mark", None)
+        line = 1 if mark is None else mark.line + 1
+        return Parsed(None, None, (Problem("", line, "", getattr(error, "problem", None) or str(error)),))
     except (ValueError, RecursionError) as error:
-        return Parsed(None, None, (Problem(raw.source, raw.line, "", str(error)),))
+        return Parsed(None, None, (Problem("", 1, "", str(error)),))
     try:
         return _parse(problems)
     except (TooLargeError, RecursionError) as error:
-        return Parsed(None, None, (Problem(raw.source, raw.line, "", str(error)),))
-
-
-def _unreadable(raw: RawDocument, error: yaml.YAMLError) -> Parsed:
-    mark = getattr(error, "problem_mark", None)
-    line = raw.line + (mark.line if mark is not None else 0)
-    return Parsed(None, None, (Problem(raw.source, line, "", getattr(error, "problem", None) or str(error)),))
+        return Parsed(None, None, (Problem("", 1, "", str(error)),))
 
 
 def _parse(problems: Problems) -> Parsed:
@@ -161,12 +173,15 @@ def _parse(problems: Problems) -> Parsed:
         top.error("is empty")
         return _result(problems, None, None)
     given = members(root, top)
-    kind = _kind_of(given, top) if given is not None else None
-    metadata = _metadata_of(given, top) if given is not None else FAILED
+    if given is None:
+        return _result(problems, None, None)
+    version, name = _text(given, "apiVersion", top), _text(given, "kind", top)
+    kind = _kind_of(version, name, top) if version and name else None
+    metadata = _metadata_of(given, top)
     identity = None
-    if kind is not None and metadata is not FAILED:
-        identity = Identity(kind.name, metadata.namespace, metadata.name)
-    if kind is None or given is None:
+    if metadata is not FAILED and name and (kind is not None or not suggestion(name, BY_NAME)):
+        identity = Identity(name, metadata.namespace, metadata.name)
+    if kind is None:
         return _result(problems, identity, None)
     for name in given:
         if name not in _TOP:
@@ -180,8 +195,6 @@ def _parse(problems: Problems) -> Parsed:
         metadata.labels,
         metadata.annotations,
         metadata.creation_timestamp,
-        problems.source,
-        problems.line_of(()),
     )
     return _result(problems, identity, document)
 
@@ -206,22 +219,23 @@ def _metadata_of(given: dict[str, yaml.Node], top: At) -> Any:
     return read_spec(Metadata, node, top / "metadata")
 
 
-def _kind_of(given: dict[str, yaml.Node], top: At) -> Kind | None:
-    words = []
-    for name in ("apiVersion", "kind"):
-        node = given.get(name)
-        if not isinstance(node, yaml.ScalarNode) or not node.value:
-            (top / name).error("is required: a string")
-            return None
-        words.append(node.value)
-    version, name = words
+def _text(given: dict[str, yaml.Node], field: str, top: At) -> str:
+    node = given.get(field)
+    if isinstance(node, yaml.ScalarNode) and node.value:
+        return str(node.value)
+    (top / field).error("is required: a string")
+    return ""
+
+
+def _kind_of(version: str, name: str, top: At) -> Kind | None:
     kind = find_kind(version, name)
     if kind is not None:
         return kind
     known = BY_NAME.get(name)
     if known is not None:
-        (top / "apiVersion").error(f'{name} is read of {known.group or "v1"} {", ".join(known.versions)}, not of "{version}"')
+        versions = ", ".join(known.versions)
+        (top / "apiVersion").error(f'{name} is read of {known.group or "Kubernetes"} {versions}, not of "{version}"')
     else:
         names = ", ".join(each.name for each in KINDS)
-        (top / "kind").error(f"{name} of {version} is not read here; these are: {names}")
+        (top / "kind").error(f"{name} of {version} is not read{suggestion(name, BY_NAME)}; these kinds are: {names}")
     return None

@@ -8,7 +8,15 @@ from typing import Annotated, ClassVar, Literal
 from meshproxy.pilot.documents.common import WorkloadSelector
 from meshproxy.pilot.documents.destination_rule import HTTPCookie
 from meshproxy.pilot.documents.problems import At
-from meshproxy.pilot.documents.rules import Duration, HeaderName, Port, between, header_value, object_name, wildcard_host
+from meshproxy.pilot.documents.rules import (
+    Duration,
+    HeaderName,
+    Port,
+    between,
+    header_value,
+    object_name,
+    wildcard_host,
+)
 from meshproxy.pilot.documents.spec import Json, Map, spec
 
 _MAX_TOKENS = 2**32 - 1

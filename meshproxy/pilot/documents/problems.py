@@ -34,12 +34,11 @@ class TooLargeError(MeshProxyError):
 
 
 class Problems:
-    """Collects those of one document, whose YAML is `root`; `first_line` is the line that its text begins at."""
+    """Collects those of one document, whose YAML is `root`."""
 
-    def __init__(self, source: str, first_line: int = 1, root: yaml.Node | None = None) -> None:
+    def __init__(self, source: str) -> None:
         self.source = source
-        self.first_line = first_line
-        self.root = root
+        self.root: yaml.Node | None = None
         self.errors: list[Problem] = []
         self.warnings: list[Problem] = []
         self._values = 0
@@ -66,7 +65,7 @@ class Problems:
             node, line = found
         if not steps and node is not None:
             line = node.start_mark.line
-        return self.first_line + line
+        return line + 1
 
     def _problem(self, steps: tuple[str | int, ...], reason: str) -> Problem:
         return Problem(self.source, self.line_of(steps), path_text(steps), reason)

@@ -30,7 +30,7 @@ FAILED: Final[Any] = object()
 _MAX_DEPTH: Final = 64
 
 
-def read_spec(kind: type[Any], node: yaml.Node, at: At) -> Any:
+def read_spec(kind: Any, node: yaml.Node, at: At) -> Any:
     """An instance of the spec `kind`; FAILED when errors were told."""
     return _converter(kind)(node, at)
 
@@ -63,7 +63,7 @@ def shown(node: yaml.Node) -> str:
         return "an object"
     if isinstance(node, yaml.SequenceNode):
         return "a list"
-    value = node.value if node.style else scalar(node.value)
+    value = plain_value(node)
     return "null" if value is None else json.dumps(value, ensure_ascii=False)
 
 
@@ -150,11 +150,15 @@ def _not_null(convert: Convert, node: yaml.Node, at: At) -> Any:
     return convert(node, at)
 
 
-def _plain(node: yaml.Node) -> Any:
+def plain_value(node: yaml.Node) -> Any:
     """The value of a plain scalar; of a quoted one the string; None for anything else."""
     if not isinstance(node, yaml.ScalarNode):
         return None
     return node.value if node.style else scalar(node.value)
+
+
+def _is_quoted(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and bool(node.style)
 
 
 def _wrong(node: yaml.Node, at: At, wanted: str) -> Any:
@@ -163,27 +167,27 @@ def _wrong(node: yaml.Node, at: At, wanted: str) -> Any:
 
 
 def _string(node: yaml.Node, at: At) -> Any:
-    value = _plain(node)
+    value = plain_value(node)
     if isinstance(value, str):
         return value
     return _wrong(node, at, "a string (in quotes)" if isinstance(node, yaml.ScalarNode) else "a string")
 
 
 def _bool(node: yaml.Node, at: At) -> Any:
-    value = _plain(node)
+    value = plain_value(node)
     return value if isinstance(value, bool) else _wrong(node, at, "true or false")
 
 
 def _int(node: yaml.Node, at: At) -> Any:
-    value = _plain(node)
+    value = plain_value(node)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     return _wrong(node, at, "a whole number")
 
 
 def _float(node: yaml.Node, at: At) -> Any:
-    value = _plain(node)
-    if isinstance(value, str) and not node.style:
+    value = plain_value(node)
+    if isinstance(value, str) and not _is_quoted(node):
         try:
             value = float(value)
         except ValueError:
@@ -194,14 +198,14 @@ def _float(node: yaml.Node, at: At) -> Any:
 
 
 def _duration(node: yaml.Node, at: At) -> Any:
-    value = _plain(node)
+    value = plain_value(node)
     found = parse_duration(value) if isinstance(value, str) else None
     return _wrong(node, at, 'a duration, such as "1.5s"') if found is None else found
 
 
 def _bytes(node: yaml.Node, at: At) -> Any:
     try:
-        return base64.b64decode(_plain(node), validate=True)
+        return base64.b64decode(plain_value(node), validate=True)
     except (TypeError, ValueError, binascii.Error):
         return _wrong(node, at, "base64")
 
@@ -221,7 +225,8 @@ def _json_value(node: yaml.Node, depth: int) -> Any:
         return [_json_value(each, depth + 1) for each in node.value]
     if isinstance(node, yaml.MappingNode):
         return {str(key.value): _json_value(value, depth + 1) for key, value in node.value}
-    return node.value if node.style else _number(scalar(node.value))
+    value = plain_value(node)
+    return value if _is_quoted(node) else _number(value)
 
 
 def _number(value: Any) -> Any:

@@ -34,11 +34,21 @@ from meshproxy.pilot.documents.rules import (
 from meshproxy.pilot.documents.spec import Map, Refused, spec
 
 MESH: Final = "mesh"  # the gateway that stands for all sidecars
-_RETRY_POLICIES: Final = frozenset({
-    *("5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "retriable-4xx", "refused-stream"),
-    *("retriable-status-codes", "retriable-headers", "envoy-ratelimited", "http3-post-connect-failure"),
-    *("cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"),
-})
+_RETRY_POLICIES: Final = frozenset(
+    {
+        *(
+            "5xx",
+            "gateway-error",
+            "reset",
+            "reset-before-request",
+            "connect-failure",
+            "retriable-4xx",
+            "refused-stream",
+        ),
+        *("retriable-status-codes", "retriable-headers", "envoy-ratelimited", "http3-post-connect-failure"),
+        *("cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"),
+    }
+)
 _GRPC_STATUSES: Final = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
     *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
@@ -220,9 +230,9 @@ class HTTPRetry:
     attempts: NotNegative = 0
     per_try_timeout: Duration | None = None
     retry_on: Annotated[str, retry_on] = ""
-    retry_remote_localities: bool | None = None
     retry_ignore_previous_hosts: bool | None = None
     backoff: Duration | None = None
+    REFUSED: ClassVar[Refused] = {"retryRemoteLocalities": "retries do not prefer other localities here"}
 
     def check(self, at: At) -> None:
         if self.attempts == 0:

@@ -27,7 +27,7 @@ def plain_spec(spec: Any) -> dict[str, Any]:
 
 
 @cache
-def _fields(kind: type[Any]) -> list[tuple[str, Any, Any]]:
+def _fields(kind: Any) -> list[tuple[str, Any, Any]]:
     hints = typing.get_type_hints(kind, vars(sys.modules[kind.__module__]), {})
     return [(each.name, each.default, _bare(hints[each.name])) for each in dataclasses.fields(kind)]
 

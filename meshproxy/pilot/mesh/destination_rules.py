@@ -161,8 +161,8 @@ def _put(hosts: dict[str, HostRules], document: Document, keep: bool) -> None:
 
 
 def traffic_policy(rule: MergedRule | None, subset: str, port: int) -> TrafficPolicy:
-    """The policy for a subset ("" for none) and a port: a subset's fields take the place of the rule's; what a port says
-    takes the place of the four that it may say, as a whole, as in Istio. It has no portLevelSettings any more."""
+    """The policy for a subset ("" for none) and a port: a subset's fields take the place of the rule's; what a port
+    says takes the place of the four that it may say, as a whole, as in Istio. It has no portLevelSettings any more."""
     if rule is None:
         return _EMPTY
     general = _for_port(rule.spec.traffic_policy or _EMPTY, port)

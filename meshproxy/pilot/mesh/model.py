@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 from meshproxy.pilot.documents.common import covers
 from meshproxy.pilot.documents.document import Document, Identity
+from meshproxy.pilot.documents.meshproxy_api import HashOn
 from meshproxy.pilot.mesh.destination_rules import DestinationRuleTable, MergedRule
 from meshproxy.pilot.mesh.names import full_host, resolve, selects
 from meshproxy.pilot.mesh.services import (
@@ -23,6 +24,7 @@ from meshproxy.pilot.mesh.services import (
     build_service,
     keys_of,
     selector_of,
+    workload_labels,
 )
 from meshproxy.pilot.mesh.virtual_services import VirtualServiceTable
 
@@ -134,7 +136,7 @@ class Mesh:
         return own or tuple(each for each in attached if each.namespace == service.namespace)
 
     def policies(self, kind: str, namespace: str, labels: dict[str, str]) -> tuple[Document, ...]:
-        """The LocalRateLimits or PythonFilters of a workload: of the root namespace and of its own, the oldest first."""
+        """The LocalRateLimits or PythonFilters of a workload: the root namespace's, then its own; the oldest first."""
         namespaces = dict.fromkeys((self.config.root_namespace, namespace))
         return tuple(
             document
@@ -143,14 +145,16 @@ class Mesh:
             if document.spec.workload_selector is None or selects(document.spec.workload_selector.labels, labels)
         )
 
-    def sticky_split(self, virtual_service: Identity, route: str) -> Document | None:
-        """The StickySplit for a route of a VirtualService, one that names the route before one for all."""
+    def sticky_split(self, virtual_service: Identity, route: str) -> tuple[HashOn, ...]:
+        """What users are told apart by on a route of a VirtualService, () for nothing; a StickySplit that names the
+        route comes before one for all."""
         found = [
             each
             for each in self.of_kind("StickySplit", virtual_service.namespace)
             if each.spec.virtual_service == virtual_service.name and each.spec.route in ("", route)
         ]
-        return min(found, key=lambda each: (each.spec.route != route, each.age), default=None)
+        best = min(found, key=lambda each: (each.spec.route != route, each.age), default=None)
+        return () if best is None else tuple(best.spec.hash_on)
 
     def served_by(self, namespace: str, labels: dict[str, str]) -> list[Service]:
         """The services of a namespace that select a workload with these labels: those whose requests it receives."""
@@ -255,8 +259,11 @@ def sees(sidecar: Document | None, service_namespace: str, host: str) -> bool:
 
 
 def _different(was: Mapping[K, V], now: Mapping[K, V]) -> list[K]:
-    found = [key for key, value in now.items() if was.get(key) is not value and was.get(key) != value]
-    return found + [key for key in was if key not in now]
+    if was is now:
+        return []
+    get = was.get
+    found = [key for key, value in now.items() if (old := get(key)) is not value and old != value]
+    return found if len(now) == len(was) + len(found) else found + [key for key in was if key not in now]
 
 
 def _regrouped(
@@ -329,7 +336,7 @@ def _selecting(declared: _Declared, entries: list[Change]) -> list[Document]:
         for entry in pair:
             if entry is None:
                 continue
-            labels: dict[str, str] = {**dict(entry.labels), **dict(entry.spec.labels)}
+            labels = dict(workload_labels(entry))
             for document in declared.selecting.get(entry.namespace, {}).values():
                 if selects(selector_of(document), labels):
                     found[document.identity] = document

@@ -34,10 +34,7 @@ def exported(export_to: tuple[str, ...], own: str, client: str) -> bool:
     """Whether what stands in the namespace `own` is seen in `client`; by default it is seen everywhere."""
     if not export_to:
         return True
-    for each in export_to:
-        if each in ("*", client) or (each == "." and own == client):
-            return True
-    return False
+    return any(each in ("*", client) or (each == "." and own == client) for each in export_to)
 
 
 def most_specific(host: str, exact: Any, wildcards: tuple[str, ...]) -> str | None:

@@ -14,7 +14,7 @@ from meshproxy.pilot.documents.service_entry import UNIX, ServiceEntry, Workload
 from meshproxy.pilot.mesh.names import exported
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
-# (hostname, namespace)
+# Its hostname, and its namespace.
 ServiceKey: TypeAlias = tuple[str, str]
 
 _TLS_MODE: Final = "security.istio.io/tlsMode"
@@ -224,21 +224,19 @@ def _key(document: Document) -> str:
     return str(document.identity)
 
 
-def _entries(
-    service: Service, document: Document, selected: list[Document]
-) -> list[tuple[WorkloadEntry, str, Labels]]:
+def _entries(service: Service, document: Document, selected: list[Document]) -> list[tuple[WorkloadEntry, str, Labels]]:
     spec = document.spec
     if isinstance(spec, ServiceEntry) and spec.endpoints:
         return [(each, "", each.labels) for each in spec.endpoints]
     if selector_of(document):
-        return [(each.spec, each.name, _workload_labels(each)) for each in selected]
+        return [(each.spec, each.name, workload_labels(each)) for each in selected]
     if service.resolution in ("DNS", "DNS_ROUND_ROBIN"):
         name = spec.external_name if isinstance(spec, KubernetesService) else service.hostname
         return [(WorkloadEntry(address=name or service.hostname), "", ())]
     return []
 
 
-def _workload_labels(document: Document) -> Labels:
+def workload_labels(document: Document) -> Labels:
     """Those of the workload itself come before those of its document."""
     return tuple(sorted({**dict(document.labels), **dict(document.spec.labels)}.items()))
 
@@ -246,7 +244,6 @@ def _workload_labels(document: Document) -> Labels:
 def _endpoint(entry: WorkloadEntry, port: ServicePort, name: str, namespace: str, labels: Labels) -> Endpoint:
     number = 0 if entry.address.startswith(UNIX) else dict(entry.ports).get(port.name, port.target_port)
     by_label = dict(labels)
-    mode = by_label.get(_TLS_MODE) or ("istio" if entry.service_account else "disabled")
     return Endpoint(
         entry.address,
         number,
@@ -255,7 +252,7 @@ def _endpoint(entry: WorkloadEntry, port: ServicePort, name: str, namespace: str
         entry.weight or 1,
         entry.network,
         entry.service_account,
-        mode,
+        by_label.get(_TLS_MODE, "disabled"),
         name,
         namespace,
     )
@@ -292,8 +289,10 @@ class WorkloadIndex:
             return copied[key]
 
         for old, new in changed:
-            for pair in _workload_labels(old) if old is not None else ():
-                group((old.namespace, *pair)).pop(old.name, None)  # type: ignore[union-attr]
-            for pair in _workload_labels(new) if new is not None else ():
-                group((new.namespace, *pair))[new.name] = new  # type: ignore[union-attr]
+            if old is not None:
+                for pair in workload_labels(old):
+                    group((old.namespace, *pair)).pop(old.name, None)
+            if new is not None:
+                for pair in workload_labels(new):
+                    group((new.namespace, *pair))[new.name] = new
         return WorkloadIndex({key: value for key, value in by_label.items() if value})

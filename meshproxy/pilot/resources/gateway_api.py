@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from envoy.config.route.v3.route_components_pb2 import (
     HeaderMatcher,
@@ -29,10 +29,8 @@ from meshproxy.pilot.documents.virtual_service import (
     HTTPRoute,
     HTTPRouteDestination,
 )
+from meshproxy.pilot.mesh.model import service_host
 from meshproxy.pilot.resources.actions import REDIRECT_CODES, Destinations, act
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Rank = tuple[int, ...]
 
@@ -51,31 +49,29 @@ class Attached:
     spec: api.HTTPRoute | api.GRPCRoute
 
 
-def routes_of(
-    attached: Sequence[Attached], destinations: Destinations, host_of: Callable[[api.BackendObject, str], str]
-) -> list[Route]:
+def routes_of(attached: Sequence[Attached], destinations: Destinations, domain: str) -> list[Route]:
     """Of all routes of a service, oldest first: more exact conditions come before others, whatever document they stand
     in. A request that no rule matches is answered 404."""
     ranked: list[tuple[Rank, Route]] = []
     for document in attached:
         if isinstance(document.spec, api.HTTPRoute):
             for rule in document.spec.rules or (api.HTTPRouteRule(),):
-                ranked += _http_rule(rule, document, destinations, host_of)
+                ranked += _http_rule(rule, document, destinations, domain)
         else:
             for grpc_rule in document.spec.rules or (api.GRPCRouteRule(),):
-                ranked += _grpc_rule(grpc_rule, document, destinations, host_of)
+                ranked += _grpc_rule(grpc_rule, document, destinations, domain)
     ranked.sort(key=lambda item: item[0], reverse=True)
     return [route for _, route in ranked]
 
 
 def _http_rule(
-    rule: api.HTTPRouteRule, document: Attached, destinations: Destinations, host_of: Callable[..., str]
+    rule: api.HTTPRouteRule, document: Attached, destinations: Destinations, domain: str
 ) -> list[tuple[Rank, Route]]:
     plain = HTTPRoute(
         name=rule.name or document.name,
-        route=_backends(rule.backend_refs, document.namespace, host_of),
+        route=_backends(rule.backend_refs, document.namespace, domain),
         headers=_headers(rule.filters),
-        mirrors=_mirrors(rule.filters, document.namespace, host_of),
+        mirrors=_mirrors(rule.filters, document.namespace, domain),
         timeout=_timeout(rule.timeouts),
         retries=_retries(rule),
     )
@@ -93,13 +89,13 @@ def _http_rule(
 
 
 def _grpc_rule(
-    rule: api.GRPCRouteRule, document: Attached, destinations: Destinations, host_of: Callable[..., str]
+    rule: api.GRPCRouteRule, document: Attached, destinations: Destinations, domain: str
 ) -> list[tuple[Rank, Route]]:
     plain = HTTPRoute(
         name=rule.name or document.name,
-        route=_backends(rule.backend_refs, document.namespace, host_of),
+        route=_backends(rule.backend_refs, document.namespace, domain),
         headers=_headers(rule.filters),
-        mirrors=_mirrors(rule.filters, document.namespace, host_of),
+        mirrors=_mirrors(rule.filters, document.namespace, domain),
     )
     found = []
     for match in rule.matches or (api.GRPCRouteMatch(),):
@@ -118,20 +114,27 @@ def _act(route: Route, plain: HTTPRoute, destinations: Destinations) -> None:
 
 
 def _backends(
-    refs: Iterable[api.HTTPBackendRef | api.GRPCBackendRef], namespace: str, host_of: Callable[..., str]
+    refs: Iterable[api.HTTPBackendRef | api.GRPCBackendRef], namespace: str, domain: str
 ) -> tuple[HTTPRouteDestination, ...]:
     return tuple(
         HTTPRouteDestination(
-            destination=_destination(ref, namespace, host_of), weight=ref.weight, headers=_headers(ref.filters)
+            destination=_destination(ref, namespace, domain), weight=ref.weight, headers=_headers(ref.filters)
         )
         for ref in refs
     )
 
 
 def _destination(
-    ref: api.HTTPBackendRef | api.GRPCBackendRef | api.BackendObject, namespace: str, host_of: Callable[..., str]
+    ref: api.HTTPBackendRef | api.GRPCBackendRef | api.BackendObject, namespace: str, domain: str
 ) -> Destination:
-    return Destination(host=host_of(ref, namespace), port=None if ref.port is None else PortSelector(number=ref.port))
+    return Destination(
+        host=backend_host(ref, namespace, domain), port=None if ref.port is None else PortSelector(number=ref.port)
+    )
+
+
+def backend_host(ref: api.HTTPBackendRef | api.GRPCBackendRef | api.BackendObject, namespace: str, domain: str) -> str:
+    """The host that a backend's name stands for."""
+    return service_host(ref.kind, ref.name, ref.namespace or namespace, domain)
 
 
 def _headers(filters: Iterable[api.HTTPRouteFilter | api.GRPCRouteFilter]) -> Headers | None:
@@ -153,11 +156,11 @@ def _operations(modifier: api.HeaderModifier | None) -> HeaderOperations | None:
 
 
 def _mirrors(
-    filters: Iterable[api.HTTPRouteFilter | api.GRPCRouteFilter], namespace: str, host_of: Callable[..., str]
+    filters: Iterable[api.HTTPRouteFilter | api.GRPCRouteFilter], namespace: str, domain: str
 ) -> tuple[HTTPMirrorPolicy, ...]:
     return tuple(
         HTTPMirrorPolicy(
-            destination=_destination(mirror.backend_ref, namespace, host_of), percentage=_percentage(mirror)
+            destination=_destination(mirror.backend_ref, namespace, domain), percentage=_percentage(mirror)
         )
         for mirror in (one.request_mirror for one in filters)
         if mirror is not None

@@ -14,6 +14,7 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 
 from meshproxy.api.http_filter_pb2 import Python
 from meshproxy.pilot.documents.common import covers
+from meshproxy.pilot.mesh.names import full_host
 from meshproxy.pilot.resources.messages import duration_of, pack, uint32
 
 if TYPE_CHECKING:
@@ -48,13 +49,14 @@ def outbound_limits(limits: Iterable[Document], port: int) -> list[HttpFilter]:
     ]
 
 
-def limit_host(message: VirtualHost, limits: Iterable[Document], hostname: str, port: int) -> None:
+def limit_host(message: VirtualHost, limits: Iterable[Document], hostname: str, port: int, domain: str) -> None:
     """Every service that an outbound limit is for has tokens of its own."""
     for limit in limits:
         rule = limit.spec
         if rule.direction != OUTBOUND or rule.port not in (None, port):
             continue
-        if not rule.hosts or any(covers(host, hostname) for host in rule.hosts):
+        hosts = [full_host(host, limit.namespace, domain) for host in rule.hosts]
+        if not hosts or any(covers(host, hostname) for host in hosts):
             message.typed_per_filter_config[_name(limit)].CopyFrom(pack(_limit(rule)))
 
 

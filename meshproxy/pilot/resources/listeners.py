@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from envoy.config.core.v3.address_pb2 import CidrRange
@@ -39,11 +39,13 @@ ORIGINAL_DST: Final = ListenerFilter(name="envoy.filters.listener.original_dst",
 Owned = tuple["Service", "ServicePort"]
 
 
-def outbound_listeners(view: View) -> list[Listener]:
-    """All of them, each under its own name."""
-    if view.scope.intercepted:
-        return [virtual_outbound(view), *_behind_interception(view)]
-    return _on_loopback(view)
+def port_listeners(view: View, number: int, owned: Sequence[Owned]) -> list[Listener]:
+    """Of one port of services. Where two of them claim one address, the first has it."""
+    make = _behind_interception if view.scope.intercepted else _on_loopback
+    found: dict[str, Listener] = {}
+    for listener in make(view, number, owned):
+        found.setdefault(listener.name, listener)
+    return list(found.values())
 
 
 def virtual_outbound(view: View) -> Listener:
@@ -64,25 +66,13 @@ def _rest(view: View) -> Filter:
     return tcp_proxy(cluster, [(cluster, 1)])
 
 
-def _behind_interception(view: View) -> list[Listener]:
+def _behind_interception(view: View, number: int, owned: Sequence[Owned]) -> list[Listener]:
     """`<address>_<port>` for services with addresses that are not HTTP, `0.0.0.0_<port>` for all others."""
-    found: list[Listener] = []
-    for number, owned in view.ports.items():
-        shared = [one for one in owned if _is_http(one) or not _addresses(one[0])]
-        for one in owned:
-            if not _is_http(one):
-                found += [_of_address(view, one, each) for each in _addresses(one[0])]
-        if shared:
-            found.append(_of_port(view, number, shared))
-    return _first_of_each_name(found)
-
-
-def _first_of_each_name(listeners: Iterable[Listener]) -> list[Listener]:
-    """Where two services claim one address and port, the first has it."""
-    found: dict[str, Listener] = {}
-    for listener in listeners:
-        found.setdefault(listener.name, listener)
-    return list(found.values())
+    shared = [one for one in owned if _is_http(one) or not one[0].addresses]
+    found = [_of_address(view, one, each) for one in owned if not _is_http(one) for each in one[0].addresses]
+    if shared or not owned:
+        found.append(_of_port(view, number, shared))
+    return found
 
 
 def _of_address(view: View, owned: Owned, where: str) -> Listener:
@@ -107,7 +97,7 @@ def _of_address(view: View, owned: Owned, where: str) -> Listener:
 def _of_port(view: View, number: int, owned: Sequence[Owned]) -> Listener:
     """HTTP by its host, TLS by its server name; of other TCP, the first service without an address has the rest."""
     message = _unbound(f"{ANY_ADDRESS}_{number}", ANY_ADDRESS, number)
-    http = [one for one in owned if _is_http(one)]
+    http = not owned or any(_is_http(one) for one in owned)
     tls = _tls_chains(view, [one for one in owned if _is_tls(one)])
     tcp = [one for one in owned if not _is_http(one) and not _is_tls(one)]
     message.listener_filters.append(TLS_INSPECTOR)
@@ -138,30 +128,30 @@ def _default_chain(view: View) -> FilterChain:
     return FilterChain(name="PassthroughFilterChain", filters=[_rest(view)])
 
 
-def _on_loopback(view: View) -> list[Listener]:
-    """One for each port with HTTP or TLS services, and one for each service that the node gives a port of its own.
+def _on_loopback(view: View, number: int, owned: Sequence[Owned]) -> list[Listener]:
+    """One for all HTTP and TLS services of the port, and one for each service that the node gives a port of its own.
 
-    `meshproxy.io/ports` of the node may move a port (`"80": 15080`), and has to name the port of a TCP service
+    `meshproxy.io/ports` of the node may move the port (`"80": 15080`), and has to name the port of a TCP service
     (`"mongo.default.svc.cluster.local:27017": 27017`): behind a loopback port nothing tells such services apart.
     """
     local = dict(view.scope.ports)
     found: list[Listener] = []
-    for number, owned in view.ports.items():
-        place = int(local.get(str(number), number))
-        http = [one for one in owned if _is_http(one)]
-        tls = _tls_chains(view, [one for one in owned if _is_tls(one)])
-        if http or tls:
-            found.append(_loopback_port(view, place, number, http, tls))
-        for one in owned:
-            own = local.get(f"{one[0].hostname}:{number}")
-            if own is not None:
-                found.append(_loopback_service(view, int(own), one))
-    return _first_of_each_name(found)
+    http = [one for one in owned if _is_http(one)]
+    tls = _tls_chains(view, [one for one in owned if _is_tls(one)])
+    if http or tls or not owned:
+        found.append(
+            _loopback_port(view, int(local.get(str(number), number)), number, tls, with_http=bool(http or not owned))
+        )
+    for one in owned:
+        own = local.get(f"{one[0].hostname}:{number}")
+        if own is not None:
+            found.append(_loopback_service(view, int(own), one))
+    return found
 
 
-def _loopback_port(view: View, place: int, number: int, http: Sequence[Owned], tls: list[FilterChain]) -> Listener:
+def _loopback_port(view: View, place: int, number: int, tls: list[FilterChain], *, with_http: bool) -> Listener:
     message = Listener(name=f"{LOOPBACK}_{place}", address=address(LOOPBACK, place), traffic_direction=OUTBOUND)
-    if http:
+    if with_http:
         chain = message.filter_chains.add(name=message.name)
         chain.filters.append(http_filter(view, number, f"outbound_{message.name}"))
         if tls:
@@ -226,7 +216,3 @@ def _is_http(owned: Owned) -> bool:
 
 def _is_tls(owned: Owned) -> bool:
     return owned[1].protocol in TLS_PROTOCOLS
-
-
-def _addresses(service: Service) -> list[str]:
-    return list(service.addresses)

@@ -11,6 +11,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from meshproxy.pilot.documents.common import covers
 from meshproxy.pilot.documents.virtual_service import Destination, HTTPRoute, HTTPRouteDestination
+from meshproxy.pilot.mesh.model import parents
 from meshproxy.pilot.resources import names
 from meshproxy.pilot.resources.actions import act
 from meshproxy.pilot.resources.gateway_api import Attached, routes_of
@@ -21,7 +22,6 @@ from meshproxy.pilot.resources.messages import boolean, duration, duration_of, u
 
 if TYPE_CHECKING:
     from meshproxy.pilot.documents.document import Document
-    from meshproxy.pilot.documents.gateway_api import BackendObject, ParentRef
     from meshproxy.pilot.documents.meshproxy_api import HashOn
     from meshproxy.pilot.mesh.services import Service, ServicePort
     from meshproxy.pilot.resources.view import View
@@ -106,7 +106,7 @@ def service_host(view: View, service: Service, port: ServicePort) -> VirtualHost
         routes=service_routes(view, service, port),
         include_request_attempt_count=True,
     )
-    limit_host(message, view.limits, service.hostname, port.number)
+    limit_host(message, view.limits, service.hostname, port.number, view.scope.domain)
     return message
 
 
@@ -120,7 +120,7 @@ def service_routes(view: View, service: Service, port: ServicePort) -> list[Rout
     ]
     destinations = RuleDestinations(view, port.number)
     if attached:
-        return routes_of(attached, destinations, lambda ref, namespace: backend_host(ref, namespace, view.scope.domain))
+        return routes_of(attached, destinations, view.scope.domain)
     document = view.virtual_services.of(service.hostname)
     if document is not None and document.spec.http:
         return rule_routes(view, document, port.number, destinations)
@@ -141,8 +141,7 @@ def rule_routes(
     caller = Caller(view.scope.namespace, view.scope.labels, frozenset(gateways))
     found: list[Route] = []
     for rule in document.spec.http:
-        sticky = view.mesh.sticky_split(document.identity, rule.name)
-        destinations.split_by(sticky.spec.hash_on if sticky is not None else ())
+        destinations.split_by(view.mesh.sticky_split(document.identity, rule.name))
         for match in rule.match or (None,):
             if match is not None and not applies(match, caller, port):
                 continue
@@ -173,36 +172,33 @@ def catch_all(view: View) -> VirtualHost:
     return VirtualHost(name=names.BLOCK_ALL, domains=["*"], routes=[route], include_request_attempt_count=True)
 
 
-def bare_hosts(view: View) -> list[VirtualHost]:
+def bare_hosts(view: View) -> list[str]:
     """Hosts of VirtualServices that are no services, and no wildcards over some: they stand on port 80."""
-    found: list[VirtualHost] = []
-    known = list(view.services)
-    for host, document in [*sorted(view.virtual_services.exact.items()), *view.virtual_services.wildcards]:
-        if not document.spec.http or any(covers(host, hostname) for hostname in known):
-            continue
+    documents = view.virtual_services
+    exact = [host for host, one in documents.exact.items() if one.spec.http and host not in view.services]
+    wildcards = [host for host, one in documents.wildcards if one.spec.http]
+    return sorted(exact) + [host for host in wildcards if not any(covers(host, each) for each in view.services)]
+
+
+def bare_host(view: View, hostname: str) -> VirtualHost:
+    """The virtual host of one of them."""
+    document = view.virtual_services.of(hostname)
+    message = VirtualHost(
+        name=f"{hostname}:{_DEFAULT_PORT}",
+        domains=names.domains_of(hostname, (), view.scope.namespace, view.scope.domain),
+        include_request_attempt_count=True,
+    )
+    if document is not None:
         destinations = RuleDestinations(view, _DEFAULT_PORT)
-        routes = rule_routes(view, document, _DEFAULT_PORT, destinations)
-        domains = names.domains_of(host, (), view.scope.namespace, view.scope.domain)
-        message = VirtualHost(name=f"{host}:{_DEFAULT_PORT}", domains=domains, routes=routes)
-        message.include_request_attempt_count = True
-        limit_host(message, view.limits, host, _DEFAULT_PORT)
-        found.append(message)
-    return found
-
-
-def backend_host(ref: BackendObject | ParentRef, namespace: str, domain: str) -> str:
-    """The host that a backend's name stands for."""
-    if ref.kind == "Hostname":
-        return ref.name
-    return f"{ref.name}.{ref.namespace or namespace}.svc.{domain}"
+        message.routes.extend(rule_routes(view, document, _DEFAULT_PORT, destinations))
+    limit_host(message, view.limits, hostname, _DEFAULT_PORT, view.scope.domain)
+    return message
 
 
 def _is_for_port(document: Document, service: Service, port: int, domain: str) -> bool:
     """Whether one of its parents is this service on this port."""
-    return any(
-        backend_host(parent, document.namespace, domain) == service.hostname and parent.port in (None, port)
-        for parent in document.spec.parent_refs
-    )
+    ports = parents(document, domain).get(service.hostname)
+    return ports is not None and (not ports or port in ports)
 
 
 def _origin_of(document: Document) -> Metadata:

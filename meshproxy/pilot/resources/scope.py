@@ -15,6 +15,7 @@ from meshproxy.pilot.proxy import EXPLICIT, GATEWAY, GRPC
 from meshproxy.pilot.resources.view import OutboundScope
 
 if TYPE_CHECKING:
+    from meshproxy.pilot.documents.destination_rule import TrafficPolicy
     from meshproxy.pilot.mesh.model import Changes, Mesh
     from meshproxy.pilot.mesh.services import Endpoint, Service, ServiceKey
     from meshproxy.pilot.snapshot import Proxy
@@ -68,7 +69,7 @@ def scope_of(mesh: Mesh, proxy: Proxy, facts: Facts) -> ProxyScope:
 
 
 def _locality(proxy: Proxy) -> str:
-    return "/".join((proxy.region, proxy.zone, proxy.sub_zone)).rstrip("/")
+    return f"{proxy.region}/{proxy.zone}/{proxy.sub_zone}".rstrip("/")
 
 
 def _inbound(proxy: Proxy, facts: Facts, *, explicit: bool) -> list[InboundPort]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ class OutboundScope:
     def intercepted(self) -> bool:
         return self.mode == proxies.SIDECAR
 
+    @property
+    def is_grpc(self) -> bool:
+        return self.mode == proxies.GRPC
+
 
 class View:
     """Made for one mesh and one scope; what it finds out it keeps."""
@@ -53,6 +58,12 @@ class View:
         self.services: dict[str, Service] = {service.hostname: service for service in self._in_sight()}
         self._rules: dict[str, MergedRule | None] = {}
         self._policies: dict[tuple[str, str, int], TrafficPolicy] = {}
+
+    def elsewhere(self, mesh: Mesh) -> View:
+        """The same for a mesh in which nothing but endpoints is different."""
+        view = copy.copy(self)
+        view.mesh = mesh
+        return view
 
     def _in_sight(self) -> list[Service]:
         """Those that are exported to the namespace, and that its Sidecar names."""
@@ -100,6 +111,11 @@ class View:
         if key not in self._policies:
             self._policies[key] = traffic_policy(self.rule(service), subset, port)
         return self._policies[key]
+
+    def subsets(self, service: Service) -> list[str]:
+        """The names of its subsets, and that of the whole, which is empty."""
+        rule = self.rule(service)
+        return ["", *(subset.name for subset in rule.spec.subsets)] if rule is not None else [""]
 
     def endpoints(self, service: Service, port: int) -> tuple[Endpoint, ...]:
         return self.mesh.endpoints(service.key).get(port, ())

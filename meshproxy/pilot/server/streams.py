@@ -61,9 +61,11 @@ class ClientStream:
         self._ended = False
         self._due: View | None = None  # a change that the client has not taken yet
         self._ending: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
 
     async def serve(self) -> None:
         """Until the client goes, or is told to."""
+        self._task = asyncio.current_task()
         try:
             while (data := await self._context.read()) is not grpc.aio.EOF:
                 await self._take(data)
@@ -71,6 +73,8 @@ class ClientStream:
             self._ended = True
             if self._writing is not None:
                 self._writing.cancel()
+                await asyncio.gather(self._writing, return_exceptions=True)
+            self._context = self._task = None  # gRPC resets a call that nobody holds
 
     async def _take(self, data: bytes) -> None:
         self.requests += 1
@@ -154,12 +158,16 @@ class ClientStream:
 
     def end(self, code: grpc.StatusCode, details: str) -> None:
         """Tell the client to go. A second call does nothing."""
-        if self._ending is None and not self._ended:
-            self._ending = asyncio.ensure_future(self._abort(code, details))
+        if self._ending is not None or self._ended:
+            return
+        if self._writing is not None and self._task is not None:
+            self._task.cancel()  # a status would wait behind what the client does not read
+        else:
+            self._ending = asyncio.ensure_future(self._abort(self._context, code, details))
 
-    async def _abort(self, code: grpc.StatusCode, details: str) -> None:
+    async def _abort(self, context: Any, code: grpc.StatusCode, details: str) -> None:
         try:
-            await self._context.abort(code, details)
+            await context.abort(code, details)
         except grpc.aio.BaseError as error:
             _log.debug("%s was told to go: %s", self.name, error)
 

@@ -57,15 +57,10 @@ def dynamic_sections(
     for record in resources.of_type(LISTENER_TYPE):
         build = partial(_listener, record, record.name in warming_listeners)
         sections.listeners.append(ConfigResource("dynamic_listeners", record.name, build))
-    endpoint_config = _SHARED.EndpointsConfigDump.DynamicEndpointConfig
+    assignments = _SHARED.EndpointsConfigDump.DynamicEndpointConfig
     kinds = (
         (ROUTE_TYPE, "dynamic_route_configs", "route_config", _SHARED.RoutesConfigDump.DynamicRouteConfig),
-        (
-            ENDPOINT_TYPE,
-            "dynamic_endpoint_configs",
-            "endpoint_config",
-            _SHARED.EndpointsConfigDump.DynamicEndpointConfig,
-        ),
+        (ENDPOINT_TYPE, "dynamic_endpoint_configs", "endpoint_config", assignments),
         (SECRET_TYPE, "dynamic_active_secrets", "secret", config_dump_pb2.SecretsConfigDump.DynamicSecret),
         (EXTENSION_TYPE, "ecds_filters", "ecds_filter", _SHARED.EcdsConfigDump.EcdsFilterConfig),
     )

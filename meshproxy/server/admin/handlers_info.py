@@ -108,7 +108,7 @@ async def init_dump(backend: AdminBackend, request: AdminRequest) -> AdminRespon
     dumps = [
         {"name": name, "target_names": list(targets)}
         for name, targets in unready
-        if not mask or name.startswith("Listener")
+        if not mask or "Listener" in name
     ]
     if not dumps:
         return json_response({})

@@ -19,6 +19,7 @@ from tests.pilot.server.support import FixedBuilder, ask, ask_delta, fixed_proxy
 
 DEADLINE_S = 20.0
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 
 
 class Pilot:
@@ -103,7 +104,7 @@ class Client:
 async def client(target: str, method: str = "StreamAggregatedResources") -> AsyncIterator[Client]:
     """A stream on a connection of its own. `method` is one of ADS, or a whole path."""
     path = method if method.startswith("/") else ADS + method
-    async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
         made = Client(channel, path)
         try:
             yield made

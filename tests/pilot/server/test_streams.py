@@ -70,10 +70,10 @@ async def test_who_does_not_say_who_it_is_is_refused(method: str) -> None:
 @BOTH
 async def test_the_node_is_needed_once(method: str) -> None:
     async with pilot(mesh=MESH) as plane, client(plane.target, method) as proxy:
-        await proxy.ask(CDS)
+        await proxy.ask(LDS)
         await proxy.next()
-        await proxy.ask(LDS, node=None)
-        assert (await proxy.next()).type_url == LDS
+        await proxy.ask(CDS, node=None)
+        assert (await proxy.next()).type_url == CDS
 
 
 @BOTH
@@ -111,9 +111,9 @@ async def test_a_client_that_does_not_say_anything_is_sent_away() -> None:
 async def test_a_client_that_does_not_read_is_sent_away_and_holds_up_nobody() -> None:
     large = {f"c{number}": Resource(f"c{number}", "1", b"x" * 1_000_000) for number in range(12)}
     mesh = {"tests": Snapshot({CDS: large})}
-    async with pilot(mesh=mesh, deadline_s=1.0) as plane, client(plane.target) as reader, _mute(plane.target) as mute:
+    async with pilot(mesh=mesh, deadline_s=2.0) as plane, client(plane.target) as reader, _mute(plane.target) as mute:
         await mute()
-        await until(lambda: len(plane.streams.clients) == 1)
+        await until(lambda: len(plane.streams.clients) == 2)
         await reader.ask(CDS)
         response = await reader.next()
         assert len(response.resources) == 12

@@ -1,0 +1,118 @@
+"""The documents in force: each new set is compared with what was before, and a document that is refused keeps its last
+good version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from meshproxy.pilot.documents.document import Document, Identity, Parsed, RawDocument, located, parse_text
+from meshproxy.pilot.documents.problems import Problem
+from meshproxy.pilot.mesh.model import Mesh, MeshConfig, empty_mesh
+from meshproxy.pilot.sources.source import RuleSet
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A document (or a whole file) that is not accepted. `keeps`: an earlier version of it stays in force."""
+
+    source: str
+    identity: Identity | None
+    problems: tuple[Problem, ...]
+    keeps: bool
+
+
+class RuleBook:
+    """`mesh` is what is in force, `rejections` and `warnings` what is wrong with the last set."""
+
+    def __init__(self, config: MeshConfig | None = None) -> None:
+        self.mesh: Mesh = empty_mesh(config or MeshConfig())
+        self.rejections: tuple[Rejection, ...] = ()
+        self.warnings: tuple[Problem, ...] = ()
+        self.revision = ""
+        self._parsed: dict[str, Parsed] = {}  # by text: what did not change is not read again
+        self._sources: dict[Identity, str] = {}  # of what is in force
+
+    def update(self, rules: RuleSet) -> Mesh:
+        """Take a new set of documents; returns the mesh, the same object when nothing changed."""
+        for _ in self.steps(rules):
+            pass
+        return self.mesh
+
+    def steps(self, rules: RuleSet) -> Iterator[None]:
+        """The same bit by bit, with other work in between: a new set takes effect with the last step."""
+        reading = _Reading(self._parsed)
+        for raw in rules.documents:
+            reading.read(raw)
+            yield
+        kept = self._kept(reading, {problem.source for problem in rules.unreadable})
+        unreadable = [Rejection(problem.source, None, (problem,), bool(kept)) for problem in rules.unreadable]
+        in_force = kept | reading.accepted
+        self.mesh = self._changed(in_force)
+        self.rejections = (*unreadable, *(reading.rejection(each, kept) for each in reading.refused))
+        self.warnings = tuple(reading.warnings)
+        self.revision = rules.revision
+        self._parsed = reading.parsed
+        self._sources = {identity: reading.sources.get(identity) or self._sources[identity] for identity in in_force}
+
+    def _kept(self, reading: _Reading, unreadable: set[str]) -> dict[Identity, Document]:
+        """What stays in force though it was not read: a refused document's last good version, and all that stood in a
+        file that is unreadable, or of which some document does not even say what it is."""
+        unknown = reading.unknown | unreadable
+        return {
+            identity: document
+            for identity, document in self.mesh.documents.items()
+            if identity not in reading.accepted and (identity in reading.claimed or self._sources[identity] in unknown)
+        }
+
+    def _changed(self, in_force: dict[Identity, Document]) -> Mesh:
+        there = self.mesh.documents
+        changes: list[tuple[Document | None, Document | None]] = [
+            (there.get(identity), document)
+            for identity, document in in_force.items()
+            if there.get(identity) is not document and there.get(identity) != document
+        ]
+        changes += [(document, None) for identity, document in there.items() if identity not in in_force]
+        return self.mesh.updated(changes) if changes else self.mesh
+
+
+class _Reading:
+    """What one set of documents comes to, before it is compared with what is in force."""
+
+    def __init__(self, before: dict[str, Parsed]) -> None:
+        self._before = before
+        self.parsed: dict[str, Parsed] = {}
+        self.accepted: dict[Identity, Document] = {}
+        self.sources: dict[Identity, str] = {}
+        self.claimed: dict[Identity, RawDocument] = {}  # by the first that says it is that, accepted or not
+        self.unknown: set[str] = set()  # sources with a document that does not say what it is
+        self.refused: list[tuple[RawDocument, Parsed]] = []
+        self.warnings: list[Problem] = []
+
+    def read(self, raw: RawDocument) -> None:
+        known = self.parsed.get(raw.text) or self._before.get(raw.text) or parse_text(raw.text)
+        self.parsed[raw.text] = known
+        parsed = located(known, raw)
+        identity = parsed.identity
+        if identity is None:
+            self.unknown.add(raw.source)
+        elif identity in self.claimed:
+            parsed = self._duplicate(identity, raw)
+        else:
+            self.claimed[identity] = raw
+            self.sources[identity] = raw.source
+        if parsed.document is not None and identity is not None:
+            self.accepted[identity] = parsed.document
+            self.warnings += parsed.warnings
+        else:
+            self.refused.append((raw, parsed))
+
+    def _duplicate(self, identity: Identity, raw: RawDocument) -> Parsed:
+        first = self.claimed[identity]
+        reason = f"{identity} stands in {first.source}:{first.line} already"
+        return Parsed(identity, None, (Problem(raw.source, raw.line, "metadata.name", reason),))
+
+    def rejection(self, refused: tuple[RawDocument, Parsed], kept: dict[Identity, Document]) -> Rejection:
+        raw, parsed = refused
+        keeps = parsed.identity in kept and self.claimed.get(parsed.identity) is raw if parsed.identity else bool(kept)
+        return Rejection(raw.source, parsed.identity, parsed.errors, keeps)

@@ -1,0 +1,46 @@
+"""The resources of Istio's shapes, from their files."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+
+import meshproxy.filters.builtin  # noqa: F401  the filters' messages
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.json_message import MessageParser
+from meshproxy.config.loader import load_value
+from meshproxy.config.messages import find_message, type_name
+
+DIRECTORY = Path(__file__).parent / "resources"
+
+
+@functools.cache
+def _resources(path: Path) -> tuple[AnyMessage, ...]:
+    errors, found = ConfigErrors(), []
+    for index, value in enumerate(load_value(path.read_bytes(), errors)):
+        message = AnyMessage()
+        MessageParser(errors).fill(message, value, f"{path.name}[{index}]")
+        found.append(message)
+    assert not errors, str(errors)
+    return tuple(found)
+
+
+def resources(proxy: str, kind: str) -> dict[str, Any]:
+    """Those of `client` or `server`, in one of its files, by their names."""
+    found: dict[str, Any] = {}
+    for packed in _resources(DIRECTORY / proxy / f"{kind}.yaml"):
+        message = unpacked(packed)
+        found[getattr(message, "name", "") or message.cluster_name] = message
+    return found
+
+
+def unpacked(packed: AnyMessage) -> Any:
+    """The message that an Any holds."""
+    made = find_message(type_name(packed.type_url))
+    assert made is not None
+    message: Message = made.FromString(packed.value)
+    return message
