@@ -1,11 +1,12 @@
 """Many proxies that hang on a pilot, each by a connection of its own, as cheaply as may be. A program of bench.pilot.
 
-    python -m bench.pilot_clients HOST:PORT CLIENTS sotw|delta
+    python -m bench.pilot_clients HOST:PORT sotw|delta
 
-It obeys lines on stdin, and answers each with a line of JSON on stdout. `connect`: all connect, ask for everything as a
-proxy does (clusters and their endpoints, listeners and their routes), and take it; `expect TYPE`: each waits for one
-response of that type. The answer says when each client had it, in seconds of the monotonic clock, and how many bytes
-came. What the clients ask for is what the first one is told of; all others take bytes, and look at their ends only.
+It obeys lines on stdin, and answers each with a line of JSON on stdout. `connect N`: so many more connect, ask for
+everything as a proxy does (clusters and their endpoints, listeners and their routes), and take it; `expect TYPE`: each
+waits for one response of that type. The answer says when each client had it, in seconds of the monotonic clock, and how
+many bytes came. What the clients ask for is what the first one is told of: it has to connect alone. All others take
+bytes, and look at their ends only.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ def _field(number: int, value: bytes) -> bytes:
 class Client:
     """One proxy."""
 
-    def __init__(self, target: tuple[str, int], number: int, wishes: Wishes, on_response: Callable[[str], None]) -> None:
+    def __init__(
+        self, target: tuple[str, int], number: int, wishes: Wishes, on_response: Callable[[str], None]
+    ) -> None:
         self.socket = socket.create_connection(target, timeout=PATIENCE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
@@ -247,27 +250,25 @@ class Client:
 class Crowd:
     """All clients."""
 
-    def __init__(self, target: str, clients: int, *, delta: bool) -> None:
+    def __init__(self, target: str, *, delta: bool) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
-        self._wanted = clients
         self._wishes = Wishes(delta=delta)
         self._selector = selectors.EpollSelector()
         self.clients: list[Client] = []
         self._when: list[float] = []
-        self._expected: frozenset[str] = frozenset(TYPES.values())
+        self._expected: frozenset[str] = frozenset()
         self._missing: dict[int, set[str]] = {}
 
-    def connect(self) -> list[float]:
-        """When each client has everything."""
-        self._begin(self._expected)
-        self._add()
-        self._run(1)
-        while len(self.clients) < self._wanted:
-            for _ in range(min(_CONNECTS_AT_ONCE, self._wanted - len(self.clients))):
+    def connect(self, count: int) -> list[float]:
+        """When each of so many more clients has everything."""
+        self._begin(frozenset(TYPES.values()))
+        wanted = len(self.clients) + count
+        while len(self.clients) < wanted:
+            for _ in range(min(_CONNECTS_AT_ONCE, wanted - len(self.clients))):
                 self._add()
             self._turn(0.0)
-        return self._run(self._wanted)
+        return self._run(count)
 
     def expect(self, type_url: str) -> list[float]:
         """When each client has its next response of a type."""
@@ -275,7 +276,7 @@ class Crowd:
         for number in range(len(self.clients)):
             self._missing[number] = set(self._expected)
         print(json.dumps({"ready": True}), flush=True)
-        return self._run(self._wanted)
+        return self._run(len(self.clients))
 
     def _begin(self, expected: frozenset[str]) -> None:
         self._expected = expected
@@ -324,16 +325,16 @@ class Crowd:
             self._turn(0.1)
 
 
-def main(target: str, clients: int, protocol: str) -> None:
-    crowd = Crowd(target, clients, delta=protocol == "delta")
+def main(target: str, protocol: str) -> None:
+    crowd = Crowd(target, delta=protocol == "delta")
     for line in sys.stdin:
         verb, _, what = line.strip().partition(" ")
         before = sum(client.bytes for client in crowd.clients)
-        when = crowd.connect() if verb == "connect" else crowd.expect(TYPES[what])
+        when = crowd.connect(int(what)) if verb == "connect" else crowd.expect(TYPES[what])
         crowd.settle()
         received = sum(client.bytes for client in crowd.clients) - before
         print(json.dumps({"when": when, "bytes": received}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], sys.argv[2])

@@ -1,4 +1,4 @@
-"""The command line: `meshproxy run | validate | explain | filter | demo | version | completion`, flags as Envoy's."""
+"""The command line: `meshproxy run | validate | explain | …`, with flags as Envoy's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from meshproxy.completion import SHELLS, completion_script
+from meshproxy.pilot.flags import RULES_EXAMPLES, add_rules_flags
+from meshproxy.pilot.pilot_flags import PILOT_EXAMPLES, add_pilot_flags
 from meshproxy.version import __version__, is_compiled
 
 _EXAMPLES: Final = """\
@@ -94,6 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from meshproxy.scaffold import new_filter
 
         return new_filter(options.name, options.directory)
+    if options.command == "pilot":
+        from meshproxy.pilot.command import run_pilot
+
+        return run_pilot(options)
+    if options.command == "rules":
+        from meshproxy.pilot.rules_command import run_rules
+
+        return run_rules(options)
     if options.command == "explain":
         from meshproxy.server.explain.command import explain
 
@@ -145,6 +155,24 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "-c", "--config-path", default="", metavar="FILE", help="show this variant of examples/canary/envoy.yaml"
     )
+    pilot = commands.add_parser(
+        "pilot",
+        help="serve what the documents of a mesh say to its proxies, over xDS",
+        description="A control plane: proxies (meshproxy, Envoy, gRPC clients) are told what the documents of a mesh "
+        "mean for them, and of every change.",
+        epilog=PILOT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_pilot_flags(pilot)
+    rules = commands.add_parser(
+        "rules",
+        help="check the documents of a mesh, and bring them to its pilots",
+        description="Check, show and change the documents (VirtualService, DestinationRule, ServiceEntry, …) that a "
+        "pilot turns into configuration (docs/rules.md).",
+        epilog=RULES_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_rules_flags(rules)
     commands.add_parser("version", help="print the version, and whether the hot modules are compiled")
     completion = commands.add_parser(
         "completion",
@@ -163,6 +191,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "--allow-unknown-fields",
         action="store_true",
         help="unknown fields of the file are warnings, not errors",
+    )
+    parser.add_argument(
+        "--xds-cache",
+        default="",
+        metavar="FILE",
+        help="keep what the control plane says in this file, and start by it when no control plane answers (no secrets)",
     )
     parser.add_argument("--service-node", default="", metavar="ID", help="node.id")
     parser.add_argument("--service-cluster", default="", metavar="NAME", help="node.cluster")

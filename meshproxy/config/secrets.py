@@ -282,7 +282,10 @@ class Secret(ResourceWatcher):
         material = read_secret(message, self._kind, "", errors, sources.load)
         digest = sources.digest()
         yield
-        if material is not None and digest != self._digest and not self._refuse(material, errors):
+        if material is None or digest == self._digest:
+            return sources.stamps
+        yield from self._ask(material, errors)
+        if not errors:
             self._material, self._digest = material, digest
             for index, reference in enumerate(list(self._references)):
                 if reference in self._references:
@@ -291,11 +294,15 @@ class Secret(ResourceWatcher):
                     yield
         return sources.stamps
 
-    def _refuse(self, material: Material, errors: ConfigErrors) -> bool:
-        reasons = {reference.refusal(material) for reference in self._references} - {""}
-        for reason in reasons:
+    def _ask(self, material: Material, errors: ConfigErrors) -> Iterator[None]:
+        """Whether all can use it."""
+        reasons: set[str] = set()
+        for index, reference in enumerate(list(self._references)):
+            reasons.add(reference.refusal(material))
+            if index % _STRIDE == _STRIDE - 1:
+                yield
+        for reason in reasons - {""}:
             errors.add(self._kind, reason)
-        return bool(reasons)
 
     # -- files that it names
 

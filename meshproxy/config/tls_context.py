@@ -120,12 +120,8 @@ class _Builder(MaterialBuilder):
         if references:
             check_parameters(base)
             self._load_given()
-            factory = SecretTlsSocketFactory(base, parts, session_scope, events, stats)
-            factory.gauges = gauges
-            factory.on_ready = context.tls.append
             context.init_targets += references
-            context.when_in_force(functools.partial(gauges.tell, factory))
-            return factory
+            return SecretTlsSocketFactory(base, parts, session_scope, events, stats, context.tls, gauges)
         options = parts.options(base, session_scope)
         assert options is not None
         tls = TlsContext(options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, cast
 
@@ -104,15 +103,11 @@ class CertificateGauges:
     def tell(self, tls: Certified) -> None:
         """As Envoy: of certificates under one name the latest, but of a CA bundle the one that expires first."""
         for info in tls.certificates:
-            self.tell_own(info)
-        self.tell_authorities(tls.ca_certificates)
-
-    def tell_own(self, info: CertificateInfo) -> None:
-        self._set(info.secret_name or f"unnamed_cert_{_UNNAMED}", info.expires)
-
-    def tell_authorities(self, infos: list[CertificateInfo]) -> None:
-        if infos:
-            self._set(infos[0].secret_name or f"unnamed_ca_cert_{_UNNAMED}", min(info.expires for info in infos))
+            self._set(info.secret_name or f"unnamed_cert_{_UNNAMED}", info.expires)
+        trusted = tls.ca_certificates
+        if trusted:
+            name = trusted[0].secret_name or f"unnamed_ca_cert_{_UNNAMED}"
+            self._set(name, min(info.expires for info in trusted))
 
     def _set(self, name: str, expires: float) -> None:
         scope = self._scopes.get(name)
@@ -127,17 +122,24 @@ class SecretTlsSocketFactory(TransportSocketFactory):
     connections go on as they began."""
 
     def __init__(
-        self, base: TlsOptions, parts: TlsParts, session_scope: bytes, events: TlsEvents, stats: SocketFactoryStats
+        self,
+        base: TlsOptions,
+        parts: TlsParts,
+        session_scope: bytes,
+        events: TlsEvents,
+        stats: SocketFactoryStats,
+        certified: list[Certified],
+        gauges: CertificateGauges,
     ) -> None:
         super().__init__()
         self.asks_for_host = base.auto_host_sni
-        self.gauges: CertificateGauges | None = None
-        self.on_ready: Callable[[SecretTlsSocketFactory], None] | None = None  # all secrets are there, called once
         self._base = base
         self._parts = parts
         self._session_scope = session_scope
         self._events = events
         self._stats = stats
+        self._certified = certified  # where it belongs once its secrets are there
+        self._gauges = gauges
         self._context: TlsContext | None = None
         self._is_stale: bool = True
         for reference in parts.references():
@@ -196,31 +198,26 @@ class SecretTlsSocketFactory(TransportSocketFactory):
             if self._base.is_server and certificate.must_staple and staple is None:
                 return "OCSP response is required for must-staple certificate"
         elif isinstance(material, ValidationOptions):
-            return self._refusal_of_validation(self._parts.with_default(material))
+            default = self._parts.default_validation
+            return self._refusal_of_validation([material] if default is None else [material, default])
         return ""
 
-    def _refusal_of_validation(self, validation: ValidationOptions) -> str:
-        if validation.has_authorities:
+    def _refusal_of_validation(self, merged: list[ValidationOptions]) -> str:
+        """Of what will be one."""
+        if any(each.has_authorities for each in merged):
             return ""
-        if validation.san_matchers:
+        if any(each.san_matchers for each in merged):
             return NO_CA
         if self._base.expects_server_name:
             return "'auto_sni_san_validation' was configured without a validation context"
-        return "a revocation list says nothing without a trusted CA" if validation.crl else ""
+        return "a revocation list says nothing without a trusted CA" if any(each.crl for each in merged) else ""
 
     def on_secret(self, material: Material) -> None:
         """It is there, or another one than before."""
         self._stats.ssl_context_update_by_sds += 1
         self._is_stale = True
-        self._tell_gauges(material)
-        if self.on_ready is not None and all(each.material is not None for each in self._parts.references()):
-            on_ready, self.on_ready = self.on_ready, None
-            on_ready(self)
-
-    def _tell_gauges(self, material: Material) -> None:
-        if self.gauges is None:
+        if any(reference.material is None for reference in self._parts.references()):
             return
-        if isinstance(material, LoadedCertificate):
-            self.gauges.tell_own(material.info)
-        elif isinstance(material, ValidationOptions) and material.authorities is not None:
-            self.gauges.tell_authorities(material.authorities.infos)
+        if self not in self._certified:
+            self._certified.append(self)
+        self._gauges.tell(self)

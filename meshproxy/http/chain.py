@@ -74,6 +74,15 @@ class FilterChain:
             for f in self.filters
             if configs.get(f.name) is DISABLED or (f.name in self.disabled and f.name not in configs)
         )
+        return self._variant(disabled)
+
+    def for_route_behind(self, route: Route, slot: int) -> FilterChain:
+        """As `for_route`, when the request has come as far as the filter in `slot`: those before stay as they were."""
+        wanted = self.for_route(route).disabled
+        settled = frozenset(f.name for f in self.filters if f.slot <= slot)
+        return self._variant((wanted - settled) | (self.disabled & settled))
+
+    def _variant(self, disabled: frozenset[str]) -> FilterChain:
         if disabled == self.disabled:
             return self
         variant = self._variants.get(disabled)
@@ -227,6 +236,10 @@ class FilterPath:
         self._drain()
         if not self.done:
             self.read_disable(False)  # for this hold; another may have begun meanwhile
+
+    def go_on_behind(self, slot: int) -> None:
+        """The stream's chain is another one, alike as far as the filter in `slot`, which holds the path."""
+        self._index = _count_before(self.filters(self._kind), slot + self._direction, self._direction)
 
     def keep(self, rest: bytes) -> None:
         """For a data hook: `rest` of its data comes to it again, after what it returns has passed, or when it

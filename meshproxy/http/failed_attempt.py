@@ -43,6 +43,8 @@ def on_attempt_reset(router: Router, upstream: UpstreamRequest, reason: int, tra
     if router.had_interim:
         details = reset_details("upstream_reset_after_response_started", reason, transport_failure)
     router.charge(cluster, reply.status, upstream.host if reason != RESET_OVERFLOW else None)
+    if reason == RESET_OVERFLOW:
+        cluster.dropped += 1
     if hedging.others_may_answer(router, upstream):
         return
     router.reply(reply.status, reply.body, details, reply.response_flags)

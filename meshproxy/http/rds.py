@@ -18,6 +18,8 @@ from meshproxy.config.subscription import (
 )
 from meshproxy.http.filter import HTTP_FILTER_OVERRIDES
 from meshproxy.http.manager_config import RoutesRef
+from meshproxy.http.vhds import CarriedHosts, VirtualHostDiscovery, build_source, check_clusters, without_hosts
+from meshproxy.observe.stats import stat_part
 from meshproxy.route.build import build_route_configuration
 from meshproxy.route.table import RouteTable
 
@@ -51,13 +53,14 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
         self.resource_name = name
         self.routes = routes
         self.stats: RouteDiscoveryStats = context.scope(
-            f"{context.stat_prefix}rds.{stat_name(name)}.", RouteDiscoveryStats
+            f"{context.stat_prefix}rds.{stat_part(name)}.", RouteDiscoveryStats
         )
         self._source = source
         self._services = services
         self._template = context.for_part(f"routes.{name}", ConfigErrors())
         self._template.source = source.key
         self._context: BuildContext | None = None  # of the table in force
+        self._virtual_hosts: VirtualHostDiscovery | None = None  # that of the table in force
         self._subscription: Subscription | None = None
         self._stopped = False
 
@@ -66,16 +69,20 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
 
     def update(self, message: Any, version: str, errors: ConfigErrors) -> Iterator[None]:
         context = self._template.for_part(self._template.resource, errors)
+        old: RouteTable | None = None
         try:
             table = yield from self._build(message, context)
+            if table is not None:
+                old = yield from self._replace(table, message, context)
         except BaseException:
             context.close()
             raise
-        if table is None or self._stopped:
+        if self._context is not context:
             context.close()
-        else:
-            yield from self._replace(table, context)
         self.set_ready()  # a first answer that is refused ends the waiting too, as in Envoy
+        if old is not None:
+            yield
+            yield from old.dismantle()
 
     def refused(self) -> None:
         """An answer broke the API's rules: a first one ends the waiting."""
@@ -87,6 +94,7 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
 
     def stop(self) -> None:
         self._stopped = True
+        self._set_virtual_hosts(None)
         if self._subscription is not None:
             self._subscription.close()
             self._subscription = None
@@ -100,28 +108,50 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
         if table is None or context.errors:
             return None
         if table.validate_clusters:
-            self._check_clusters(table, context.errors)
+            check_clusters(table, self._services.clusters, context.errors)
         return None if context.errors else table
 
-    def _check_clusters(self, table: RouteTable, errors: ConfigErrors) -> None:
-        """A cluster that is not there is an error where the routes want that checked; by default it is one of the
-        requests."""
-        clusters = self._services.clusters
-        known = {cluster.config.name for cluster in (*clusters.clusters(), *clusters.warming())}
-        for cluster, path in table.check_clusters(known.__contains__):
-            errors.add(path, f"unknown cluster {cluster!r}")
+    def _replace(
+        self, table: RouteTable, message: Any, context: BuildContext
+    ) -> Generator[None, None, RouteTable | None]:
+        """Swap the table in, unless there are errors. Returns the old one, which nobody uses any more."""
+        source = build_source(message, context) if message.HasField("vhds") else None
+        running = self._virtual_hosts
+        carried: CarriedHosts | None = None
+        if running is not None and source is not None and running.source.key == source.key:
+            carried = yield from running.carry_over(without_hosts(message), table, context.errors)
+        if context.errors or self._stopped:
+            if carried is not None:
+                carried.close()
+            return None
+        old = self._put(table if carried is None else carried.table, context)
+        if carried is not None and running is not None:
+            running.take_over(carried)
+        else:
+            self._set_virtual_hosts(None if source is None else self._discovery(source, message))
+        return old
 
-    def _replace(self, table: RouteTable, context: BuildContext) -> Iterator[None]:
+    def _put(self, table: RouteTable, context: BuildContext) -> RouteTable | None:
         old, old_context = self.routes.table, self._context
         self.routes.table, self._context = table, context
         self.stats.reloaded()
         context.take_effect()
         if old_context is not None:
             old_context.close()
-        self.set_ready()
-        yield
+        return old
+
+    def _discovery(self, source: ConfigSource, message: Any) -> VirtualHostDiscovery:
+        configuration = without_hosts(message)
+        return VirtualHostDiscovery(
+            self.resource_name, source, configuration, self.routes, self._services, self._template
+        )
+
+    def _set_virtual_hosts(self, discovery: VirtualHostDiscovery | None) -> None:
+        old, self._virtual_hosts = self._virtual_hosts, discovery
         if old is not None:
-            yield from old.dismantle()
+            old.stop()
+        if discovery is not None:
+            discovery.start()
 
 
 def build_route_discovery(message: Any, path: str, routes: RoutesRef, context: BuildContext) -> None:
@@ -133,8 +163,3 @@ def build_route_discovery(message: Any, path: str, routes: RoutesRef, context: B
     services = context.services
     if source is not None and services is not None and services.subscriptions is not None:
         context.init_targets.append(RouteDiscovery(message.route_config_name, source, routes, services, context))
-
-
-def stat_name(name: str) -> str:
-    """A resource's name within the name of a stat."""
-    return name.replace(":", "_").replace("\0", "_")

@@ -467,6 +467,8 @@ class Router:
         info = self.stream.info.upstream
         if info is not None:
             info.attempts = 0
+        cluster.dropped += 1
+        cluster.dropped_by_policy += 1
         self.charge(cluster, 503, None)
         if share.numerator < share.denominator:
             self.reply(503, b"drop overload", "drop_overload", flags.DROP_OVERLOAD)

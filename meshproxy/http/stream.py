@@ -173,15 +173,32 @@ class Stream(StreamDecoder):
             self.state = [None] * chain.size
         self.entered_chain = True
         if route is not None:
-            if route.idle_timeout_ms is not None:
-                set_idle_timeout(self, route.idle_timeout_ms)
-            if route.limits_stream:
-                limit_duration(self, route, headers)
+            self._keep_to(route, headers)
         if chain.has_request_hooks:
             self.request_path = RequestPath(self)
             self.request_path.push(HEADERS, headers, end)
         else:
             self.route_part(HEADERS, headers, end)
+
+    def _keep_to(self, route: Route, headers: HeaderMap) -> None:
+        """The limits of the route are the stream's."""
+        if route.idle_timeout_ms is not None:
+            set_idle_timeout(self, route.idle_timeout_ms)
+        if route.limits_stream:
+            limit_duration(self, route, headers)
+
+    def pick_route_again(self, http_filter: HttpFilter) -> None:
+        """For a filter whose headers hook holds the request until its route, or that route's cluster, is there. What
+        the route says of filters holds for those behind this one."""
+        before = self.route
+        self._route_cached = False
+        route = self.current_route()
+        if route is None or before is not None:
+            return
+        self._keep_to(route, self.request_headers)
+        self.chain = self.chain.for_route_behind(route, http_filter.slot)
+        if self.request_path is not None:
+            self.request_path.go_on_behind(http_filter.slot)
 
     def _handle_unusual(self, headers: HeaderMap) -> None:
         """Expect and Proxy-Connection."""

@@ -100,8 +100,9 @@ class ConnectAttempt(Timer):
         local = True  # no failure has to do with the peer yet
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            for level, name, value in options:
-                sock.setsockopt(level, name, value)
+            if family != socket.AF_UNIX:  # which has none of them in Envoy either: TCP's would be refused
+                for level, name, value in options:
+                    sock.setsockopt(level, name, value)
             if bind is not None:
                 sock.bind(socket_name(bind))
             local = False

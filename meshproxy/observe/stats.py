@@ -49,6 +49,11 @@ class StatsScope:
         dynamic[name] = dynamic.get(name, 0) + 1
 
 
+def stat_part(name: str) -> str:
+    """A name from a configuration as a part of a stat's, as Envoy writes it: colons would separate."""
+    return name.replace(":", "_").replace("\0", "_")
+
+
 def response_names(status: int) -> list[str]:
     """Under which names a response counts besides `completed`: its class and its code, or as unknown."""
     return [f"{status // 100}xx", str(status)] if status < 600 else ["unknown"]
@@ -159,4 +164,4 @@ def _read_histogram(prefix: str, scope: StatsScope, name: str, into: Snapshot) -
     into.add_histogram(prefix + scope.ALIASES.get(name, name), (counts, histogram.total, histogram.sum))
 
 
-__all__ = ["Histogram", "StatsRegistry", "StatsScope", "response_names"]
+__all__ = ["Histogram", "StatsRegistry", "StatsScope", "response_names", "stat_part"]

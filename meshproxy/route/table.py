@@ -63,7 +63,6 @@ class HostRoutes:
                 return route
         return None
 
-
     def dismantle(self) -> Iterator[None]:
         """As `RouteTable.dismantle`."""
         self.steps.clear()

@@ -14,6 +14,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.subscription import CLUSTER_TYPE
 from meshproxy.observe.export import StatsExporter
 from meshproxy.observe.log import active_levels, parse_level, set_level
 from meshproxy.server.admin.backend import (
@@ -82,7 +83,13 @@ class SupervisorBackend(AdminBackend):
         return StatsExporter(total, supervisor.stats_settings, supervisor.intervals)
 
     async def clusters(self) -> Sequence[Mapping[str, Any]]:
-        return merge_clusters(await self._supervisor.parts("clusters"))
+        statuses = merge_clusters(await self._supervisor.parts("clusters"))
+        records = self._supervisor.control_plane.resources.of_type(CLUSTER_TYPE)
+        added = {record.name for record in records if record.taken is not None}
+        for status in statuses:
+            if status["name"] in added:
+                status["added_via_api"] = True
+        return statuses
 
     async def certificates(self) -> Sequence[Mapping[str, Any]]:
         return await self._supervisor.parts_of_one("certificates")
@@ -111,6 +118,7 @@ class SupervisorBackend(AdminBackend):
             None if endpoints is None else [ConfigEntry(name, assignment, 0.0) for name, assignment in endpoints],
             refused,
             because,
+            secrets=[ConfigEntry(secret.name, secret, 0.0) for secret in static.secrets],
             dynamic=dynamic_sections(supervisor.control_plane.resources, clusters, listeners),
         )
 

@@ -7,9 +7,11 @@ version in force. Clusters come before what names them: listeners and routes wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +37,7 @@ from meshproxy.observe.snapshot import Snapshot
 from meshproxy.server.dynamic import DynamicResources, Refusal, TakenVersion
 from meshproxy.server.garbage import GARBAGE
 from meshproxy.server.handle import LocalWorker, WorkerGone, WorkerHandle
-from meshproxy.server.slices import in_slices
+from meshproxy.server.slices import Slices
 from meshproxy.server.stats import drop_managers
 from meshproxy.server.subscriptions import Delivery, Interest, Key, count_update
 from meshproxy.server.worker import Worker
@@ -43,14 +45,15 @@ from meshproxy.xds.resources import WILDCARD, Rejection, ResourceSink, ResourceU
 
 if TYPE_CHECKING:
     from meshproxy.server.supervisor import Supervisor
+    from meshproxy.xds.cache import ResourceCache
     from meshproxy.xds.client import XdsClient
 
 _log: Final = logging.getLogger("meshproxy.xds")
 _FETCH_TIMEOUT_MS: Final = 15_000  # Envoy's default of `initial_fetch_timeout`
+_CACHED_MS: Final = 1000  # so long one waits for a control plane, where a cache has told the same
 _WARM_S: Final = 5.0  # so long listeners and routes wait for clusters, from when those came
-_LARGE_BYTES: Final = 64 * 1024  # from here on the collector is kept away
 
-# A resource that follows the rules: what came, what is handed on (without what cannot be done), and what that is.
+# A resource that follows the rules: what came, what is handed on (without what cannot be done), and what is not done.
 _Checked = tuple[ResourceUpdate, Any, list[NotYet]]
 
 
@@ -63,6 +66,10 @@ class ControlPlane(ResourceSink):
         self._client: XdsClient | None = None  # None: nobody needs one yet
         self._bootstrap: Any = None  # in force, while there is no client
         self._own: Worker | None = None  # has the clusters that control planes are reached by, beside other workers
+        self._cache: ResourceCache | None = None
+        self._cached: dict[str, tuple[bytes, list[ResourceUpdate]]] = {}  # clusters and listeners of it, until used
+        # By type: who begins to watch is told what is in force before, or after, that changes.
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._wanted: Counter[Key] = Counter()  # by how many workers
         self._first: dict[str, asyncio.Event] = {}  # of CDS and LDS: set with the first answer
         self._stats: dict[str, SubscriptionStats] = {}
@@ -83,8 +90,10 @@ class ControlPlane(ResourceSink):
         dynamic = bootstrap.dynamic_resources
         ads = dynamic.ads_config if dynamic.HasField("ads_config") else None
         services = await self._services(bootstrap)
-        self._client = XdsClient(services, bootstrap.node, ads, self._supervisor.stats, self)
-        self._client.start()
+        client = XdsClient(services, bootstrap.node, ads, self._supervisor.stats, self)
+        await self._load_cache(client, bootstrap.node.id)
+        self._client = client
+        client.start()
         for key in self._wanted:
             self._client.subscribe(*key)
 
@@ -101,6 +110,32 @@ class ControlPlane(ResourceSink):
         assert not errors, str(errors)  # the workers have built the same
         await self._own.commit_clusters()
         return self._own.services
+
+    async def _load_cache(self, client: XdsClient, node: str) -> None:
+        """What was in force when the proxy ended: it is so again, until the control plane has something else to say."""
+        path = self._supervisor.options.xds_cache
+        if not path:
+            return
+        from meshproxy.xds.cache import ResourceCache
+
+        self._cache = ResourceCache(self._supervisor.dispatcher, Path(path), node)
+        for source, type_url, updates in self._cache.load():
+            client.restore(source, type_url, {update.name: update.version for update in updates})
+            if type_url in (CLUSTER_TYPE, LISTENER_TYPE):
+                self._cached[type_url] = (source, updates)
+                continue
+            reasons: dict[str, str] = {}
+            for update in updates:  # whoever watches it is told then
+                checked = await self._check(type_url, update, reasons, Slices())
+                if checked is not None:
+                    self.resources.record(source, type_url, update.name).take(TakenVersion(*checked))
+
+    async def _take_cached(self, type_url: str) -> bool:
+        """Put clusters, or listeners, of the cache in force; False when there are none."""
+        source, updates = self._cached.pop(type_url, (b"", []))
+        if updates:
+            await self._apply(source, type_url, updates, [])
+        return bool(updates)
 
     async def first_clusters(self, bootstrap: Any) -> None:
         """Ask for clusters, and wait for the first answer, or until the time for it is over."""
@@ -119,6 +154,8 @@ class ControlPlane(ResourceSink):
         event = self._first[type_url] = asyncio.Event()
         self._client.subscribe(source_key(config), type_url, WILDCARD)
         timeout_ms = milliseconds_or(config, "initial_fetch_timeout", _FETCH_TIMEOUT_MS)
+        if await self._take_cached(type_url):
+            timeout_ms = min(timeout_ms or _CACHED_MS, _CACHED_MS)
         try:
             async with asyncio.timeout(timeout_ms / 1000.0 or None):
                 await event.wait()
@@ -136,6 +173,8 @@ class ControlPlane(ResourceSink):
         """Leave the control planes."""
         if self._client is not None:
             await self._client.close()
+        if self._cache is not None:
+            await self._cache.close()
         if self._own is not None:
             await self._own.close()
 
@@ -178,14 +217,16 @@ class ControlPlane(ResourceSink):
                 self.resources.of(source, type_url).pop(name, None)
 
     async def _tell_known(self, worker: WorkerHandle, keys: list[Key]) -> None:
+        names: dict[tuple[bytes, str], list[str]] = {}
         for source, type_url, name in keys:
-            taken = self.resources.taken(source, type_url, name)
-            if taken is not None:
-                delivery = (name, taken.version, taken.checked)
-                try:
-                    await worker.call("deliver", source, type_url, [delivery], [], [], True)
-                except WorkerGone:
-                    return
+            names.setdefault((source, type_url), []).append(name)
+        for (source, type_url), wanted in names.items():
+            async with self._changing[type_url]:
+                known = [(name, self.resources.taken(source, type_url, name)) for name in wanted]
+                deliveries = [(name, taken.version, taken.checked) for name, taken in known if taken is not None]
+                if deliveries:
+                    with contextlib.suppress(WorkerGone):
+                        await worker.call("deliver", source, type_url, deliveries, [], [], True)
 
     # -- what the client brings
 
@@ -214,13 +255,12 @@ class ControlPlane(ResourceSink):
         self, source: bytes, type_url: str, updates: list[ResourceUpdate], removed: list[str], version: str
     ) -> list[Rejection]:
         """Take these, each for itself. Returns those that are refused, with all that is wrong with them."""
-        large = sum(len(update.data) for update in updates) >= _LARGE_BYTES
-        if large:
-            GARBAGE.pause()
+        size = sum(len(update.data) for update in updates)
+        GARBAGE.pause()
         try:
             reasons = await self._apply(source, type_url, updates, removed)
         finally:
-            GARBAGE.settle(_LARGE_BYTES if large else 0)
+            GARBAGE.keep(size)
         if not reasons:
             self.resources.versions[type_url] = version
         stats = self._stats.get(type_url)
@@ -238,19 +278,23 @@ class ControlPlane(ResourceSink):
         records = self.resources.of(source, type_url)
         reasons: dict[str, str] = {}
         checked: list[_Checked] = []
+        slices = Slices()
         for update in updates:
+            await slices.rest()
             record = records.get(update.name)
             if record is not None and record.is_taken(update):
                 continue
-            found = await self._check(type_url, update, reasons)
+            found = await self._check(type_url, update, reasons, slices)
             if found is not None:
                 checked.append(found)
         await self._make_before_break(type_url)
         deliveries = [(update.name, update.version, message) for update, message, _ in checked]
-        reasons.update(await self._hand_over(source, type_url, deliveries, removed, list(reasons)))
-        for update, message, not_yet in checked:
-            if update.name not in reasons:
-                self.resources.record(source, type_url, update.name).take(TakenVersion(update, message, not_yet))
+        async with self._changing[type_url]:
+            reasons.update(await self._hand_over(source, type_url, deliveries, removed, list(reasons)))
+            for update, message, not_yet in checked:
+                await slices.rest()
+                if update.name not in reasons:
+                    self.resources.record(source, type_url, update.name).take(TakenVersion(update, message, not_yet))
         for update in updates:
             if update.name in reasons:
                 because = reasons[update.name]
@@ -258,9 +302,14 @@ class ControlPlane(ResourceSink):
                 _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], update.name, because)
         for name in removed:
             records.pop(name, None)
+        if self._cache is not None:
+            taken = [update for update in updates if update.name not in reasons]
+            self._cache.update(source, type_url, taken, removed)
         return reasons
 
-    async def _check(self, type_url: str, update: ResourceUpdate, reasons: dict[str, str]) -> _Checked | None:
+    async def _check(
+        self, type_url: str, update: ResourceUpdate, reasons: dict[str, str], slices: Slices
+    ) -> _Checked | None:
         """The API's rules and our tables. None where it breaks them; `reasons` has then all that is wrong."""
         if type_url == ENDPOINT_TYPE:
             return update, update.message, []  # whoever takes them looks at those that changed only
@@ -268,7 +317,7 @@ class ControlPlane(ResourceSink):
         not_yet: list[NotYet] = []
         message = type(update.message)()
         message.CopyFrom(update.message)
-        await in_slices(_check_steps(message, errors, not_yet))
+        await slices.run(_check_steps(message, errors, not_yet))
         if errors:
             reasons[update.name] = str(errors)
             return None

@@ -33,6 +33,13 @@ class Garbage:
     def resume(self) -> None:
         gc.enable()
 
+    def keep(self, built_bytes: int) -> None:
+        """So much was built, of resources that come often: reference counts free what they replace, so that nobody need
+        look for cycles."""
+        gc.enable()
+        if built_bytes >= _LARGE_BYTES:
+            gc.freeze()
+
     def settle(self, built_bytes: int) -> None:
         """So much was built, and is in force."""
         gc.enable()

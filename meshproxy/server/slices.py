@@ -10,10 +10,29 @@ from typing import Final
 SLICE_S: Final = 0.002
 
 
+class Slices:
+    """The time that one piece of work may take before the loop turns, however many parts it has."""
+
+    def __init__(self) -> None:
+        self._until: float = monotonic() + SLICE_S
+
+    async def run(self, steps: Iterator[None]) -> None:
+        """Run steps to their end."""
+        for _ in steps:
+            if monotonic() >= self._until:
+                await self.turn()
+
+    async def rest(self) -> None:
+        """Between two steps: let the loop turn if it is time."""
+        if monotonic() >= self._until:
+            await self.turn()
+
+    async def turn(self) -> None:
+        """Let the loop turn."""
+        await asyncio.sleep(0)
+        self._until = monotonic() + SLICE_S
+
+
 async def in_slices(steps: Iterator[None]) -> None:
     """Run steps to their end, for 2 ms at a time."""
-    until = monotonic() + SLICE_S
-    for _ in steps:
-        if monotonic() >= until:
-            await asyncio.sleep(0)
-            until = monotonic() + SLICE_S
+    await Slices().run(steps)

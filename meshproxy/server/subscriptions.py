@@ -15,10 +15,10 @@ from typing import Any
 from meshproxy.config.config_source import ConfigSource
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.messages import find_message, type_name
-from meshproxy.config.subscription import ResourceWatcher, Subscription, Subscriptions
+from meshproxy.config.subscription import VIRTUAL_HOST_TYPE, ResourceWatcher, Subscription, Subscriptions
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.timers import CallTimer
-from meshproxy.server.slices import in_slices
+from meshproxy.server.slices import Slices
 
 # Whose resource: the key of its ConfigSource, its type's URL, its name.
 Key = tuple[bytes, str, str]
@@ -91,31 +91,42 @@ class WorkerSubscriptions(Subscriptions):
         """Hand resources to those who watch them, or (`only_new`) to those of them who have not got any yet. `refused`
         are those that came and are not worth a try."""
         reasons: Reasons = []
+        slices = Slices()
         async with self._locks[type_url]:
             for name, version, message in updates:
                 watches = self._waiting((source, type_url, name), only_new)
                 if watches:
                     parsed = _parsed(type_url, message)
                     for watch in watches:
-                        await self._update(watch, parsed, version, reasons)
+                        await self._update(watch, name, parsed, version, reasons, slices)
+                await slices.rest()
             for name in removed:
                 for watch in self._waiting((source, type_url, name), only_new):
-                    watch.miss()
+                    watch.miss(name)
             for name in refused:
                 for watch in self._waiting((source, type_url, name), only_new):
                     self._refuse(watch)
         return reasons
 
     def _waiting(self, key: Key, only_new: bool) -> list[_Watch]:
-        return [watch for watch in self._watches.get(key, ()) if not (only_new and watch.told)]
+        watches = [watch for watch in self._watches.get(key, ()) if not (only_new and watch.told)]
+        source, type_url, name = key
+        if not watches and type_url == VIRTUAL_HOST_TYPE and (whole := collection_of(name)) != name:
+            return self._waiting((source, type_url, whole), only_new)
+        return watches
 
-    async def _update(self, watch: _Watch, message: Any, version: str, reasons: Reasons) -> None:
+    async def _update(
+        self, watch: _Watch, name: str, message: Any, version: str, reasons: Reasons, slices: Slices
+    ) -> None:
         if watch.closed:
             return
         watch.stop_waiting()
         errors = ConfigErrors()
-        await in_slices(watch.watcher.update(message, version, errors))
-        name = watch.key[2]
+        watcher: Any = watch.watcher
+        if name == watch.key[2]:
+            await slices.run(watcher.update(message, version, errors))
+        else:
+            await slices.run(watcher.update_member(name, message, version, errors))
         reasons += [(name, error.path, error.reason) for error in errors.sorted()]
         stats = watch.watcher.stats
         if self._counts and stats is not None:
@@ -153,15 +164,21 @@ class _Watch(Subscription):
         if timer is not None:
             timer.disarm()
 
-    def miss(self) -> None:
-        if not self.closed:
-            self.stop_waiting()
-            self.watcher.missing()
+    def miss(self, name: str) -> None:
+        """There is no resource of this name."""
+        if self.closed:
+            return
+        self.stop_waiting()
+        watcher: Any = self.watcher
+        if name == self.key[2]:
+            watcher.missing()
+        else:
+            watcher.missing_member(name)
 
     def on_fetch_timeout(self) -> None:
         if self.watcher.stats is not None:
             self.watcher.stats.init_fetch_timeout += 1
-        self.miss()
+        self.miss(self.key[2])
         self.told = False  # it may come yet
 
     def close(self) -> None:
@@ -169,6 +186,11 @@ class _Watch(Subscription):
             self.stop_waiting()
             self.closed = True
             self._owner.forget(self)
+
+
+def collection_of(name: str) -> str:
+    """Under which name the watcher of all virtual hosts of a route configuration hears of this one."""
+    return name.partition("/")[0] + "/*"
 
 
 def count_update(stats: Any, version: str, rejected: bool) -> None:

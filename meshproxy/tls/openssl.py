@@ -356,9 +356,9 @@ def set_verify_error(store_context: int, error: int) -> None:
 
 
 def verify_error_text(error: int) -> str:
-    """`certificate has expired` …"""
+    """`certificate has expired` …, as BoringSSL, and so Envoy, spells it."""
     text: bytes = _lib.X509_verify_cert_error_string(error)
-    return text.decode()
+    return text.decode().replace("self-signed", "self signed")
 
 
 def leaf_certificate(store_context: int) -> bytes:

@@ -69,6 +69,8 @@ class Cluster(EjectionListener):
         self.keys_pools: bool = config.demands.any  # not everybody may share a connection
         self._random_bits = random_bits
         self.drop_overload: Fraction | None = config.drop_overload
+        self.dropped: int = 0  # requests that were refused for the cluster's sake, since the last load report,
+        self.dropped_by_policy: int = 0  # and those of them that `drop_overload` refused
         self.needs_context: bool = config.lb.needs_context  # hosts are chosen by facts of the request
         self._balancer: LoadBalancer = self._new_balancer()
         self._background = Background(dispatcher)

@@ -92,19 +92,17 @@ class MaglevTable:
         while filled < size:
             turn += 1
             for index, share in enumerate(shares):
-                looked_at += 1
                 if filled == size or turn * share < targets[index]:
                     continue  # a lighter one sits out some turns
                 targets[index] += most
-                while not self._take(index):
-                    looked_at += _LOOKS
+                looks = 0
+                while looks == 0:
+                    looks = self._take(index)
+                    looked_at += looks or _LOOKS
                     if looked_at >= _LOOKED_AT:
                         looked_at = 0
                         yield
                 filled += 1
-                if looked_at >= _LOOKED_AT:
-                    looked_at = 0
-                    yield
 
     def _read_keys(self) -> Iterator[None]:
         size = self._size
@@ -114,23 +112,21 @@ class MaglevTable:
             if len(self._skips) % STRIDE == 0:
                 yield
 
-    def _take(self, index: int) -> bool:
-        """The next free entry in the key's order is its own; False when it is not to be seen yet."""
+    def _take(self, index: int) -> int:
+        """The next free entry in the key's order is its own: how many were looked at for it, 0 if none is found yet."""
         entries, size = self.entries, self._size
         position, skip = self._positions[index], self._skips[index]
-        for _ in range(_LOOKS):
+        for looks in range(1, _LOOKS + 1):
             if entries[position] == _FREE:
                 entries[position] = index
                 self.counts[index] += 1
-                break
+                self._positions[index] = position
+                return looks
             position += skip
             if position >= size:
                 position -= size
-        else:
-            self._positions[index] = position
-            return False
         self._positions[index] = position
-        return True
+        return 0
 
 
 def is_prime(number: int) -> bool:

@@ -6,7 +6,10 @@ A cluster whose hosts are not known yet is *warming*: requests see it (or its ne
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, Final
+
+from mypy_extensions import mypyc_attr
 
 from meshproxy.config.runtime import Runtime
 from meshproxy.config.subscription import InitManager
@@ -20,11 +23,27 @@ from meshproxy.upstream.discovery import Discovery, DiscoveryListener
 from meshproxy.upstream.dns_discovery import DnsDiscovery
 from meshproxy.upstream.eds import EdsDiscovery
 from meshproxy.upstream.load_balancer import RandomBits
+from meshproxy.upstream.load_report import report_load
 from meshproxy.upstream.logical_dns import LogicalDns
 from meshproxy.upstream.original_dst_discovery import OriginalDst
 from meshproxy.upstream.stats import CaresStats, ClusterManagerStats
 from meshproxy.upstream.status import cluster_status
 from meshproxy.upstream.strict_dns import StrictDns
+
+
+# What a request for a cluster is told.
+FOUND: Final = 0
+MISSING: Final = 1
+TIMED_OUT: Final = 2
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ClusterRequest:
+    """Somebody waits for a cluster."""
+
+    def cancel(self) -> None:
+        """Nobody is told any more. A second call does nothing."""
+        raise NotImplementedError
 
 
 class ClusterManager:
@@ -51,6 +70,7 @@ class ClusterManager:
         self._targets: dict[Cluster, InitManager] = {}
         self._newer: dict[Cluster, _Newer] = {}
         self._draining: list[Cluster] = []
+        self._on_demand: Any = None  # OnDemandClusters, once somebody has asked for one
         self._waiters: list[Any] = []  # futures that wait for all clusters to be warm
         self.stats = registry.acquire("cluster_manager.", ClusterManagerStats)
         registry.acquire("dns.cares.", CaresStats).counts = self._resolvers.counts
@@ -69,6 +89,26 @@ class ClusterManager:
     def status(self) -> list[dict[str, Any]]:
         """What `/clusters` shows, in plain values: see `status.cluster_status`."""
         return [cluster_status(cluster) for cluster in self._active.values()]
+
+    def request_cluster(self, name: str, config: Any, callback: Callable[[int], None]) -> ClusterRequest | None:
+        """Ask for a cluster that is not there, as an `on_demand.OnDemandConfig` says; None when nobody can be asked, or too
+        many wait. The callback is told FOUND, MISSING or TIMED_OUT: once, and never from within this call."""
+        if self._on_demand is None:
+            from meshproxy.upstream.on_demand import OnDemandClusters  # which imports this module
+
+            self._on_demand = OnDemandClusters(self, self._dispatcher.timers, self._registry)
+        request: ClusterRequest | None = self._on_demand.request(name, config, callback)
+        return request
+
+    def report_loads(self, names: list[str] | None, by_endpoint: bool) -> Generator[None, None, list[dict[str, Any]]]:
+        """What these clusters (None: all) had to do since the last report, in steps: see `load_report.report_load`."""
+        reports: list[dict[str, Any]] = []
+        for name in list(self._active) if names is None else names:
+            cluster = self._active.get(name)
+            if cluster is not None:
+                report = yield from report_load(cluster, by_endpoint)
+                reports.append(report)
+        return reports
 
     # -- changes
 
@@ -158,6 +198,8 @@ class ClusterManager:
         cluster.activate()
         if old is not None:
             self._retire(old)
+        if self._on_demand is not None:
+            self._on_demand.on_active(cluster.name)
 
     def remove(self, name: str) -> None:
         """Requests find it no more; those that it has end there."""
@@ -209,6 +251,8 @@ class ClusterManager:
 
     async def close(self) -> None:
         """End everything: streams that there still are, are reset."""
+        if self._on_demand is not None:
+            self._on_demand.close()
         for name in list(self._warming):
             self._stop_warming(name)
         for cluster in list(self._active.values()):

@@ -440,3 +440,4 @@ class HostStats:
         self.rq_success: int = 0
         self.rq_timeout: int = 0
         self.rq_total: int = 0
+        self.reported: tuple[int, int, int] = (0, 0, 0)  # successes, errors and all, in the load reports so far

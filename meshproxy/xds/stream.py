@@ -15,12 +15,12 @@ from google.protobuf.message import DecodeError
 
 from meshproxy.codec import grpc
 from meshproxy.config.context import Services
-from meshproxy.http.grpc.client import RpcCall, RpcClient, RpcError, RpcStatus, open_client
-from meshproxy.http.grpc.service import GrpcServiceConfig
+from meshproxy.http.grpc.client import RpcCall, RpcError, RpcStatus
 from meshproxy.xds.api_source import ApiSource, stream_path
 from meshproxy.xds.delta import DeltaState
 from meshproxy.xds.feed import Feed, SinkOf
-from meshproxy.xds.pacing import BackOff, RequestLimit, pause
+from meshproxy.xds.pacing import RequestLimit, pause
+from meshproxy.xds.redial import Redial
 from meshproxy.xds.resources import type_rank
 from meshproxy.xds.sotw import SotwState
 from meshproxy.xds.source import Source, SourceStatus
@@ -33,6 +33,8 @@ _MOST_QUEUED_BYTES: Final = 16 * 1024 * 1024
 _MOST_QUEUED: Final = 1000  # of one type
 # While something is applied, it asks for more and more names: those of so long go out together.
 _GATHER_S: Final = 0.02
+
+_MEANWHILE: Final = ", what it said last stays in force"
 
 
 class DiscoveryStream(Source):
@@ -49,33 +51,25 @@ class DiscoveryStream(Source):
     ) -> None:
         path = stream_path(type_url, delta=api.delta)
         assert path is not None
-        self._path = path
+        self._redial = Redial(services, api, path, "control plane", self._talk, self._on_end, _MEANWHILE)
         self._dispatcher = services.dispatcher
         self._api = api
         self._node = node
         self._stats = stats
         self._sink_of = sink_of
-        self._clients = [(_target(config), open_client(services, config)) for config in api.services]
         self._feeds: dict[str, Feed] = {}
-        self._back_off = BackOff(api.back_off_base_ms, api.back_off_max_ms)
         self._limit = RequestLimit(api.max_tokens, api.tokens_per_s)
-        self._task: asyncio.Task[Any] | None = None
         self._due = asyncio.Event()
         self._gather: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
         self._first_request = True
-        self._heard = False  # the stream has brought a response
-        self._open = False
-        self._target = self._clients[0][0]
         self._identifier = ""
-        self._failure = ""
         self._unknown: set[str] = set()
 
     # -- who asks
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = self._dispatcher.spawn(self._run(), f"xDS stream to {self._target}")
+        self._redial.start()
 
     def subscribe(self, type_url: str, name: str) -> None:
         self._feed(type_url).state.subscribe(name)
@@ -114,37 +108,20 @@ class DiscoveryStream(Source):
 
     # -- one stream after another
 
-    async def _run(self) -> None:
-        """Each time through all services, beginning with the first, until one answers."""
-        while True:
-            for target, client in self._clients:
-                self._target, self._heard = target, False
-                self._on_lost(target, await self._talk(client))
-                if self._heard:
-                    self._back_off.reset()
-                    break
-            await pause(self._dispatcher, self._back_off.next_ms())
-
-    async def _talk(self, client: RpcClient) -> str:
-        """Until the stream ends; why it did."""
+    async def _talk(self, call: RpcCall) -> None:
+        """Until the stream ends."""
         for feed in self._feeds.values():
             feed.begin_stream()
         self._first_request = True
         self._due.set()
-        async with client.call(self._path) as call:
-            writer = asyncio.create_task(self._write(call), name=f"xDS requests to {self._target}")
-            self._open = True
-            self._stats.connected_state += 1
-            try:
-                await self._read(call)
-                return "the server ended the stream"
-            except RpcError as error:
-                return str(error)
-            finally:
-                self._open = False
-                self._stats.connected_state -= 1
-                writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
+        self._stats.connected_state += 1
+        writer = asyncio.create_task(self._write(call), name="xDS requests")
+        try:
+            await self._read(call)
+        finally:
+            self._stats.connected_state -= 1
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
 
     async def _read(self, call: RpcCall) -> None:
         kind = DeltaDiscoveryResponse if self._api.delta else DiscoveryResponse
@@ -167,8 +144,7 @@ class DiscoveryStream(Source):
 
     def _on_response(self, response: Any, size: int) -> None:
         self._identifier = response.control_plane.identifier or self._identifier
-        if not self._heard:
-            self._on_heard()
+        self._redial.hear(self._identifier)
         feed = self._feeds.get(response.type_url)
         if feed is not None:
             feed.take(response, size)
@@ -176,7 +152,8 @@ class DiscoveryStream(Source):
         self._stats.unknown_type += 1
         if response.type_url not in self._unknown and len(self._unknown) < 100:
             self._unknown.add(response.type_url)
-            _log.warning("%s sent resources of type %r, which it was not asked for", self._target, response.type_url)
+            target = self._redial.target
+            _log.warning("%s sent resources of type %r, which it was not asked for", target, response.type_url)
 
     async def _write(self, call: RpcCall) -> None:
         while True:
@@ -212,43 +189,22 @@ class DiscoveryStream(Source):
             finally:
                 stats.pending_requests -= waiting
 
-    # -- what people are told
+    # -- how it stands
 
-    def _on_heard(self) -> None:
-        self._heard = True
-        self._failure = ""
-        name = f" ({self._identifier})" if self._identifier else ""
-        _log.info("connected to the control plane %s%s", self._target, name)
-
-    def _on_lost(self, target: str, reason: str) -> None:
+    def _on_end(self, reason: str) -> None:
         for feed in self._feeds.values():
             if feed.state.names:
                 feed.sink.on_failure(reason)
-        if self._heard:
-            _log.warning("lost the control plane %s, what it said last stays in force: %s", target, reason)
-        elif not self._failure:
-            _log.warning("cannot reach the control plane %s, trying on: %s", target, reason)
-        self._failure = reason
 
     @property
     def status(self) -> SourceStatus:
-        return SourceStatus(self._target, self._open and self._heard, self._identifier, self._failure)
+        redial = self._redial
+        return SourceStatus(redial.target, redial.heard, self._identifier, redial.failure)
 
     async def close(self) -> None:
-        task, self._task = self._task, None
         if self._gather is not None:
             self._gather.cancel()
             self._gather = None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._redial.close()
         for feed in self._feeds.values():
             feed.close()
-        for _, client in self._clients:
-            client.close()
-        self._clients = []
-
-
-def _target(config: GrpcServiceConfig) -> str:
-    """How a service is called in the log."""
-    return config.google.uri if config.google is not None else f"cluster {config.cluster!r}"

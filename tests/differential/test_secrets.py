@@ -1,6 +1,8 @@
 """Secrets that stand in files (`path_config_source`), the real Envoy and meshproxy on one configuration: what clients and
 upstreams see, before and after the files change."""
 
+import base64
+import json
 import os
 import ssl
 import tempfile
@@ -110,13 +112,9 @@ def configured(files: Files) -> World:
         "mutual": server(secret("server"), fields=REQUIRED, **trusted),
         "right_name": server(secret("server"), fields=REQUIRED, **combined(named("URI", "spiffe://mesh/client"))),
         "wrong_name": server(secret("server"), fields=REQUIRED, **combined(named("URI", "spiffe://mesh/nobody"))),
-        "other_ca": server(
-            secret("server"), fields=REQUIRED, **combined({"trusted_ca": inline(world().other_ca.pem)})
-        ),
+        "other_ca": server(secret("server"), fields=REQUIRED, **combined({"trusted_ca": inline(world().other_ca.pem)})),
         "without": server(secret("none")),
-        "without_ca": server(
-            secret("server"), fields=REQUIRED, validation_context_sds_secret_config=secret("none_ca")
-        ),
+        "without_ca": server(secret("server"), fields=REQUIRED, validation_context_sds_secret_config=secret("none_ca")),
     }
     clusters = {
         "to_both": client(**certificates, **trusted),
@@ -202,6 +200,7 @@ def test_what_is_told_of_them(sides: Sides) -> None:
     assert ours == theirs
 
 
+@pytest.mark.long
 def test_rotation_as_envoy() -> None:
     """Each change: which secret, what becomes of it, and who notices."""
     start_subject = start_envoy if SUBJECT_IS_ENVOY else start_meshproxy
@@ -212,25 +211,66 @@ def test_rotation_as_envoy() -> None:
             sides = Sides(files, envoy, subject)
             seen = {name: sides.compare(name) for name in ("one", "mutual", "to_both")}
 
-            def change(name: str, counter: str, count: int, *notice: str) -> None:
-                sides.settle(name, counter, count)
-                for listener, before in seen.items():
-                    after = seen[listener] = sides.compare(listener)
-                    assert (after != before) == (listener in notice), listener
+            def noticed(*counted: tuple[str, str, int]) -> list[str]:
+                for name, counter, count in counted:
+                    sides.settle(name, counter, count)
+                now = {name: sides.compare(name) for name in seen}
+                others = [name for name, before in seen.items() if now[name] != before]
+                seen.update(now)
+                return others
 
             files.certificate("server", NEW)
-            change("server", "update_success", 2, "one", "mutual")
-            files.certificate("server", NEW, world().client)
-            change("server", "update_rejected", 1)
-            files.put("server", validation_context={"trusted_ca": inline(world().ca.pem)})
-            change("server", "update_rejected", 2)
             files.put("ca", validation_context={"trusted_ca": {"inline_string": "garbage"}})
-            change("ca", "update_rejected", 1)
+            assert noticed(("server", "update_success", 2), ("ca", "update_rejected", 1)) == ["one", "mutual"]
+            files.certificate("server", NEW, world().client)
             files.authority("ca", world().other_ca)
-            change("ca", "update_success", 2, "mutual", "to_both")
+            assert noticed(("server", "update_rejected", 1), ("ca", "update_success", 2)) == ["mutual", "to_both"]
+            files.put("server", validation_context={"trusted_ca": inline(world().ca.pem)})
             files.authority("ca", world().ca)
-            change("ca", "update_success", 3, "mutual", "to_both")
+            assert noticed(("server", "update_rejected", 2), ("ca", "update_success", 3)) == ["mutual", "to_both"]
             files.certificate("client", OTHER)
-            change("client", "update_success", 2, "to_both")
+            assert noticed(("client", "update_success", 2)) == ["to_both"]
             pattern = "_ssl_socket_factory|ssl.certificate"
             assert subject.proxy.stats(pattern) == envoy.proxy.stats(pattern)
+
+
+# -- static_resources.secrets
+
+
+def static(*names: str, **common: Any) -> Yaml:
+    """The transport socket of a filter chain whose certificates have these names."""
+    return server(*({"name": name} for name in names), **common)
+
+
+def test_static_secrets_as_envoy() -> None:
+    """They are there at once; `/config_dump` has them, without keys, and `/certs` and expiry by their names."""
+    start_subject = start_envoy if SUBJECT_IS_ENVOY else start_meshproxy
+    ticket_key = base64.b64encode(bytes(80)).decode()
+    secrets: tuple[Yaml, ...] = (
+        {"name": "server", "tls_certificate": certificate(world().server)},
+        {"name": "other", "tls_certificate": certificate(NEW)},
+        {"name": "ca", "validation_context": {"trusted_ca": inline(world().ca.pem)}},
+        {"name": "tickets", "session_ticket_keys": {"keys": [{"inline_bytes": ticket_key}]}},
+    )
+    trusted: Any = {"validation_context_sds_secret_config": {"name": "ca"}}
+    tickets = REQUIRED | {"session_ticket_keys_sds_secret_config": {"name": "tickets"}}
+    listeners = {
+        "one": TlsListener({"one": TlsChain(static("other"))}),
+        "mutual": TlsListener({"mutual": TlsChain(static("server", fields=tickets, **trusted))}),
+        "to": TlsListener({"to": TlsChain(cluster="to")}),
+    }
+    clusters = {"to": TlsCluster("up", client(tls_certificate_sds_secret_configs=[{"name": "server"}], **trusted))}
+    made = World(listeners, clusters, {"up": Upstream(client_ca=world().ca, version=V12)}, secrets)
+    with TlsSide(made, start_envoy) as envoy, TlsSide(made, start_subject) as subject:
+        for name in listeners:
+            who = PLAIN if name == "to" else CLIENT
+            assert flat(subject.run(name, who)) == flat(envoy.run(name, who))
+        pattern = "_ssl_socket_factory|ssl.certificate|^sds"
+        assert subject.proxy.stats(pattern) == envoy.proxy.stats(pattern)
+        assert dumped_secrets(subject) == dumped_secrets(envoy)
+
+
+def dumped_secrets(side: TlsSide) -> list[Any]:
+    configs = json.loads(side.proxy.admin("/config_dump")[1])["configs"]
+    (section,) = (each for each in configs if each["@type"].endswith("SecretsConfigDump"))
+    return sorted(section["static_secrets"], key=lambda each: str(each["name"]))

@@ -247,6 +247,7 @@ class World:
     listeners: dict[str, TlsListener]
     clusters: dict[str, TlsCluster] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
+    secrets: tuple[Yaml, ...] = ()
 
     def bootstrap(self, ports: dict[str, int], log: Path) -> str:
         tree = {
@@ -255,6 +256,7 @@ class World:
             "static_resources": {
                 "listeners": [_listener(name, each, log) for name, each in self.listeners.items()],
                 "clusters": [_cluster(name, each, ports) for name, each in self.clusters.items()],
+                "secrets": list(self.secrets),
             },
         }
         return yaml.dump(tree, sort_keys=False, width=1000)

@@ -43,9 +43,9 @@ def ads_bootstrap(port: int, *, delta: bool = False, sources: Json | None = None
     return bootstrap([], [xds], node={"id": "n", "cluster": "c"}, dynamic_resources=dynamic, **fields)
 
 
-def rds_listener(name: str, routes: str, **fields: Any) -> Any:
-    """A listener whose routes are a resource of their own."""
-    manager = {"rds": {"route_config_name": routes, "config_source": ADS}}
+def rds_listener(name: str, routes: str = "routes", *, manager: Json | None = None, **fields: Any) -> Any:
+    """A listener whose routes are a resource of their own; `manager` are fields of its HttpConnectionManager."""
+    manager = {"rds": {"route_config_name": routes, "config_source": ADS}, **(manager or {})}
     made = listener(name, [], manager=manager, **fields)
     del made["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]
     return message(Listener, made)

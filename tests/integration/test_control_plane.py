@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from tests.integration.config import cluster, direct, forward, listener
 from tests.integration.dynamic import (
+    ADS,
     ads_bootstrap,
     assignment,
     eds_cluster,
@@ -21,7 +23,7 @@ from tests.integration.dynamic import (
     rds_listener,
     route_configuration,
 )
-from tests.integration.load import EchoUpstream
+from tests.integration.load import EchoUpstream, Load, echoed
 from tests.integration.proxy import Proxy
 from tests.support.control_plane import ControlPlane
 
@@ -110,7 +112,8 @@ async def test_one_bad_resource_is_refused_alone(
         await plane.until(lambda: plane.nacks(CLUSTER_TYPE))
         assert "a: connect_timeout" in plane.nacks(CLUSTER_TYPE)[0]
         assert await get(proxy.ports["main"], "/x") == (200, "v1 /x")
-        clusters = {one["cluster"]["name"]: one for one in (await configs(proxy, "ClustersConfigDump"))["dynamic_active_clusters"]}
+        section = await configs(proxy, "ClustersConfigDump")
+        clusters = {one["cluster"]["name"]: one for one in section["dynamic_active_clusters"]}
         assert clusters["b"]["client_status"] == "ACKED"
         assert clusters["a"]["client_status"] == "NACKED"
         assert clusters["a"]["cluster"]["connect_timeout"] == "2s"
@@ -151,3 +154,57 @@ async def test_listeners_come_and_go(plane: ControlPlane, delta: bool, workers: 
         await proxy.until_stat("listener_manager.total_listeners_active", lambda value: value == 1)
         assert await get(proxy.ports["main"]) == (200, "one")
         assert await proxy.stat("listener_manager.listener_removed") == 1
+
+
+@_WAYS
+async def test_a_cache_outlives_the_proxy(plane: ControlPlane, v1: EchoUpstream, delta: bool, tmp_path: Path) -> None:
+    """Started without a control plane, it serves what was in force; then it follows the control plane again."""
+    plane.set(CLUSTER_TYPE, {"a": eds_cluster("a")})
+    plane.set(ENDPOINT_TYPE, {"a": assignment("a", [v1.port])})
+    plane.set(LISTENER_TYPE, {"main": rds_listener("main", "routes")})
+    plane.set(ROUTE_TYPE, {"routes": route_configuration("routes", forward("/", "a"))})
+    config, cache = ads_bootstrap(plane.port, delta=delta), ("--xds-cache", str(tmp_path / "cache"))
+    async with Proxy(config, *cache) as proxy:
+        assert await get(proxy.ports["main"], "/x") == (200, "v1 /x")
+    port = plane.port
+    await plane.stop()
+    async with Proxy(config, *cache) as proxy:
+        assert await get(proxy.ports["main"], "/x") == (200, "v1 /x")
+        plane.set(ROUTE_TYPE, {"routes": route_configuration("routes", direct("/", "back"))}, "2")
+        await plane.listen(port=port)
+        await until(proxy, "/", (200, "back"))
+
+
+@_WORKERS
+async def test_no_request_is_lost_while_everything_changes(
+    plane: ControlPlane, v1: EchoUpstream, v2: EchoUpstream, workers: str
+) -> None:
+    """Endpoints, routes, clusters and the listener itself are replaced again and again, under load."""
+    upstreams = [v1, v2]
+    clusters: dict[str, Any] = {}
+    endpoints: dict[str, Any] = {}
+
+    async def push(version: int) -> None:
+        """As a control plane does: what is new before what names it, what is gone last."""
+        name, text = f"c{version}", str(version)
+        clusters[name] = eds_cluster(name, connect_timeout="3s")
+        endpoints[name] = assignment(name, [upstreams[version % 2].port])
+        plane.set(CLUSTER_TYPE, dict(clusters), text)
+        plane.set(ENDPOINT_TYPE, dict(endpoints), text)
+        manager = {"stat_prefix": f"main-{version}"}
+        plane.set(LISTENER_TYPE, {"main": rds_listener("main", manager=manager)}, text)
+        plane.set(ROUTE_TYPE, {"routes": route_configuration("routes", forward("/", name))}, text)
+        if plane.streams:
+            await plane.acked(ROUTE_TYPE, text)
+            del clusters[f"c{version - 1}"], endpoints[f"c{version - 1}"]
+            plane.set(CLUSTER_TYPE, dict(clusters), f"{version}-last")
+
+    await push(0)
+    async with Proxy(ads_bootstrap(plane.port), "--concurrency", workers) as proxy:
+        async with Load(proxy.ports["main"], echoed("v1", "v2")) as load:
+            for version in range(1, 6):
+                await push(version)
+                await load.more(40)
+            await load.stop()
+        assert load.failures == []
+        assert {answer.body[:2] for answer in load.answers} == {b"v1", b"v2"}

@@ -92,7 +92,7 @@ class ProxyProcess:
         status, body = self.admin("/listeners?format=json")
         if status != 200:
             raise RuntimeError(f"/listeners answered {status}: {body}")
-        statuses = cast(list[dict[str, Any]], json.loads(body)["listener_statuses"])
+        statuses = cast(list[dict[str, Any]], json.loads(body).get("listener_statuses", []))  # without any Envoy says {}
         return {
             item["name"]: item["local_address"]["socket_address"]["port_value"]
             for item in statuses

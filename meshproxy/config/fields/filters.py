@@ -35,14 +35,21 @@ TABLES: Final[Tables] = {
         "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts "
         "max_downstream_connection_duration max_downstream_connection_duration_jitter_percentage "
         "access_log_flush_interval flush_access_log_on_connected access_log_options proxy_protocol_tlvs hash_policy "
-        "metadata_match tunneling_config",
+        "metadata_match tunneling_config on_demand",
         only={"upstream_connect_mode": "IMMEDIATE"},
         refused={
-            "on_demand": "clusters are not discovered on demand yet",
             "downstream_idle_timeout upstream_idle_timeout": "a connection has one idle timeout: set idle_timeout",
             "backoff_options": "a connect attempt that failed is followed by the next at once",
             "max_early_data_bytes": "the buffer limit of the connection bounds what comes early",
         },
+    ),
+    _NETWORK + "tcp_proxy.v3.TcpProxy.OnDemand": MessageTable(
+        "odcds_config timeout", refused={"resources_locator": _LOCATOR}
+    ),
+    _HTTP + "on_demand.v3.OnDemand": MessageTable("odcds"),
+    _HTTP + "on_demand.v3.PerRouteConfig": MessageTable("odcds"),
+    _HTTP + "on_demand.v3.OnDemandCds": MessageTable(
+        "source timeout", refused={"resources_locator": _LOCATOR}
     ),
     _NETWORK + "tcp_proxy.v3.TcpProxy.TunnelingConfig": MessageTable(
         "hostname use_post headers_to_add post_path",

@@ -18,13 +18,13 @@ TABLES: Final[Tables] = {
     _ROUTE + "RouteConfiguration": MessageTable(
         _HEADERS + "name virtual_hosts internal_only_headers most_specific_header_mutations_wins validate_clusters "
         "max_direct_response_body_size_bytes ignore_port_in_host_matching vhost_header "
-        "ignore_path_parameters_in_path_matching typed_per_filter_config request_mirror_policies",
+        "ignore_path_parameters_in_path_matching typed_per_filter_config request_mirror_policies vhds",
         ignored={"metadata": "is for readers"},
         refused={
-            "vhds": "virtual host discovery is not supported yet",
             "cluster_specifier_plugins": _PLUGINS,
         },
     ),
+    _ROUTE + "Vhds": MessageTable("config_source"),
     _ROUTE + "VirtualHost": MessageTable(
         _HEADERS + "name domains routes require_tls virtual_clusters typed_per_filter_config "
         "include_request_attempt_count include_attempt_count_in_response retry_policy hedge_policy cors "

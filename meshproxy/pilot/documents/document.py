@@ -90,8 +90,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What came of a text: a document, or errors; its identity where that much could be read (of a kind that is not read
-    too, unless its name may be misspelt)."""
+    """What came of a text: a document, or errors; its identity where that much could be read, be it of a kind that is
+    not read (unless its name may be misspelt)."""
 
     identity: Identity | None
     document: Document | None
@@ -164,6 +164,13 @@ def parse_text(text: str) -> Parsed:
         return _parse(problems)
     except (TooLargeError, RecursionError) as error:
         return Parsed(None, None, (Problem("", 1, "", str(error)),))
+
+
+def line_of(text: str, steps: tuple[str | int, ...]) -> int:
+    """The line of a field in the text of a document that parses."""
+    problems = Problems("")
+    problems.root = yaml.compose(text, Loader=_Loader)
+    return problems.line_of(steps)
 
 
 def _parse(problems: Problems) -> Parsed:

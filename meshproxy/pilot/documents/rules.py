@@ -113,14 +113,14 @@ def between(low: float, high: float) -> Callable[[float], str | None]:
     """A number in that range, both ends included."""
 
     def rule(value: float) -> str | None:
-        return None if low <= value <= high else f"must be between {low:g} and {high:g}"
+        return None if low <= value <= high else f"must be between {low} and {high}"
 
     return rule
 
 
 def at_least(low: float) -> Callable[[float], str | None]:
     def rule(value: float) -> str | None:
-        return None if value >= low else f"must be at least {low:g}"
+        return None if value >= low else f"must be at least {low}"
 
     return rule
 

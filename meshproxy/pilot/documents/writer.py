@@ -9,9 +9,11 @@ import sys
 import types
 import typing
 from datetime import timedelta
-from functools import cache
 from typing import Any
 
+import yaml
+
+from meshproxy.config.loader import scalar
 from meshproxy.pilot.documents.duration import duration_text
 from meshproxy.pilot.documents.spec import Json, field_name
 
@@ -26,10 +28,17 @@ def plain_spec(spec: Any) -> dict[str, Any]:
     return found
 
 
-@cache
-def _fields(kind: Any) -> list[tuple[str, Any, Any]]:
-    hints = typing.get_type_hints(kind, vars(sys.modules[kind.__module__]), {})
-    return [(each.name, each.default, _bare(hints[each.name])) for each in dataclasses.fields(kind)]
+_known: dict[str, list[tuple[str, Any, Any]]] = {}
+
+
+def _fields(kind: type[Any]) -> list[tuple[str, Any, Any]]:
+    """Attribute, default and type of each field."""
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if name not in _known:
+        hints = typing.get_type_hints(kind, vars(sys.modules[kind.__module__]), {})
+        fields = dataclasses.fields(kind)
+        _known[name] = [(each.name, each.default, _bare(hints[each.name])) for each in fields]
+    return _known[name]
 
 
 def _bare(annotation: Any) -> Any:
@@ -54,3 +63,23 @@ def _plain(annotation: Any, value: Any) -> Any:
             return {key: _plain(typing.get_args(inner)[1], each) for key, each in value}
         return [_plain(inner, each) for each in value]
     return value
+
+
+def yaml_text(value: Any) -> str:
+    """A plain value as YAML, which reads back as the same value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what would not be read as a string: `y` and `012` too."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = None if isinstance(scalar(text), str) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)

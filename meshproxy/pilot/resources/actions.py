@@ -152,8 +152,9 @@ def fraction(percentage: float) -> FractionalPercent:
 
 
 def _redirect(rule: HTTPRedirect) -> RedirectAction:
-    action = RedirectAction(host_redirect=rule.authority, scheme_redirect=rule.scheme or "")
-    action.response_code = REDIRECT_CODES[rule.redirect_code or 301]
+    action = RedirectAction(host_redirect=rule.authority, response_code=REDIRECT_CODES[rule.redirect_code or 301])
+    if rule.scheme is not None:
+        action.scheme_redirect = rule.scheme
     if rule.uri == "%PREFIX()%":
         action.prefix_rewrite = "/"
     elif rule.uri:

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 _INBOUND_SOURCE: Final = "127.0.0.6"  # what interception must not catch again
 
 
+_BY_RESOLUTION: Final = {
+    "STATIC": Cluster.EDS,
+    "DNS": Cluster.STRICT_DNS,
+    "DNS_ROUND_ROBIN": Cluster.LOGICAL_DNS,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Outbound:
     """All that an outbound cluster is made from. `endpoints` only where the proxy does not ask for them by EDS."""
@@ -34,19 +41,18 @@ class Outbound:
     subset: str
     policy: TrafficPolicy
     intercepted: bool
-    mesh_endpoints: bool
+    mesh_endpoints: bool  # some of its endpoints take the mesh's own TLS
+    identities: tuple[str, ...] = ()  # who its endpoints may prove to be
     endpoints: tuple[Endpoint, ...] = ()
 
 
-def kind_of(service: Service, policy: TrafficPolicy, *, intercepted: bool) -> int:
+def kind_of(service: Service, policy: TrafficPolicy, *, intercepted: bool) -> Cluster.DiscoveryType:
     """How the cluster comes by its hosts. Without interception, what was to go where it went is resolved by name."""
     balancer = policy.load_balancer
     as_it_came = service.resolution == "NONE" or (balancer is not None and balancer.simple == PASSTHROUGH)
     if as_it_came:
         return Cluster.ORIGINAL_DST if intercepted else Cluster.STRICT_DNS
-    if service.resolution == "DNS":
-        return Cluster.STRICT_DNS
-    return Cluster.LOGICAL_DNS if service.resolution == "DNS_ROUND_ROBIN" else Cluster.EDS
+    return _BY_RESOLUTION[service.resolution]
 
 
 def outbound_cluster(made_from: Outbound) -> Cluster:
@@ -65,7 +71,7 @@ def outbound_cluster(made_from: Outbound) -> Cluster:
         sni=names.outbound_sni(service.hostname, port.number, made_from.subset),
         http2=http_version(port.protocol) == connection_pool.HTTP2,
         mesh_endpoints=made_from.mesh_endpoints,
-        sans=service.subject_alt_names,
+        sans=service.subject_alt_names or made_from.identities,
     )
     _set_metadata(cluster, made_from)
     return cluster
@@ -87,17 +93,21 @@ def _set_discovery(cluster: Cluster, made_from: Outbound) -> None:
     elif cluster.type == Cluster.ORIGINAL_DST:
         cluster.lb_policy = Cluster.CLUSTER_PROVIDED
     else:
-        cluster.respect_dns_ttl = True
         cluster.dns_lookup_family = Cluster.V4_PREFERRED
         cluster.load_assignment.CopyFrom(assignment(cluster.name, grouped(made_from.endpoints)))
 
 
 def _set_metadata(cluster: Cluster, made_from: Outbound) -> None:
     """What istioctl and people look for."""
-    service = cluster.metadata.filter_metadata["istio"]
-    service.update({"subset": made_from.subset} if made_from.subset else {})
+    facts_of_cluster = cluster.metadata.filter_metadata["istio"]
+    if made_from.subset:
+        facts_of_cluster["subset"] = made_from.subset
+    if made_from.service.external:
+        facts_of_cluster["external"] = True
     facts = {"host": made_from.service.hostname, "name": _short_name(made_from.service.hostname)}
-    service.get_or_create_list("services").add_struct().update(facts | {"namespace": made_from.service.namespace})
+    facts_of_cluster.get_or_create_list("services").add_struct().update(
+        facts | {"namespace": made_from.service.namespace}
+    )
 
 
 def _short_name(hostname: str) -> str:

@@ -21,6 +21,8 @@ _SOCKET_MATCH: Final = "envoy.transport_socket_match"
 def of_subset(endpoints: Iterable[Endpoint], labels: Iterable[tuple[str, str]]) -> tuple[Endpoint, ...]:
     """Those that have all these labels."""
     wanted = set(labels)
+    if not wanted:
+        return tuple(endpoints)
     return tuple(endpoint for endpoint in endpoints if wanted <= set(endpoint.labels))
 
 

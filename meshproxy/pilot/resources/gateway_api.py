@@ -262,7 +262,8 @@ def _grpc_rank(match: api.GRPCRouteMatch) -> Rank:
 def _redirect(route: Route, redirect: api.RequestRedirect, match: api.HTTPRouteMatch) -> None:
     """What it does not name stays as it was; a scheme alone brings its own port."""
     action = RedirectAction(response_code=REDIRECT_CODES[redirect.status_code])
-    action.scheme_redirect = redirect.scheme or ""
+    if redirect.scheme is not None:
+        action.scheme_redirect = redirect.scheme
     action.host_redirect = redirect.hostname or ""
     action.port_redirect = redirect.port or {"http": 80, "https": 443}.get(redirect.scheme or "", 0)
     if redirect.path is not None:

@@ -84,7 +84,7 @@ def _of_address(view: View, owned: Owned, where: str) -> Listener:
         message.listener_filters.append(TLS_INSPECTOR)
         message.filter_chains.extend(_tls_chains(view, [owned]))
     else:
-        message.filter_chains.extend(_chain(target) for target in tcp_targets(view, service, port))
+        message.filter_chains.extend(chain_of(target) for target in tcp_targets(view, service, port))
     if length:
         for chain in message.filter_chains:
             if not chain.filter_chain_match.prefix_ranges:
@@ -111,8 +111,8 @@ def _of_port(view: View, number: int, owned: Sequence[Owned]) -> Listener:
     message.default_filter_chain.CopyFrom(_default_chain(view))
     if tcp:
         *narrow, rest = tcp_targets(view, *tcp[0])
-        message.filter_chains.extend(_chain(target) for target in narrow)
-        message.default_filter_chain.CopyFrom(_chain(rest))
+        message.filter_chains.extend(chain_of(target) for target in narrow)
+        message.default_filter_chain.CopyFrom(chain_of(rest))
     message.continue_on_listener_filters_timeout = True
     message.listener_filters_timeout.CopyFrom(duration(5_000))
     return message
@@ -170,7 +170,7 @@ def _loopback_service(view: View, place: int, owned: Owned) -> Listener:
         chain = message.filter_chains.add(name=message.name)
         chain.filters.append(http_filter(view, port.number, f"outbound_{message.name}"))
     else:
-        message.filter_chains.append(_chain(tcp_targets(view, service, port)[-1]))
+        message.filter_chains.append(chain_of(tcp_targets(view, service, port)[-1]))
     return message
 
 
@@ -189,14 +189,15 @@ def _tls_chains(view: View, owned: Sequence[Owned]) -> list[FilterChain]:
         hosts = [host for host in target.server_names if host not in taken]
         if hosts:
             taken.update(() if target.subnets else hosts)
-            chain = _chain(target)
+            chain = chain_of(target)
             chain.filter_chain_match.transport_protocol = "tls"
             chain.filter_chain_match.server_names.extend(hosts)
             chains.append(chain)
     return chains
 
 
-def _chain(target: TcpTarget) -> FilterChain:
+def chain_of(target: TcpTarget) -> FilterChain:
+    """A chain that passes connections on."""
     proxy = tcp_proxy(target.name, target.clusters, source_hash=target.source_hash, idle_timeout=target.idle_timeout)
     chain = FilterChain(name=target.name, filters=[proxy])
     if target.subnets:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_components_pb2 import RouteAction
@@ -13,7 +13,7 @@ from meshproxy.pilot.resources.messages import duration_of
 if TYPE_CHECKING:
     from meshproxy.pilot.documents.destination_rule import ConsistentHashLB, LoadBalancer, Warmup
 
-HashPolicy = RouteAction.HashPolicy
+HashPolicy: TypeAlias = RouteAction.HashPolicy
 
 _SIMPLE: Final = {
     "UNSPECIFIED": Cluster.LEAST_REQUEST,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from meshproxy.pilot.documents.destination_rule import LocalityLbSetting
     from meshproxy.pilot.mesh.services import Endpoint
 
+_NETWORK: Final = "topology.istio.io/network"
 _PARTS: Final = 3  # region, zone, sub-zone
 
 
@@ -124,7 +125,7 @@ def _by_labels(groups: list[Group], keys: Sequence[str], origin: Origin) -> list
 
 def _unlikeness(endpoint: Endpoint, keys: Sequence[str], origin: Origin) -> int:
     ours = dict(origin.labels) | _locality_labels(origin.locality)
-    theirs = dict(endpoint.labels) | _locality_labels(endpoint.locality)
+    theirs = {_NETWORK: endpoint.network} | dict(endpoint.labels) | _locality_labels(endpoint.locality)
     for index, entry in enumerate(keys):
         key, given, value = entry.partition("=")
         wanted = value if given else ours.get(key)

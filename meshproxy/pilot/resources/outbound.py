@@ -9,6 +9,7 @@ from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_
 from meshproxy.pilot.documents.common import HTTP_PROTOCOLS
 from meshproxy.pilot.resources.clusters import standing_clusters
 from meshproxy.pilot.resources.dependencies import rules_about
+from meshproxy.pilot.resources.gateways import gateway_listeners, gateway_routes
 from meshproxy.pilot.resources.grpc_client import grpc_listeners, grpc_routes
 from meshproxy.pilot.resources.listeners import port_listeners, virtual_outbound
 from meshproxy.pilot.resources.pieces import Pieces, Same
@@ -35,7 +36,7 @@ class Outbound:
         """`changes` is what is new since `before`."""
         self.view = view
         self._shared = shared
-        self._pieces = Pieces(before._pieces if before is not None else None)
+        self._pieces: Pieces = Pieces(before._pieces if before is not None else None)
         self.types: Mapping[str, Named]
         if before is not None and changes is not None and changes.only_endpoints:
             self._pieces = before._pieces
@@ -69,6 +70,9 @@ class Outbound:
         }
         if self.view.scope.is_grpc:
             made[LISTENER_TYPE], made[ROUTE_TYPE] = self._grpc()
+        elif self.view.scope.is_gateway:
+            made[LISTENER_TYPE] = named(gateway_listeners(self.view))
+            made[ROUTE_TYPE] = named(gateway_routes(self.view))
         else:
             made[ROUTE_TYPE] = self._routes()
             made[LISTENER_TYPE] = self._listeners(_HTTP_PORT in map(int, made[ROUTE_TYPE]))

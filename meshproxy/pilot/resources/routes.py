@@ -147,6 +147,7 @@ def rule_routes(
                 continue
             route = Route(name=_route_name(rule.name, match.name if match is not None else ""))
             route.match.CopyFrom(route_match(match))
+            route.stat_prefix = match.stat_prefix if match is not None else ""
             act(route, rule, destinations)
             route.metadata.CopyFrom(_origin_of(document))
             found.append(route)

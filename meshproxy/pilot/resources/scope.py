@@ -141,13 +141,14 @@ def _index(mesh: Mesh, keys: Iterable[ServiceKey], old: _Index, before: Mesh | N
     changed = set(keys)
     index = dict(old)
     touched: dict[str, list[tuple[Service, int, Endpoint]]] = {}
-    for key in changed if before is not None else ():
-        for address in {one.address for some in before.endpoints(key).values() for one in some}:
-            if address not in touched:
-                touched[address] = [entry for entry in index.get(address, ()) if entry[0].key not in changed]
-    for key in changed:
+    gone = [one for key in changed for some in before.endpoints(key).values() for one in some] if before else []
+    for address in {endpoint.address for endpoint in gone}:
+        touched[address] = [entry for entry in index.get(address, ()) if entry[0].key not in changed]
+    for key in sorted(changed):
         service = mesh.services.by_host.get(key[0], {}).get(key[1])
-        for number, endpoints in mesh.endpoints(key).items() if service is not None else ():
+        if service is None:
+            continue
+        for number, endpoints in mesh.endpoints(key).items():
             for endpoint in endpoints:
                 entries = touched.setdefault(endpoint.address, list(index.get(endpoint.address, ())))
                 entries.append((service, number, endpoint))

@@ -43,7 +43,8 @@ class SharedResources:
             subset,
             policy,
             view.scope.intercepted,
-            any(endpoint.tls_mode == "istio" for endpoint in endpoints),
+            any(endpoint.tls_mode == "istio" for endpoint in endpoints) and not service.external,
+            _identities(endpoints, view.mesh.config.domain),
             endpoints if service.resolution.startswith("DNS") or not view.scope.intercepted else (),
         )
         make = grpc_cluster if view.scope.is_grpc else outbound_cluster
@@ -55,19 +56,16 @@ class SharedResources:
         policy = view.policy(service, subset, port.number)
         if not is_eds(view, service, policy):
             return None
-        rule = view.rule(service)
         setting = _locality_setting(policy)
         prefers = _prefers(policy, setting)
         origin = view.origin if prefers else Origin()
         endpoints = view.endpoints(service, port.number)
-        labels = rule.subset(subset).labels if rule is not None and subset else ()
-        key = ("endpoints", port.number, subset, origin, rule.documents if rule is not None and subset else ())
-        inputs = (endpoints, labels, setting, prefers)
+        labels = view.subset_labels(service, subset)
         name = names.outbound_cluster(service.hostname, port.number, subset)
         return self._once(
             service,
-            key,
-            inputs,
+            ("endpoints", port.number, subset, labels, origin),
+            (endpoints, setting, prefers),
             lambda: assignment(name, _groups(of_subset(endpoints, labels), setting, origin, prefers=prefers)),
         )
 
@@ -89,12 +87,16 @@ def is_eds(view: View, service: Service, policy: TrafficPolicy) -> bool:
 
 
 def _of(view: View, service: Service, port: ServicePort, subset: str) -> tuple[Endpoint, ...]:
-    rule = view.rule(service)
-    found = rule.subset(subset) if rule is not None and subset else None
     endpoints = view.endpoints(service, port.number)
     if service.resolution == "NONE" and not service.hostname.startswith("*"):
         endpoints = (Endpoint(service.hostname, port.target_port),)  # for those who cannot see where it was to go
-    return of_subset(endpoints, found.labels) if found is not None else endpoints
+    return of_subset(endpoints, view.subset_labels(service, subset))
+
+
+def _identities(endpoints: Iterable[Endpoint], trust_domain: str) -> tuple[str, ...]:
+    """The SPIFFE identities of their service accounts."""
+    accounts = {(one.namespace, one.service_account) for one in endpoints if one.service_account}
+    return tuple(f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}" for namespace, account in sorted(accounts))
 
 
 def _locality_setting(policy: TrafficPolicy) -> LocalityLbSetting | None:

@@ -38,15 +38,21 @@ class TcpTarget:
 def tcp_targets(view: View, service: Service, port: ServicePort) -> list[TcpTarget]:
     """In the order of the rules, up to one for all networks: that is always the last."""
     document = view.virtual_services.of(service.hostname)
+    found = tcp_rule_targets(view, document, port.number) if document is not None else []
+    return found if found and not found[-1].subnets else [*found, _own(view, service, port)]
+
+
+def tcp_rule_targets(view: View, document: Document, port: int, gateways: Iterable[str] = (MESH,)) -> list[TcpTarget]:
+    """The routes for TCP of one VirtualService, up to one for all networks."""
     found: list[TcpTarget] = []
-    for rule in document.spec.tcp if document is not None else ():
+    for rule in document.spec.tcp:
         for match in rule.match or (None,):
-            if match is None or applies(view, match, port.number):
+            if match is None or applies(view, match, port, gateways):
                 subnets = match.destination_subnets if match is not None else ()
-                found.append(_target(view, rule.route, port.number, subnets=subnets))
+                found.append(_target(view, rule.route, port, subnets=subnets))
                 if not subnets:
                     return found
-    return [*found, _own(view, service, port)]
+    return found
 
 
 def tls_targets(view: View, owned: Iterable[tuple[Service, ServicePort]]) -> list[TcpTarget]:

@@ -112,9 +112,11 @@ def credential(name: str) -> str:
 
 
 def san_matchers(names: Iterable[str]) -> list[SubjectAltNameMatcher]:
-    """A name of any kind that a certificate may have."""
+    """A name of any kind that a certificate may have; an identity of the mesh is a URI."""
     return [
-        SubjectAltNameMatcher(san_type=kind, matcher=StringMatcher(exact=name)) for name in names for kind in _SAN_TYPES
+        SubjectAltNameMatcher(san_type=kind, matcher=StringMatcher(exact=name))
+        for name in names
+        for kind in ((SubjectAltNameMatcher.URI,) if "://" in name else _SAN_TYPES)
     ]
 
 

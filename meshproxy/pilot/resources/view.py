@@ -46,6 +46,10 @@ class OutboundScope:
     def is_grpc(self) -> bool:
         return self.mode == proxies.GRPC
 
+    @property
+    def is_gateway(self) -> bool:
+        return self.mode == proxies.GATEWAY
+
 
 class View:
     """Made for one mesh and one scope; what it finds out it keeps."""
@@ -66,9 +70,9 @@ class View:
         return view
 
     def _in_sight(self) -> list[Service]:
-        """Those that are exported to the namespace, and that its Sidecar names."""
-        visible = self.mesh.services.visible(self.scope.namespace).values()
-        return [service for service in visible if sees(self.sidecar, service.namespace, service.hostname)]
+        """Those that are exported to the namespace, and that its Sidecar names: by name, whatever came first."""
+        visible = sorted(self.mesh.services.visible(self.scope.namespace).items())
+        return [service for _, service in visible if sees(self.sidecar, service.namespace, service.hostname)]
 
     @functools.cached_property
     def allow_any(self) -> bool:
@@ -85,6 +89,11 @@ class View:
             for port in service.ports:
                 found.setdefault(port.number, []).append((service, port))
         return dict(sorted(found.items()))
+
+    @functools.cached_property
+    def gateways(self) -> Sequence[Document]:
+        """The Gateways that a proxy at the edge serves."""
+        return self.mesh.gateways(self._labels) if self.scope.is_gateway else ()
 
     @functools.cached_property
     def limits(self) -> Sequence[Document]:
@@ -116,6 +125,12 @@ class View:
         """The names of its subsets, and that of the whole, which is empty."""
         rule = self.rule(service)
         return ["", *(subset.name for subset in rule.spec.subsets)] if rule is not None else [""]
+
+    def subset_labels(self, service: Service, subset: str) -> tuple[tuple[str, str], ...]:
+        """The labels of the endpoints in a subset; the whole has none."""
+        rule = self.rule(service)
+        found = rule.subset(subset) if rule is not None and subset else None
+        return found.labels if found is not None else ()
 
     def endpoints(self, service: Service, port: int) -> tuple[Endpoint, ...]:
         return self.mesh.endpoints(service.key).get(port, ())

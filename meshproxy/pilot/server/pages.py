@@ -32,7 +32,7 @@ _ABOUT: Final = {
 class Pages:
     """`handle` answers an `AdminServer`. `rule_errors` gives the reasons for which documents are refused."""
 
-    def __init__(self, server: DiscoveryServer, rule_errors: Callable[[], Iterable[str]] = tuple) -> None:
+    def __init__(self, server: DiscoveryServer, rule_errors: Callable[[], Iterable[Any]] = tuple) -> None:
         self._server = server
         self._streams = server.streams
         self._rule_errors = rule_errors

@@ -191,12 +191,17 @@ class XdsStream:
     def _plan(self, view: View, subscription: Subscription) -> Plan:
         target = view.target(subscription.type_url, subscription.wanted)
         if subscription.refused and target is not subscription.sent_target:
-            subscription.held = view.without(subscription.held, subscription.refused)
+            subscription.held = self._held_after_refusal(view, subscription)
             subscription.refused = ()
+            subscription.answer = True  # even if nothing else is new: the client's ACK says that all is well again
         plan = self._plan_to(view, subscription, target, keep=True)
         if plan.gone and self._may_break(view, subscription.type_url):
             plan = self._plan_to(view, subscription, target, keep=False)
         return plan
+
+    def _held_after_refusal(self, view: View, subscription: Subscription) -> Held:
+        """Nobody knows which resources of a response that it refused a client has taken: it is to hear of all again."""
+        return view.without(subscription.held, subscription.refused)
 
     def _plan_to(self, view: View, subscription: Subscription, target: Target, *, keep: bool) -> Plan:
         return view.plan(
@@ -339,6 +344,10 @@ class DeltaStream(XdsStream):
         elif request.resource_names_subscribe or request.resource_names_unsubscribe:
             self._change(subscription, request.resource_names_subscribe, request.resource_names_unsubscribe)
         return rejection
+
+    def _held_after_refusal(self, view: View, subscription: Subscription) -> Held:
+        doubtful = {name: Resource(name, "refused", b"") for name in subscription.refused}
+        return {**subscription.held, **doubtful}
 
     def _begin(self, subscription: Subscription, request: Any, now: float) -> None:
         held = {name: Resource(name, version, b"") for name, version in request.initial_resource_versions.items()}

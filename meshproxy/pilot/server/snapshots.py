@@ -24,18 +24,14 @@ _log: Final = logging.getLogger("meshproxy.pilot")
 
 
 class Builder(Protocol):
-    """What makes snapshots of a mesh (`pilot/resources/`). All but `scope_of` runs in the builder thread."""
+    """What makes snapshots of a mesh (`pilot/resources/`)."""
 
     def scope_of(self, mesh: Any, proxy: Proxy) -> Hashable:
-        """All that the resources of this proxy depend on."""
+        """All that the resources of this proxy depend on. May be called from any thread."""
         ...
 
-    def changes(self, mesh: Any, older: Any) -> Any:
-        """What is different between two meshes."""
-        ...
-
-    def build_snapshot(self, mesh: Any, scope: Any, previous: Snapshot | None, changes: Any) -> Snapshot:
-        """The resources of a scope; `previous` those of the older mesh that `changes` begins with, or None."""
+    def build_snapshot(self, mesh: Any, scope: Any, previous: Snapshot | None) -> Snapshot:
+        """The resources of a scope; what is the same in `previous` is the same object. Runs in the builder thread."""
         ...
 
 
@@ -78,7 +74,6 @@ class Snapshots:
         self._stale: dict[Scope, None] = {}  # to be built, the longest waiting first
         self._numbers = itertools.count(1)
         self._regroup = False
-        self._changes: tuple[Any, Any, Any] = (None, None, None)  # older mesh, mesh, and what differs
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
@@ -188,8 +183,9 @@ class Snapshots:
             return
         mesh, changed_at = self.mesh, self.changed_at
         before, began = scope.view, time.monotonic()
+        previous = None if before is None or scope.error else before.snapshot
         try:
-            snapshot = await self._in_thread(self._snapshot_of, mesh, scope, before)
+            snapshot = await self._in_thread(self._builder.build_snapshot, mesh, scope.key, previous)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one scope, the others are served
             _log.exception("the snapshot of %s cannot be built", scope.key)
             scope.error, scope.mesh = f"{type(error).__name__}: {error}", mesh
@@ -203,15 +199,6 @@ class Snapshots:
             await _show(scope.view, list(scope.clients))
             if before is not None:
                 before.close()
-
-    def _snapshot_of(self, mesh: Any, scope: Scope, before: View | None) -> Snapshot:
-        if before is None or scope.error:
-            return self._builder.build_snapshot(mesh, scope.key, None, None)
-        older, newer, changes = self._changes
-        if older is not scope.mesh or newer is not mesh:
-            changes = self._builder.changes(mesh, scope.mesh)
-            self._changes = (scope.mesh, mesh, changes)
-        return self._builder.build_snapshot(mesh, scope.key, before.snapshot, changes)
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

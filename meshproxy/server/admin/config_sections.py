@@ -22,6 +22,7 @@ _CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
 _LISTENER: Final = "envoy.config.listener.v3.Listener"
 _ROUTES: Final = "envoy.config.route.v3.RouteConfiguration"
 _ENDPOINTS: Final = "envoy.config.endpoint.v3.ClusterLoadAssignment"
+_SECRET: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
 _BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"
 
 
@@ -44,6 +45,7 @@ def config_sections(
     refused: ConfigEntry | None = None,
     refused_because: str = "",
     *,
+    secrets: Iterable[ConfigEntry] = (),
     dynamic: DynamicSections | None = None,
 ) -> list[ConfigSection]:
     """What a bootstrap file gives and control planes add, in Envoy's order. `endpoints` (of `include_eds`) are
@@ -75,7 +77,10 @@ def config_sections(
             shared.RoutesConfigDump(),
             [*_static("static_route_configs", "route_config", _ROUTES, routes), *more.routes],
         ),
-        ConfigSection(config_dump_pb2.SecretsConfigDump(), more.secrets),
+        ConfigSection(
+            config_dump_pb2.SecretsConfigDump(),
+            [*_static("static_secrets", "secret", _SECRET, secrets), *more.secrets],
+        ),
     ]
     if more.not_done:
         sections.append(ConfigSection(NotDoneConfigDump(), more.not_done))
@@ -106,6 +111,7 @@ _ELEMENTS: Final[dict[str, Any]] = {
     "static_endpoint_configs": config_dump_shared_pb2.EndpointsConfigDump.StaticEndpointConfig,
     "static_listeners": config_dump_shared_pb2.ListenersConfigDump.StaticListener,
     "static_route_configs": config_dump_shared_pb2.RoutesConfigDump.StaticRouteConfig,
+    "static_secrets": config_dump_pb2.SecretsConfigDump.StaticSecret,
 }
 
 
@@ -115,6 +121,8 @@ def _static(field: str, inner: str, kind: str, entries: Iterable[ConfigEntry]) -
 
 def _element(field: str, inner: str, kind: str, entry: ConfigEntry) -> Message:
     element = _ELEMENTS[field]()
+    if field == "static_secrets":
+        element.name = entry.name
     _pack(getattr(element, inner), kind, entry.message)
     if entry.updated_s:
         _set_time(element.last_updated, entry.updated_s)

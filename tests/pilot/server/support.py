@@ -99,7 +99,7 @@ class FixedBuilder:
     """A mesh is a mapping of scopes to snapshots; the namespace of a proxy is its scope."""
 
     def __init__(self) -> None:
-        self.built: list[tuple[Hashable, Snapshot | None, Any]] = []
+        self.built: list[tuple[Hashable, Snapshot | None]] = []
         self.failing: set[Hashable] = set()
 
     def scope_of(self, mesh: Any, proxy: Proxy) -> Hashable:
@@ -107,11 +107,8 @@ class FixedBuilder:
             raise LookupError(proxy.namespace)
         return proxy.namespace
 
-    def changes(self, mesh: Any, older: Any) -> Any:
-        return {scope for scope in mesh if mesh[scope] is not older.get(scope)}
-
-    def build_snapshot(self, mesh: Any, scope: Any, previous: Snapshot | None, changes: Any) -> Snapshot:
-        self.built.append((scope, previous, changes))
+    def build_snapshot(self, mesh: Any, scope: Any, previous: Snapshot | None) -> Snapshot:
+        self.built.append((scope, previous))
         if scope in self.failing:
             raise RuntimeError(f"{scope} is not to be built")
         found: Snapshot = mesh[scope]

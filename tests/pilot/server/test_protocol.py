@@ -147,6 +147,19 @@ class TestStateOfTheWorld:
         ack(book, again, "a", "b")
         assert book.stream.subscriptions[EDS].rejection is None
 
+    def test_what_was_refused_and_is_gone_is_made_good_by_an_ack(self) -> None:
+        book = sotw()
+        book.receive(ask(LDS))
+        ack(book, book.next())
+        book.show(changed(BASE, listeners=[listener("l"), listener("wrong")]))
+        book.receive(ask(LDS, nonce=book.next().nonce, error="wrong is"))
+        book.show(BASE)
+        response = book.next()
+        assert names(response) == ["l"]
+        ack(book, response)
+        assert book.stream.subscriptions[LDS].rejection is None
+        assert book.next() is None
+
     def test_a_stale_nonce_is_neither_an_answer_nor_a_wish(self) -> None:
         book = sotw()
         book.receive(ask(EDS, "a"))
@@ -467,6 +480,19 @@ class TestDelta:
         assert book.next() is None
         book.show(changed(BASE, clusters=[cluster("a", 2), cluster("b")]))
         assert names(book.next()) == ["a", "b"]
+
+    def test_what_was_refused_and_is_gone_is_removed(self) -> None:
+        book = delta()
+        book.receive(ask_delta(LDS))
+        ack(book, book.next())
+        book.show(changed(BASE, listeners=[listener("l"), listener("wrong")]))
+        book.receive(ask_delta(LDS, nonce=book.next().nonce, error="wrong is"))
+        book.show(BASE)
+        response = book.next()
+        assert (names(response), list(response.removed_resources)) == ([], ["wrong"])
+        ack(book, response)
+        assert book.stream.subscriptions[LDS].rejection is None
+        assert book.next() is None
 
     def test_a_wish_counts_though_its_nonce_is_stale(self) -> None:
         book = delta()

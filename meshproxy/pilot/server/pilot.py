@@ -1,0 +1,191 @@
+"""A pilot: rules from a source, the snapshots that they come to, and the servers of both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import tempfile
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from meshproxy.errors import ConfigError
+from meshproxy.net.address import Address
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.pilot.mesh.model import Mesh, MeshConfig
+from meshproxy.pilot.mesh.rulebook import Rejection, RuleBook
+from meshproxy.pilot.proxy import proxy_of
+from meshproxy.pilot.resources.translator import Translator
+from meshproxy.pilot.server.debounce import Debounce
+from meshproxy.pilot.server.identity import identified
+from meshproxy.pilot.server.metrics import Metrics
+from meshproxy.pilot.server.pages import Pages
+from meshproxy.pilot.server.server import DiscoveryServer
+from meshproxy.pilot.server.snapshots import Builder, Snapshots
+from meshproxy.pilot.server.streams import Streams
+from meshproxy.pilot.server.tls import TlsFiles
+from meshproxy.pilot.snapshot import Proxy, Snapshot
+from meshproxy.pilot.sources.source import RuleSet, RuleSource
+from meshproxy.server.admin.server import AdminServer
+
+# How long a thread may hold the interpreter while others wait: what is built must not be felt by the streams.
+_SWITCH_S: Final = 0.001
+_log: Final = logging.getLogger("meshproxy.pilot")
+
+
+@dataclass(frozen=True, slots=True)
+class PilotSettings:
+    """What the flags of `meshproxy pilot` say."""
+
+    listen: tuple[str, ...]  # host:port or unix:PATH
+    http: Address | None
+    tls: TlsFiles | None = None  # for ports; Unix sockets have none
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    debounce_quiet_s: float = 0.1
+    debounce_most_s: float = 10.0
+    deadline_s: float = 30.0
+    drain_s: float = 5.0
+    max_connection_age_s: float = 0.0
+    address_path: str = ""
+
+
+class Pilot:
+    """Everything of one process. `addresses` and `http_address` are what it listens on once it has started."""
+
+    def __init__(self, source: RuleSource, settings: PilotSettings) -> None:
+        self.metrics = Metrics()
+        self.snapshots = Snapshots(TranslatedMesh(), self.metrics)
+        self.streams = Streams(self.snapshots, identified(proxy_of), self.metrics, settings.deadline_s)
+        self.server = DiscoveryServer(self.streams, settings.max_connection_age_s)
+        self.addresses: list[str] = []
+        self.http_address: Address | None = None
+        self._settings = settings
+        self._source = source
+        self._rules = RuleBook(settings.mesh)
+        self._pages = Pages(self.server, self._rule_errors)
+        self._admin: AdminServer | None = None
+        self._latest: RuleSet | None = None
+        self._changed_at = 0.0
+        self._wake = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set. Raises ConfigError when an address cannot be listened on, and SourceError when the
+        source cannot be read at all."""
+        sys.setswitchinterval(_SWITCH_S)
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            await self._listen()
+            tasks += [asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._take_up())]
+            tasks.append(asyncio.ensure_future(stop.wait()))
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await self._close(tasks)
+
+    async def _listen(self) -> None:
+        settings = self._settings
+        for address in settings.listen:
+            tls = None if address.startswith("unix:") else settings.tls
+            self.addresses.append(self.server.listen(address, tls))
+        if settings.http is not None:
+            self._admin = AdminServer(Dispatcher(asyncio.get_running_loop()), self._pages.handle)
+            try:
+                await self._admin.start(settings.http)
+            except OSError as error:
+                raise ConfigError(str(settings.http), error.strerror or str(error)) from None
+            self.http_address = self._admin.address
+        await self.server.start()
+        _log.info("listening on %s", ", ".join(self.addresses))
+        if settings.address_path:
+            self._write_addresses(settings.address_path)
+
+    def _write_addresses(self, path: str) -> None:
+        http = None if self.http_address is None else str(self.http_address)
+        folder = os.path.dirname(os.path.abspath(path))
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
+            json.dump({"xds": self.addresses, "http": http}, file)
+        Path(file.name).replace(path)
+
+    async def _close(self, tasks: list[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.server.stop(self._settings.drain_s if self.streams.clients else 0.0)
+        if self._admin is not None:
+            await self._admin.close()
+        await self._source.close()
+
+    # -- rules
+
+    async def _watch(self) -> None:
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        debounce = Debounce(loop, self._on_quiet, settings.debounce_quiet_s, settings.debounce_most_s)
+        try:
+            async with aclosing(self._source.watch()) as found:  # type: ignore[type-var]
+                async for rules in found:
+                    is_first, self._latest = self._latest is None, rules
+                    if is_first:
+                        self._on_quiet(loop.time())
+                    else:
+                        debounce.touch()
+        finally:
+            debounce.close()
+
+    def _on_quiet(self, changed_at: float) -> None:
+        self._changed_at = changed_at
+        self._wake.set()
+
+    async def _take_up(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            rules, changed_at, before = self._latest, self._changed_at, self._rules.rejections
+            if rules is None:
+                continue
+            mesh = await asyncio.to_thread(self._rules.update, rules)
+            _tell(before, self._rules.rejections)
+            self.metrics.rule_errors.set(len(self._rules.rejections))
+            if mesh is not self.snapshots.mesh:
+                self.metrics.meshes.inc()
+                self.snapshots.update(mesh, changed_at)
+                _log.info("rules of revision %s: %d documents", rules.revision, len(mesh.documents))
+            self.server.ready = True
+
+    def _rule_errors(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "source": rejection.source,
+                "document": None if rejection.identity is None else str(rejection.identity),
+                "problems": [str(problem) for problem in rejection.problems],
+                "an_earlier_version_is_in_force": rejection.keeps,
+            }
+            for rejection in self._rules.rejections
+        ]
+
+
+class TranslatedMesh(Builder):
+    """The builder of a pilot."""
+
+    def __init__(self) -> None:
+        self._translator = Translator()
+
+    def scope_of(self, mesh: Mesh, proxy: Proxy) -> Any:
+        return self._translator.scope_of(mesh, proxy)
+
+    def build_snapshot(self, mesh: Mesh, scope: Any, previous: Snapshot | None) -> Snapshot:
+        return self._translator.build_snapshot(mesh, scope, previous)
+
+
+def _tell(before: tuple[Rejection, ...], after: tuple[Rejection, ...]) -> None:
+    """Log what is refused now and was not before."""
+    for rejection in after:
+        if rejection not in before:
+            for problem in rejection.problems:
+                kept = "; its last good version stays in force" if rejection.keeps else ""
+                _log.warning("refused: %s%s", problem, kept)

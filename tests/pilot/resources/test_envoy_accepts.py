@@ -1,0 +1,90 @@
+"""The real Envoy takes every resource of every sample rule, and of a mesh that uses nearly every field; so do our own
+checks, and our own builders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import MessageToJson
+
+from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.fields import check_fields
+from meshproxy.config.validate import validate_message
+from meshproxy.filters import builtin
+from meshproxy.pilot.proxy import EXPLICIT, SIDECAR
+from meshproxy.pilot.snapshot import Proxy, Snapshot
+from tests.pilot.resources.golden import EDGE, SAMPLES, SERVICES
+from tests.pilot.resources.static_form import MESSAGES, messages, static_bootstrap
+from tests.pilot.resources.support import SHOP_PAGE, mesh_of, sample, snapshot_of
+from tests.support.proxy import envoy_binary
+from tests.tls.certificates import issue, revocation_list
+
+HERE = Path(__file__).parent
+EVERYTHING = "\n---\n".join(
+    path.read_text()
+    for path in [HERE / "everything_services.yaml", *sorted((HERE.parent / "documents/full").iterdir())]
+)
+WEB = replace(SHOP_PAGE, labels=(("app", "web"),), ips=("10.0.0.8",))
+ENVOY = replace(SHOP_PAGE, metadata=(("product", "envoy"),))
+CASES = [
+    *((name, sample(SERVICES, name), replace(ENVOY, mode=mode)) for name in SAMPLES for mode in (SIDECAR, EXPLICIT)),
+    ("gateway", sample(SERVICES, "gateway"), EDGE),
+    ("everything", EVERYTHING, replace(WEB, mode=SIDECAR, metadata=())),
+    ("everything", EVERYTHING, replace(WEB, mode=EXPLICIT, metadata=())),
+    ("everything", EVERYTHING, EDGE),
+]
+NAMES = [f"{name}-{proxy.mode}" for name, _, proxy in CASES]
+
+
+def static_file(text: str, proxy: Proxy, directory: Path) -> Path:
+    """The snapshot as a bootstrap, with certificates where the documents name some."""
+    authority = issue("authority", ca=True)
+    shop = issue("shop.example", authority)
+    files = {"shop.pem": shop.pem, "shop.key": shop.key_pem, "crl.pem": revocation_list(authority)}
+    files |= {"c.pem": shop.pem, "k.pem": shop.key_pem, "ca.pem": authority.pem}
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+        text = text.replace(f"/etc/meshproxy/certs/{name}", f"{directory}/{name}").replace(
+            f" /{name}", f" {directory}/{name}"
+        )
+    path = directory / "bootstrap.json"
+    snapshot = snapshot_of(mesh_of(text), proxy)
+    path.write_text(MessageToJson(static_bootstrap(snapshot), preserving_proto_field_name=True))
+    return path
+
+
+@pytest.mark.parametrize(("text", "proxy"), [case[1:] for case in CASES], ids=NAMES)
+def test_envoy_takes_it(text: str, proxy: Proxy, tmp_path: Path) -> None:
+    command = [envoy_binary(), "--mode", "validate", "--log-level", "error"]
+    done = subprocess.run(
+        [*command, "-c", str(static_file(text, proxy, tmp_path))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("text", "proxy"), [case[1:] for case in CASES], ids=NAMES)
+def test_we_take_it(text: str, proxy: Proxy, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "meshproxy", "validate"]
+    done = subprocess.run(
+        [*command, "-c", str(static_file(text, proxy, tmp_path))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(("text", "proxy"), [case[1:] for case in CASES], ids=NAMES)
+def test_every_resource_follows_the_rules_of_the_api_and_of_our_tables(text: str, proxy: Proxy) -> None:
+    assert builtin.__name__  # it has registered the types of filters
+    assert problems_of(snapshot_of(mesh_of(text), proxy)) == []
+
+
+def problems_of(snapshot: Snapshot) -> list[str]:
+    errors = ConfigErrors()
+    for type_url in MESSAGES:
+        for name, message in messages(snapshot, type_url).items():
+            validate_message(message, name, errors)
+            check_fields(message, name, errors)
+    return [str(error) for error in errors.sorted()]
