@@ -1,4 +1,4 @@
-"""What a pilot costs with many proxies on it: `python -m bench.pilot [--clients N …] [--protocol sotw|delta …] [--smoke]`.
+"""What a pilot costs with many proxies on it: `python -m bench.pilot [--clients N …] [--protocol NAME …] [--smoke]`.
 
 A pilot is started on a directory of rules: 1,000 services with 10 endpoints each, one rule for each tenth of them. The
 clients are cheap ones, in another process (bench.pilot_clients), each on a connection of its own. They share the
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,10 @@ _PER_FILE: Final = 10
 _CHANGES: Final = 5
 _START_S: Final = 60.0
 _STEADY_S: Final = 2.0
+_HEADINGS: Final = (
+    "| clients | protocol | all have everything | CPU | a client | memory a client | resident "
+    "| one endpoint: last / p99 | CPU | bytes | one rule: last / p99 | CPU | bytes |"
+)
 _WHAT: Final = {"endpoint": "endpoints", "rule": "routes"}
 
 
@@ -139,10 +143,18 @@ class Pilot:
         listen = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--address-path", str(address_path)]
         command = [sys.executable, "-m", "meshproxy", "pilot", "--rules", str(rules), *listen, "-l", "warning"]
         self.process = subprocess.Popen([*command, "--drain-time-s", "0"])
-        addresses = _until(lambda: json.loads(address_path.read_text()) if address_path.exists() else None)
+        addresses = self._until(lambda: json.loads(address_path.read_text()) if address_path.exists() else None)
         self.target: str = addresses["xds"][0]
         self._http: str = addresses["http"]
-        _until(lambda: self.page("/ready") == "ready\n")
+        self._until(lambda: self.page("/ready") == "ready\n")
+
+    def _until(self, look: Callable[[], Any]) -> Any:
+        end = time.monotonic() + _START_S
+        while not (found := look()):
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise RuntimeError("the pilot has not started")
+            time.sleep(0.05)
+        return found
 
     def page(self, path: str) -> str:
         """What it says; empty as long as it is not ready."""
@@ -164,15 +176,6 @@ class Pilot:
         """SIGTERM, and wait."""
         self.process.terminate()
         self.process.wait()
-
-
-def _until(look: Any) -> Any:
-    end = time.monotonic() + _START_S
-    while not (found := look()):
-        if time.monotonic() > end:
-            raise RuntimeError("the pilot has not started")
-        time.sleep(0.05)
-    return found
 
 
 class Clients:
@@ -266,11 +269,7 @@ def _idle_cpu_s(pilot: Pilot) -> float:
 
 def table(results: Iterable[Result]) -> str:
     """In Markdown."""
-    rows = [
-        "| clients | protocol | all have everything | CPU | a client | memory a client | resident "
-        "| one endpoint: last / p99 | CPU | bytes | one rule: last / p99 | CPU | bytes |",
-        "|" + "---:|" * 13,
-    ]
+    rows = [_HEADINGS, "|" + "---:|" * _HEADINGS.count(" |")]
     for result in results:
         endpoint, rule = _typical(result.endpoint), _typical(result.rule)
         rows.append(

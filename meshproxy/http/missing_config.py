@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class MissingConfig(HttpFilter):
-    """Answers as Envoy: what the filter would have guarded stays closed."""
+    """Answers 500, as Envoy: what the filter would have guarded stays closed."""
 
     def on_request_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> int:
-        stream.send_local_reply(500, b"", "", NO_FILTER_CONFIG_FOUND)
+        stream.send_local_reply(500, b"", "filter_config_not_found", NO_FILTER_CONFIG_FOUND)
         return STOP

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from meshproxy.server.supervisor import Supervisor
     from meshproxy.xds.cache import ResourceCache
     from meshproxy.xds.client import XdsClient
+    from meshproxy.xds.load_reports import LoadReporter
 
 _log: Final = logging.getLogger("meshproxy.xds")
 _FETCH_TIMEOUT_MS: Final = 15_000  # Envoy's default of `initial_fetch_timeout`
@@ -66,6 +67,7 @@ class ControlPlane(ResourceSink):
         self._client: XdsClient | None = None  # None: nobody needs one yet
         self._bootstrap: Any = None  # in force, while there is no client
         self._own: Worker | None = None  # has the clusters that control planes are reached by, beside other workers
+        self._load_reports: LoadReporter | None = None
         self._cache: ResourceCache | None = None
         self._cached: dict[str, tuple[bytes, list[ResourceUpdate]]] = {}  # clusters and listeners of it, until used
         # By type: who begins to watch is told what is in force before, or after, that changes.
@@ -80,7 +82,8 @@ class ControlPlane(ResourceSink):
     async def begin(self, bootstrap: Any) -> None:
         """Connect, as `bootstrap` has it: its static clusters are in force. Or later, when something is watched."""
         self._bootstrap = bootstrap
-        if bootstrap.HasField("dynamic_resources") or self._wanted:
+        reports_loads = bootstrap.cluster_manager.HasField("load_stats_config")
+        if bootstrap.HasField("dynamic_resources") or reports_loads or self._wanted:
             await self._connect(bootstrap)
 
     async def _connect(self, bootstrap: Any) -> None:
@@ -94,6 +97,8 @@ class ControlPlane(ResourceSink):
         await self._load_cache(client, bootstrap.node.id)
         self._client = client
         client.start()
+        if bootstrap.cluster_manager.HasField("load_stats_config"):
+            self._start_load_reports(services, bootstrap)
         for key in self._wanted:
             self._client.subscribe(*key)
 
@@ -110,6 +115,17 @@ class ControlPlane(ResourceSink):
         assert not errors, str(errors)  # the workers have built the same
         await self._own.commit_clusters()
         return self._own.services
+
+    def _start_load_reports(self, services: Services, bootstrap: Any) -> None:
+        from meshproxy.xds.load_reports import LoadReporter
+
+        config, registry = bootstrap.cluster_manager.load_stats_config, self._supervisor.stats
+        self._load_reports = LoadReporter(services, bootstrap.node, config, registry, self)
+        self._load_reports.start()
+
+    async def collect(self, names: list[str] | None, by_endpoint: bool) -> list[dict[str, Any]]:
+        """As `xds.load_reports.LoadSource` has it: what the clusters of all workers had to do since the last time."""
+        return [one for part in await self._supervisor.each("report_loads", names, by_endpoint) for one in part]
 
     async def _load_cache(self, client: XdsClient, node: str) -> None:
         """What was in force when the proxy ended: it is so again, until the control plane has something else to say."""
@@ -171,6 +187,8 @@ class ControlPlane(ResourceSink):
 
     async def close(self) -> None:
         """Leave the control planes."""
+        if self._load_reports is not None:
+            await self._load_reports.close()
         if self._client is not None:
             await self._client.close()
         if self._cache is not None:

@@ -53,6 +53,7 @@ class WorkerService:
             "deliver": worker.subscriptions.deliver,
             "fetch_failed": worker.subscriptions.on_failure,
             "unready": worker.unready,
+            "report_loads": worker.report_loads,
             "abandon": self._abandon,
             "snapshot": self._snapshot,
             "histograms": self._histograms,

@@ -332,6 +332,12 @@ class Worker:
         self._count_listeners()
         self._wake()
 
+    async def report_loads(self, names: list[str] | None, by_endpoint: bool) -> list[dict[str, Any]]:
+        """What these clusters (None: all) had to do since the last report, for LRS."""
+        reports: list[dict[str, Any]] = []
+        await in_slices(_into(reports, self.clusters.report_loads(names, by_endpoint)))
+        return reports
+
     # -- waiting
 
     def _on_layer(self) -> None:
@@ -496,6 +502,10 @@ class Worker:
         self.stop_accepting()
         self.abort()
         await self.clusters.close()
+
+
+def _into(reports: list[dict[str, Any]], steps: Generator[None, None, list[dict[str, Any]]]) -> Iterator[None]:
+    reports += yield from steps
 
 
 async def _within(what: Awaitable[None], timeout_s: float) -> bool:

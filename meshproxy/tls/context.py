@@ -9,6 +9,7 @@ import functools
 import hashlib
 import ssl
 import warnings
+from dataclasses import replace
 from typing import Final
 
 from meshproxy.tls import openssl
@@ -51,7 +52,7 @@ class TlsContext:
     """One side of TLS for a filter chain or a cluster. Raises TlsConfigError."""
 
     def __init__(self, options: TlsOptions) -> None:
-        self.options = options
+        self.options = replace(options, certificates=(), ticket_keys=(), ticket_seed=b"")  # OpenSSL has them
         self.is_server: bool = options.is_server
         self.ca_certificates: list[CertificateInfo] = []
         self.certificates: list[CertificateInfo] = []
@@ -60,13 +61,13 @@ class TlsContext:
         self._sessions: list[tuple[str, ssl.SSLSession, bool]] = []  # the newest first
         problems: list[Problem] = []
         _check(options, problems)
-        self._check_certificates(problems)
+        _check_certificates(options, problems)
         self._build_judge(problems)
         self.identities: list[Identity] = []
         if not problems:
             wanted: tuple[CertificateOptions | LoadedCertificate | None, ...] = options.certificates or (None,)
             for certificate in wanted:
-                self._add_identity(certificate, problems)
+                self._add_identity(options, certificate, problems)
         if problems:
             raise TlsConfigError(problems)
         self.selector: Selector | None = self._build_selector()
@@ -105,14 +106,6 @@ class TlsContext:
 
     # -- building
 
-    def _check_certificates(self, problems: list[Problem]) -> None:
-        options = self.options
-        if options.is_server and not options.certificates:
-            problems.append(("common_tls_context", "No TLS certificates found for server context"))
-        if not options.is_server and len(options.certificates) > 1:
-            reason = "Multiple TLS certificates are not supported for client contexts"
-            problems.append(("common_tls_context.tls_certificates", reason))
-
     def _build_judge(self, problems: list[Problem]) -> None:
         validation = self.options.validation
         if validation is None:
@@ -133,9 +126,8 @@ class TlsContext:
         )
 
     def _add_identity(
-        self, certificate: CertificateOptions | LoadedCertificate | None, problems: list[Problem]
+        self, options: TlsOptions, certificate: CertificateOptions | LoadedCertificate | None, problems: list[Problem]
     ) -> None:
-        options = self.options
         context = _new_ssl_context(options, problems)
         leaf: Certificate | None = None
         staple: OcspStaple | None = None
@@ -216,6 +208,14 @@ def _check(options: TlsOptions, problems: list[Problem]) -> None:
         problems.append(("common_tls_context.alpn_protocols", "longer than 65535 bytes"))
     if not openssl.AVAILABLE:
         problems.extend((field, "is not possible with this build of Python") for field in _unavailable(options))
+
+
+def _check_certificates(options: TlsOptions, problems: list[Problem]) -> None:
+    if options.is_server and not options.certificates:
+        problems.append(("common_tls_context", "No TLS certificates found for server context"))
+    if not options.is_server and len(options.certificates) > 1:
+        reason = "Multiple TLS certificates are not supported for client contexts"
+        problems.append(("common_tls_context.tls_certificates", reason))
 
 
 def _unavailable(options: TlsOptions) -> list[str]:

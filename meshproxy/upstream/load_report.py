@@ -24,9 +24,9 @@ _FIELDS: Final = (
 
 
 def report_load(cluster: Cluster, by_endpoint: bool) -> Generator[None, None, dict[str, Any]]:
-    """One cluster, in steps, as plain values that are named as the fields of `endpoint.v3.ClusterStats`; counting begins
-    anew. `dropped_requests` are by category, a locality is (region, zone, sub-zone), an address (IP or path, port). The
-    server of the reports says whether it wants to know of each endpoint."""
+    """One cluster, in steps, as plain values that are named like the fields of `endpoint.v3.ClusterStats`; it begins
+    anew then. Dropped requests are by category, a locality is (region, zone, sub-zone), an address (IP or path, port).
+    The server of the reports says whether it wants to know of each endpoint."""
     eds = cluster.config.eds
     service = "" if eds is None or eds.service_name == cluster.name else eds.service_name
     report: dict[str, Any] = {"cluster_name": cluster.name, "cluster_service_name": service}

@@ -30,7 +30,6 @@ from meshproxy.upstream.stats import CaresStats, ClusterManagerStats
 from meshproxy.upstream.status import cluster_status
 from meshproxy.upstream.strict_dns import StrictDns
 
-
 # What a request for a cluster is told.
 FOUND: Final = 0
 MISSING: Final = 1
@@ -91,8 +90,8 @@ class ClusterManager:
         return [cluster_status(cluster) for cluster in self._active.values()]
 
     def request_cluster(self, name: str, config: Any, callback: Callable[[int], None]) -> ClusterRequest | None:
-        """Ask for a cluster that is not there, as an `on_demand.OnDemandConfig` says; None when nobody can be asked, or too
-        many wait. The callback is told FOUND, MISSING or TIMED_OUT: once, and never from within this call."""
+        """Ask for a cluster that is not there, as an `on_demand.OnDemandConfig` says; None when nobody can be asked, or
+        too many wait. The callback is told FOUND, MISSING or TIMED_OUT: once, and never from within this call."""
         if self._on_demand is None:
             from meshproxy.upstream.on_demand import OnDemandClusters  # which imports this module
 

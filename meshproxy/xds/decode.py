@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Final
 
 from envoy.service.discovery.v3.discovery_pb2 import Resource
 from google.protobuf.message import DecodeError
 
+from meshproxy.config.large_message import merge_in_steps
 from meshproxy.config.messages import find_message, type_name
 from meshproxy.config.subscription import VIRTUAL_HOST_TYPE
 from meshproxy.xds.resources import Rejection, ResourceUpdate, name_of
@@ -46,30 +47,30 @@ class Decoder:
         self._kind = find_message(type_name(type_url))
 
     def steps(self) -> Iterator[None]:
-        """Read all, one at a step."""
+        """Read all, one at a step; one that is large takes several."""
         for index, resource in enumerate(self._resources):
             if isinstance(resource, Resource):
-                self._read_wrapped(index, resource, resource.version)
+                yield from self._read_wrapped(index, resource, resource.version)
             elif resource.type_url == _WRAPPER:
-                self._read_wrapper(index, resource.value)
+                yield from self._read_wrapper(index, resource.value)
             else:
-                self._read(index, resource, self.version)
+                yield from self._read(index, resource, self.version)
             yield
 
-    def _read_wrapper(self, index: int, data: bytes) -> None:
+    def _read_wrapper(self, index: int, data: bytes) -> Iterator[None]:
         try:
             wrapped = Resource.FromString(data)
         except DecodeError:
             self._refuse_unnamed(index, "is not a Resource")
             return
         wrapped.version = ""  # the response's counts
-        self._read_wrapped(index, wrapped, self.version)
+        yield from self._read_wrapped(index, wrapped, self.version)
 
-    def _read_wrapped(self, index: int, wrapped: Any, version: str) -> None:
+    def _read_wrapped(self, index: int, wrapped: Any, version: str) -> Iterator[None]:
         name = wrapped.name or wrapped.resource_name.name
         ttl_ms = wrapped.ttl.ToMilliseconds() if wrapped.HasField("ttl") else 0
         if wrapped.HasField("resource"):
-            self._read(index, wrapped.resource, version, name, tuple(wrapped.aliases), max(ttl_ms, 0))
+            yield from self._read(index, wrapped.resource, version, name, tuple(wrapped.aliases), max(ttl_ms, 0))
         elif not name:
             self._refuse_unnamed(index, "has neither a name nor a resource")
         else:
@@ -78,8 +79,9 @@ class Decoder:
 
     def _read(
         self, index: int, held: Any, version: str, name: str = "", aliases: tuple[str, ...] = (), ttl_ms: int = 0
-    ) -> None:
-        message, reason = self._parse(held)
+    ) -> Iterator[None]:
+        data = held.value
+        message, reason = yield from self._parse(held.type_url, data)
         inner = "" if message is None or self.type_url == VIRTUAL_HOST_TYPE else name_of(self.type_url, message)
         name = name or inner
         if not name:
@@ -94,18 +96,20 @@ class Decoder:
         elif again:
             self.refuse(index, name, "the name is there twice; the first counts")
         else:
-            self.updates[name] = ResourceUpdate(name, version, held.value, message, aliases, ttl_ms)
+            self.updates[name] = ResourceUpdate(name, version, data, message, aliases, ttl_ms)
 
-    def _parse(self, held: Any) -> tuple[Any, str]:
+    def _parse(self, type_url: str, data: bytes) -> Generator[None, None, tuple[Any, str]]:
         """The message, or why there is none."""
         if self._kind is None:
             return None, f"the type {self.type_url} is not known"
-        if held.type_url != self.type_url:
-            return None, f"is of type {held.type_url!r}, in a response of {self.type_url!r}"
+        if type_url != self.type_url:
+            return None, f"is of type {type_url!r}, in a response of {self.type_url!r}"
+        message = self._kind()
         try:
-            return self._kind.FromString(held.value), ""
+            yield from merge_in_steps(message, data)
         except DecodeError:
             return None, f"the bytes are not a {type_name(self.type_url)}"
+        return message, ""
 
     def refuse(self, index: int, name: str, reason: str) -> None:
         self.rejections.append(Rejection(name, f"resources[{index}]: {reason}"))

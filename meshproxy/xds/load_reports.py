@@ -7,13 +7,11 @@ The server says which clusters it wants to hear of, and how often. Numbers are t
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
-from envoy.config.core.v3.base_pb2 import Node
+from envoy.config.core.v3.base_pb2 import Locality, Node
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from meshproxy.clock import monotonic
@@ -50,22 +48,21 @@ class LoadReporterStats(StatsScope):
         self.retries = 0
 
 
-class LoadSource:
+class LoadSource(Protocol):
     """Who has the numbers: all workers."""
 
     async def collect(self, names: list[str] | None, by_endpoint: bool) -> list[dict[str, Any]]:
         """What each worker has counted of these clusters (None: of all) since it was asked last: one dict for each that
-        there is, an `envoy.config.endpoint.v3.ClusterStats` in JSON's shape with the names of its fields."""
+        there is, as `upstream.load_report` makes it."""
         raise NotImplementedError
 
 
 class _Load:
-    """Of one locality or endpoint, whose `key` it is in the parts that are added up."""
+    """Of one locality or endpoint."""
 
-    def __init__(self, key: dict[str, Any]) -> None:
-        self.key = key
+    def __init__(self) -> None:
         self.counts: dict[str, int] = dict.fromkeys((*_COUNTS, _IN_PROGRESS), 0)
-        self.endpoints: dict[str, _Load] = {}
+        self.endpoints: dict[tuple[str, int], _Load] = {}
 
     def begin_round(self) -> None:
         """What is in progress is not added up over time."""
@@ -77,25 +74,11 @@ class _Load:
         for name in self.counts:
             self.counts[name] += part.get(name, 0)
         for each in part.get("upstream_endpoint_stats", ()):
-            _load_of(self.endpoints, {"address": each["address"]}).add(each)
-
-    def shape(self) -> dict[str, Any]:
-        """In JSON's shape, as it came."""
-        endpoints = [each.shape() for each in self.endpoints.values() if not each.idle]
-        return {**self.key, **self.counts, **({"upstream_endpoint_stats": endpoints} if endpoints else {})}
+            self.endpoints.setdefault(tuple(each["address"]), _Load()).add(each)
 
     @property
     def idle(self) -> bool:
         return not any(self.counts.values())
-
-
-def _load_of(loads: dict[str, _Load], key: dict[str, Any]) -> _Load:
-    """The one with this key, of several."""
-    text = json.dumps(key, sort_keys=True)
-    found = loads.get(text)
-    if found is None:
-        found = loads[text] = _Load(key)
-    return found
 
 
 class _ClusterLoad:
@@ -106,7 +89,7 @@ class _ClusterLoad:
         self.since = monotonic()
         self.dropped = 0
         self.dropped_by: dict[str, int] = {}
-        self.localities: dict[str, _Load] = {}
+        self.localities: dict[tuple[str, str, str, int], _Load] = {}
 
     def begin_round(self) -> None:
         for locality in self.localities.values():
@@ -114,14 +97,12 @@ class _ClusterLoad:
 
     def add(self, part: dict[str, Any]) -> None:
         """What one worker has counted."""
-        self.service = part.get("cluster_service_name", "") or self.service
-        self.dropped += part.get("total_dropped_requests", 0)
-        for each in part.get("dropped_requests", ()):
-            category = each["category"]
-            self.dropped_by[category] = self.dropped_by.get(category, 0) + each["dropped_count"]
-        for each in part.get("upstream_locality_stats", ()):
-            key = {"locality": each.get("locality", {}), "priority": each.get("priority", 0)}
-            _load_of(self.localities, key).add(each)
+        self.service = part["cluster_service_name"] or self.service
+        self.dropped += part["total_dropped_requests"]
+        for category, count in part["dropped_requests"].items():
+            self.dropped_by[category] = self.dropped_by.get(category, 0) + count
+        for each in part["upstream_locality_stats"]:
+            self.localities.setdefault((*each["locality"], each["priority"]), _Load()).add(each)
 
     def write(self, name: str, into: Any) -> None:
         """As ClusterStats. A locality where nothing happened is left out, as Envoy does."""
@@ -130,9 +111,22 @@ class _ClusterLoad:
         into.load_report_interval.FromMilliseconds(int((monotonic() - self.since) * 1000.0))
         for category, count in self.dropped_by.items():
             into.dropped_requests.add(category=category, dropped_count=count)
-        for load in self.localities.values():
+        for (region, zone, sub_zone, priority), load in self.localities.items():
             if not load.idle:
-                json_format.ParseDict(load.shape(), into.upstream_locality_stats.add())
+                written = into.upstream_locality_stats.add(priority=priority, **load.counts)
+                written.locality.CopyFrom(Locality(region=region, zone=zone, sub_zone=sub_zone))
+                _write_endpoints(load, written)
+
+
+def _write_endpoints(load: _Load, into: Any) -> None:
+    for (address, port), endpoint in load.endpoints.items():
+        if endpoint.idle:
+            continue
+        written = into.upstream_endpoint_stats.add(**endpoint.counts).address
+        if port:
+            written.socket_address.address, written.socket_address.port_value = address, port
+        else:
+            written.pipe.path = address
 
 
 class LoadReporter:

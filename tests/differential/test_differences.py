@@ -7,6 +7,7 @@ from typing import Any
 from tests.differential.cases import Case
 from tests.differential.http2 import SILENT_KEY, all_http2_rows
 from tests.differential.test_compression import DIFFERENCES as COMPRESSION
+from tests.differential.test_discovery import DIFFERENCES as DISCOVERY
 from tests.differential.test_filter_chains import ROWS as CHAIN_ROWS
 from tests.differential.test_grpc_tracing import DIFFERENCES as GRPC_TRACING
 from tests.differential.test_load_balancing import DIFFERENCES as BALANCING
@@ -34,7 +35,7 @@ def declared_keys() -> set[str]:
     of_requests = {case.differs.key for case in declared_cases() if case.differs}
     of_tls = {key for case in CASES for key, *_ in case.differs} | {FAILED for case in CASES if case.fails}
     of_balancing = {*BALANCING, *SUBSETS}
-    of_compression = {*COMPRESSION}
+    of_compression = {*COMPRESSION, *DISCOVERY}
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
     of_connections |= {SILENT_KEY for row in all_http2_rows() if row.silent}
     return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING | GRPC_TRACING

@@ -15,7 +15,6 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from tests.integration.config import cluster, direct, forward, listener
 from tests.integration.dynamic import (
-    ADS,
     ads_bootstrap,
     assignment,
     eds_cluster,

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from google.protobuf import json_format
 
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, SECRET_TYPE
 from tests.integration.config import Json, cluster, direct, forward, http2_cluster, listener
@@ -277,3 +280,68 @@ async def test_a_listener_whose_secrets_are_missing_is_not_active(plane: Control
         assert await get(proxy.ports["main"]) == (200, "hello")
         agent.give("1", REVIEWS)
         await proxy.until_stat("listener_manager.total_listeners_active", lambda count: count == 2)
+
+
+def s_client(port: int, *arguments: str) -> str:
+    """What `openssl s_client` tells of a handshake as a client of the mesh."""
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+        file.write(REVIEWS.pem + REVIEWS.key_pem)
+        file.flush()
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-cert", file.name, "-key", file.name]
+        done = subprocess.run(
+            [*command, "-alpn", "istio-http/1.1,http/1.1", *arguments],
+            input=b"GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n",
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+    return done.stdout.decode(errors="replace")
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+async def test_another_client_sees_the_new_certificate_and_resumes_its_session(
+    plane: ControlPlane, agent: Agent, version: str, tmp_path: Path
+) -> None:
+    agent.give("1", REVIEWS)
+    serve(plane)
+    session = str(tmp_path / "session")
+    async with Proxy(pod(plane, agent)) as proxy:
+        port = proxy.ports["inbound"]
+        told = await asyncio.to_thread(s_client, port, version, "-ign_eof", "-sess_out", session)
+        assert "from inbound" in told
+        assert "CN = reviews" in told
+        assert "ALPN protocol: http/1.1" in told
+        assert "CN = ca" in told.partition("Acceptable client certificate CA names")[2]
+        agent.give("2", RENEWED)
+        await agent.acked(SECRET_TYPE, "2")
+        told = await asyncio.to_thread(s_client, port, version, "-ign_eof")
+        assert "CN = renewed" in told
+        told = await asyncio.to_thread(s_client, port, version, "-ign_eof", "-sess_in", session)
+        assert "Reused, TLSv1" in told
+        assert "from inbound" in told
+        agent.give("3", RENEWED, authority=issue("ca", world().ca, ca=True, key=world().ca.key))
+        await agent.acked(SECRET_TYPE, "3")
+        told = await asyncio.to_thread(s_client, port, version, "-ign_eof", "-sess_in", session)
+        assert "New, TLSv1" in told
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_what_is_updated_in_place_follows_its_secrets(plane: ControlPlane, agent: Agent, workers: str) -> None:
+    """A listener whose routes change, and a cluster whose endpoints do: nobody reconnects for that, and what they are
+    made of anew hears of the next secret."""
+    agent.give("1", REVIEWS)
+    serve(plane)
+    async with Proxy(pod(plane, agent), "--concurrency", workers) as proxy:
+        await point_at_inbound(plane, proxy)
+        assert await get(proxy.ports["main"]) == (200, "from inbound")
+        manager = json_format.MessageToDict(inbound(), preserving_proto_field_name=True)
+        changed = json.loads(json.dumps(manager).replace("from inbound", "from elsewhere"))
+        main = message(Listener, listener("main", [forward("/", "reviews")]))
+        plane.set(LISTENER_TYPE, {"main": main, "inbound": message(Listener, changed)}, "2")
+        await proxy.until_stat("listener_manager.listener_in_place_updated", lambda count: count > 0)
+        await plane.acked(LISTENER_TYPE, "2")
+        assert await get(proxy.ports["main"]) == (200, "from elsewhere")
+        agent.give("2", RENEWED)
+        await agent.acked(SECRET_TYPE, "2")
+        assert await certificates_shown(proxy) == {RENEWED.certificate.serial_number}
+        assert "CN = renewed" in await asyncio.to_thread(s_client, proxy.ports["inbound"], "-ign_eof")

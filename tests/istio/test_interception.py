@@ -87,7 +87,7 @@ async def start(stack: AsyncExitStack, pod: Pod, name: str, held: dict[str, Any]
             told.pop(NEEDS_DNS, None)
             plane.set(type_url, told)
     agent.set(SECRET_TYPE, held)
-    proxy = SidecarProxy(pod, BOOTSTRAP, "--concurrency", "1")
+    proxy = SidecarProxy(pod, BOOTSTRAP, "--concurrency", "1", "--shutdown-delay-s", "0")
     stack.push_async_callback(asyncio.to_thread, proxy.close)
     return Sidecar(proxy, plane, agent)
 

@@ -72,6 +72,18 @@ async def test_unix(dispatcher: Dispatcher, tmp_path: Path, abstract: bool) -> N
         await _talk(dispatcher, listener, address)
 
 
+async def test_a_unix_socket_has_none_of_tcps_options(dispatcher: Dispatcher, tmp_path: Path) -> None:
+    """Nor any other, as in Envoy: Istio asks for keepalive on the way to its agent's sockets."""
+    with _listening(socket.AF_UNIX, f"{tmp_path}/socket"):
+        speaker = Speaker()
+        options = (*keepalive_options(3, 7, 2), (socket.SOL_SOCKET, 99999, 1))
+        connect(dispatcher, Address("", 0, f"{tmp_path}/socket"), speaker, 5_000.0, 65536, options)
+        await until(lambda: speaker.events == ["connected"], "the connection")
+        assert speaker.connection is not None
+        speaker.connection.abort()
+        await until(lambda: len(speaker.events) == 2, "the end")
+
+
 async def test_refused(dispatcher: Dispatcher) -> None:
     with _listening() as listener:
         address = address_of(listener.getsockname())

@@ -80,13 +80,16 @@ async def reporting() -> AsyncIterator[tuple[World, Server, Numbers]]:
         await server.stop(None)
 
 
-def cluster(name: str, *localities: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"cluster_name": name, "upstream_locality_stats": list(localities), **fields}
+def cluster(name: str, *localities: dict[str, Any], dropped: int = 0, **fields: Any) -> dict[str, Any]:
+    """As `report_load` makes it."""
+    made = {"cluster_name": name, "cluster_service_name": "", "total_dropped_requests": dropped, "dropped_requests": {}}
+    return {**made, "upstream_locality_stats": list(localities), **fields}
 
 
-def locality(zone: str, success: int, active: int = 0, **fields: Any) -> dict[str, Any]:
+def locality(zone: str, success: int, active: int = 0, priority: int = 0, **fields: Any) -> dict[str, Any]:
     counts = {"total_successful_requests": success, "total_issued_requests": success + active}
-    return {"locality": {"region": "r", "zone": zone}, **counts, "total_requests_in_progress": active, **fields}
+    counts.update(total_error_requests=0, total_requests_in_progress=active)
+    return {"locality": ("r", zone, ""), "priority": priority, **counts, **fields}
 
 
 async def next_report(w: World, server: Server, seconds: float = 10) -> dict[str, Any]:
@@ -123,8 +126,8 @@ async def test_the_clusters_that_are_asked_for_are_reported_by_locality() -> Non
         await turns(20)
         numbers.counted = [
             cluster("a", locality("z", 2, 1), locality("y", 0), cluster_service_name="s"),
-            cluster("a", locality("z", 3, 1), locality("z", 1, priority=1), total_dropped_requests=2),
-            cluster("a", dropped_requests=[{"category": "overload", "dropped_count": 2}]),
+            cluster("a", locality("z", 3, 1), locality("z", 1, priority=1), dropped=2),
+            cluster("a", dropped_requests={"overload": 2}),
             cluster("b", locality("z", 5)),
         ]
         assert await next_report(w, server) == {
@@ -162,19 +165,21 @@ async def test_what_is_asked_for_changes() -> None:
         server.ask(send_all_clusters=True, report_endpoint_granularity=True, interval_s=5)
         await until(lambda: len(numbers.asked) == 2)
         await turns(20)
-        address = {"socket_address": {"address": "10.0.0.1", "port_value": 80}}
-        endpoint = {"address": address, "total_successful_requests": 2, "total_issued_requests": 2}
-        numbers.counted = [cluster("a", locality("z", 2, 1, upstream_endpoint_stats=[endpoint, endpoint]))]
+        endpoint = {"address": ("10.0.0.1", 80), "total_successful_requests": 2, "total_issued_requests": 2}
+        pipe = {"address": ("/socket", 0), "total_error_requests": 1}
+        numbers.counted = [cluster("a", locality("z", 2, 1, upstream_endpoint_stats=[endpoint, endpoint, pipe]))]
         report = await next_report(w, server, 5)
         assert report["b"] == {"interval_s": 5}  # what came before it was asked for is not reported
         (told,) = report["a"]["upstream_locality_stats"]
         assert (told["total_successful_requests"], told["total_requests_in_progress"]) == ("3", "1")
-        (one,) = told["upstream_endpoint_stats"]
-        assert one == {
-            "address": address,
-            "total_successful_requests": "4",
-            "total_issued_requests": "4",
-        }
+        assert told["upstream_endpoint_stats"] == [
+            {
+                "address": {"socket_address": {"address": "10.0.0.1", "port_value": 80}},
+                "total_successful_requests": "4",
+                "total_issued_requests": "4",
+            },
+            {"address": {"pipe": {"path": "/socket"}}, "total_error_requests": "1"},
+        ]
         assert numbers.asked[-1] is True
 
 

@@ -56,14 +56,13 @@ TABLES: Final[Tables] = {
         refused={"access_log_path": "use access_log"},
     ),
     "envoy.config.bootstrap.v3.ClusterManager": MessageTable(
-        "upstream_bind_config",
+        "upstream_bind_config load_stats_config",
         ignored={
             "enable_deferred_cluster_creation": "clusters are made at once",
         },
         later={"outlier_detection": "ejections are not written to an event log"},
         refused={
             "local_cluster_name": "routing by zone is not supported yet",
-            "load_stats_config": "load reports are not supported yet",
         },
     ),
     "envoy.config.bootstrap.v3.LayeredRuntime": MessageTable("layers"),

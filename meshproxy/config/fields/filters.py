@@ -26,6 +26,7 @@ _UNSUPPORTED: Final = (
 _OTHER_CODE: Final = (_HTTP + "lua.v3.Lua", _HTTP + "lua.v3.LuaPerRoute", _HTTP + "wasm.v3.Wasm")
 _AS_PYTHON: Final = "is not supported: write it as a filter in Python (docs/writing-filters.md)"
 
+_LOCATOR: Final = "resources are named, not located (xdstp): leave it out, the name of the cluster is asked for"
 _OUTPUT_BUFFER: Final = {"chunk_size": "the library's output grows as it needs"}
 
 TABLES: Final[Tables] = {
@@ -48,9 +49,7 @@ TABLES: Final[Tables] = {
     ),
     _HTTP + "on_demand.v3.OnDemand": MessageTable("odcds"),
     _HTTP + "on_demand.v3.PerRouteConfig": MessageTable("odcds"),
-    _HTTP + "on_demand.v3.OnDemandCds": MessageTable(
-        "source timeout", refused={"resources_locator": _LOCATOR}
-    ),
+    _HTTP + "on_demand.v3.OnDemandCds": MessageTable("source timeout", refused={"resources_locator": _LOCATOR}),
     _NETWORK + "tcp_proxy.v3.TcpProxy.TunnelingConfig": MessageTable(
         "hostname use_post headers_to_add post_path",
         refused={
@@ -69,9 +68,7 @@ TABLES: Final[Tables] = {
     ),
     _NETWORK + "direct_response.v3.Config": MessageTable("response"),
     _NETWORK + "echo.v3.Echo": MessageTable(),
-    _NETWORK + "connection_limit.v3.ConnectionLimit": MessageTable(
-        "stat_prefix max_connections delay runtime_enabled"
-    ),
+    _NETWORK + "connection_limit.v3.ConnectionLimit": MessageTable("stat_prefix max_connections delay runtime_enabled"),
     _HTTP + "router.v3.Router": MessageTable(
         "dynamic_stats upstream_log suppress_envoy_headers respect_expected_rq_timeout "
         "suppress_grpc_request_failure_code_stats",

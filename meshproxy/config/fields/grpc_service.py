@@ -20,8 +20,8 @@ TABLES: Final[Tables] = {
     ),
     "envoy.config.core.v3.BackoffStrategy": MessageTable("base_interval max_interval"),
     _SERVICE + ".EnvoyGrpc": MessageTable(
-        "cluster_name authority max_receive_message_length skip_envoy_headers",
-        ignored={"retry_policy": "concerns streams of xDS only, as in Envoy"},
+        # retry_policy is for the streams of control planes, as in Envoy: after which time they are opened again.
+        "cluster_name authority max_receive_message_length skip_envoy_headers retry_policy",
     ),
     _GOOGLE: MessageTable(
         "target_uri channel_credentials call_credentials credentials_factory_name channel_args",

@@ -41,10 +41,12 @@ from meshproxy.upstream.build_tlvs import build_tlvs
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import LbContext
 from meshproxy.upstream.http_tunnel import HttpTunnel, TunnelingConfig, build_tunneling
-from meshproxy.upstream.manager import ClusterManager
+from meshproxy.upstream.manager import FOUND, MISSING, ClusterManager, ClusterRequest
+from meshproxy.upstream.on_demand import OnDemandConfig, build_on_demand
 from meshproxy.upstream.tcp import TcpUpstream, TcpUpstreamCallbacks
 
 _HOUR_MS: Final = 3_600_000.0
+_ON_DEMAND_MS: Final = 60_000
 
 CONNECTING: Final = 0
 OPEN: Final = 1
@@ -78,6 +80,33 @@ class TcpProxyStats(StatsScope):
         self.max_downstream_connection_duration: int = 0
 
 
+class OnDemandStats(StatsScope):
+    """Under `tcp.<stat_prefix>.`, where clusters are discovered on demand."""
+
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        "on_demand_cluster_attempt",
+        "on_demand_cluster_missing",
+        "on_demand_cluster_success",
+        "on_demand_cluster_timeout",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_demand_cluster_attempt: int = 0
+        self.on_demand_cluster_missing: int = 0
+        self.on_demand_cluster_success: int = 0
+        self.on_demand_cluster_timeout: int = 0
+
+    def count_end(self, status: int) -> None:
+        """What a request for a cluster was told."""
+        if status == FOUND:
+            self.on_demand_cluster_success += 1
+        elif status == MISSING:
+            self.on_demand_cluster_missing += 1
+        else:
+            self.on_demand_cluster_timeout += 1
+
+
 class TcpProxyConfig:
     """What configuration decides. Times are in ms; 0 is none."""
 
@@ -97,6 +126,8 @@ class TcpProxyConfig:
         self.log_interval_ms: float = 0.0
         self.tunneling: TunnelingConfig | None = None  # through an HTTP proxy
         self.tlvs: list[Tlv] = []  # proxy_protocol_tlvs
+        self.on_demand: OnDemandConfig | None = None
+        self.on_demand_stats: OnDemandStats | None = None  # where there is one
         self.measures: bool = False  # an access log tells of bytes on the wire
 
     def pick_cluster(self) -> int:
@@ -152,6 +183,8 @@ class ProxiedConnection(RawConnection):
         self._upstream: TcpUpstream | HttpTunnel | None = None
         self._tunnels: list[HttpTunnel] = []  # of all attempts
         self._cluster: Cluster | None = None
+        self._cluster_name: str = ""
+        self._request: ClusterRequest | None = None  # while the cluster is asked for
         self._criteria: MetadataCriteria | None = None
         self._attempts: int = 0
         self._trying: bool = False
@@ -189,10 +222,34 @@ class ProxiedConnection(RawConnection):
     # -- the upstream
 
     def _connect(self) -> None:
-        info = self.info
         index = self.config.pick_cluster()
         self._criteria = self.config.criteria[index]
-        cluster = self._cluster = self.clusters.get(self.config.clusters[index])
+        self._cluster_name = self.config.clusters[index]
+        cluster = self.clusters.get(self._cluster_name)
+        if cluster is None and self._ask_for_cluster():
+            return
+        self._connect_to(cluster)
+
+    def _ask_for_cluster(self) -> bool:
+        """Whether it is worth while to wait for it."""
+        config, stats = self.config.on_demand, self.config.on_demand_stats
+        if config is None or stats is None:
+            return False
+        stats.on_demand_cluster_attempt += 1
+        self._request = self.clusters.request_cluster(self._cluster_name, config, self.on_cluster)
+        return self._request is not None
+
+    def on_cluster(self, status: int) -> None:
+        """It was asked for."""
+        self._request = None
+        stats = self.config.on_demand_stats
+        assert stats is not None
+        stats.count_end(status)
+        self._connect_to(self.clusters.get(self._cluster_name))
+
+    def _connect_to(self, cluster: Cluster | None) -> None:
+        info = self.info
+        self._cluster = cluster
         if cluster is None:
             self.config.stats.downstream_cx_no_route += 1
             self._give_up(flags.NO_CLUSTER_FOUND)
@@ -420,6 +477,8 @@ class ProxiedConnection(RawConnection):
         if self.state == DONE:
             return
         self.state = DONE
+        if self._request is not None:
+            self._request.cancel()
         self._early = []
         for timer in (self._idle_timer, self._duration_timer, self._log_timer):
             if timer is not None:
@@ -510,6 +569,10 @@ def build_tcp_proxy(message: Any, path: str, context: BuildContext) -> NetworkFi
     config.log_on_connected = message.flush_access_log_on_connected or options.flush_access_log_on_connected
     source = options if options.HasField("access_log_flush_interval") else message
     config.log_interval_ms = float(milliseconds_or(source, "access_log_flush_interval", 0))
+    if message.HasField("on_demand"):
+        where = child(path, "on_demand")
+        config.on_demand = build_on_demand(message.on_demand, "odcds_config", _ON_DEMAND_MS, where, context)
+        config.on_demand_stats = context.scope(f"tcp.{message.stat_prefix}.", OnDemandStats)
     if len(context.errors) != before:
         return None
     return TcpProxyFilter(config, bytes(message.SerializeToString(deterministic=True)))
@@ -519,16 +582,22 @@ def _set_clusters(config: TcpProxyConfig, message: Any, path: str, context: Buil
     own = build_criteria(message.metadata_match, None)
     if message.WhichOneof("cluster_specifier") == "cluster":
         config.clusters, config.weights, config.criteria = [message.cluster], [1], [own]
-        context.references.append((message.cluster, child(path, "cluster")))
+        _refer(message, message.cluster, child(path, "cluster"), context)
     for index, weighted in enumerate(message.weighted_clusters.clusters):
         where = child(item(child(path, "weighted_clusters"), "clusters", index), "name")
         config.clusters.append(weighted.name)
         config.weights.append(weighted.weight)
         config.criteria.append(build_criteria(weighted.metadata_match, own))
-        context.references.append((weighted.name, where))
+        _refer(message, weighted.name, where, context)
     config.total_weight = sum(config.weights)
     if not config.clusters:
         context.errors.add(path, "one of cluster, weighted_clusters is required")
+
+
+def _refer(message: Any, cluster: str, path: str, context: BuildContext) -> None:
+    """The cluster must exist, unless it is discovered when it is needed."""
+    if not message.HasField("on_demand"):
+        context.references.append((cluster, path))
 
 
 NETWORK_FILTERS.register(TcpProxy, build_tcp_proxy)

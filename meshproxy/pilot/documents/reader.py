@@ -170,6 +170,8 @@ def _string(node: yaml.Node, at: At) -> Any:
     value = plain_value(node)
     if isinstance(value, str):
         return value
+    if isinstance(value, bool) and len(node.value) == 1:  # `y` and `n`, which nobody means as booleans
+        return node.value
     return _wrong(node, at, "a string (in quotes)" if isinstance(node, yaml.ScalarNode) else "a string")
 
 

@@ -44,11 +44,11 @@ def test_lines_are_those_of_the_file() -> None:
 
 def test_metadata_is_kept() -> None:
     more = ', labels: {a: b}, annotations: {c: d}, creationTimestamp: "2026-01-01T00:00:00Z", uid: x'
-    found = document("Sidecar", "egress: [{hosts: [./*]}]", "n", "ns", more)
+    found = document("Sidecar", "egress: [{hosts: [./*]}]", "named", "ns", more)
     assert found == Document(
-        Identity("Sidecar", "ns", "n"), found.spec, (("a", "b"),), (("c", "d"),), "2026-01-01T00:00:00Z"
+        Identity("Sidecar", "ns", "named"), found.spec, (("a", "b"),), (("c", "d"),), "2026-01-01T00:00:00Z"
     )
-    assert str(found.identity) == "Sidecar ns/n"
+    assert str(found.identity) == "Sidecar ns/named"
 
 
 def test_the_namespace_is_default_where_none_is_said() -> None:
@@ -83,7 +83,7 @@ def test_istios_versions_are_read_alike(version: str) -> None:
         (FINE.replace("spec:", "spce:"), '4: spce: there is no such field (did you mean "spec"?)'),
         (FINE[: FINE.index("spec")], "1: spec: is required"),
         (FINE + "kind: Sidecar\n", "2: kind: is given twice"),
-        (FINE.replace("egress: [", "egress: [["), "5: did not find expected"),
+        (FINE.replace("egress: [", "egress: [["), "6: did not find expected"),
         ("- 1\n", "1: must be an object, not a list"),
         ("a: &a [*a]\n", "1: apiVersion: is required"),
     ],
@@ -128,7 +128,7 @@ def test_strings_are_not_guessed(value: str, error: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("value", ['"5"', "v1", "1.5", "'yes'", "2026-01-01"])
+@pytest.mark.parametrize("value", ['"5"', "v1", "1.5", "'yes'", "2026-01-01", "y"])
 def test_what_yaml_has_no_other_type_for_is_a_string(value: str) -> None:
     found = document("WorkloadEntry", f"address: 10.0.0.1\nlabels: {{version: {value}}}")
     assert found.spec.labels == (("version", value.strip("\"'")),)
