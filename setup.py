@@ -54,6 +54,7 @@ NOT_COMPILED: frozenset[str] = frozenset({
     "meshproxy/http/user_classes.py",
     "meshproxy/http/user_filter.py",  # the file says why
     "meshproxy/http/vhds.py",
+    "meshproxy/net/slices.py",
     "meshproxy/upstream/eds.py",  # as http/rds.py
     "meshproxy/upstream/on_demand.py",
 })

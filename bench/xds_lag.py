@@ -1,10 +1,10 @@
-"""How long a control plane's pushes hold the event loop that serves requests: full state, one endpoint, one large cluster.
+"""How long a control plane's pushes hold the loop that serves requests: full state, one endpoint, one large cluster.
 
     python -m bench.xds_lag [--delta] [CLUSTERS [ENDPOINTS_PER_CLUSTER]]
 
 As `bench.loop_lag`, with everything from a control plane, which is a process of its own: clusters with endpoints of
-their own, a listener, a route configuration with a virtual host for each cluster, and one cluster with as many endpoints
-as all the others together.
+their own, a listener, a route configuration with a virtual host for each cluster, and one cluster with as many
+endpoints as all the others together.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 import meshproxy.filters.builtin  # noqa: F401  registers the filters
 from bench.loop_lag import probed, scrape
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from meshproxy.server.options import Options
 from meshproxy.server.supervisor import Supervisor
-from tests.integration.config import forward
+from tests.integration.config import cluster, forward
 from tests.integration.dynamic import ads_bootstrap, eds_cluster, message, rds_listener
 from tests.support.control_plane import ControlPlane
 
@@ -36,18 +38,21 @@ _LARGE = "outbound|80||large.default.svc.cluster.local"
 # -- the control plane
 
 
-async def serve(clusters: int, endpoints: int) -> None:
-    """Print the port, then do what stdin says: `all N` (weights are N), `one N`, `large N`."""
+async def serve(clusters: int, endpoints: int, application: int) -> None:
+    """Print the port, then do what stdin says: `all N` (weights are N), `one N`, `large N`. With the port of an
+    application, requests to any other host than those of the clusters go there."""
     async with ControlPlane.start() as plane:
         names = [f"outbound|80||service-{number}.default.svc.cluster.local" for number in range(clusters)]
-        plane.set(CLUSTER_TYPE, {name: eds_cluster(name) for name in [*names, _LARGE]}, "1")
         plane.set(ENDPOINT_TYPE, _endpoints(names, endpoints, 1), "1")
         hosts = [
             {"name": name, "domains": [name.rpartition("|")[2]], "routes": [forward("/", name, timeout="0s")]}
             for name in names
         ]
-        from envoy.config.route.v3.route_pb2 import RouteConfiguration
-
+        fixed: dict[str, Any] = {}
+        if application:
+            fixed = {"application": message(Cluster, cluster("application", application))}
+            hosts.append({"name": "application", "domains": ["*"], "routes": [forward("/", "application")]})
+        plane.set(CLUSTER_TYPE, {**fixed, **{name: eds_cluster(name) for name in [*names, _LARGE]}}, "1")
         plane.set(ROUTE_TYPE, {"80": message(RouteConfiguration, {"name": "80", "virtual_hosts": hosts})}, "1")
         plane.set(LISTENER_TYPE, {"main": rds_listener("main", "80")}, "1")
         print(plane.port, flush=True)
@@ -87,7 +92,8 @@ def _assignment(name: str, endpoints: int, weight: int, *, last_only: bool = Fal
 
 
 async def measure(directory: Path, control: asyncio.subprocess.Process, *, delta: bool) -> None:
-    assert control.stdin is not None and control.stdout is not None
+    assert control.stdin is not None
+    assert control.stdout is not None
     stdin = control.stdin
     port = int(await control.stdout.readline())
     config, address = directory / "envoy.json", directory / "admin"
@@ -119,13 +125,16 @@ async def measure(directory: Path, control: asyncio.subprocess.Process, *, delta
     await running
 
 
+async def start_control_plane(clusters: int, endpoints: int, application: int = 0) -> asyncio.subprocess.Process:
+    """See `serve`."""
+    numbers = [str(clusters), str(endpoints), "--serve", "--application", str(application)]
+    command = [sys.executable, "-m", "bench.xds_lag", *numbers]
+    return await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+
+
 async def run(arguments: argparse.Namespace) -> None:
     """Both processes."""
-    numbers = [str(arguments.clusters), str(arguments.endpoints)]
-    command = [sys.executable, "-m", "bench.xds_lag", "--serve", *numbers]
-    control = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
+    control = await start_control_plane(arguments.clusters, arguments.endpoints)
     with tempfile.TemporaryDirectory() as directory:
         try:
             await measure(Path(directory), control, delta=arguments.delta)
@@ -141,9 +150,10 @@ def main() -> None:
     parser.add_argument("endpoints", type=int, nargs="?", default=10)
     parser.add_argument("--delta", action="store_true", help="incremental xDS")
     parser.add_argument("--serve", action="store_true", help="be the control plane")
+    parser.add_argument("--application", type=int, default=0, metavar="PORT", help="where other requests go")
     arguments = parser.parse_args()
     if arguments.serve:
-        asyncio.run(serve(arguments.clusters, arguments.endpoints))
+        asyncio.run(serve(arguments.clusters, arguments.endpoints, arguments.application))
     else:
         uvloop.run(run(arguments))
 

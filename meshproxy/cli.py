@@ -67,7 +67,6 @@ _IGNORED_SWITCHES: Final = (
     "--enable-mutex-tracing",
     "--cpuset-threads",
     "--skip-deprecated-logs",
-    "--reject-unknown-dynamic-fields",
     "--ignore-unknown-dynamic-fields",
     "--hot-restart-version",
 )
@@ -243,6 +242,11 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
     add("-l", "--log-level", default="info", metavar="LEVEL", help="trace, debug, info, warning, error, critical, off")
     add("--component-log-level", default="", metavar="NAME:LEVEL,…", help="levels of single components")
     add("--file-flush-interval-msec", type=int, default=1000, metavar="MS", help="how often access logs are written")
+    add(
+        "--reject-unknown-dynamic-fields",
+        action="store_true",
+        help="refuse a control plane's resource for a field that is newer than this proxy, wherever it stands",
+    )
     add("--admin-address-path", default="", metavar="FILE", help="write the admin's address there")
     add("--mode", choices=("serve", "validate"), default="serve", help="validate: check the configuration and end")
     accepted = ", ".join(sorted([*_IGNORED, *_IGNORED_SWITCHES]))

@@ -21,8 +21,8 @@ set -eu
 
 outbound=${OUTBOUND_PORT:-15001}
 inbound=${INBOUND_PORT:-15006}
-uids=${PROXY_UID:-1337}
-gids=${PROXY_GID:-1337}
+uids=${PROXY_UID-1337}
+gids=${PROXY_GID-1337}
 inbound_exclude=${INBOUND_EXCLUDE-15020,15021,15090}
 outbound_exclude=${OUTBOUND_EXCLUDE-}
 outbound_exclude_ip=${OUTBOUND_EXCLUDE_IP-}
@@ -38,6 +38,8 @@ for argument in "$@"; do
         ;;
     esac
 done
+
+[ -n "$uids$gids" ] || { echo "intercept.sh: without PROXY_UID and PROXY_GID the proxy would meet itself" >&2; exit 2; }
 
 words() { echo "$1" | tr ',' ' '; }
 

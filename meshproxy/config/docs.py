@@ -24,6 +24,9 @@ meets, and what becomes of each:
 - **refused**: the file is not accepted; the error names the field by its path. So is every field and every extension
   that this page does not name.
 
+That is about files. What is refused here is left out of a resource that comes from a control plane, and told, unless it
+guards access ([xds.md](xds.md)).
+
 Names of fields are accepted in both of protobuf's spellings, `stat_prefix` and `statPrefix`. The rules on values in
 the API itself (ranges, lengths, what is required) hold as in Envoy. All errors of a file are told at once, each with
 its path. A key that stands twice in one mapping is an error here, and so is a second YAML document in the file.

@@ -38,6 +38,7 @@ _VERSIONS: Final = {
     "TLSv1_2": ssl.TLSVersion.TLSv1_2,
     "TLSv1_3": ssl.TLSVersion.TLSv1_3,
 }
+_PEER_EXCHANGE: Final = "istio-peer-exchange"
 _SEVERAL: Final = "Multiple TLS certificates are not supported for client contexts"
 _MIXED: Final = "SDS and non-SDS TLS certificates may not be mixed in server contexts"
 
@@ -157,13 +158,14 @@ class _Builder(MaterialBuilder):
         }
 
     def _application_protocols(self, message: Any) -> tuple[str, ...]:
-        """An element may hold several, with commas between, as in Envoy."""
+        """An element may hold several, with commas between, as in Envoy. Istio's exchange of metadata over TCP is left
+        out: who agrees on it must speak it."""
         names = [name for text in message.alpn_protocols for name in text.split(",")]
         for name in names:
             if not 1 <= len(name.encode()) <= 255:
                 self.error(f"{_COMMON}.alpn_protocols", "Invalid ALPN protocol string")
                 return ()
-        return tuple(names)
+        return tuple(name for name in names if name != _PEER_EXCHANGE)
 
     def _add_certificates(self, message: Any, is_server: bool) -> None:
         given, named = message.tls_certificates, message.tls_certificate_sds_secret_configs

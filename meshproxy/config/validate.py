@@ -27,6 +27,7 @@ Check = Callable[[Any], str | None]
 _NUMBERS: Final = {"float", "double"} | frozenset(
     f"{prefix}{kind}{bits}" for prefix in ("", "u", "s") for kind in ("int", "fixed") for bits in (32, 64)
 )
+_MOST_ANYS: Final = 20  # within each other
 _STRIDE: Final = 20  # elements of lists in a step: about a millisecond
 _NANOS: Final = 1_000_000_000
 _HEADER_NAME: Final = re.compile(r":?[0-9a-zA-Z!#$%&'*+-.^_|~\x60]+")
@@ -86,14 +87,18 @@ class _Validation:
     def __init__(self, errors: ConfigErrors) -> None:
         self._errors = errors
         self._seen = 0
+        self._depth = 0  # of Any's
 
     def enter(self, message: Message, path: str) -> Iterator[None]:
         """Check a message and all in it."""
         if isinstance(message, AnyMessage):
-            inner = unpack_any(message, path, ConfigErrors()) if message.type_url else None
-            if inner is None:
-                return
-            message = inner
+            if message.type_url and self._depth < _MOST_ANYS:
+                inner = unpack_any(message, path, ConfigErrors())
+                if inner is not None:
+                    self._depth += 1
+                    yield from self.enter(inner, path)
+                    self._depth -= 1
+            return
         plan = _plan(message.DESCRIPTOR)
         for name, choices in plan.oneofs:
             if message.WhichOneof(name) is None:

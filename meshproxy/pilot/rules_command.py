@@ -87,7 +87,7 @@ async def _apply_to(options: argparse.Namespace, source: RuleSource) -> int:
         print(f"{identity}: {'created' if old is None else 'changed' if difference else 'unchanged'}")
         print(difference, end="")
         if difference:
-            writes.append(Write(identity, _text_of(new.raw), None if old is None else old.raw.text))
+            writes.append(Write(identity, new.raw.text, None if old is None else old.raw.text))
     if writes and not options.dry_run:
         await source.write(writes)
     if options.dry_run:
@@ -227,11 +227,6 @@ def _kind(text: str) -> Kind:
 
 
 # -- writing
-
-
-def _text_of(raw: RawDocument) -> str:
-    """As it was written, comments too, but for what separates it from others."""
-    return raw.text[3:].lstrip(" \n") if raw.text.startswith("---") else raw.text
 
 
 def _difference(old: _Stored | None, new: _Stored) -> str:

@@ -21,7 +21,7 @@ from google.protobuf import json_format
 from meshproxy.config.config_source import source_key
 from meshproxy.config.context import Services
 from meshproxy.config.errors import ConfigErrors
-from meshproxy.config.fields import NotYet, check_steps
+from meshproxy.config.fields import UNKNOWN_FIELD, NotYet, check_steps
 from meshproxy.config.runtime_layers import flatten
 from meshproxy.config.subscription import (
     CLUSTER_TYPE,
@@ -33,11 +33,11 @@ from meshproxy.config.subscription import (
 )
 from meshproxy.config.validate import validate_steps
 from meshproxy.config.values import milliseconds_or
+from meshproxy.net.slices import Slices
 from meshproxy.observe.snapshot import Snapshot
 from meshproxy.server.dynamic import DynamicResources, Refusal, TakenVersion
 from meshproxy.server.garbage import GARBAGE
 from meshproxy.server.handle import LocalWorker, WorkerGone, WorkerHandle
-from meshproxy.server.slices import Slices
 from meshproxy.server.stats import drop_managers
 from meshproxy.server.subscriptions import Delivery, Interest, Key, count_update
 from meshproxy.server.worker import Worker
@@ -336,6 +336,11 @@ class ControlPlane(ResourceSink):
         message = type(update.message)()
         message.CopyFrom(update.message)
         await slices.run(_check_steps(message, errors, not_yet))
+        unknown = [(path, note) for path, note in not_yet if note.startswith(UNKNOWN_FIELD)]
+        self._supervisor.server_stats.dynamic_unknown_fields += len(unknown)
+        if self._supervisor.options.reject_unknown_dynamic_fields:
+            for path, note in unknown:
+                errors.add(path, note)
         if errors:
             reasons[update.name] = str(errors)
             return None

@@ -14,12 +14,12 @@ from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
 from meshproxy.config.datasource import ReadFile
 from meshproxy.config.errors import ConfigErrors
+from meshproxy.net.slices import SLICE_S
 from meshproxy.observe.log import set_level
 from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.server.endpoint_dump import dump_endpoints
 from meshproxy.server.explain.live import explain_live
 from meshproxy.server.garbage import GARBAGE
-from meshproxy.server.slices import SLICE_S
 from meshproxy.server.worker import Worker
 from meshproxy.tls.certs import days_until_first_expires, describe
 from meshproxy.upstream.cluster import Cluster

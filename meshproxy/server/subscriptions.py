@@ -17,8 +17,8 @@ from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.messages import find_message, type_name
 from meshproxy.config.subscription import VIRTUAL_HOST_TYPE, ResourceWatcher, Subscription, Subscriptions
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.slices import Slices
 from meshproxy.net.timers import CallTimer
-from meshproxy.server.slices import Slices
 
 # Whose resource: the key of its ConfigSource, its type's URL, its name.
 Key = tuple[bytes, str, str]

@@ -25,6 +25,7 @@ from meshproxy.config.subscription import CLUSTER_TYPE, LISTENER_TYPE
 from meshproxy.errors import ConfigError
 from meshproxy.net.cells import CellColumns
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.slices import in_slices
 from meshproxy.observe.export import Intervals
 from meshproxy.observe.snapshot import Snapshot, load_snapshot, merge
 from meshproxy.observe.stats import StatsRegistry
@@ -35,7 +36,6 @@ from meshproxy.server.handle import LocalWorker, RemoteWorker, WorkerFailed, Wor
 from meshproxy.server.listener_config import listener_name
 from meshproxy.server.listening import ListeningSockets
 from meshproxy.server.options import Options
-from meshproxy.server.slices import in_slices
 from meshproxy.server.stats import MANAGERS, NO_CERTIFICATES, ServerStats, drop_managers
 from meshproxy.server.subscriptions import Delivery
 from meshproxy.server.watch import FilesWatch, FileWatch

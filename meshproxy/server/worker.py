@@ -24,12 +24,12 @@ from meshproxy.config.token_buckets import TokenBuckets
 from meshproxy.net.address import Address
 from meshproxy.net.cells import Counters
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.slices import in_slices
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.rpc.clients import open_rpc_client
 from meshproxy.server.listener import ActiveFilterChain, ActiveListener, ConnectionCount
 from meshproxy.server.listener_config import ListenerConfig
 from meshproxy.server.resources import CLUSTERS, LISTENERS, Kind, Resource, ResourceBuilder, ResourceFactory, Resources
-from meshproxy.server.slices import in_slices
 from meshproxy.server.stats import ListenerManagerStats
 from meshproxy.server.subscriptions import Delivery, Reasons, WorkerSubscriptions
 from meshproxy.server.warming import CLUSTER, LISTENER, WarmingListener

@@ -75,7 +75,7 @@ class OnDemandClusters:
     def on_request_done(self, watcher: _ClusterWatcher) -> None:
         """One waits no longer."""
         self._waiting -= 1
-        if not watcher.requests and self.manager.get(watcher.key[1]) is None:
+        if watcher.key in self._watchers and not watcher.requests and self.manager.get(watcher.key[1]) is None:
             self._missing[watcher.key] = None
             if len(self._missing) > _MOST_MISSING:
                 self._forget(next(iter(self._missing)))
@@ -86,9 +86,9 @@ class OnDemandClusters:
 
     def close(self) -> None:
         """Nobody waits any more."""
-        for watcher in self._watchers.values():
+        watchers, self._watchers, self._missing = self._watchers, {}, {}
+        for watcher in watchers.values():
             watcher.close()
-        self._watchers = {}
 
 
 class _ClusterWatcher(ResourceWatcher):

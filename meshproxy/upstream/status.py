@@ -25,9 +25,10 @@ def cluster_status(cluster: Cluster) -> dict[str, Any]:
     every host its address and its health flags in words.
     """
     status: dict[str, Any] = {"name": cluster.name, "observability_name": cluster.observability_name}
-    status["host_statuses"] = [_host_status(host) for host in cluster.hosts]
+    hosts = sorted(cluster.hosts, key=_priority)
+    status["host_statuses"] = [_host_status(host) for host in hosts]
     status["circuit_breakers"] = {"thresholds": [_thresholds(cluster, priority) for priority in (0, 1)]}
-    status["text"] = _text(cluster)
+    status["text"] = _text(cluster, hosts)
     detector = cluster.detector
     if detector is not None:
         for name, value in (
@@ -39,9 +40,13 @@ def cluster_status(cluster: Cluster) -> dict[str, Any]:
     return status
 
 
-def _text(cluster: Cluster) -> dict[str, Any]:
+def _priority(host: Host) -> int:
+    return host.priority
+
+
+def _text(cluster: Cluster, hosts: list[Host]) -> dict[str, Any]:
     detector = cluster.detector
-    text: dict[str, Any] = {"hosts": [_host_text(host) for host in cluster.hosts], "outlier": None}
+    text: dict[str, Any] = {"hosts": [_host_text(host) for host in hosts], "outlier": None}
     if detector is not None:
         text["outlier"] = {
             "success_rate_average": detector.averages[0],

@@ -50,7 +50,7 @@ class ApiSource:
     def __init__(self, services: list[GrpcServiceConfig], *, delta: bool) -> None:
         self.services = services
         self.delta = delta
-        self.node_on_first_message_only: bool = delta
+        self.node_on_first_message_only: bool = False
         self.max_tokens: int = 0  # of requests at once; 0: without limit
         self.tokens_per_s: float = _FILL_RATE
         self.back_off_base_ms: float = _BACK_OFF_BASE_MS
@@ -73,7 +73,7 @@ def build_api_source(message: Any, path: str, context: BuildContext) -> ApiSourc
     if len(context.errors) != before:
         return None
     source = ApiSource([each for each in services if each is not None], delta=message.api_type in _DELTA)
-    source.node_on_first_message_only |= message.set_node_on_first_message_only
+    source.node_on_first_message_only = message.set_node_on_first_message_only
     if message.HasField("rate_limit_settings"):
         limits = message.rate_limit_settings
         source.max_tokens = int_or(limits, "max_tokens", _MAX_TOKENS)

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from meshproxy.config.messages import find_message, type_name
 from meshproxy.config.subscription import ENDPOINT_TYPE, SECRET_TYPE
 from meshproxy.net.dispatcher import Dispatcher
-from meshproxy.xds.feed import in_slices
+from meshproxy.net.slices import in_slices
 from meshproxy.xds.pacing import pause
 from meshproxy.xds.resources import ResourceUpdate, type_rank
 from meshproxy.xds.sensitive import secret_in

@@ -5,30 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from time import monotonic as clock
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from meshproxy.clock import monotonic
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.slices import in_slices
 from meshproxy.net.timers import CallTimer
 from meshproxy.xds.lifetimes import Lifetimes
 from meshproxy.xds.resources import WHOLE_TYPES, Rejection, ResourceSink, ResourceUpdate
 from meshproxy.xds.state import Change, TypeState
 
 _log = logging.getLogger("meshproxy.config")
-
-_SLICE_S: Final = 0.002
-
-
-async def in_slices(steps: Iterator[None]) -> None:
-    """Run steps to their end, for 2 ms at a time: traffic goes on in between."""
-    until = clock() + _SLICE_S
-    for _ in steps:
-        if clock() >= until:
-            await asyncio.sleep(0)
-            until = clock() + _SLICE_S
-
 
 class _Queued:
     __slots__ = ("response", "size", "stream")

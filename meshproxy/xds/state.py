@@ -99,10 +99,12 @@ class TypeState:
         for beat in decoder.heartbeats:
             if beat.name in self.held and beat.version in ("", self.held[beat.name]):
                 change.refreshed.append((beat.name, beat.ttl_ms))
-            elif self.wants(beat.name):
+            elif self.wants(beat.name) and self.type_url != VIRTUAL_HOST_TYPE:
                 change.rejections.append(Rejection(beat.name, f"resources[{beat.index}]: has no resource in it"))
         change.refreshed += [(each.name, each.ttl_ms) for each in change.updates]
         change.removed = self.removed(decoder, response)
+        if self.type_url == VIRTUAL_HOST_TYPE:  # so it is said that a host which was asked for does not exist
+            change.removed += [beat.name for beat in decoder.heartbeats if self._may_go(beat.name, change.removed)]
         change.removed += [each for each in errors_of_absence(response) if self._may_go(each, change.removed)]
         beats_alone = bool(decoder.heartbeats) and not decoder.updates
         change.only_heartbeats = beats_alone and not change.removed and not change.rejections

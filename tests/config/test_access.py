@@ -183,6 +183,54 @@ def test_an_optional_filter_of_an_unknown_kind_goes(wrapped: bool) -> None:
     assert [each.name for each in message.http_filters] == ["router"]
 
 
+def test_an_optional_filter_that_is_discovered_stays() -> None:
+    message = hcm()
+    message.http_filters.add(name="later", is_optional=True).config_discovery.type_urls.append(TYPE + "x.Y")
+    check(message)
+    assert [each.name for each in message.http_filters] == ["router", "later"]
+
+
+def test_an_optional_filter_that_cannot_be_read_is_an_error() -> None:
+    message = hcm()
+    broken = message.http_filters.add(name="broken", is_optional=True).typed_config
+    broken.type_url, broken.value = TYPED_STRUCT, b"\xff"
+    assert check(message) == (["http_filters[1].typed_config"], [])
+
+
+def test_an_override_for_an_optional_filter_goes_with_it() -> None:
+    unknown = AnyMessage(type_url=TYPE + "envoy.extensions.filters.http.new.v3.New")
+    host = parse("envoy.config.route.v3.VirtualHost", {"name": "v", "domains": ["*"]})
+    for name, is_optional in (("may", True), ("must", False)):
+        wrapper = parse("envoy.config.route.v3.FilterConfig", {"is_optional": is_optional})
+        wrapper.config.CopyFrom(unknown)
+        host.typed_per_filter_config[name].Pack(wrapper)
+    errors, not_yet = check(host)
+    assert errors == ["typed_per_filter_config[must].config"]
+    assert [path for path, _ in not_yet] == ["typed_per_filter_config[may]"]
+    assert list(host.typed_per_filter_config) == ["must"]
+
+
+def test_a_typed_struct_in_a_map_becomes_its_message() -> None:
+    name = "envoy.extensions.filters.http.buffer.v3.BufferPerRoute"
+    host = parse("envoy.config.route.v3.VirtualHost", {"name": "v", "domains": ["*"]})
+    host.typed_per_filter_config["buffer"].CopyFrom(typed_struct(name, {"disabled": True}))
+    assert check(host) == ([], [])
+    assert host.typed_per_filter_config["buffer"].type_url == TYPE + name
+
+
+def test_extensions_within_each_other_have_an_end() -> None:
+    message = parse("envoy.config.core.v3.TypedExtensionConfig", {"name": "x"})
+    for _ in range(1000):
+        outer = parse("envoy.config.core.v3.TypedExtensionConfig", {"name": "x"})
+        outer.typed_config.Pack(message)
+        message = outer
+    errors, _ = check(message)
+    assert [path.count("typed_config") for path in errors] == [21]
+    found = ConfigErrors()
+    validate_message(message, "", found)
+    assert not found
+
+
 def test_a_filter_of_an_unknown_kind_is_an_error() -> None:
     message = hcm()
     message.http_filters.add(name="new").typed_config.type_url = TYPE + "envoy.extensions.filters.http.new.v3.New"

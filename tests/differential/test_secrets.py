@@ -4,6 +4,7 @@ upstreams see, before and after the files change."""
 import base64
 import json
 import os
+import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import yaml
 
 from tests.differential.pair import SUBJECT_IS_ENVOY
 from tests.differential.tls import (
+    DEADLINE_S,
+    REQUEST,
     TLS,
     Client,
     TlsChain,
@@ -274,3 +277,40 @@ def dumped_secrets(side: TlsSide) -> list[Any]:
     configs = json.loads(side.proxy.admin("/config_dump")[1])["configs"]
     (section,) = (each for each in configs if each["@type"].endswith("SecretsConfigDump"))
     return sorted(section["static_secrets"], key=lambda each: str(each["name"]))
+
+
+# -- what differs on purpose
+
+DIFFERENCES = {"sessions-after-renewal"}
+
+
+def resumption(side: TlsSide, session: ssl.SSLSession | None, context: ssl.SSLContext) -> tuple[bool, ssl.SSLSession]:
+    """Whether a connection resumed the session, and its own."""
+    address = ("127.0.0.1", side.ports["one"])
+    with socket.create_connection(address, DEADLINE_S) as sock:
+        tls = context.wrap_socket(sock, server_hostname="a.test", session=session)
+        with tls:
+            tls.sendall(REQUEST % b"")
+            assert tls.recv(4096).startswith(b"HTTP/1.1 200")
+            assert tls.session is not None
+            return bool(tls.session_reused), tls.session
+
+
+def test_sessions_survive_the_renewal_of_a_certificate() -> None:
+    """The row `sessions-after-renewal` of docs/envoy-differences.md."""
+    start_subject = start_envoy if SUBJECT_IS_ENVOY else start_meshproxy
+    with Files() as files:
+        files.certificate("server", world().server)
+        made = World({"one": TlsListener({"one": TlsChain(server(files.secret("server")))})})
+        with TlsSide(made, start_envoy) as envoy, TlsSide(made, start_subject) as subject:
+            sides = Sides(files, envoy, subject)
+            context = Client().context()
+            sessions = [resumption(side, None, context)[1] for side in (envoy, subject)]
+            again = [resumption(side, held, context) for side, held in zip((envoy, subject), sessions, strict=True)]
+            assert [resumed for resumed, _ in again] == [True, True]
+            files.certificate("server", NEW)
+            sides.settle("server", "update_success", 2)
+            later = [
+                resumption(side, held, context)[0] for side, (_, held) in zip((envoy, subject), again, strict=True)
+            ]
+            assert later == [False, not SUBJECT_IS_ENVOY]

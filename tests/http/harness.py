@@ -161,6 +161,7 @@ class Harness:
         self.dispatcher = Dispatcher(self.loop)
         self.upstream = upstream or ScriptedUpstream()
         self.filters: list[HttpFilter] = []
+        self.clusters: ClusterManager | None = None  # of all connections; None: each has its own, which are empty
         self._routes = ANY_ROUTE if routes is None else routes
         self._codec = codec or Http1Settings(enable_trailers=True)
         self.stats = ConnectionManagerStats()
@@ -214,7 +215,7 @@ class Downstream:
         self._harness = harness
         self.transport = FakeTransport(harness.peer)
         self._connection = Connection(harness.dispatcher, ConnectionHandler(), 1 << 20)
-        clusters = ClusterManager(harness.dispatcher, harness.registry, harness.runtime)
+        clusters = harness.clusters or ClusterManager(harness.dispatcher, harness.registry, harness.runtime)
         self._connection.connection_made(self.transport)
         info = ConnectionInfo(1, self._connection.remote, self._connection.local)
         self.manager = ConnectionManager(config, harness.dispatcher, clusters, Owner(), self._connection, info)

@@ -111,6 +111,38 @@ async def test_a_new_certificate_is_taken_under_load(upstream: EchoUpstream, tmp
         assert await proxy.stat("cluster_manager.cluster_modified") == 0
 
 
+def with_secret(made: dict[str, Any], certificate: dict[str, Any]) -> str:
+    """A bootstrap of one listener, whose certificate is a secret of it."""
+    common = {"tls_certificate_sds_secret_configs": [{"name": "main"}]}
+    config = {"@type": _TLS + "DownstreamTlsContext", "common_tls_context": common}
+    made["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": config}
+    tree = json.loads(bootstrap([made]))
+    tree["static_resources"]["secrets"] = [{"name": "main", "tls_certificate": certificate}]
+    return json.dumps(tree)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_secret_of_the_bootstrap_changes(tmp_path: Path, workers: str) -> None:
+    """In the files that it names, or in the bootstrap itself."""
+    files = Files(tmp_path)
+    main = listener("main", [direct("/", "x")])
+    async with Proxy(with_secret(main, files.certificate()), "--concurrency", workers) as proxy:
+        port = proxy.ports["main"]
+        assert await asyncio.to_thread(common_name, port) == "old"
+        async with Load(port, lambda answer, _: "" if answer.body == b"x" else repr(answer.body), tls=trusting()) as load:
+            files.put(NEW)
+            await until_shown(port, "new")
+            inline = {
+                "certificate_chain": {"inline_string": OLD.pem.decode()},
+                "private_key": {"inline_string": OLD.key_pem.decode()},
+            }
+            proxy.write(with_secret(main, inline))
+            await until_shown(port, "old")
+            await load.more(20)
+        assert load.failures == []
+        assert load.closed_unasked == 0
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_bad_certificate_leaves_the_old_one(upstream: EchoUpstream, tmp_path: Path, workers: str) -> None:
     files = Files(tmp_path)

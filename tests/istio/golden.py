@@ -38,6 +38,31 @@ def resources(proxy: str, kind: str) -> dict[str, Any]:
     return found
 
 
+def without_istio(message: Any) -> Any:
+    """A listener or a cluster as Envoy can have it that knows nothing of Istio's filters."""
+    made = type(message)()
+    made.CopyFrom(message)
+    if hasattr(made, "filters"):
+        del made.filters[:]
+        return made
+    for chain in (*made.filter_chains, made.default_filter_chain):
+        _drop_istio(chain.filters)
+        for entry in chain.filters:
+            manager = unpacked(entry.typed_config)
+            if hasattr(manager, "http_filters"):
+                _drop_istio(manager.http_filters)
+                entry.typed_config.Pack(manager)
+    if not message.HasField("default_filter_chain"):
+        made.ClearField("default_filter_chain")
+    return made
+
+
+def _drop_istio(filters: Any) -> None:
+    kept = [entry for entry in filters if not entry.name.startswith("istio.")]
+    del filters[:]
+    filters.extend(kept)
+
+
 def unpacked(packed: AnyMessage) -> Any:
     """The message that an Any holds."""
     made = find_message(type_name(packed.type_url))

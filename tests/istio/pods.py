@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.proxy import envoy_binary
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 INTERCEPT: Final = ROOT / "examples" / "kubernetes" / "intercept.sh"
 PROXY_GID: Final = "1337"
@@ -142,16 +144,19 @@ async def pods(directory: Path) -> AsyncIterator[tuple[Pod, Pod]]:
 
 
 class SidecarProxy:
-    """A proxy in a pod. Its admin listens in there, so it is asked from there."""
+    """A proxy in a pod, ours or Envoy. Its admin listens in there, so it is asked from there."""
 
-    def __init__(self, pod: Pod, bootstrap: Path, *arguments: str) -> None:
+    def __init__(self, who: str, pod: Pod, bootstrap: Path) -> None:
         self._pod = pod
         self._log = pod.directory / "proxy.log"
         setpriv = [needed("setpriv"), "--regid", PROXY_GID, "--clear-groups"]
-        meshproxy = [sys.executable, "-m", "meshproxy", "-c", str(bootstrap), *FLAGS, *arguments]
+        program = [envoy_binary()] if who == "envoy" else [sys.executable, "-m", "meshproxy"]
+        arguments = ["-c", str(bootstrap), *FLAGS, "--concurrency", "1"]
+        if who == "meshproxy":
+            arguments += ["--shutdown-delay-s", "0"]  # so that the test is over at once
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                pod.inside(*setpriv, *meshproxy),
+                pod.inside(*setpriv, *program, *arguments),
                 cwd=pod.directory,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,

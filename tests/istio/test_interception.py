@@ -19,7 +19,7 @@ import pytest_asyncio
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE
-from tests.istio.golden import resources
+from tests.istio.golden import resources, without_istio
 from tests.istio.pods import SERVER_IP, Pod, SidecarProxy, ask, ask_bytes, pods
 from tests.support.control_plane import ControlPlane
 from tests.tls.certificates import Issued, issue, uri
@@ -28,6 +28,7 @@ BOOTSTRAP = Path(__file__).parent / "bootstrap.json"
 TYPES = {"clusters": CLUSTER_TYPE, "listeners": LISTENER_TYPE, "routes": ROUTE_TYPE, "endpoints": ENDPOINT_TYPE}
 SERVICE = "http://details.shop.svc.cluster.local:9080"
 TO_SERVICE = ("--resolve", "details.shop.svc.cluster.local:9080:10.96.0.10")
+NODE_ID = json.loads(BOOTSTRAP.read_text())["node"]["id"]
 NEEDS_DNS = "outbound|80||httpbin.example.org"  # which a pod of the test's has not
 SPIFFE = "spiffe://cluster.local/ns/shop/sa/"
 
@@ -47,9 +48,10 @@ class Sidecar:
 
 
 class Mesh:
-    """Both pods."""
+    """Both pods; `who` is the server's proxy."""
 
-    def __init__(self, client_pod: Pod, server_pod: Pod) -> None:
+    def __init__(self, who: str, client_pod: Pod, server_pod: Pod) -> None:
+        self.who = who
         self.client_pod = client_pod
         self.server_pod = server_pod
         self.client: Sidecar
@@ -75,7 +77,7 @@ def secrets(own: Issued, authority: Issued) -> dict[str, Any]:
     return {"default": certificate, "ROOTCA": root}
 
 
-async def start(stack: AsyncExitStack, pod: Pod, name: str, held: dict[str, Any]) -> Sidecar:
+async def start(stack: AsyncExitStack, who: str, pod: Pod, name: str, held: dict[str, Any]) -> Sidecar:
     """The agent's sockets are there, then the proxy starts; it is ready when the control plane has told it all."""
     places = [pod.directory / "etc/istio/proxy/XDS", pod.directory / "var/run/secrets/workload-spiffe-uds/socket"]
     for place in places:
@@ -85,9 +87,11 @@ async def start(stack: AsyncExitStack, pod: Pod, name: str, held: dict[str, Any]
         if name == "client" or kind in ("clusters", "listeners"):
             told = resources(name, kind)
             told.pop(NEEDS_DNS, None)
+            if who == "envoy":
+                told = {each: without_istio(message) for each, message in told.items()}
             plane.set(type_url, told)
     agent.set(SECRET_TYPE, held)
-    proxy = SidecarProxy(pod, BOOTSTRAP, "--concurrency", "1", "--shutdown-delay-s", "0")
+    proxy = SidecarProxy(who, pod, BOOTSTRAP)
     stack.push_async_callback(asyncio.to_thread, proxy.close)
     return Sidecar(proxy, plane, agent)
 
@@ -104,16 +108,17 @@ def is_ready(proxy: SidecarProxy) -> bool:
     )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["meshproxy", "envoy"])
+async def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+    """The client's proxy is ours; the server's ours too, or Envoy, without the filters that only Istio's Envoy has."""
     authority = issue("authority", ca=True)
     async with AsyncExitStack() as stack:
         client_pod, server_pod = await stack.enter_async_context(pods(tmp_path_factory.mktemp("pods")))
-        made = Mesh(client_pod, server_pod)
+        made = Mesh(request.param, client_pod, server_pod)
         server_pod.serve(9080, 3306, 9999)
         identities = {name: issue(name, authority, names=uri(SPIFFE + name)) for name in ("reviews", "details")}
-        made.client = await start(stack, client_pod, "client", secrets(identities["reviews"], authority))
-        made.server = await start(stack, server_pod, "server", secrets(identities["details"], authority))
+        made.client = await start(stack, "meshproxy", client_pod, "client", secrets(identities["reviews"], authority))
+        made.server = await start(stack, request.param, server_pod, "server", secrets(identities["details"], authority))
         for sidecar in (made.client, made.server):
             try:
                 await eventually(lambda proxy=sidecar.proxy: is_ready(proxy), "a proxy that is ready")  # type: ignore[misc]
@@ -142,7 +147,10 @@ async def test_http_between_two_sidecars(mesh: Mesh) -> None:
     assert f"URI={SPIFFE}reviews" in got["x-forwarded-client-cert"]
     assert f"By={SPIFFE}details" in got["x-forwarded-client-cert"]
     assert got["x-envoy-attempt-count"] == "1"
-    assert not [name for name in got if "peer-metadata" in name]
+    told = {name for name in got if "peer-metadata" in name}
+    # Istio's filter takes them from the request; an Envoy without it shows what it is that we say.
+    assert told == (set() if mesh.who == "meshproxy" else {"x-envoy-peer-metadata-id", "x-envoy-peer-metadata"})
+    assert got.get("x-envoy-peer-metadata-id", NODE_ID) == NODE_ID
     assert not [name for name in headers if "peer-metadata" in name]
 
 
@@ -230,7 +238,8 @@ async def test_endpoints_that_change(mesh: Mesh) -> None:
 
         def certificate() -> str | None:
             seen = ask(mesh.client_pod, SERVICE + "/", *TO_SERVICE)[2]
-            return seen["headers"].get("x-forwarded-client-cert")
+            found: str | None = seen["headers"].get("x-forwarded-client-cert")
+            return found
 
         await eventually(lambda: certificate() is None, "plain text")
     finally:

@@ -16,7 +16,7 @@ import grpc
 from envoy.service.discovery.v3 import discovery_pb2 as discovery
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from meshproxy.config.subscription import CLUSTER_TYPE, LISTENER_TYPE
+from meshproxy.config.subscription import CLUSTER_TYPE, LISTENER_TYPE, VIRTUAL_HOST_TYPE
 
 DEADLINE_S = 10.0
 
@@ -181,11 +181,11 @@ class ControlPlaneStream:
             if updates or removed or first:
                 watched.unanswered = False
                 made = [resource(name, message, version) for name, (message, version) in updates.items()]
-                self.send_delta(type_url, made, removed, self.plane.nonce())
+                self.send_delta(type_url, made, removed, self.plane.nonce(type_url))
         else:
             due = watched.state(resources, self.plane.versions.get(type_url, ""), type_url in _WHOLE)
             if due is not None:
-                self.send(type_url, due, self.plane.versions.get(type_url, ""), self.plane.nonce())
+                self.send(type_url, due, self.plane.versions.get(type_url, ""), self.plane.nonce(type_url))
 
 
 Versioned = Mapping[str, tuple[Any, str]]  # by name: a message and its version
@@ -215,7 +215,7 @@ class _Watched:
     def on_delta(self, request: Any) -> None:
         if self._first:
             self._sent.update(request.initial_resource_versions)
-            self.wildcard = not request.resource_names_subscribe
+            self.wildcard = not request.resource_names_subscribe and request.type_url != VIRTUAL_HOST_TYPE
         self._first = False
         for name in request.resource_names_unsubscribe:
             self.names.discard(name)
@@ -260,6 +260,7 @@ class ControlPlane:
         self.versions: dict[str, str] = {}
         self.streams: list[ControlPlaneStream] = []
         self.requests: list[tuple[ControlPlaneStream, Any]] = []
+        self.sent: dict[str, str] = {}  # type -> the nonce of the last response that was sent by itself
         self.on_say: Callable[[], None] | None = None  # called for every message, of either side
         self._nonces = 0
         self._taken = 0
@@ -311,9 +312,11 @@ class ControlPlane:
         for stream in self.streams:
             stream.push(type_url)
 
-    def nonce(self) -> str:
+    def nonce(self, type_url: str) -> str:
+        """Of the next response of a type."""
         self._nonces += 1
-        return f"nonce-{self._nonces}"
+        self.sent[type_url] = f"nonce-{self._nonces}"
+        return self.sent[type_url]
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait until the condition holds; it is looked at whenever a request came or a stream ended."""

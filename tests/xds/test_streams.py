@@ -84,7 +84,12 @@ async def test_a_sink_that_raises_is_a_nack(delta: bool, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("fields", "always"),
-    [({}, True), ({"set_node_on_first_message_only": True}, False), ({"api_type": "DELTA_GRPC"}, False)],
+    [
+        ({}, True),
+        ({"set_node_on_first_message_only": True}, False),
+        ({"api_type": "DELTA_GRPC"}, True),
+        ({"api_type": "DELTA_GRPC", "set_node_on_first_message_only": True}, False),
+    ],
 )
 async def test_the_node_is_in_the_first_request_or_in_all(fields: dict[str, Any], always: bool) -> None:
     async with client(api(**fields), script=True) as c:

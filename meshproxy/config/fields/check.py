@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from meshproxy.config.errors import ConfigErrors, child
@@ -54,6 +54,8 @@ TABLES: Final[Tables] = {
 
 
 UNKNOWN_FIELD: Final = "unknown field"
+_OVERRIDE: Final = "envoy.config.route.v3.FilterConfig"
+_MOST_ANYS: Final = 20  # within each other
 _STRIDE: Final = 50  # messages in a step: about a millisecond
 
 
@@ -93,6 +95,7 @@ class _Walk:
         self.not_yet: list[NotYet] = []
         self._lenient = lenient
         self._entered = 0
+        self._depth = 0  # of Any's
         self._clears = 0
 
     def enter(self, message: Message, path: str) -> Iterator[None]:
@@ -166,6 +169,8 @@ class _Walk:
             for index, element in enumerate(value):
                 yield from self.enter(element, f"{path}[{index}]")
         elif map_entry(field)[1].message_type is not None:
+            if self._lenient and field.name == "typed_per_filter_config":
+                self._leave_optional_overrides_out(value, path)
             for key in value:
                 yield from self.enter(value[key], f"{path}[{key}]")
 
@@ -186,10 +191,25 @@ class _Walk:
     def _leave_optional_out(self, filters: Any, path: str) -> None:
         """A filter of a kind that we do not have, and that the control plane says may be missing."""
         for index in range(len(filters) - 1, -1, -1):
-            if getattr(filters[index], "is_optional", False) and not _is_known(filters[index].typed_config):
-                del filters[index]
-                self._clears += 1
-                self.not_yet.append((f"{path}[{index}]", "an optional filter of a kind that is not supported"))
+            entry = filters[index]
+            if getattr(entry, "is_optional", False) and entry.HasField("typed_config"):
+                if not _is_known(entry.typed_config):
+                    del filters[index]
+                    self._leave_out(f"{path}[{index}]")
+
+    def _leave_optional_overrides_out(self, overrides: Any, path: str) -> None:
+        """The same of what a route has for such a filter."""
+        for name in list(overrides):
+            if type_name(overrides[name].type_url) == _OVERRIDE:
+                wrapper = unpack_any(overrides[name], path, ConfigErrors())
+                if wrapper is not None and getattr(wrapper, "is_optional", False):
+                    if not _is_known(getattr(wrapper, "config")):  # noqa: B009
+                        del overrides[name]
+                        self._leave_out(f"{path}[{name}]")
+
+    def _leave_out(self, path: str) -> None:
+        self._clears += 1
+        self.not_yet.append((path, "is of a kind that is not supported, and may be missing"))
 
     def _fails(self, message: Message, path: str) -> Generator[None, None, bool]:
         outer, self.errors = self.errors, ConfigErrors()
@@ -199,11 +219,16 @@ class _Walk:
         return bool(inner)
 
     def _any(self, message: AnyMessage, path: str) -> Iterator[None]:
+        if self._depth >= _MOST_ANYS:
+            self.errors.add(path, f"more than {_MOST_ANYS} extensions within each other")
+            return
         inner = self._unpack(message, path)
         if inner is None:
             return
         clears = self._clears
+        self._depth += 1
         yield from self.enter(inner, path)
+        self._depth -= 1
         wrapped = type_name(message.type_url) in TYPED_STRUCTS
         if self._clears != clears or (self._lenient and wrapped):
             message.Pack(inner, deterministic=True)
@@ -222,11 +247,14 @@ class _Walk:
 
 
 def _is_known(config: AnyMessage) -> bool:
+    """Whether there is such a kind of message here, be it that this one is not right."""
     name = type_name(config.type_url)
-    if name in TYPED_STRUCTS:
-        inner = find_message(name)
-        assert inner is not None
-        name = type_name(getattr(inner.FromString(config.value), "type_url"))  # noqa: B009
+    kind = find_message(name)
+    if name in TYPED_STRUCTS and kind is not None:
+        try:
+            name = type_name(getattr(kind.FromString(config.value), "type_url"))  # noqa: B009
+        except DecodeError:
+            return True
     table = TABLES.get(name)
     return table is not None and not table.refused_whole
 

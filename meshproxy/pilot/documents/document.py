@@ -119,18 +119,20 @@ def split_documents(source: str, text: str) -> list[RawDocument]:
     start, line = 0, 1
     for end in (*(match.start() for match in _SEPARATOR.finditer(text)), len(text)):
         part = text[start:end]
-        if _says_something(part):
-            found.append(RawDocument(source, line, part.rstrip() + "\n"))
+        skipped = _separator_length(part)
+        if not all(_COMMENT.fullmatch(each) for each in part[skipped:].splitlines()):
+            begins = line + part.count("\n", 0, skipped)
+            found.append(RawDocument(source, begins, part[skipped:].rstrip() + "\n"))
         start, line = end, line + part.count("\n")
     return found
 
 
-def _says_something(part: str) -> bool:
-    """Whether there is more than comments and the separator that it may begin with."""
-    first, *others = part.splitlines() or [""]
-    if _SEPARATOR.match(first):
-        first = first[3:]
-    return not all(_COMMENT.fullmatch(line) for line in (first, *others))
+def _separator_length(part: str) -> int:
+    """That of the line that separates it from others, unless the document begins on it."""
+    if not _SEPARATOR.match(part):
+        return 0
+    first = part.partition("\n")[0]
+    return len(first) + 1 if _COMMENT.fullmatch(first[3:]) else 0
 
 
 def parse_document(raw: RawDocument) -> Parsed:

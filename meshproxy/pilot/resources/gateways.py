@@ -17,7 +17,7 @@ from meshproxy.pilot.documents.common import HTTP_PROTOCOLS, TLS_PROTOCOLS, cove
 from meshproxy.pilot.resources import http_policies
 from meshproxy.pilot.resources.downstream_tls import downstream_socket
 from meshproxy.pilot.resources.http_manager import manager, manager_filter
-from meshproxy.pilot.resources.listeners import ANY_ADDRESS, TLS_INSPECTOR, chain_of
+from meshproxy.pilot.resources.listeners import ANY_ADDRESS, TLS_INSPECTOR, chain_of, distinct
 from meshproxy.pilot.resources.matches import is_catch_all
 from meshproxy.pilot.resources.messages import address, boolean
 from meshproxy.pilot.resources.routes import RuleDestinations, route_configuration, rule_routes
@@ -113,13 +113,7 @@ def _settle(message: Listener, *, with_plain: bool) -> None:
         message.listener_filters.append(TLS_INSPECTOR)
         if with_plain:
             message.filter_chains[0].filter_chain_match.transport_protocol = "raw_buffer"
-    seen: list[bytes] = []
-    kept: list[FilterChain] = []
-    for chain in message.filter_chains:
-        match = chain.filter_chain_match.SerializeToString(deterministic=True)
-        if match not in seen:
-            seen.append(match)
-            kept.append(chain)
+    kept = distinct(message.filter_chains)
     del message.filter_chains[:]
     message.filter_chains.extend(kept)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from envoy.config.core.v3.address_pb2 import CidrRange
@@ -68,54 +68,75 @@ def _rest(view: View) -> Filter:
 
 def _behind_interception(view: View, number: int, owned: Sequence[Owned]) -> list[Listener]:
     """`<address>_<port>` for services with addresses that are not HTTP, `0.0.0.0_<port>` for all others."""
-    shared = [one for one in owned if _is_http(one) or not one[0].addresses]
-    found = [_of_address(view, one, each) for one in owned if not _is_http(one) for each in one[0].addresses]
+    own = [(one, each) for one in owned if not _is_http(one) for each in one[0].addresses if "/" not in each]
+    found = [_of_address(view, one, each) for one, each in own]
+    shared = [one for one in owned if _is_http(one) or not one[0].addresses or _networks(one)]
     if shared or not owned:
         found.append(_of_port(view, number, shared))
     return found
 
 
+def _networks(owned: Owned) -> list[str]:
+    """Those of its addresses that are whole networks."""
+    return [each for each in owned[0].addresses if "/" in each]
+
+
 def _of_address(view: View, owned: Owned, where: str) -> Listener:
-    """Of a service that is not HTTP: everything to its address is for it. An address may be a whole network."""
+    """Of a service that is not HTTP: everything to its address is for it."""
     service, port = owned
-    host, _, length = where.partition("/")
-    message = _unbound(f"{where.replace('/', '_')}_{port.number}", ANY_ADDRESS if length else host, port.number)
+    message = _unbound(f"{where}_{port.number}", where, port.number)
     if _is_tls(owned):
         message.listener_filters.append(TLS_INSPECTOR)
         message.filter_chains.extend(_tls_chains(view, [owned]))
-    else:
-        message.filter_chains.extend(chain_of(target) for target in tcp_targets(view, service, port))
-    if length:
-        for chain in message.filter_chains:
-            if not chain.filter_chain_match.prefix_ranges:
-                chain.filter_chain_match.prefix_ranges.append(_network(where))
-    if length or _is_tls(owned):
         message.default_filter_chain.CopyFrom(_default_chain(view))
+    else:
+        message.filter_chains.extend(distinct(chain_of(target) for target in tcp_targets(view, service, port)))
     return message
 
 
 def _of_port(view: View, number: int, owned: Sequence[Owned]) -> Listener:
-    """HTTP by its host, TLS by its server name; of other TCP, the first service without an address has the rest."""
+    """HTTP by its host, TLS by its server name, other TCP by its network; the first TCP service without any address
+    has the rest."""
     message = _unbound(f"{ANY_ADDRESS}_{number}", ANY_ADDRESS, number)
-    http = not owned or any(_is_http(one) for one in owned)
-    tls = _tls_chains(view, [one for one in owned if _is_tls(one)])
-    tcp = [one for one in owned if not _is_http(one) and not _is_tls(one)]
     message.listener_filters.append(TLS_INSPECTOR)
-    message.filter_chains.extend(tls)
-    if http:
+    chains = _tls_chains(view, [one for one in owned if _is_tls(one)])
+    if not owned or any(_is_http(one) for one in owned):
         message.listener_filters.append(HTTP_INSPECTOR)
-        chain = message.filter_chains.add(name=f"{ANY_ADDRESS}_{number}")
+        chain = FilterChain(name=message.name, filters=[http_filter(view, number, f"outbound_{message.name}")])
         chain.filter_chain_match.transport_protocol = "raw_buffer"
         chain.filter_chain_match.application_protocols.extend(PLAIN_HTTP)
-        chain.filters.append(http_filter(view, number, f"outbound_{ANY_ADDRESS}_{number}"))
+        chains.append(chain)
     message.default_filter_chain.CopyFrom(_default_chain(view))
-    if tcp:
-        *narrow, rest = tcp_targets(view, *tcp[0])
-        message.filter_chains.extend(chain_of(target) for target in narrow)
+    placeless = [one for one in owned if not _is_http(one) and not _is_tls(one) and not one[0].addresses]
+    if placeless:
+        *narrow, rest = tcp_targets(view, *placeless[0])
+        chains += [chain_of(target) for target in narrow]
         message.default_filter_chain.CopyFrom(chain_of(rest))
+    for one in owned:
+        if not _is_http(one) and not _is_tls(one):
+            chains += _network_chains(view, one)
+    message.filter_chains.extend(distinct(chains))
     message.continue_on_listener_filters_timeout = True
     message.listener_filters_timeout.CopyFrom(duration(5_000))
     return message
+
+
+def _network_chains(view: View, owned: Owned) -> list[FilterChain]:
+    """Of a service whose addresses are networks: rules for narrower ones come first by themselves."""
+    networks = [_network(each) for each in _networks(owned)]
+    chains = [chain_of(target) for target in tcp_targets(view, *owned)] if networks else []
+    for chain in chains:
+        if not chain.filter_chain_match.prefix_ranges:
+            chain.filter_chain_match.prefix_ranges.extend(networks)
+    return chains
+
+
+def distinct(chains: Iterable[FilterChain]) -> list[FilterChain]:
+    """Of chains with the same match the first, since a listener may have each match once."""
+    found: dict[bytes, FilterChain] = {}
+    for chain in chains:
+        found.setdefault(chain.filter_chain_match.SerializeToString(deterministic=True), chain)
+    return list(found.values())
 
 
 def _unbound(name: str, host: str, number: int) -> Listener:

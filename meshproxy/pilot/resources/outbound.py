@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Named = Mapping[str, Resource]
 
+_ROUTING: Final = frozenset(
+    {"VirtualService", "HTTPRoute", "GRPCRoute", "StickySplit", "LocalRateLimit", "PythonFilter", "Gateway"}
+)
 _HTTP_PORT: Final = 80  # where hosts stand that are no services
 
 
@@ -43,7 +46,8 @@ class Outbound:
             self.types = self._with_endpoints(before, changes)
         else:
             old = before.types if before is not None else {}
-            self.types = {url: unchanged(old.get(url), resources) for url, resources in self._all().items()}
+            made = self._routing() if old and is_only_routing(changes) else self._all()
+            self.types = dict(old) | {url: unchanged(old.get(url), resources) for url, resources in made.items()}
             self._pieces.finish()
 
     def _with_endpoints(self, before: Outbound, changes: Changes) -> dict[str, Named]:
@@ -64,10 +68,15 @@ class Outbound:
 
     def _all(self) -> dict[str, Named]:
         services = self.view.services.values()
-        made: dict[str, Named] = {
+        return {
             CLUSTER_TYPE: dict(self._clusters(services)),
             ENDPOINT_TYPE: {name: one for service in services for name, one in self._assignments_of(service)},
+            **self._routing(),
         }
+
+    def _routing(self) -> dict[str, Named]:
+        """Which cluster takes what."""
+        made: dict[str, Named] = {}
         if self.view.scope.is_grpc:
             made[LISTENER_TYPE], made[ROUTE_TYPE] = self._grpc()
         elif self.view.scope.is_gateway:
@@ -177,6 +186,13 @@ class Outbound:
             self._rules_about(service.hostname),
             lambda: (named(grpc_listeners(view, service, port)), named([grpc_routes(view, service, port)])),
         )
+
+
+def is_only_routing(changes: Changes | None) -> bool:
+    """Whether clusters and endpoints are as before."""
+    if changes is None or changes.everything or changes.services or changes.endpoints:
+        return False
+    return all(identity.kind in _ROUTING for identity in changes.documents)
 
 
 def named(messages: Iterable[Any]) -> dict[str, Resource]:

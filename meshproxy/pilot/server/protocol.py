@@ -226,7 +226,7 @@ class XdsStream:
         subscription.in_flight = True
         subscription.answer = False
         subscription.responses += 1
-        return Response(plan.body, subscription.nonce)
+        return Response(subscription.type_url, plan.body, subscription.nonce)
 
     def _warm(self, view: View, plan: Plan) -> None:
         """Clusters that are new or changed take no traffic before they have endpoints: those are sent again, since a

@@ -38,6 +38,7 @@ def delta(type_url: str, version: str, resources: Iterable[Resource], removed: I
 class Response:
     """One that is to leave. Its bytes are put together when they do: until then it costs no memory of its own."""
 
+    type_url: str
     body: bytes
     nonce: str  # at most 127 ASCII characters
 

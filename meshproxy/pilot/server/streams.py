@@ -122,12 +122,12 @@ class ClientStream:
         try:
             while response is not None:
                 size = len(response.body)
+                self.bytes_sent += size
+                self._streams.on_sent(response)
                 if size >= _LARGE_BYTES:
                     await self._write_large(response)
                 else:
                     await self._context.write(bytes(response))
-                self.bytes_sent += size
-                self._streams.on_sent(size)
                 response = self.stream.next(time.monotonic())
         except grpc.aio.BaseError as error:
             _log.debug("%s is gone while it is written to: %s", self.name, error)
@@ -226,8 +226,9 @@ class Streams:
 
     # -- what streams tell
 
-    def on_sent(self, size: int) -> None:
-        self.metrics.bytes.inc(size)
+    def on_sent(self, response: Response) -> None:
+        self.metrics.responses.labels(short_name(response.type_url)).inc()
+        self.metrics.bytes.inc(len(response.body))
 
     def on_refused(self, client: ClientStream, reason: str) -> None:
         self.metrics.refused.inc()

@@ -136,10 +136,7 @@ def _rewrite(path: str, writes: list[tuple[RawDocument, Write]]) -> None:
     lines = Path(path).read_text("utf-8-sig").splitlines(keepends=True)
     for raw, write in sorted(writes, key=lambda pair: -pair[0].line):
         count = raw.text.count("\n")
-        text = "" if write.text is None else write.text
-        if raw.text.startswith("---") and text:
-            text = "---\n" + text
-        lines[raw.line - 1 : raw.line - 1 + count] = text.splitlines(keepends=True)
+        lines[raw.line - 1 : raw.line - 1 + count] = (write.text or "").splitlines(keepends=True)
     text = "".join(lines)
     if split_documents(path, text):
         _replace_file(path, text)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -101,13 +102,14 @@ class EtcdSource:
                     await self._anywhere(self._read_all)
                     fresh = True
                     yield self._rules()
-                async for response in self._watched():
-                    pause = _BACKOFF_S[0]
-                    if response.compact_revision:
-                        fresh = False
-                        break
-                    if self._take(response):
-                        yield self._rules()
+                async with aclosing(self._watched()) as responses:
+                    async for response in responses:
+                        pause = _BACKOFF_S[0]
+                        if response.compact_revision or response.header.revision < self._revision:
+                            fresh = False  # history is gone, or this is another history
+                            break
+                        if self._take(response):
+                            yield self._rules()
             except SourceError as error:
                 self._log.warning("the rules stay as they are: %s", error)
             await self._move_on()
@@ -127,6 +129,7 @@ class EtcdSource:
             if not answer.succeeded:
                 names = ", ".join(str(write.identity) for write in part)
                 raise SourceError(f"{self.name}: one of {names} was changed by someone else: run this again")
+            self._remember(part, answer.header.revision)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -155,7 +158,7 @@ class EtcdSource:
             begin = page.kvs[-1].key + b"\0"
         self._kvs, self._revision = kvs, revision
 
-    async def _watched(self) -> AsyncIterator[api.WatchResponse]:
+    async def _watched(self) -> AsyncGenerator[api.WatchResponse, None]:
         """What a watch from the next revision on says. Raises SourceError when it ends."""
         begin, end = _range(self._prefix)
         create = api.WatchCreateRequest(
@@ -191,7 +194,9 @@ class EtcdSource:
                 self._kvs.pop(key, None)
             else:
                 self._kvs[key] = (_text(event.kv.value), event.kv.mod_revision)
-        self._revision = max(self._revision, response.header.revision)
+            self._revision = max(self._revision, event.kv.mod_revision)
+        if not response.events and not response.created:  # all before that revision has come
+            self._revision = max(self._revision, response.header.revision)
         return bool(response.events)
 
     def _transaction(self, writes: list[Write]) -> api.TxnRequest:
@@ -210,6 +215,15 @@ class EtcdSource:
                 put = request.success.add().request_put
                 put.key, put.value = key.encode(), write.text.encode()
         return request
+
+    def _remember(self, writes: list[Write], revision: int) -> None:
+        """What was written, so that it can be written again."""
+        for write in writes:
+            key = key_of(self._prefix, write.identity)
+            if write.text is None:
+                self._kvs.pop(key, None)
+            else:
+                self._kvs[key] = (write.text, revision)
 
     # -- the connection
 

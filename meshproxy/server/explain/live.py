@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshproxy.net.slices import in_slices
 from meshproxy.server.explain.explanation import Explanation, ListenerView, World
 from meshproxy.server.explain.question import QuestionError, build_question
 from meshproxy.server.explain.upstream import ClusterView
-from meshproxy.server.slices import in_slices
 from meshproxy.server.worker import Worker
 
 

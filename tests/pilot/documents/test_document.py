@@ -25,10 +25,11 @@ def errors_in(text: str) -> list[str]:
 
 
 def test_a_file_is_split_at_separators_with_the_lines_that_parts_begin_at() -> None:
-    text = "# first\n---\n# nothing\n---  # more\na: 1\n...\n---\nb: |\n  ---\n  x\n"
+    text = "# first\n---\n# nothing\n---  # more\na: 1\n...\n---\nb: |\n  ---\n  x\n--- {c: 1}\n"
     assert split_documents("f", text) == [
-        RawDocument("f", 4, "---  # more\na: 1\n"),
-        RawDocument("f", 7, "---\nb: |\n  ---\n  x\n"),
+        RawDocument("f", 5, "a: 1\n"),
+        RawDocument("f", 8, "b: |\n  ---\n  x\n"),
+        RawDocument("f", 11, "--- {c: 1}\n"),
     ]
 
 

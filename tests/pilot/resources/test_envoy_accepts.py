@@ -18,7 +18,7 @@ from meshproxy.filters import builtin
 from meshproxy.pilot.proxy import EXPLICIT, SIDECAR
 from meshproxy.pilot.snapshot import Proxy, Snapshot
 from tests.pilot.resources.golden import EDGE, SAMPLES, SERVICES
-from tests.pilot.resources.static_form import MESSAGES, messages, static_bootstrap
+from tests.pilot.resources.static_form import MESSAGES, messages, static_bootstrap, with_secrets
 from tests.pilot.resources.support import SHOP_PAGE, mesh_of, sample, snapshot_of
 from tests.support.proxy import envoy_binary
 from tests.tls.certificates import issue, revocation_list
@@ -53,7 +53,8 @@ def static_file(text: str, proxy: Proxy, directory: Path) -> Path:
         )
     path = directory / "bootstrap.json"
     snapshot = snapshot_of(mesh_of(text), proxy)
-    path.write_text(MessageToJson(static_bootstrap(snapshot), preserving_proto_field_name=True))
+    bootstrap = with_secrets(static_bootstrap(snapshot), directory / "c.pem", directory / "k.pem", directory / "ca.pem")
+    path.write_text(MessageToJson(bootstrap, preserving_proto_field_name=True))
     return path
 
 

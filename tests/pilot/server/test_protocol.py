@@ -667,7 +667,7 @@ class TestRequests:
         assert book.next().type_url == CDS
 
     def test_another_type_is_refused(self, stream: Any, wish: Any) -> None:
-        with pytest.raises(RequestError, match="this method serves .*Cluster, not .*Listener"):
+        with pytest.raises(RequestError, match=r"this method serves .*Cluster, not .*Listener"):
             Playbook(stream(CDS)).receive(wish(LDS))
 
     def test_an_aggregated_stream_needs_one(self, stream: Any, wish: Any) -> None:

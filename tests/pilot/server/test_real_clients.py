@@ -237,9 +237,7 @@ async def grpc_server(name: str) -> AsyncIterator[int]:
 async def grpc_caller(target: str, directory: Path) -> AsyncIterator[Any]:
     """A process with gRPC's xDS client; each line to it is a call."""
     config = {
-        "xds_servers": [
-            {"server_uri": target, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
-        ],
+        "xds_servers": [{"server_uri": target, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
         "node": {"id": "grpc-1", "cluster": "grpc"},
     }
     path = directory / "bootstrap.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshproxy.server.slices import SLICE_S, in_slices
+from meshproxy.net.slices import SLICE_S, in_slices
 
 
 async def test_other_work_gets_its_turn() -> None:

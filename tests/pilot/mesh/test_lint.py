@@ -1,0 +1,102 @@
+"""Documents that do not fit together are told of, and accepted all the same."""
+
+from __future__ import annotations
+
+from meshproxy.pilot.documents.problems import path_text
+from meshproxy.pilot.mesh.lint import lint
+from tests.pilot.documents.text import document
+from tests.pilot.mesh.worlds import mesh_of, rule, service, virtual_service
+
+END = "shop.svc.cluster.local"
+
+
+def doubts(*documents: object) -> list[str]:
+    mesh = mesh_of(*documents)  # type: ignore[arg-type]
+    return [f"{doubt.identity}: {path_text(doubt.steps)}: {doubt.reason}" for doubt in lint(mesh)]
+
+
+def test_what_fits_together_raises_no_doubts() -> None:
+    spec = """
+    hosts: [a]
+    gateways: [mesh, edge]
+    http: [{name: r, route: [{destination: {host: a, subset: v1, port: {number: 80}}}], mirror: {host: a}}]
+    """
+    assert (
+        doubts(
+            service(f"a.{END}"),
+            rule("a", "v1"),
+            document("VirtualService", spec, "v", "shop"),
+            document(
+                "Gateway", "servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [a]}]", "edge", "shop"
+            ),
+            document("StickySplit", "virtualService: v\nroute: r\nhashOn: [{header: x}]", "s", "shop"),
+            document(
+                "HTTPRoute",
+                "parentRefs: [{kind: Service, name: a, port: 80}]\nrules: [{backendRefs: [{name: a, port: 80}]}]",
+                "h",
+                "shop",
+            ),
+        )
+        == []
+    )
+
+
+def test_a_virtual_service_that_names_what_is_not_there() -> None:
+    spec = """
+    hosts: [a]
+    gateways: [mesh, edge]
+    http:
+      - route: [{destination: {host: b}}, {destination: {host: a, subset: v2, port: {number: 81}}, weight: 1}]
+        mirrors: [{destination: {host: c}}]
+    tcp: [{route: [{destination: {host: d}}]}]
+    """
+    of = "VirtualService shop/v: "
+    assert doubts(service(f"a.{END}"), document("VirtualService", spec, "v", "shop")) == [
+        "VirtualService shop/v: spec.gateways[1]: there is no Gateway shop/edge",
+        f"VirtualService shop/v: spec.http[0].route[0].destination.host: there is no service b.{END}",
+        f"VirtualService shop/v: spec.http[0].route[1].destination.port: a.{END} has no port 81",
+        f"{of}spec.http[0].route[1].destination.subset: no DestinationRule has a subset v2 of a.{END}",
+        f"VirtualService shop/v: spec.tcp[0].route[0].destination.host: there is no service d.{END}",
+        f"VirtualService shop/v: spec.http[0].mirrors[0].destination.host: there is no service c.{END}",
+    ]
+
+
+def test_a_virtual_service_that_is_not_heard() -> None:
+    older = "VirtualService shop/old"
+    assert doubts(
+        service("a.example"),
+        virtual_service("a.example", "old", created="2026-01-01"),
+        virtual_service("a.example", "young", created="2026-02-01"),
+    ) == [f"VirtualService shop/young: spec.hosts[0]: {older} speaks of a.example already, and is heard first"]
+
+
+def test_other_kinds_that_name_what_is_not_there() -> None:
+    assert doubts(
+        rule("b", "v1"),
+        service("short", "short"),
+        document("StickySplit", "virtualService: v\nhashOn: [{header: x}]", "s", "shop"),
+        document("StickySplit", "virtualService: w\nroute: r\nhashOn: [{header: x}]", "t", "shop"),
+        virtual_service("short", "w", more="exportTo: [other]"),
+        document(
+            "GRPCRoute",
+            "parentRefs: [{kind: Service, name: a, port: 80}]\nrules: [{backendRefs: [{name: b, port: 80}]}]",
+            "g",
+            "shop",
+        ),
+        document(
+            "HTTPRoute",
+            "parentRefs: [{group: networking.istio.io, kind: Hostname, name: short, port: 9}]\nrules: [{}]",
+            "h",
+            "shop",
+        ),
+    ) == [
+        f"DestinationRule shop/v1: spec.host: there is no service b.{END}",
+        f"GRPCRoute shop/g: spec.parentRefs: there is no service a.{END}",
+        f"GRPCRoute shop/g: spec.rules[0].backendRefs[0]: there is no service b.{END}",
+        "HTTPRoute shop/h: spec.parentRefs: short has no port 9",
+        "HTTPRoute shop/h: spec.rules[0]: has neither backends nor filters: requests get 500",
+        f'ServiceEntry shop/short: spec.hosts[0]: "short" stays as it is: write short.{END}',
+        "StickySplit shop/s: spec.virtualService: there is no VirtualService shop/v",
+        "StickySplit shop/t: spec.route: VirtualService shop/w has no http route r",
+        f"VirtualService shop/w: spec.http[0].route[0].destination.host: there is no service short.{END}",
+    ]

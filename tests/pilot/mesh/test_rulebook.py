@@ -1,0 +1,139 @@
+"""What is refused keeps its last good version; the mesh follows what is fine."""
+
+from __future__ import annotations
+
+from meshproxy.pilot.documents.document import Identity, split_documents
+from meshproxy.pilot.documents.problems import Problem
+from meshproxy.pilot.mesh.rulebook import RuleBook
+from meshproxy.pilot.sources.source import RuleSet
+from tests.pilot.documents.text import document_text
+
+HOST = "a.example"
+
+
+def entry(name: str, weight: str = "1", port: int = 80) -> str:
+    endpoint = f"{{address: 10.0.0.1, weight: {weight}}}"
+    spec = (
+        f"hosts: [{name}.example]\nports: [{{number: {port}, name: http}}]\nresolution: STATIC\nendpoints: [{endpoint}]"
+    )
+    return document_text("ServiceEntry", spec, name, "shop")
+
+
+def rules(*files: tuple[str, str], unreadable: tuple[Problem, ...] = ()) -> RuleSet:
+    return RuleSet("r", tuple(raw for name, text in files for raw in split_documents(name, text)), unreadable)
+
+
+def together(*texts: str) -> str:
+    return "---\n".join(texts)
+
+
+def names(book: RuleBook) -> list[str]:
+    return sorted(identity.name for identity in book.mesh.documents)
+
+
+def weight(book: RuleBook, name: str = "a") -> int:
+    return book.mesh.endpoints((f"{name}.example", "shop"))[80][0].weight
+
+
+def test_documents_come_change_and_go() -> None:
+    book = RuleBook()
+    book.update(rules(("f", together(entry("a"), entry("b")))))
+    assert (names(book), weight(book), book.rejections, book.revision) == (["a", "b"], 1, (), "r")
+    before = book.mesh
+    book.update(rules(("f", together(entry("a", "2"), entry("c")))))
+    assert (names(book), weight(book)) == (["a", "c"], 2)
+    changes = book.mesh.changes(before)
+    assert changes.services == {("b.example", "shop"), ("c.example", "shop")}
+    assert changes.endpoints == {(f"{name}.example", "shop") for name in "abc"}
+
+
+def test_the_same_documents_are_the_same_mesh_wherever_they_stand() -> None:
+    book = RuleBook()
+    first = book.update(rules(("f", together(entry("a"), entry("b")))))
+    assert book.update(rules(("g", "# a comment\n" + together(entry("b"), entry("a"))))) is first
+
+
+def test_a_document_that_is_refused_keeps_its_last_good_version() -> None:
+    book = RuleBook()
+    book.update(rules(("f", together(entry("a"), entry("b")))))
+    book.update(rules(("f", together(entry("a", "many"), entry("b", "5")))))
+    assert (weight(book), weight(book, "b")) == (1, 5)
+    (rejection,) = book.rejections
+    assert rejection.identity == Identity("ServiceEntry", "shop", "a")
+    assert rejection.keeps
+    assert [str(problem) for problem in rejection.problems] == [
+        'f:8: spec.endpoints[0].weight: must be a whole number, not "many"'
+    ]
+    book.update(rules(("f", together(entry("a", "3"), entry("b", "5")))))
+    assert (weight(book), book.rejections) == (3, ())
+
+
+def test_a_document_that_was_never_fine_is_not_there() -> None:
+    book = RuleBook()
+    book.update(rules(("f", together(entry("a", "many"), entry("b")))))
+    assert names(book) == ["b"]
+    assert not book.rejections[0].keeps
+
+
+def test_a_refused_document_that_is_deleted_goes() -> None:
+    book = RuleBook()
+    book.update(rules(("f", entry("a"))))
+    book.update(rules(("f", entry("a", "many"))))
+    assert names(book) == ["a"]
+    book.update(rules())
+    assert names(book) == []
+
+
+def test_a_document_that_does_not_say_what_it_is_keeps_all_of_its_file() -> None:
+    book = RuleBook()
+    book.update(rules(("f", together(entry("a"), entry("b"))), ("g", entry("c"))))
+    book.update(rules(("f", together(entry("a", "2"), "kind: [\n")), ("g", "# nothing\n")))
+    assert (names(book), weight(book)) == (["a", "b"], 2)
+    (rejection,) = book.rejections
+    assert (rejection.source, rejection.identity, rejection.keeps) == ("f", None, True)
+
+
+def test_a_kind_that_is_not_read_keeps_nothing() -> None:
+    book = RuleBook()
+    other = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {}\n"
+    book.update(rules(("f", together(entry("a"), entry("b"), other))))
+    book.update(rules(("f", together(entry("a"), other))))
+    assert names(book) == ["a"]
+    assert [rejection.keeps for rejection in book.rejections] == [False]
+
+
+def test_a_file_that_cannot_be_read_keeps_what_it_had() -> None:
+    book = RuleBook()
+    book.update(rules(("f", entry("a")), ("g", entry("b"))))
+    problem = Problem("f", 1, "", "cannot be read")
+    book.update(rules(unreadable=(problem,)))
+    assert names(book) == ["a"]
+    assert (book.rejections[0].problems, book.rejections[0].keeps) == ((problem,), True)
+
+
+def test_of_two_documents_of_one_name_the_first_is_taken() -> None:
+    book = RuleBook()
+    book.update(rules(("f", entry("a")), ("g", entry("a", "2"))))
+    assert weight(book) == 1
+    assert [str(problem) for each in book.rejections for problem in each.problems] == [
+        "g:1: metadata.name: ServiceEntry shop/a stands in f:1 already"
+    ]
+    book.update(rules(("g", entry("a", "2"))))
+    assert (weight(book), book.rejections) == (2, ())
+
+
+def test_the_first_of_one_name_is_taken_though_it_is_refused() -> None:
+    book = RuleBook()
+    book.update(rules(("f", entry("a", "many")), ("g", entry("a", "2"))))
+    assert names(book) == []
+    assert len(book.rejections) == 2
+
+
+def test_nothing_takes_effect_before_the_last_step() -> None:
+    book = RuleBook()
+    steps = book.steps(rules(("f", together(entry("a"), entry("b")))))
+    next(steps)
+    next(steps)
+    assert names(book) == []
+    assert list(steps) == []
+    assert names(book) == ["a", "b"]

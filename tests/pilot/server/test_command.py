@@ -1,0 +1,210 @@
+"""`meshproxy pilot` as a process: its flags, its rules, its end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.dynamic import ADS
+from tests.support.polling import wait_for
+from tests.support.proxy import ProxyProcess, envoy_binary
+
+DEADLINE_S = 20.0
+SERVICE = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: app, namespace: shop}
+spec:
+  hosts: [app.shop.svc.cluster.local]
+  ports: [{number: %(port)d, name: http, protocol: HTTP}]
+  resolution: STATIC
+  location: MESH_INTERNAL
+  endpoints:
+    - {address: 127.0.0.1, ports: {http: 1}}
+"""
+ANSWER = """\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: app, namespace: shop}
+spec:
+  hosts: [app]
+  http:
+    - directResponse: {status: 200, body: {string: %(body)s}}
+"""
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "meshproxy", "pilot", *flags]
+
+
+class PilotProcess:
+    """A pilot on a directory of rules."""
+
+    def __init__(self, rules: Path, folder: Path, name: str, *flags: str) -> None:
+        path = folder / name
+        listen = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--address-path", str(path))
+        self.output = folder / f"{name}.log"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                command("--rules", str(rules), *listen, "--drain-time-s", "0.5", "--debounce-ms", "10", *flags),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        addresses = wait_for(lambda: _addresses(path), "the addresses", DEADLINE_S)
+        self.port = int(addresses["xds"][0].rpartition(":")[2])
+        self._http = addresses["http"]
+        wait_for(lambda: self.page("/ready") == "ready\n", "/ready", DEADLINE_S)
+
+    def page(self, path: str) -> str:
+        """Empty as long as it is not ready."""
+        try:
+            with urllib.request.urlopen(f"http://{self._http}{path}", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    def json(self, path: str) -> Any:
+        return json.loads(self.page(path))
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(DEADLINE_S)
+
+
+def _addresses(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+@contextmanager
+def pilot(rules: Path, folder: Path, name: str, *flags: str) -> Iterator[PilotProcess]:
+    made = PilotProcess(rules, folder, name, *flags)
+    try:
+        yield made
+    finally:
+        if made.process.poll() is None:
+            made.process.kill()
+            made.process.wait()
+
+
+def bootstrap(*ports: int) -> str:
+    """Envoy's, with explicit listeners, under any of these pilots."""
+    endpoints = [
+        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}} for port in ports
+    ]
+    http2 = {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    xds = {
+        "name": "xds",
+        "type": "STATIC",
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
+        "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": endpoints}]},
+    }
+    return yaml.safe_dump(
+        {
+            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+            "node": {
+                "id": "sidecar~127.0.0.1~client.shop~shop.svc.cluster.local",
+                "cluster": "client",
+                "metadata": {"INTERCEPTION_MODE": "NONE", "NAMESPACE": "shop"},
+            },
+            "static_resources": {"clusters": [xds]},
+            "dynamic_resources": {
+                "ads_config": {
+                    "api_type": "DELTA_GRPC",
+                    "transport_api_version": "V3",
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+                },
+                "cds_config": ADS,
+                "lds_config": ADS,
+            },
+        }
+    )
+
+
+def asked(port: int) -> str:
+    """What the service answers at a port of the sidecar."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"host": "app.shop.svc.cluster.local"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_envoy_follows_rules_from_pilot_to_pilot(tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    port = free_port()
+    (rules / "service.yaml").write_text(SERVICE % {"port": port})
+    (rules / "answer.yaml").write_text(ANSWER % {"body": "first"})
+    argv = [envoy_binary(), "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error"]
+    with pilot(rules, tmp_path, "one") as one, pilot(rules, tmp_path, "two") as two:
+        with ProxyProcess(argv, bootstrap(one.port, two.port)) as envoy:
+            assert asked(port) == "first"
+            # A rule changes.
+            (rules / "answer.yaml").write_text(ANSWER % {"body": "second"})
+            wait_for(lambda: asked(port) == "second", "the new answer", DEADLINE_S)
+            # A rule is wrong: the last good one stays, and the reason is told.
+            (rules / "answer.yaml").write_text(ANSWER.replace("status: 200", "status: 2000") % {"body": "third"})
+            (refused,) = wait_for(lambda: one.json("/debug/rejections")["rules"], "the refusal", DEADLINE_S)
+            assert refused["an_earlier_version_is_in_force"]
+            assert "status" in refused["problems"][0]
+            assert asked(port) == "second"
+            # The pilot that serves it ends: it goes on with the other, which has the same, and follows that one.
+            serving, other = (one, two) if one.json("/debug/clients") else (two, one)
+            assert serving.stop() == 0
+            (shown,) = wait_for(lambda: other.json("/debug/clients"), "the client to come", DEADLINE_S)
+            assert shown["id"] == "sidecar~127.0.0.1~client.shop~shop.svc.cluster.local"
+            assert asked(port) == "second"
+            (rules / "answer.yaml").write_text(ANSWER % {"body": "fourth"})
+            wait_for(lambda: asked(port) == "fourth", "the last answer", DEADLINE_S)
+            assert other.json("/debug/rejections") == {"clients": [], "rules": []}
+            assert envoy.stats("control_plane.connected_state") == {"control_plane.connected_state": 1}
+
+
+def test_it_ends_soon_without_clients(tmp_path: Path) -> None:
+    with pilot(tmp_path, tmp_path, "one", "--drain-time-s", "60") as alone:
+        began = time.monotonic()
+        assert alone.stop() == 0
+        assert time.monotonic() - began < 30.0  # it has not waited for anybody
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "reason"),
+    [
+        ((), 1, "say where the documents are: --rules PATH or --etcd HOST:PORT"),
+        (("--rules", "RULES", "--tls-cert", "x"), 2, "--tls-cert, --tls-key: both are needed for TLS"),
+        (("--rules", "RULES", "--tls-ca", "x"), 2, "--tls-cert, --tls-key: both are needed for TLS"),
+        (("--rules", "RULES", "--http", "nowhere"), 2, "--http: 'nowhere' is not an IP address and a port"),
+        (("--rules", "RULES", "--tls-cert", "no.pem", "--tls-key", "no.pem"), 1, "no.pem: No such file or directory"),
+        (("--rules", "RULES", "--listen", "192.0.2.1:1"), 1, "192.0.2.1:1: nobody can listen on this address"),
+        (("--rules", "RULES", "--listen", "127.0.0.1:0", "--http", "192.0.2.1:1"), 1, "192.0.2.1:1: "),
+        (("--rules", "RULES/nothing", "--listen", "127.0.0.1:0"), 1, "nothing"),
+        (("--rules", "RULES", "--log-level", "loud"), 2, "unknown log level 'loud'"),
+    ],
+)
+def test_what_keeps_it_from_serving_is_told(tmp_path: Path, flags: tuple[str, ...], code: int, reason: str) -> None:
+    given = [flag.replace("RULES", str(tmp_path)) for flag in flags]
+    if "--http" not in given:
+        given += ["--http", "127.0.0.1:0"]
+    done = subprocess.run(command(*given), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, reason in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
