@@ -34,7 +34,7 @@ demo: venv  ## watch real HTTP traffic go through the proxy: 5 % of iOS users to
 test: lint test-source test-compiled  ## the gate: lint, types, all tests on the source, the core's again compiled
 
 test-source: venv
-	@[ "$$(id -u)" -ne 0 ] || tools/system_packages.sh iptables ip curl h2load nghttpd
+	@[ "$$(id -u)" -ne 0 ] || tools/system_packages.sh iptables ip curl h2load nghttpd etcd etcdctl
 	@$(BIN)/python $(PYTEST) -m "not long" tests filters
 
 test-compiled: venv

@@ -16,6 +16,8 @@ missing() {
         command -v "${CC:-cc}" > /dev/null || echo gcc libc6-dev
         headers || "$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
         ;;
+    etcd) there etcd || echo etcd-server ;;
+    etcdctl) there etcdctl || echo etcd-client ;;
     ip) there ip || echo iproute2 ;;
     h2load) there h2load || echo nghttp2-client ;;
     nghttpd) there nghttpd || echo nghttp2-server ;;

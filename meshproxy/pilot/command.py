@@ -53,6 +53,8 @@ async def _run(options: argparse.Namespace, settings: PilotSettings) -> int:
 
 def pilot_settings(options: argparse.Namespace) -> PilotSettings:
     """From the flags. Raises ConfigError."""
+    if bool(options.rules) == bool(options.etcd):
+        raise ConfigError("--rules, --etcd", "one of them says where the documents are")
     return PilotSettings(
         listen=tuple(options.listen or ("127.0.0.1:15010",)),
         http=_http_address(options.http),

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
+
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from tests.integration.config import forward
 from tests.integration.dynamic import ads_bootstrap, assignment, eds_cluster, rds_listener, route_configuration
-from tests.support.control_plane import ControlPlane
+from tests.support.control_plane import ControlPlane, ControlPlaneStream, resource
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 
 TYPES = (CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE)
 # A request, without what is another in every run: names, version, whether it answers, whether it refuses.
 Said = tuple[Any, ...]
+Start = Callable[[str], ProxyProcess]
+
+# Keys of docs/envoy-differences.md that the tests below prove.
+DIFFERENCES = {"xds-bad-resource", "xds-error-code", "xds-several-services", "xds-shared-stream", "xds-wrapped-name"}
+FORMS = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
 
 
 def prepare(plane: ControlPlane) -> None:
@@ -72,7 +83,7 @@ def in_words(request: Any) -> Said:
     return *(tuple(sorted(each)) for each in names), versions, answers, refuses
 
 
-async def said_by(start: Callable[[str], ProxyProcess], delta: bool) -> dict[str, Any]:
+async def said_by(start: Start, delta: bool) -> dict[str, Any]:
     """What a proxy says of each type on both streams, and in which order the types come up."""
     async with ControlPlane.start() as plane:
         prepare(plane)
@@ -93,8 +104,106 @@ async def said_by(start: Callable[[str], ProxyProcess], delta: bool) -> dict[str
         return found
 
 
-@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+@FORMS
 async def test_the_same_is_said(delta: bool) -> None:
     expected, ours = await said_by(start_envoy, delta), await said_by(start_meshproxy, delta)
     for key, said in expected.items():
         assert ours[key] == said, key
+
+
+# -- where we differ
+
+
+@asynccontextmanager
+async def running(start: Start, config: str) -> AsyncIterator[ProxyProcess]:
+    proxy = await asyncio.to_thread(start, config)
+    try:
+        yield proxy
+    finally:
+        await asyncio.to_thread(proxy.stop)
+
+
+def static(name: str, **fields: Any) -> Cluster:
+    made = Cluster(name=name, **fields)
+    made.connect_timeout.seconds = 1
+    return made
+
+
+NO_KIND = Cluster.CustomClusterType(name="nope")
+BAD = (
+    ("garbage", [static("a"), AnyMessage(type_url=CLUSTER_TYPE, value=b"\xff"), static("b")]),
+    ("type", [static("a"), ClusterLoadAssignment(cluster_name="x"), static("c")]),
+    ("nameless", [static("a"), static(""), static("d")]),
+    ("kind", [static("a"), static("x", cluster_type=NO_KIND), static("e")]),
+    ("twice", [static("a"), static("f"), static("f", alt_stat_name="g")]),
+    ("wrapped", [resource("g", static("h"), "1")]),
+)
+# After each response: whether it is refused, and which clusters there are.
+OURS = {name: (True, {"a", letter}) for name, letter in zip(("garbage", "type", "nameless", "kind", "twice"), "bcdef")}
+OURS["wrapped"] = (True, set())
+ENVOYS = {
+    "garbage": (True, set()),
+    "type": (True, set()),
+    "nameless": (True, set()),
+    "kind": (True, {"a", "e"}),
+    "twice": (True, {"a", "f"}),
+    "wrapped": (False, {"h"}),
+}
+
+
+def send(stream: ControlPlaneStream, messages: list[Any], nonce: str) -> None:
+    """In the stream's form. Delta takes away what is not there any more."""
+    if not stream.is_delta:
+        stream.send(CLUSTER_TYPE, messages, nonce, nonce)
+        return
+    names = [getattr(each, "name", "") or "x" for each in messages]
+    made = [each if nonce == "wrapped" else resource(name, each) for name, each in zip(names, messages)]
+    stream.send_delta(CLUSTER_TYPE, made, set("abcdefh") - set(names), nonce=nonce)
+
+
+async def outcomes(start: Start, delta: bool) -> tuple[dict[str, Any], set[int]]:
+    """What becomes of each bad response, and the codes of the refusals."""
+    found, codes = {}, set()
+    async with ControlPlane.start() as plane:
+        async with running(start, ads_bootstrap(plane.port, delta=delta)) as proxy:
+            plane.script()
+            for nonce, messages in BAD:
+                send(plane.streams[0], messages, nonce)
+                await plane.until(lambda: any(each.response_nonce == nonce for each in plane.of_type(CLUSTER_TYPE)))  # noqa: B023
+                (answer,) = (each for each in plane.of_type(CLUSTER_TYPE) if each.response_nonce == nonce)
+                if answer.HasField("error_detail"):
+                    codes.add(answer.error_detail.code)
+                _, text = await asyncio.to_thread(proxy.admin, "/clusters")
+                found[nonce] = answer.HasField("error_detail"), set(re.findall(r"^(\w+)::", text, re.M)) - {"xds"}
+    return found, codes
+
+
+@FORMS
+async def test_a_bad_resource_is_refused_alone(delta: bool) -> None:
+    expected = ENVOYS | {"twice": (True, set())} if delta else ENVOYS
+    assert await outcomes(start_envoy, delta) == (expected, {13})  # INTERNAL
+    assert await outcomes(start_meshproxy, delta) == (OURS, {3})  # INVALID_ARGUMENT
+
+
+async def test_the_next_of_several_services_is_asked() -> None:
+    async with ControlPlane.start() as plane:
+        config = ads_bootstrap(plane.port).replace(
+            '"grpc_services": [', '"grpc_services": [{"envoy_grpc": {"cluster_name": "gone"}}, '
+        )
+        with pytest.raises(RuntimeError, match="must have no more than 1 gRPC services specified"):
+            await asyncio.to_thread(start_envoy, config)
+        async with running(start_meshproxy, config):
+            await plane.until(lambda: plane.streams)
+
+
+async def test_assignments_of_one_source_share_a_stream() -> None:
+    for start, streams in ((start_envoy, [{"a"}, {"b"}]), (start_meshproxy, [{"a", "b"}])):
+        async with ControlPlane.start() as plane:
+            source = {"api_type": "GRPC", "transport_api_version": "V3"}
+            source["grpc_services"] = [{"envoy_grpc": {"cluster_name": "xds"}}]
+            eds = {"eds_config": {"api_config_source": source, "resource_api_version": "V3"}}
+            plane.set(CLUSTER_TYPE, {name: eds_cluster(name, eds_cluster_config=eds) for name in ("a", "b")})
+            plane.set(ENDPOINT_TYPE, {name: assignment(name, [1]) for name in ("a", "b")})
+            async with running(start, ads_bootstrap(plane.port)):
+                own = [stream for stream in plane.streams if stream.method.endswith("/StreamEndpoints")]
+                assert sorted(set(each.requests[-1].resource_names) for each in own) == streams

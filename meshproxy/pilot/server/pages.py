@@ -30,12 +30,12 @@ _ABOUT: Final = {
 
 
 class Pages:
-    """`handle` answers an `AdminServer`. `rule_errors` gives the reasons for which documents are refused."""
+    """`handle` answers an `AdminServer`. `rules` says what the documents come to, and which are refused."""
 
-    def __init__(self, server: DiscoveryServer, rule_errors: Callable[[], Iterable[Any]] = tuple) -> None:
+    def __init__(self, server: DiscoveryServer, rules: Callable[[], Any]) -> None:
         self._server = server
         self._streams = server.streams
-        self._rule_errors = rule_errors
+        self._rules = rules
         self._pages: dict[str, Page] = {
             "/": self._index,
             "/debug": self._index,
@@ -97,7 +97,7 @@ class Pages:
             }
             for client, rejection in self._streams.rejections.values()
         ]
-        return _json({"clients": refused, "rules": list(self._rule_errors())})
+        return _json({"clients": refused, "rules": self._rules()})
 
     def _metrics(self, _request: AdminRequest) -> AdminResponse:
         return AdminResponse(self._streams.metrics.text(), content_type=_METRICS_TEXT)

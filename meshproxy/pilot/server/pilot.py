@@ -66,7 +66,7 @@ class Pilot:
         self._settings = settings
         self._source = source
         self._rules = RuleBook(settings.mesh)
-        self._pages = Pages(self.server, self._rule_errors)
+        self._pages = Pages(self.server, self._describe_rules)
         self._admin: AdminServer | None = None
         self._latest: RuleSet | None = None
         self._changed_at = 0.0
@@ -157,8 +157,8 @@ class Pilot:
                 _log.info("rules of revision %s: %d documents", rules.revision, len(mesh.documents))
             self.server.ready = True
 
-    def _rule_errors(self) -> list[dict[str, Any]]:
-        return [
+    def _describe_rules(self) -> dict[str, Any]:
+        refused = [
             {
                 "source": rejection.source,
                 "document": None if rejection.identity is None else str(rejection.identity),
@@ -167,6 +167,12 @@ class Pilot:
             }
             for rejection in self._rules.rejections
         ]
+        return {
+            "revision": self._rules.revision,
+            "documents": len(self._rules.mesh.documents),
+            "refused": refused,
+            "warnings": [str(warning) for warning in self._rules.warnings],
+        }
 
 
 class TranslatedMesh(Builder):

@@ -77,6 +77,10 @@ class PilotProcess:
     def json(self, path: str) -> Any:
         return json.loads(self.page(path))
 
+    def rules(self) -> Any:
+        """What it has made of the documents."""
+        return self.json("/debug/rejections")["rules"]
+
     def stop(self) -> int:
         self.process.terminate()
         return self.process.wait(DEADLINE_S)
@@ -162,9 +166,10 @@ def test_envoy_follows_rules_from_pilot_to_pilot(tmp_path: Path) -> None:
             # A rule changes.
             (rules / "answer.yaml").write_text(ANSWER % {"body": "second"})
             wait_for(lambda: asked(port) == "second", "the new answer", DEADLINE_S)
+            wait_for(lambda: one.rules()["revision"] == two.rules()["revision"], "both pilots", DEADLINE_S)
             # A rule is wrong: the last good one stays, and the reason is told.
             (rules / "answer.yaml").write_text(ANSWER.replace("status: 200", "status: 2000") % {"body": "third"})
-            (refused,) = wait_for(lambda: one.json("/debug/rejections")["rules"], "the refusal", DEADLINE_S)
+            (refused,) = wait_for(lambda: one.rules()["refused"], "the refusal", DEADLINE_S)
             assert refused["an_earlier_version_is_in_force"]
             assert "status" in refused["problems"][0]
             assert asked(port) == "second"
@@ -176,7 +181,7 @@ def test_envoy_follows_rules_from_pilot_to_pilot(tmp_path: Path) -> None:
             assert asked(port) == "second"
             (rules / "answer.yaml").write_text(ANSWER % {"body": "fourth"})
             wait_for(lambda: asked(port) == "fourth", "the last answer", DEADLINE_S)
-            assert other.json("/debug/rejections") == {"clients": [], "rules": []}
+            assert other.rules()["refused"] == other.json("/debug/rejections")["clients"] == []
             assert envoy.stats("control_plane.connected_state") == {"control_plane.connected_state": 1}
 
 
@@ -190,7 +195,8 @@ def test_it_ends_soon_without_clients(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "reason"),
     [
-        ((), 1, "say where the documents are: --rules PATH or --etcd HOST:PORT"),
+        ((), 2, "--rules, --etcd: one of them says where the documents are"),
+        (("--rules", "RULES", "--etcd", "127.0.0.1:1"), 2, "--rules, --etcd: one of them"),
         (("--rules", "RULES", "--tls-cert", "x"), 2, "--tls-cert, --tls-key: both are needed for TLS"),
         (("--rules", "RULES", "--tls-ca", "x"), 2, "--tls-cert, --tls-key: both are needed for TLS"),
         (("--rules", "RULES", "--http", "nowhere"), 2, "--http: 'nowhere' is not an IP address and a port"),

@@ -124,7 +124,7 @@ def _read(url: str, method: str) -> tuple[int, str]:
 @asynccontextmanager
 async def pages(plane: Pilot) -> AsyncIterator[Any]:
     """What reads a page of the pilot: its status and body."""
-    made = Pages(plane.server, lambda: [{"source": "a.yaml"}])
+    made = Pages(plane.server, lambda: {"revision": "1"})
     server = AdminServer(Dispatcher(asyncio.get_running_loop()), made.handle)
     await server.start(Address("127.0.0.1", 0))
 
@@ -167,7 +167,7 @@ async def test_the_page_of_rejections() -> None:
         shown = json.loads((await read("/debug/rejections"))[1])
         (refused,) = shown["clients"]
         assert (refused["client"], refused["type"], refused["reason"]) == ("client-1", "Listener", "listeners: no")
-        assert shown["rules"] == [{"source": "a.yaml"}]
+        assert shown["rules"] == {"revision": "1"}
 
 
 async def test_the_metrics() -> None:
