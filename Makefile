@@ -54,8 +54,9 @@ lint: venv  ## ruff and mypy --strict
 	@$(BIN)/ruff check .
 	$(BIN)/mypy --strict meshproxy tests tools bench filters
 
-docs: venv  ## write docs/configuration.md anew
-	@$(BIN)/python -m meshproxy.config.docs
+docs: venv  ## write docs/configuration.md and docs/rules.md anew
+	@$(BIN)/python -m meshproxy.config.docs > docs/configuration.md
+	$(BIN)/python -m meshproxy.pilot.documents.docs > docs/rules.md
 
 compiled: venv  ## compile the hot modules outside the tree and print the directory
 	@tools/system_packages.sh compiler

@@ -262,10 +262,15 @@ class _Builder(MaterialBuilder):
 def is_server_name(name: str) -> bool:
     """Whether `name` can be sent as SNI: no empty label, and none of more than 63 bytes."""
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+        _any_client().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
     except ValueError:  # of the idna codec too
         return False
     return True
+
+
+@functools.cache
+def _any_client() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _version(params: Any, field: str, default: ssl.TLSVersion) -> ssl.TLSVersion:

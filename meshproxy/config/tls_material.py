@@ -119,17 +119,15 @@ class MaterialBuilder:
             if kind is None:
                 self.error(f"{at}.san_type", "only EMAIL, DNS, URI and IP_ADDRESS are supported")
             else:
-                self._add_san_matcher(found, kind, each.matcher, f"{at}.matcher")
+                self._add_san_matchers(found, [kind], each.matcher, f"{at}.matcher")
         for index, each in enumerate(message.match_subject_alt_names):  # deprecated: a name of any kind
-            for kind in _KINDS.values():
-                self._add_san_matcher(found, kind, each, item(field, "match_subject_alt_names", index))
+            self._add_san_matchers(found, _KINDS.values(), each, item(field, "match_subject_alt_names", index))
         return tuple(found)
 
-    def _add_san_matcher(self, found: list[SanMatcher], kind: int, message: Any, field: str) -> None:
+    def _add_san_matchers(self, found: list[SanMatcher], kinds: Iterable[int], message: Any, field: str) -> None:
         matcher = build_string_matcher(message, child(self._path, field), self._errors)
         if matcher is not None:
-            exact = message.exact if kind == x509.DNS else ""
-            found.append(SanMatcher(kind, matcher, exact))
+            found += [SanMatcher(kind, matcher, message.exact if kind == x509.DNS else "") for kind in kinds]
 
     def _hashes(self, message: Any, field: str) -> frozenset[bytes]:
         """SHA-256 in hexadecimal, with or without colons."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from meshproxy.config.config_source import ConfigSource
 from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.large_message import merge_in_steps
 from meshproxy.config.messages import find_message, type_name
 from meshproxy.config.subscription import VIRTUAL_HOST_TYPE, ResourceWatcher, Subscription, Subscriptions
 from meshproxy.net.dispatcher import Dispatcher
@@ -96,7 +97,7 @@ class WorkerSubscriptions(Subscriptions):
             for name, version, message in updates:
                 watches = self._waiting((source, type_url, name), only_new)
                 if watches:
-                    parsed = _parsed(type_url, message)
+                    parsed = await _parsed(type_url, message, slices)
                     for watch in watches:
                         await self._update(watch, name, parsed, version, reasons, slices)
                 await slices.rest()
@@ -208,9 +209,11 @@ def version_hash(version: str) -> int:
     return int.from_bytes(hashlib.blake2b(version.encode(), digest_size=7).digest()) if version else 0
 
 
-def _parsed(type_url: str, message: Any) -> Any:
+async def _parsed(type_url: str, message: Any, slices: Slices) -> Any:
     if not isinstance(message, bytes):
         return message
     kind = find_message(type_name(type_url))
     assert kind is not None  # the supervisor has read it
-    return kind.FromString(message)
+    parsed = kind()
+    await slices.run(merge_in_steps(parsed, message))
+    return parsed

@@ -19,6 +19,7 @@ from tests.differential.test_tls import CASES, FAILED
 from tests.differential.test_tracing import DIFFERENCES as TRACING
 from tests.differential.test_upgrades import ROWS as UPGRADE_ROWS
 from tests.differential.test_upstream_connections import ROWS as CONNECTION_ROWS
+from tests.differential.test_xds_protocol import DIFFERENCES as XDS_PROTOCOL
 from tests.differential.topic import all_topics
 
 ALL_ROWS: list[Any] = [*ROWS, *CONNECTION_ROWS, *POOL_ROWS, *all_http2_rows(), *UPGRADE_ROWS]
@@ -40,7 +41,7 @@ def declared_keys() -> set[str]:
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
     of_connections |= {SILENT_KEY for row in all_http2_rows() if row.silent}
     of_tls |= SECRETS
-    return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING | GRPC_TRACING
+    return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING | GRPC_TRACING | XDS_PROTOCOL
 
 
 def documented_keys() -> list[str]:

@@ -200,7 +200,7 @@ async def clusters_that_come(one: Side) -> Any:
 async def clusters_that_are_missing(one: Side) -> Any:
     one.plane.script()
     seen: list[Any] = []
-    waiting = [asyncio.create_task(one.request("late", b"body")), asyncio.create_task(one.request("late"))]
+    waiting = [asyncio.create_task(one.request("late")), asyncio.create_task(one.request("late"))]
     stream = await one.stream("late")
     stream.send_delta(CLUSTER_TYPE, [], ["late"], "1")
     seen += [await each for each in waiting]

@@ -129,7 +129,9 @@ async def test_a_secret_of_the_bootstrap_changes(tmp_path: Path, workers: str) -
     async with Proxy(with_secret(main, files.certificate()), "--concurrency", workers) as proxy:
         port = proxy.ports["main"]
         assert await asyncio.to_thread(common_name, port) == "old"
-        async with Load(port, lambda answer, _: "" if answer.body == b"x" else repr(answer.body), tls=trusting()) as load:
+        async with Load(
+            port, lambda answer, _: "" if answer.body == b"x" else repr(answer.body), tls=trusting()
+        ) as load:
             files.put(NEW)
             await until_shown(port, "new")
             inline = {

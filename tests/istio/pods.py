@@ -151,7 +151,7 @@ class SidecarProxy:
         self._log = pod.directory / "proxy.log"
         setpriv = [needed("setpriv"), "--regid", PROXY_GID, "--clear-groups"]
         program = [envoy_binary()] if who == "envoy" else [sys.executable, "-m", "meshproxy"]
-        arguments = ["-c", str(bootstrap), *FLAGS, "--concurrency", "1"]
+        arguments = ["-c", str(bootstrap), *FLAGS, "--concurrency", "2"]
         if who == "meshproxy":
             arguments += ["--shutdown-delay-s", "0"]  # so that the test is over at once
         with self._log.open("wb") as log:

@@ -103,7 +103,7 @@ def header(*headers: tuple[str, str], target: str = "/") -> bytes:
     return get(target, *headers)
 
 
-SECRET = reply(headers=[("x-secret", "1"), ("server", "app")])
+SECRET = reply(headers=[("x-secret", "1"), ("x-hidden", "1")])
 
 ROWS = [
     # Names of hosts.
@@ -157,7 +157,15 @@ ROWS = [
     row(
         "header-operations",
         header(("x-gone", "1"), ("x-set", "0"), ("x-added", "0"), target="/headers"),
-        *(V2, "  x-set: destination", "  x-added: one", "  x-answer: two", "  x-of: v2", "  server: theirs"),
+        *(
+            V2,
+            "  x-set: destination",
+            "  x-added: one",
+            "  x-answer: two",
+            "  x-of: v2",
+            "  x-empty: ",
+            "  x-secret: 2",
+        ),
         upstream=[SECRET],
     ),
     row("host-header", "/hosted", V2, "  host: set.example"),
@@ -174,12 +182,12 @@ ROWS = [
     row(
         "preflight",
         request("OPTIONS", "/cors", [("origin", "https://shop.example"), ("access-control-request-method", "GET")]),
-        *("200", "  access-control-allow-methods: GET,PUT", "  access-control-max-age: 600", NOWHERE),
+        *("200", "  access-control-allow-methods: GET,PUT", "  access-control-max-age: 600", "cors_response"),
     ),
     row(
         "preflight-of-others",
         request("OPTIONS", "/cors", [("origin", "https://other.example"), ("access-control-request-method", "GET")]),
-        NOWHERE,
+        "cors_response",
     ),
     row(
         "cors",
@@ -203,7 +211,7 @@ ROWS = [
     row("gw-exact", "/api/v2/exact?q=1", REVIEWS, "GET /whole?q=1 ", host="productpage"),
     row("gw-method", post("/api/x"), RATINGS, host="productpage"),
     row("gw-header", header(("x-beta", "yes"), target="/api/x"), DETAILS, host="productpage"),
-    row("gw-redirect", "/moved/x?q", "301", "  location: http://new.example/to/x?q", host="productpage"),
+    row("gw-redirect", "/moved/x?q", "301", "  location: http://new.example:9080/to/x?q", host="productpage"),
     row("gw-no-backend", "/nobody", "code=500", host="productpage"),
     row("gw-regex", "/123", REVIEWS, "  x-number: yes", "  x-backend: reviews", host="productpage"),
     row("gw-unmatched", "/other", "404", "details=route_not_found", host="productpage"),

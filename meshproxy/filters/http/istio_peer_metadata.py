@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 
 from meshproxy.api.istio_peer_metadata_pb2 import Config
+from meshproxy.codec import headers as h
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.context import BuildContext
 from meshproxy.config.values import struct_fields
@@ -126,7 +127,7 @@ class PeerMetadata(HttpFilter):
         self.skips_external_upstream: bool = False
 
     def on_request_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
-        if self.reads_downstream:
+        if self.reads_downstream and headers.known & h.ENVOY:
             metadata, identity = headers.get(_HEADER), headers.get(_ID_HEADER)
             if metadata is not None or identity is not None:
                 stream.state[self.slot] = Asked(metadata is not None, identity is not None)
@@ -141,7 +142,7 @@ class PeerMetadata(HttpFilter):
         return CONTINUE
 
     def on_response_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
-        if self.reads_upstream:
+        if self.reads_upstream and headers.known & h.ENVOY:
             metadata, identity = headers.get(_HEADER), headers.get(_ID_HEADER)
             if metadata is not None or identity is not None:
                 self._discover(stream, _UPSTREAM, metadata, identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from envoy.config.core.v3.base_pb2 import RuntimeFractionalPercent
@@ -44,11 +45,12 @@ REDIRECT_CODES: Final = {
     307: RedirectAction.TEMPORARY_REDIRECT,
     308: RedirectAction.PERMANENT_REDIRECT,
 }
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Destinations(Protocol):
-    """What the mesh knows of the destinations that rules name."""
+    """What the mesh knows of the destinations that rules name. `port` is that on which the requests come."""
+
+    port: int
 
     def cluster_of(self, destination: Destination) -> str:
         """The name of its cluster."""
@@ -63,12 +65,14 @@ class Destinations(Protocol):
 def act(route: Route, rule: HTTPRoute, destinations: Destinations) -> None:
     """Everything about the route but what it matches."""
     if rule.redirect is not None:
-        route.redirect.CopyFrom(_redirect(rule.redirect))
+        route.redirect.CopyFrom(_redirect(rule.redirect, destinations.port))
     elif rule.direct_response is not None:
         _answer(route, rule.direct_response)
     else:
         route.route.CopyFrom(_forward(rule, destinations))
     set_headers(route, rule.headers)
+    if len(targets := _targets(rule)) == 1:
+        set_headers(route, targets[0].headers)
     if rule.cors_policy is not None:
         route.typed_per_filter_config[CORS].CopyFrom(pack(cors_policy(rule.cors_policy)))
     if rule.fault is not None:
@@ -78,7 +82,7 @@ def act(route: Route, rule: HTTPRoute, destinations: Destinations) -> None:
 def _forward(rule: HTTPRoute, destinations: Destinations) -> RouteAction:
     action = RouteAction()
     _set_clusters(action, rule, destinations)
-    _set_time(action, rule)
+    set_timeout(action, rule.timeout)
     policy = retry_policy(rule.retries)
     if policy is not None:
         action.retry_policy.CopyFrom(policy)
@@ -86,6 +90,8 @@ def _forward(rule: HTTPRoute, destinations: Destinations) -> RouteAction:
     if rule.rewrite is not None:
         _rewrite(action, rule.rewrite)
         host = rule.rewrite.authority or host
+    if len(targets := _targets(rule)) == 1:
+        host = host_of(targets[0].headers) or host
     if host:
         action.host_rewrite_literal = host
     for destination, percentage in _mirrors(rule):
@@ -95,18 +101,23 @@ def _forward(rule: HTTPRoute, destinations: Destinations) -> RouteAction:
 
 
 def _set_clusters(action: RouteAction, rule: HTTPRoute, destinations: Destinations) -> None:
-    targets = [target for target in rule.route if target.weight or len(rule.route) == 1]
+    targets = _targets(rule)
     policies: list[RouteAction.HashPolicy] = []
-    if len(targets) == 1 and targets[0].headers is None:
+    if len(targets) == 1:
         action.cluster = destinations.cluster_of(targets[0].destination)
     else:
         action.weighted_clusters.CopyFrom(_weighted(targets, destinations))
-        policies = destinations.split_policies() if len(targets) > 1 else []
+        policies = destinations.split_policies()
         if policies:
             action.weighted_clusters.use_hash_policy.CopyFrom(boolean(True))
     for target in targets:
         policies += [one for one in destinations.hash_policies(target.destination) if one not in policies]
     action.hash_policy.extend(policies)
+
+
+def _targets(rule: HTTPRoute) -> list[HTTPRouteDestination]:
+    """Those that get requests. What is said of the headers of a single one is said of the route."""
+    return [target for target in rule.route if target.weight or len(rule.route) == 1]
 
 
 def _weighted(targets: Sequence[HTTPRouteDestination], destinations: Destinations) -> WeightedCluster:
@@ -121,11 +132,15 @@ def _weighted(targets: Sequence[HTTPRouteDestination], destinations: Destination
     return weighted
 
 
-def _set_time(action: RouteAction, rule: HTTPRoute) -> None:
-    """Without a rule a request may take for ever; a caller's grpc-timeout shortens what a rule allows."""
-    time = duration(0) if rule.timeout is None else duration_of(rule.timeout)
+def set_timeout(action: RouteAction, timeout: timedelta | None) -> None:
+    """Without a rule a request may take for ever; a caller's grpc-timeout shortens what a rule allows.
+
+    That is `max_grpc_timeout`, though Envoy calls it deprecated: beside `max_stream_duration`, which took its place,
+    `timeout` has no effect.
+    """
+    time = duration(0) if timeout is None else duration_of(timeout)
     action.timeout.CopyFrom(time)
-    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(time)
+    action.max_grpc_timeout.CopyFrom(time)
 
 
 def _rewrite(action: RouteAction, rule: HTTPRewrite) -> None:
@@ -151,7 +166,8 @@ def fraction(percentage: float) -> FractionalPercent:
     return FractionalPercent(numerator=round(percentage * 10_000), denominator=_MILLION)
 
 
-def _redirect(rule: HTTPRedirect) -> RedirectAction:
+def _redirect(rule: HTTPRedirect, port: int) -> RedirectAction:
+    """A scheme brings its own port with it, so that only the request's has to be said."""
     action = RedirectAction(host_redirect=rule.authority, response_code=REDIRECT_CODES[rule.redirect_code or 301])
     if rule.scheme is not None:
         action.scheme_redirect = rule.scheme
@@ -161,8 +177,8 @@ def _redirect(rule: HTTPRedirect) -> RedirectAction:
         action.path_redirect = rule.uri
     if rule.port is not None:
         action.port_redirect = rule.port
-    elif rule.derive_port == "FROM_PROTOCOL_DEFAULT" and rule.scheme:
-        action.port_redirect = _DEFAULT_PORTS.get(rule.scheme, 0)
+    elif rule.derive_port == "FROM_REQUEST_PORT":
+        action.port_redirect = port
     return action
 
 

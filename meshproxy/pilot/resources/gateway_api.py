@@ -34,6 +34,7 @@ from meshproxy.pilot.resources.actions import REDIRECT_CODES, Destinations, act
 
 Rank = tuple[int, ...]
 
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _EXACT: Final = 3
 _PREFIX: Final = 2
 _REGEX: Final = 1
@@ -81,7 +82,7 @@ def _http_rule(
         _act(route, plain, destinations)
         for filter_ in rule.filters:
             if filter_.request_redirect is not None:
-                _redirect(route, filter_.request_redirect, match)
+                _redirect(route, filter_.request_redirect, match, destinations.port)
             if filter_.url_rewrite is not None:
                 _rewrite(route, filter_.url_rewrite, match)
         found.append((_http_rank(match), route))
@@ -259,13 +260,13 @@ def _grpc_rank(match: api.GRPCRouteMatch) -> Rank:
     return (exact, len(method.service), len(method.method), 0, len(match.headers))
 
 
-def _redirect(route: Route, redirect: api.RequestRedirect, match: api.HTTPRouteMatch) -> None:
-    """What it does not name stays as it was; a scheme alone brings its own port."""
+def _redirect(route: Route, redirect: api.RequestRedirect, match: api.HTTPRouteMatch, port: int) -> None:
+    """What it does not name stays as it was; the port is that of a scheme it names, else that of the request."""
     action = RedirectAction(response_code=REDIRECT_CODES[redirect.status_code])
     if redirect.scheme is not None:
         action.scheme_redirect = redirect.scheme
     action.host_redirect = redirect.hostname or ""
-    action.port_redirect = redirect.port or {"http": 80, "https": 443}.get(redirect.scheme or "", 0)
+    action.port_redirect = redirect.port or _port_of(redirect, port)
     if redirect.path is not None:
         if redirect.path.replace_full_path is not None:
             action.path_redirect = redirect.path.replace_full_path
@@ -273,6 +274,13 @@ def _redirect(route: Route, redirect: api.RequestRedirect, match: api.HTTPRouteM
             _replace_prefix(action, redirect.path.replace_prefix_match or "", match)
     route.ClearField("direct_response")
     route.redirect.CopyFrom(action)
+
+
+def _port_of(redirect: api.RequestRedirect, port: int) -> int:
+    """0 where it need not be said."""
+    if redirect.scheme is not None:
+        return 0 if redirect.hostname else _DEFAULT_PORTS[redirect.scheme]
+    return port if redirect.hostname and port != _DEFAULT_PORTS["http"] else 0
 
 
 def _rewrite(route: Route, rewrite: api.URLRewrite, match: api.HTTPRouteMatch) -> None:

@@ -65,6 +65,11 @@ def grpc_routes(view: View, service: Service, port: ServicePort) -> RouteConfigu
     """All names of the service alike."""
     host = VirtualHost(name=f"{service.hostname}:{port.number}", domains=["*"])
     host.routes.extend(service_routes(view, service, port))
+    for route in host.routes:
+        if route.HasField("route"):
+            # gRPC knows of no other time-out.
+            route.route.max_stream_duration.grpc_timeout_header_max.CopyFrom(route.route.timeout)
+            route.route.ClearField("max_grpc_timeout")
     return route_configuration(route_name(service, port), [host])
 
 

@@ -42,7 +42,7 @@ def _additions(operations: HeaderOperations) -> list[HeaderValueOption]:
 
 def _options(pairs: Iterable[tuple[str, str]], action: int) -> list[HeaderValueOption]:
     return [
-        HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=action)
+        HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=action, keep_empty_value=not value)
         for name, value in pairs
         if name.lower() not in _HOST
     ]

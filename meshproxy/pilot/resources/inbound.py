@@ -11,6 +11,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, RouteMatch, Virtua
 
 from meshproxy.pilot.documents.common import HTTP_PROTOCOLS
 from meshproxy.pilot.resources import connection_pool, http_policies, names
+from meshproxy.pilot.resources.actions import set_timeout
 from meshproxy.pilot.resources.clusters import http_version, inbound_cluster
 from meshproxy.pilot.resources.http_manager import manager, manager_filter
 from meshproxy.pilot.resources.listeners import (
@@ -103,6 +104,5 @@ def _own_filter(view: View, port: InboundPort) -> Filter:
 def _host(name: str, cluster: str) -> VirtualHost:
     route = Route(name="default", match=RouteMatch(prefix="/"))
     route.route.cluster = cluster
-    route.route.timeout.CopyFrom(duration(0))
-    route.route.max_stream_duration.grpc_timeout_header_max.CopyFrom(duration(0))
+    set_timeout(route.route, None)
     return VirtualHost(name=name, domains=["*"], routes=[route])

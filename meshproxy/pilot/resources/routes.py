@@ -13,12 +13,12 @@ from meshproxy.pilot.documents.common import covers
 from meshproxy.pilot.documents.virtual_service import Destination, HTTPRoute, HTTPRouteDestination
 from meshproxy.pilot.mesh.model import parents
 from meshproxy.pilot.resources import names
-from meshproxy.pilot.resources.actions import act
+from meshproxy.pilot.resources.actions import act, set_timeout
 from meshproxy.pilot.resources.gateway_api import Attached, routes_of
 from meshproxy.pilot.resources.http_policies import limit_host
 from meshproxy.pilot.resources.load_balancing import hash_policies, header_policy, query_policy, source_policy
 from meshproxy.pilot.resources.matches import MESH, Caller, applies, is_catch_all, route_match
-from meshproxy.pilot.resources.messages import boolean, duration, duration_of, uint32
+from meshproxy.pilot.resources.messages import boolean, duration_of, uint32
 
 if TYPE_CHECKING:
     from meshproxy.pilot.documents.document import Document
@@ -36,17 +36,17 @@ class RuleDestinations:
 
     def __init__(self, view: View, port: int) -> None:
         self._view = view
-        self._port = port
+        self.port = port
         self._split: list[RouteAction.HashPolicy] = []
 
     def cluster_of(self, destination: Destination) -> str:
-        return self._view.cluster_of(destination, self._port)
+        return self._view.cluster_of(destination, self.port)
 
     def hash_policies(self, destination: Destination) -> list[RouteAction.HashPolicy]:
         service = self._view.services.get(destination.host)
         if service is None:
             return []
-        port = self._view.port_of(destination, self._port)
+        port = self._view.port_of(destination, self.port)
         balancer = self._view.policy(service, destination.subset, port).load_balancer
         return hash_policies(balancer.consistent_hash if balancer is not None else None)
 
@@ -165,8 +165,7 @@ def catch_all(view: View) -> VirtualHost:
     if view.allow_any:
         route = Route(name=names.ALLOW_ANY, match=RouteMatch(prefix="/"))
         route.route.cluster = names.PASSTHROUGH
-        route.route.timeout.CopyFrom(duration(0))
-        route.route.max_stream_duration.grpc_timeout_header_max.CopyFrom(duration(0))
+        set_timeout(route.route, None)
         return VirtualHost(name=names.ALLOW_ANY, domains=["*"], routes=[route], include_request_attempt_count=True)
     route = Route(name=names.BLOCK_ALL, match=RouteMatch(prefix="/"))
     route.direct_response.status = _BAD_GATEWAY

@@ -107,8 +107,10 @@ REFUSALS: Final = [(kind, name) for kind in CLASSES for name in getattr(kind, "R
 @pytest.mark.parametrize(("kind", "name"), REFUSALS, ids=lambda each: each if isinstance(each, str) else each.__name__)
 def test_a_refused_field_is_told_with_its_reason(kind: type[Any], name: str) -> None:
     problems = Problems("f.yaml")
-    problems.root = yaml.compose(f"{name}: x\n", Loader=yaml.SafeLoader)
-    read_spec(kind, problems.root, At(problems))
+    root = yaml.compose(f"{name}: x\n", Loader=yaml.SafeLoader)
+    assert root is not None
+    problems.root = root
+    read_spec(kind, root, At(problems))
     assert f"f.yaml:1: {name}: {kind.REFUSED[name]}" in [str(error) for error in problems.errors]
 
 

@@ -14,7 +14,7 @@ from tests.pilot.mesh.worlds import mesh_of, rule, service, virtual_service
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 NAMESPACES: Final = ("shop", "default", "other", "istio-system")
-LABELS: Final = ({}, {"app": "web"}, {"app": "reviews", "version": "v1"}, {"app": "edge"})
+LABELS: Final[tuple[dict[str, str], ...]] = ({}, {"app": "web"}, {"app": "reviews", "version": "v1"}, {"app": "edge"})
 
 
 def sample_documents() -> list[Document]:
@@ -66,6 +66,7 @@ def test_step_by_step_or_at_once_is_the_same(steps: list[set[int]]) -> None:
     there: dict[Identity, Document] = {}
     for step in steps:
         wanted = {SAMPLES[index].identity: SAMPLES[index] for index in step}
+        pairs: list[tuple[Document | None, Document | None]]
         pairs = [(there.get(identity), document) for identity, document in wanted.items()]
         pairs += [(document, None) for identity, document in there.items() if identity not in wanted]
         before, mesh, there = mesh, mesh.updated(pairs), wanted
