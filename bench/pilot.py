@@ -181,9 +181,9 @@ class Pilot:
 class Clients:
     """Their process."""
 
-    def __init__(self, target: str, protocol: str) -> None:
+    def __init__(self, target: str, protocol: str, settle_s: float) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.pilot_clients", target, protocol],
+            [sys.executable, "-m", "bench.pilot_clients", target, protocol, str(settle_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -214,21 +214,21 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 @contextmanager
-def _running(rules: Path, protocol: str) -> Iterator[tuple[Pilot, Clients]]:
+def _running(rules: Path, protocol: str, settle_s: float) -> Iterator[tuple[Pilot, Clients]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="pilot-")))
         pilot = Pilot(rules, folder)
         stack.callback(pilot.stop)
-        clients = Clients(pilot.target, protocol)
+        clients = Clients(pilot.target, protocol, settle_s)
         stack.callback(clients.stop)
         yield pilot, clients
 
 
-def measure(protocol: str, clients: int, services: int, changes: int) -> Result:
-    """One run, with a pilot of its own."""
+def measure(protocol: str, clients: int, services: int, changes: int, steady_s: float) -> Result:
+    """One run, with a pilot of its own; for `steady_s` before and after each change nothing else happens."""
     with TemporaryDirectory(prefix="rules-") as folder:
         rules = Rules(Path(folder), services)
-        with _running(Path(folder), protocol) as (pilot, crowd):
+        with _running(Path(folder), protocol, steady_s) as (pilot, crowd):
             first = _connect(pilot, crowd, 1)
             before_kib = pilot.rss_kib()
             everybody = _connect(pilot, crowd, clients - 1)
@@ -236,7 +236,7 @@ def measure(protocol: str, clients: int, services: int, changes: int) -> Result:
             found: dict[str, list[Phase]] = {what: [] for what in _WHAT}
             for what, phases in found.items():
                 for _ in range(changes):
-                    phases.append(_change(pilot, crowd, rules, what))
+                    phases.append(_change(pilot, crowd, rules, what, steady_s))
             rss_mib = pilot.rss_kib() / 1024
         return Result(protocol, clients, first, everybody, kib_a_client, rss_mib, found["endpoint"], found["rule"])
 
@@ -248,10 +248,10 @@ def _connect(pilot: Pilot, crowd: Clients, count: int) -> Phase:
     return Phase([at - began for at in answer["when"]], pilot.cpu_s() - cpu_s, answer["bytes"])
 
 
-def _change(pilot: Pilot, crowd: Clients, rules: Rules, what: str) -> Phase:
+def _change(pilot: Pilot, crowd: Clients, rules: Rules, what: str, steady_s: float) -> Phase:
     crowd.say(f"expect {_WHAT[what]}")
     crowd.hear()
-    idle_s = _idle_cpu_s(pilot)
+    idle_s = _idle_cpu_s(pilot, steady_s)
     cpu_s, began = pilot.cpu_s(), time.monotonic()
     rules.change(what)
     answer = crowd.hear()
@@ -260,11 +260,11 @@ def _change(pilot: Pilot, crowd: Clients, rules: Rules, what: str) -> Phase:
     return Phase([at - began for at in answer["when"]], max(cpu_s, 0.0), answer["bytes"])
 
 
-def _idle_cpu_s(pilot: Pilot) -> float:
+def _idle_cpu_s(pilot: Pilot, steady_s: float) -> float:
     """What a second costs in which nothing happens."""
     cpu_s = pilot.cpu_s()
-    time.sleep(_STEADY_S)
-    return (pilot.cpu_s() - cpu_s) / _STEADY_S
+    time.sleep(steady_s)
+    return (pilot.cpu_s() - cpu_s) / steady_s
 
 
 def table(results: Iterable[Result]) -> str:
@@ -299,12 +299,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         options.clients, options.services, options.changes = [5], 20, 1
+    steady_s = 0.1 if options.smoke else _STEADY_S
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
     results = []
     for clients in options.clients:
         for protocol in options.protocol:
             print(f"{clients} clients, {protocol} …", file=sys.stderr, flush=True)
-            results.append(measure(protocol, clients, options.services, options.changes))
+            results.append(measure(protocol, clients, options.services, options.changes, steady_s))
     print(table(results))
 
 

@@ -1,12 +1,12 @@
 """Many proxies that hang on a pilot, each by a connection of its own, as cheaply as may be. A program of bench.pilot.
 
-    python -m bench.pilot_clients HOST:PORT sotw|delta
+    python -m bench.pilot_clients HOST:PORT sotw|delta SECONDS
 
 It obeys lines on stdin, and answers each with a line of JSON on stdout. `connect N`: so many more connect, ask for
 everything as a proxy does (clusters and their endpoints, listeners and their routes), and take it; `expect TYPE`: each
 waits for one response of that type. The answer says when each client had it, in seconds of the monotonic clock, and how
-many bytes came. What the clients ask for is what the first one is told of: it has to connect alone. All others take
-bytes, and look at their ends only.
+many bytes came, also in the SECONDS after it. What the clients ask for is what the first one is told of: it has to
+connect alone. All others take bytes, and look at their ends only.
 """
 
 from __future__ import annotations
@@ -318,23 +318,23 @@ class Crowd:
             if wanted != key.events:
                 self._selector.modify(client.socket, wanted, client)
 
-    def settle(self) -> None:
+    def settle(self, seconds: float) -> None:
         """Answer what else comes for a moment, so that it does not count for what follows."""
-        until = time.monotonic() + 1.0
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._turn(0.1)
 
 
-def main(target: str, protocol: str) -> None:
+def main(target: str, protocol: str, settle_s: float) -> None:
     crowd = Crowd(target, delta=protocol == "delta")
     for line in sys.stdin:
         verb, _, what = line.strip().partition(" ")
         before = sum(client.bytes for client in crowd.clients)
         when = crowd.connect(int(what)) if verb == "connect" else crowd.expect(TYPES[what])
-        crowd.settle()
+        crowd.settle(settle_s)
         received = sum(client.bytes for client in crowd.clients) - before
         print(json.dumps({"when": when, "bytes": received}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))

@@ -24,7 +24,7 @@ from meshproxy.config.tls_material import MaterialBuilder, digest_of
 from meshproxy.net.timers import CallTimer
 from meshproxy.observe.tls_stats import SecretStats
 from meshproxy.tls import openssl
-from meshproxy.tls.material import LoadedAuthorities, LoadedCertificate, TlsConfigError
+from meshproxy.tls.material import LoadedCertificate, TlsConfigError, load_authorities
 from meshproxy.tls.options import ValidationOptions
 
 _log: Final = logging.getLogger("meshproxy.config")
@@ -44,9 +44,9 @@ _UNAVAILABLE: Final = "is not possible with this build of Python"
 
 def read_secret(
     message: Any, kind: str, path: str, errors: ConfigErrors, load: Callable[[Any, str], bytes | None]
-) -> Material | None:
+) -> Generator[None, None, Material | None]:
     """What a Secret message holds, checked: the key belongs to the certificate, the authorities can be read. None with
-    errors, which tell nothing of what it holds."""
+    errors, which tell nothing of what it holds. In steps of about a millisecond."""
     held = message.WhichOneof("type")
     if held != kind:
         errors.add(child(path, held or kind), f"a {kind} is what is asked for")
@@ -56,7 +56,7 @@ def read_secret(
         return None
     builder = MaterialBuilder(path, errors, load)
     try:
-        material = _read(builder, message, kind)
+        material = yield from _read(builder, message, kind)
         return None if builder.failed else material
     except TlsConfigError as error:
         for field, reason in error.problems:
@@ -64,21 +64,22 @@ def read_secret(
         return None
 
 
-def _read(builder: MaterialBuilder, message: Any, kind: str) -> Material | None:
+def _read(builder: MaterialBuilder, message: Any, kind: str) -> Generator[None, None, Material | None]:
     if kind == CERTIFICATE:
         options = builder.certificate(message.tls_certificate, kind)
         return None if builder.failed else LoadedCertificate(options, message.name)
     if kind == VALIDATION:
         validation = builder.validation(message.validation_context, kind)
-        return None if builder.failed else loaded(validation, message.name)
+        return None if builder.failed else (yield from loaded(validation, message.name))
     return builder.ticket_keys(message.session_ticket_keys, kind)
 
 
-def loaded(validation: ValidationOptions, name: str = "") -> ValidationOptions:
-    """With its authorities in OpenSSL's hands. Raises TlsConfigError."""
+def loaded(validation: ValidationOptions, name: str = "") -> Generator[None, None, ValidationOptions]:
+    """With its authorities in OpenSSL's hands, in steps. Raises TlsConfigError."""
     if not (validation.trusted_ca or validation.crl or validation.system_roots):
         return validation
-    return replace(validation, authorities=LoadedAuthorities(validation, name))
+    authorities = yield from load_authorities(validation, name)
+    return replace(validation, authorities=authorities)
 
 
 # -- those of the bootstrap
@@ -123,7 +124,7 @@ def build_static_secrets(messages: Any, path: str, context: BuildContext) -> Gen
         if kind not in (CERTIFICATE, VALIDATION, TICKET_KEYS):
             continue  # the table of fields says so
         part = context.for_part(f"secrets.{message.name}", context.errors)
-        material = read_secret(message, kind, where, context.errors, part.load)
+        material = yield from read_secret(message, kind, where, context.errors, part.load)
         if not secrets.add(kind, message.name, None if material is None else StaticSecret(material, part.files)):
             context.errors.add(child(where, "name"), "the name is used twice")
         yield
@@ -279,7 +280,7 @@ class Secret(ResourceWatcher):
     def _take(self, message: Any, errors: ConfigErrors) -> Generator[None, None, dict[str, FileStamp | None]]:
         """Read it, ask all who would use it, and only then hand it over. Returns the files that it names."""
         sources = _Sources(message, errors)
-        material = read_secret(message, self._kind, "", errors, sources.load)
+        material = yield from read_secret(message, self._kind, "", errors, sources.load)
         digest = sources.digest()
         yield
         if material is None or digest == self._digest:

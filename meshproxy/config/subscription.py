@@ -88,6 +88,9 @@ class Subscriptions:
     """Where resources are asked for: `Services.subscriptions`. One for each process; the supervisor of several asks the
     control plane once for all of them."""
 
+    # All workers get the same: those of one of them count it, in the watchers' statistics too.
+    counts: bool = True
+
     def watch(self, source: ConfigSource, type_url: str, name: str, watcher: ResourceWatcher) -> Subscription:
         """`watcher` hears of the resource from now on: soon, where it is known already. Never from within this call."""
         raise NotImplementedError

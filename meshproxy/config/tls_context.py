@@ -21,7 +21,7 @@ from meshproxy.net.transport_socket import TransportSocketFactory
 from meshproxy.observe.tls_stats import SocketFactoryStats, TlsCounter, TlsStats
 from meshproxy.tls import openssl
 from meshproxy.tls.context import TlsContext, check_parameters
-from meshproxy.tls.material import LoadedCertificate, TlsConfigError
+from meshproxy.tls.material import LoadedCertificate, TlsConfigError, at_once
 from meshproxy.tls.options import (
     DEFAULT_CIPHERS,
     DEFAULT_CURVES,
@@ -137,7 +137,7 @@ class _Builder(MaterialBuilder):
             LoadedCertificate(each) if isinstance(each, CertificateOptions) else each for each in parts.certificates
         ]
         if isinstance(parts.validation, ValidationOptions):
-            parts.validation = loaded(parts.validation)
+            parts.validation = at_once(loaded(parts.validation))
 
     # -- CommonTlsContext
 

@@ -120,15 +120,15 @@ class ExtensionDiscovery(InitTarget, ResourceWatcher):
             raise
         if built is None or errors or self._stopped:
             context.close()
-            self.stats.config_fail += bool(errors)
+            self._count_failure(bool(errors))
         else:
             self._replace(built, context)
-            self.stats.config_reload += 1
+            self.stats.config_reload += self._services.subscriptions.counts
         self.set_ready()  # a first answer that is refused ends the waiting too, as in Envoy
 
     def refused(self) -> None:
         """An answer broke the API's rules: a first one ends the waiting."""
-        self.stats.config_fail += 1
+        self._count_failure(True)
         self.set_ready()
 
     def missing(self) -> None:
@@ -144,6 +144,9 @@ class ExtensionDiscovery(InitTarget, ResourceWatcher):
         if self._context is not None:
             self._context.close()
             self._context = None
+
+    def _count_failure(self, failed: bool) -> None:
+        self.stats.config_fail += failed and self._services.subscriptions.counts
 
     def _replace(self, built: HttpFilter, context: BuildContext | None) -> None:
         """New streams have this filter; those of the old one, which gives back what it acquired, end with it."""

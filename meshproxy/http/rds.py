@@ -33,9 +33,9 @@ class RouteDiscoveryStats(SubscriptionStats):
         super().__init__()
         self.config_reload_time_ms = 0  # when the routes last changed: milliseconds since the epoch
 
-    def reloaded(self) -> None:
+    def reloaded(self, counts: bool) -> None:
         """The routes are others."""
-        self.config_reload += 1
+        self.config_reload += counts
         self.config_reload_time_ms = int(wall_time(monotonic()) * 1000.0)
 
 
@@ -134,7 +134,7 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
     def _put(self, table: RouteTable, context: BuildContext) -> RouteTable | None:
         old, old_context = self.routes.table, self._context
         self.routes.table, self._context = table, context
-        self.stats.reloaded()
+        self.stats.reloaded(self._services.subscriptions.counts)
         context.take_effect()
         if old_context is not None:
             old_context.close()

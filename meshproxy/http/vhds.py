@@ -239,7 +239,7 @@ class VirtualHostDiscovery(ResourceWatcher):
         table.seal()
         self._routes.table = table
         self._changes += 1
-        self.stats.config_reload += 1
+        self.stats.config_reload += self._services.subscriptions.counts
 
     def _build(
         self, configuration: bytes, message: Any, errors: ConfigErrors

@@ -7,7 +7,8 @@ as it is, and the metadata say the rest:
 - `INTERCEPTION_MODE`: `REDIRECT` or `TPROXY` (the default: everything comes through iptables), `NONE`: explicit
   listeners on loopback ports;
 - `GENERATOR`: `grpc` for a client of gRPC's own, which its user agent tells as well;
-- `meshproxy.io/ports`: with explicit listeners, the local port of an outbound one, by `<port>` or `<host>:<port>`;
+- `meshproxy.io/ports`: which explicit listeners there are for outbound traffic, by `<port>` or `<host>:<port>`, each
+  with its local port (0: any that is free); without it, one for each port of HTTP and TLS services;
 - `meshproxy.io/applications`: with explicit listeners, where the application listens (`127.0.0.1:8080`), by the port at
   which the mesh finds it.
 """
@@ -37,8 +38,11 @@ _DOMAIN: Final = "cluster.local"
 
 def proxy_of(node: Any, service_account: str = "") -> Proxy:
     """From an `envoy.config.core.v3.Node`. `service_account` is what the connection has proved; it wins over the node's
-    own word. An unknown or missing part has its default."""
+    own word. An unknown or missing part has its default; raises ValueError for ports that are none."""
     facts = MessageToDict(node.metadata)
+    for key, least in ((PORTS, 0), (APPLICATIONS, 1)):
+        for name, place in _mapping(facts, key):
+            _check_port(name, place, least)
     kind, ip, namespace, domain = _parts_of(node.id)
     return Proxy(
         id=node.id,
@@ -60,6 +64,12 @@ def entries(proxy: Proxy, key: str) -> dict[str, str]:
     """The map that `Proxy.metadata` has under `key.<name>`."""
     start = key + "."
     return {name.removeprefix(start): value for name, value in proxy.metadata if name.startswith(start)}
+
+
+def _check_port(name: str, place: str, least: int) -> None:
+    port = place.rpartition(":")[2]
+    if not port.isdecimal() or not least <= int(port) < 65_536:
+        raise ValueError(f'the node says of "{name}": "{place}", which names no port')
 
 
 def _parts_of(identity: str) -> tuple[str, str, str, str]:

@@ -75,6 +75,7 @@ class ControlPlane(ResourceSink):
         self._wanted: Counter[Key] = Counter()  # by how many workers
         self._first: dict[str, asyncio.Event] = {}  # of CDS and LDS: set with the first answer
         self._stats: dict[str, SubscriptionStats] = {}
+        self._unreadable: set[tuple[bytes, str]] = set()  # of which source and type a part of this response is
         self._clusters_at: float = 0.0  # when clusters came last
 
     # -- start
@@ -261,13 +262,10 @@ class ControlPlane(ResourceSink):
             self._supervisor.dispatcher.spawn(failed, "fetch failed")
 
     def on_rejected(self, source: bytes, type_url: str, rejections: list[Rejection], version: str) -> None:
-        """The client could not even read these."""
-        if type_url in self._stats:
-            self._stats[type_url].update_rejected += 1
+        """The client could not even read these; `apply` follows, with the rest of the response."""
+        self._unreadable.add((source, type_url))
         for rejection in rejections:
             _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], rejection.name, rejection.reason)
-        if type_url in self._first:
-            self._first[type_url].set()
 
     async def apply(
         self, source: bytes, type_url: str, updates: list[ResourceUpdate], removed: list[str], version: str
@@ -279,12 +277,14 @@ class ControlPlane(ResourceSink):
             reasons = await self._apply(source, type_url, updates, removed)
         finally:
             GARBAGE.keep(size)
-        if not reasons:
+        rejected = bool(reasons) or (source, type_url) in self._unreadable
+        self._unreadable.discard((source, type_url))
+        if not rejected:
             self.resources.versions[type_url] = version
         stats = self._stats.get(type_url)
         if stats is not None:
-            count_update(stats, version, bool(reasons))
-            stats.config_reload += 0 if reasons else 1
+            count_update(stats, version, rejected)
+            stats.config_reload += 0 if rejected else 1
         if type_url in self._first:
             self._first[type_url].set()
         return [Rejection(name, reason) for name, reason in reasons.items()]

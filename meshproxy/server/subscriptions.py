@@ -35,7 +35,7 @@ class WorkerSubscriptions(Subscriptions):
 
     def __init__(self, dispatcher: Dispatcher, *, counts: bool = True) -> None:
         self._dispatcher = dispatcher
-        self._counts = counts
+        self.counts = counts
         self._watches: dict[Key, list[_Watch]] = {}
         self._news: list[Interest] = []
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by type: one delivery at a time
@@ -53,7 +53,7 @@ class WorkerSubscriptions(Subscriptions):
         watch = _Watch(self, key, watcher)
         self._watches.setdefault(key, []).append(watch)
         self._note((*key, True))
-        if self._counts and watcher.stats is not None:
+        if self.counts and watcher.stats is not None:
             watcher.stats.update_attempt += 1
         if source.initial_fetch_timeout_ms > 0.0:
             watch.timer = CallTimer(watch.on_fetch_timeout)
@@ -130,22 +130,22 @@ class WorkerSubscriptions(Subscriptions):
             await slices.run(watcher.update_member(name, message, version, errors))
         reasons += [(name, error.path, error.reason) for error in errors.sorted()]
         stats = watch.watcher.stats
-        if self._counts and stats is not None:
+        if self.counts and stats is not None:
             count_update(stats, version, bool(errors))
 
     def _refuse(self, watch: _Watch) -> None:
         watch.stop_waiting()
         watch.told = False  # it has nothing yet
         watch.watcher.refused()
-        if self._counts and watch.watcher.stats is not None:
-            watch.watcher.stats.update_rejected += 1
+        if self.counts and watch.watcher.stats is not None:
+            count_update(watch.watcher.stats, "", True)
 
     def on_failure(self, source: bytes, type_url: str) -> None:
         """The source cannot be reached: all who watch something of it count that."""
         for key, watches in self._watches.items():
             if key[:2] == (source, type_url):
                 for watch in watches:
-                    if watch.watcher.stats is not None and self._counts:
+                    if watch.watcher.stats is not None and self.counts:
                         watch.watcher.stats.update_failure += 1
 
 
@@ -195,7 +195,8 @@ def collection_of(name: str) -> str:
 
 
 def count_update(stats: Any, version: str, rejected: bool) -> None:
-    """An update came: Envoy's statistics of it."""
+    """An update came: Envoy's statistics of it, which count it as an attempt too."""
+    stats.update_attempt += 1
     if rejected:
         stats.update_rejected += 1
         return

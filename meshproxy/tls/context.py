@@ -333,13 +333,13 @@ def _load_authorities(
     context: ssl.SSLContext, validation: ValidationOptions, is_server: bool, problems: list[Problem]
 ) -> None:
     """Trusted certificates and revocation lists."""
-    if validation.authorities is None:
-        load_store(context, validation, problems)
-    else:
+    if validation.authorities is not None:
         openssl.share_authorities(validation.authorities.holder, context)
-    if validation.trusted_ca and is_server and openssl.AVAILABLE and not problems:
-        with memory_file(validation.trusted_ca) as path:
-            openssl.set_client_ca_list(context, path)
+    else:
+        load_store(context, validation, problems)
+        if validation.trusted_ca and is_server and openssl.AVAILABLE and not problems:
+            with memory_file(validation.trusted_ca) as path:
+                openssl.set_client_ca_list(context, path)
     # an intermediate certificate may be what is trusted
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
     if validation.crl:

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import replace
+from typing import Final, TypeVar
 
 from meshproxy.errors import MeshProxyError
 from meshproxy.tls import openssl
 from meshproxy.tls.ocsp import OcspStaple
 from meshproxy.tls.options import CertificateOptions, ValidationOptions
 from meshproxy.tls.selection import CURVES
-from meshproxy.tls.x509 import Certificate, DerError, certificates_of_pem
+from meshproxy.tls.x509 import PEM_END, Certificate, DerError, certificates_of_pem
 
 Problem = tuple[str, str]  # path of a field below the context, and what is wrong with it
 
+T = TypeVar("T")
+
 _MIN_RSA_BITS: Final = 2048
+_CERTIFICATES_IN_A_STEP: Final = 4
 
 
 class TlsConfigError(MeshProxyError):
@@ -60,19 +64,69 @@ class LoadedCertificate:
 
 
 class LoadedAuthorities:
-    """Whom many contexts trust, and the revocation lists: one store for all of them. Raises TlsConfigError. Needs
-    `openssl.AVAILABLE`."""
+    """Whom many contexts trust, and the revocation lists: one store for all of them. See `load_authorities`."""
 
-    def __init__(self, options: ValidationOptions, secret_name: str = "") -> None:
-        problems: list[Problem] = []
-        self.infos = read_authorities(options, problems)
-        for info in self.infos:
-            info.secret_name = secret_name
+    def __init__(self) -> None:
+        self.infos: list[CertificateInfo] = []
         self.holder = _new_holder()
-        if not problems:
-            load_store(self.holder, options, problems)
+
+
+def load_authorities(options: ValidationOptions, secret_name: str = "") -> Generator[None, None, LoadedAuthorities]:
+    """In steps of about a millisecond: there may be hundreds. Raises TlsConfigError. Needs `openssl.AVAILABLE`."""
+    loaded = LoadedAuthorities()
+    problems: list[Problem] = []
+    for part in _parts(options.trusted_ca):
+        _add_authorities(loaded, part, options, problems)
         if problems:
-            raise TlsConfigError(problems)
+            break
+        yield
+    for info in loaded.infos:
+        info.secret_name = secret_name
+    if not problems:
+        load_store(loaded.holder, replace(options, trusted_ca=b""), problems)
+    if problems:
+        raise TlsConfigError(problems)
+    return loaded
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """What comes of all the steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def _parts(pem: bytes) -> Iterator[bytes]:
+    """A few certificates each."""
+    begin = 0
+    while begin < len(pem):
+        end = begin
+        for _ in range(_CERTIFICATES_IN_A_STEP):
+            found = pem.find(PEM_END, end)
+            end = len(pem) if found < 0 else found + len(PEM_END)
+        rest = pem[end:]
+        if PEM_END not in rest:
+            end = len(pem)
+        yield pem[begin:end]
+        begin = end
+
+
+def _add_authorities(
+    loaded: LoadedAuthorities, pem: bytes, options: ValidationOptions, problems: list[Problem]
+) -> None:
+    part = replace(options, trusted_ca=pem)
+    loaded.infos += read_authorities(part, problems)
+    if problems:
+        return
+    with memory_file(pem) as path:
+        try:
+            loaded.holder.load_verify_locations(cafile=path)
+            openssl.add_client_ca_names(loaded.holder, path)
+        except ssl.SSLError:
+            problems.append(_no_authorities(options))
 
 
 def _new_holder() -> ssl.SSLContext:

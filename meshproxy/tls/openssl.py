@@ -87,6 +87,9 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "SSL_CTX_set1_cert_store": (None, (_P, _P)),
     "SSL_load_client_CA_file": (_P, (_TEXT,)),
     "SSL_CTX_set_client_CA_list": (None, (_P, _P)),
+    "SSL_CTX_get_client_CA_list": (_P, (_P,)),
+    "SSL_add_file_cert_subjects_to_stack": (_INT, (_P, _TEXT)),
+    "SSL_dup_CA_list": (_P, (_P,)),
     "SSL_get_SSL_CTX": (_P, (_P,)),
     "SSL_ctrl": (ctypes.c_long, (_P, _INT, ctypes.c_long, _P)),
     "SSL_get_servername": (_TEXT, (_P, _INT)),
@@ -275,6 +278,15 @@ def set_client_ca_list(context: ssl.SSLContext, path: str) -> None:
     _lib.SSL_CTX_set_client_CA_list(_context_pointer(context), names)  # takes ownership
 
 
+def add_client_ca_names(context: ssl.SSLContext, path: str) -> None:
+    """As `set_client_ca_list`, in addition to those that there are."""
+    names = _lib.SSL_CTX_get_client_CA_list(_context_pointer(context))
+    if not names:
+        set_client_ca_list(context, path)
+    elif _lib.SSL_add_file_cert_subjects_to_stack(names, path.encode()) != 1:
+        _fail("no certificates")
+
+
 def share_certificate(loaded: ssl.SSLContext, context: ssl.SSLContext) -> None:
     """Let `context` present what was loaded into `loaded`: its certificate, key and chain, and no copies of them."""
     source = _context_pointer(loaded)
@@ -286,9 +298,13 @@ def share_certificate(loaded: ssl.SSLContext, context: ssl.SSLContext) -> None:
 
 
 def share_authorities(loaded: ssl.SSLContext, context: ssl.SSLContext) -> None:
-    """Let `context` trust whom `loaded` trusts, with the same revocation lists: it is the same store."""
-    store = _lib.SSL_CTX_get_cert_store(_context_pointer(loaded))
-    _lib.SSL_CTX_set1_cert_store(_context_pointer(context), store)
+    """Let `context` trust whom `loaded` trusts, with the same revocation lists (it is the same store), and tell clients
+    the same names."""
+    source, target = _context_pointer(loaded), _context_pointer(context)
+    _lib.SSL_CTX_set1_cert_store(target, _lib.SSL_CTX_get_cert_store(source))
+    names = _lib.SSL_CTX_get_client_CA_list(source)
+    if names:
+        _lib.SSL_CTX_set_client_CA_list(target, _lib.SSL_dup_CA_list(names))
 
 
 def _fail(reason: str) -> None:

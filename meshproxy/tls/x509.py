@@ -63,7 +63,7 @@ _NAMES: Final = {
 }
 
 _PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
-_PEM_END: Final = b"-----END CERTIFICATE-----"
+PEM_END: Final = b"-----END CERTIFICATE-----"
 
 
 class DerError(ValueError):
@@ -257,7 +257,7 @@ def certificates_of_pem(pem: bytes) -> list[Certificate]:
     found: list[Certificate] = []
     position = pem.find(_PEM_BEGIN)
     while position >= 0:
-        end = pem.find(_PEM_END, position)
+        end = pem.find(PEM_END, position)
         if end < 0:
             raise DerError("no end of a PEM certificate")
         try:

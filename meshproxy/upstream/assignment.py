@@ -19,7 +19,7 @@ from meshproxy.upstream.config import EndpointConfig
 from meshproxy.upstream.host import Locality
 
 _STEP: Final = 500  # look-ups
-_COST: Final = 20  # of an endpoint that is read, in look-ups
+_COST: Final = 30  # of an endpoint that is read, in look-ups
 
 # A priority, a locality and its metadata.
 PlaceKey = tuple[int, str, str, str, bytes]

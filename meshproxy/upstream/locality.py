@@ -6,7 +6,8 @@ available gets its weight times its availability, which the overprovisioning fac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Final
 
 from meshproxy.upstream.config import LbConfig
 from meshproxy.upstream.edf import WeightedOrder
@@ -15,6 +16,8 @@ from meshproxy.upstream.load_balancer import RandomBits
 from meshproxy.upstream.picker import Picker, new_picker
 
 LocalityKey = tuple[str, str, str]  # region, zone, sub-zone
+
+_STRIDE: Final = 1024  # hosts in a step
 
 
 class LocalityGroup:
@@ -37,10 +40,12 @@ class LocalityGroup:
         return self.weight * min(1.0, factor / 100.0 * (eligible / counted)) if counted > 0 else 0.0
 
 
-def group_by_locality(hosts: list[Host]) -> list[LocalityGroup]:
-    """The localities of these hosts of one priority, in the order of their names."""
+def group_by_locality(hosts: list[Host]) -> Generator[None, None, list[LocalityGroup]]:
+    """The localities of these hosts of one priority, in the order of their names; in steps."""
     groups: dict[LocalityKey, LocalityGroup] = {}
-    for host in hosts:
+    for index, host in enumerate(hosts):
+        if index % _STRIDE == _STRIDE - 1:
+            yield
         key = host.locality.key
         group = groups.get(key)
         if group is None:
@@ -86,8 +91,8 @@ class LocalityPicker(Picker):
 
 def new_locality_picker(
     groups: list[LocalityGroup], degraded: bool, config: LbConfig, random_bits: RandomBits, previous: Picker | None
-) -> Picker | None:
-    """Among the healthy hosts, or the degraded ones; None when no locality with a weight has any."""
+) -> Generator[None, None, Picker | None]:
+    """Among the healthy hosts, or the degraded ones; None when no locality with a weight has any. In steps."""
     before: dict[LocalityKey, Picker] = {}
     if isinstance(previous, LocalityPicker):
         before = previous.by_locality
@@ -102,4 +107,5 @@ def new_locality_picker(
             pickers[group.key] = picker
             weights.append(weight)
             eligible.extend(hosts)
+        yield
     return LocalityPicker(eligible, pickers, weights, random_bits(30)) if weights else None

@@ -73,10 +73,9 @@ class HostSet:
         self.all_picker = new_picker(self.hosts, config, random_bits, everything)
         yield
         if self.localities:
-            self.healthy_picker = new_locality_picker(self.localities, False, config, random_bits, healthy)
-            yield
-            self.degraded_picker = new_locality_picker(self.localities, True, config, random_bits, degraded)
-            yield
+            localities = self.localities
+            self.healthy_picker = yield from new_locality_picker(localities, False, config, random_bits, healthy)
+            self.degraded_picker = yield from new_locality_picker(localities, True, config, random_bits, degraded)
         if self.healthy_picker is None:
             self.healthy_picker = new_picker(self.healthy, config, random_bits, healthy)
         if self.degraded_picker is None:
@@ -162,7 +161,8 @@ class PrioritySet(LoadBalancer):
             yield
             host_set = HostSet(members)
             yield from host_set.divide(config.weighted_priority_health)
-            self._find_localities(host_set)
+            if self._by_locality:
+                yield from self._find_localities(host_set)
             before = previous[level] if level < len(previous) else None
             if tables is None:
                 yield from host_set.make_pickers(config, self._random_bits, before)
@@ -178,14 +178,12 @@ class PrioritySet(LoadBalancer):
         for host_set in previous:
             yield from host_set.let_go()
 
-    def _find_localities(self, host_set: HostSet) -> None:
+    def _find_localities(self, host_set: HostSet) -> Iterator[None]:
         hosts = host_set.hosts
-        if not self._by_locality:
-            return
         if self.whole and hosts:
             host_set.localities = subset_of_groups(hosts, self.whole[hosts[0].priority], self.scaled)
         else:
-            host_set.localities = group_by_locality(hosts)
+            host_set.localities = yield from group_by_locality(hosts)
 
     def choose_host(self, context: LbContext | None) -> Host | None:
         host = self.pick()

@@ -118,8 +118,10 @@ class SubsetLoadBalancer(LoadBalancer):
     def rebuild(self, hosts: list[Host]) -> Iterator[None]:
         """One subset after the other: a host that goes may be chosen until its turn comes."""
         if self._by_locality:
-            self._whole = [group_by_locality(level) for level in by_priority(hosts)]
-            yield
+            self._whole = []
+            for level in by_priority(hosts):
+                groups = yield from group_by_locality(level)
+                self._whole.append(groups)
         if self._everybody is not None:
             yield from self._everybody.rebuild(hosts)
         if self._default is not None:

@@ -28,7 +28,7 @@ from meshproxy.xds.pacing import pause
 from meshproxy.xds.resources import ResourceUpdate, type_rank
 from meshproxy.xds.sensitive import secret_in
 
-_log = logging.getLogger("meshproxy.config")
+_log: Final = logging.getLogger("meshproxy.xds")
 
 _MAGIC: Final = b"meshproxy xDS cache 1\n"
 _LENGTH: Final = struct.Struct(">I")

@@ -37,7 +37,7 @@ from meshproxy.xds.stream import DiscoveryStream
 
 __all__ = ["Rejection", "ResourceSink", "ResourceUpdate", "XdsClient"]
 
-_log = logging.getLogger("meshproxy.config")
+_log: Final = logging.getLogger("meshproxy.xds")
 
 # Where the statistics of streams that are not aggregated stand. In Envoy each assignment, route configuration … has a
 # stream of its own; those of one type and source share one here.

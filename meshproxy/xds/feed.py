@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from meshproxy.clock import monotonic
 from meshproxy.net.dispatcher import Dispatcher
@@ -16,7 +16,8 @@ from meshproxy.xds.lifetimes import Lifetimes
 from meshproxy.xds.resources import WHOLE_TYPES, Rejection, ResourceSink, ResourceUpdate
 from meshproxy.xds.state import Change, TypeState
 
-_log = logging.getLogger("meshproxy.config")
+_log: Final = logging.getLogger("meshproxy.xds")
+
 
 class _Queued:
     __slots__ = ("response", "size", "stream")

@@ -32,7 +32,7 @@ from meshproxy.xds.resources import WILDCARD
 from meshproxy.xds.sotw import SotwState
 from meshproxy.xds.source import Source, SourceStatus
 
-_log = logging.getLogger("meshproxy.config")
+_log: Final = logging.getLogger("meshproxy.xds")
 
 _INTERVAL_MS: Final = 500.0
 # Text that is read within 5 ms; more than that is read by another process, so that traffic goes on.

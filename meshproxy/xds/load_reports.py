@@ -25,7 +25,7 @@ from meshproxy.xds.api_source import build_api_source
 from meshproxy.xds.pacing import pause
 from meshproxy.xds.redial import Redial
 
-_log = logging.getLogger("meshproxy.config")
+_log: Final = logging.getLogger("meshproxy.xds")
 
 _PATH: Final = b"/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
 # What our node says that it understands: `LoadStatsResponse.send_all_clusters`.
@@ -236,9 +236,9 @@ class LoadReporter:
         for load in self._loads.values():
             load.begin_round()
         for part in parts:
-            load = self._loads.get(part["cluster_name"])
-            if load is not None:
-                load.add(part)
+            wanted = self._loads.get(part["cluster_name"])
+            if wanted is not None:
+                wanted.add(part)
 
     async def _send(self, call: RpcCall, loads: dict[str, _ClusterLoad]) -> bool:
         request = LoadStatsRequest(node=self._node)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from meshproxy.config.context import Services
 from meshproxy.http.grpc.client import RpcCall, RpcError, open_client
@@ -14,7 +14,7 @@ from meshproxy.http.grpc.service import GrpcServiceConfig
 from meshproxy.xds.api_source import ApiSource
 from meshproxy.xds.pacing import BackOff, pause
 
-_log = logging.getLogger("meshproxy.config")
+_log: Final = logging.getLogger("meshproxy.xds")
 
 
 class Redial:

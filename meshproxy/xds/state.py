@@ -96,19 +96,26 @@ class TypeState:
         """What the response brings, now that it is read."""
         change = Change(decoder, response.nonce)
         change.updates = [each for each in decoder.updates.values() if self.wants(each.name, each.aliases)]
-        for beat in decoder.heartbeats:
-            if beat.name in self.held and beat.version in ("", self.held[beat.name]):
-                change.refreshed.append((beat.name, beat.ttl_ms))
-            elif self.wants(beat.name) and self.type_url != VIRTUAL_HOST_TYPE:
-                change.rejections.append(Rejection(beat.name, f"resources[{beat.index}]: has no resource in it"))
-        change.refreshed += [(each.name, each.ttl_ms) for each in change.updates]
+        change.refreshed = [(each.name, each.ttl_ms) for each in change.updates]
         change.removed = self.removed(decoder, response)
-        if self.type_url == VIRTUAL_HOST_TYPE:  # so it is said that a host which was asked for does not exist
-            change.removed += [beat.name for beat in decoder.heartbeats if self._may_go(beat.name, change.removed)]
-        change.removed += [each for each in errors_of_absence(response) if self._may_go(each, change.removed)]
+        missing = self._take_heartbeats(decoder, change) + errors_of_absence(response)
+        change.removed += [name for name in dict.fromkeys(missing) if self._may_go(name, change.removed)]
         beats_alone = bool(decoder.heartbeats) and not decoder.updates
         change.only_heartbeats = beats_alone and not change.removed and not change.rejections
         return change
+
+    def _take_heartbeats(self, decoder: Decoder, change: Change) -> list[str]:
+        """A resource that is not in its wrapping lives on where it is held. So it is also said that a virtual host that
+        was asked for does not exist: the names of those are returned."""
+        missing = []
+        for beat in decoder.heartbeats:
+            if beat.name in self.held and beat.version in ("", self.held[beat.name]):
+                change.refreshed.append((beat.name, beat.ttl_ms))
+            elif self.type_url == VIRTUAL_HOST_TYPE:
+                missing.append(beat.name)
+            elif self.wants(beat.name):
+                change.rejections.append(Rejection(beat.name, f"resources[{beat.index}]: has no resource in it"))
+        return missing
 
     def _may_go(self, name: str, removed: list[str]) -> bool:
         return name not in removed and (name in self.held or name in self.names)

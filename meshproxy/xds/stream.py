@@ -26,7 +26,7 @@ from meshproxy.xds.sotw import SotwState
 from meshproxy.xds.source import Source, SourceStatus
 from meshproxy.xds.stats import ControlPlaneStats
 
-_log = logging.getLogger("meshproxy.config")
+_log: Final = logging.getLogger("meshproxy.xds")
 
 # Responses that wait to be applied, or to be answered since the server reads nothing; with more, it has to wait.
 _MOST_QUEUED_BYTES: Final = 16 * 1024 * 1024

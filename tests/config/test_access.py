@@ -183,6 +183,15 @@ def test_an_optional_filter_of_an_unknown_kind_goes(wrapped: bool) -> None:
     assert [each.name for each in message.http_filters] == ["router"]
 
 
+@pytest.mark.parametrize("name", ["rbac.v3.RBAC", "ext_proc.v3.ExternalProcessor", "oauth2.v3.OAuth2"])
+def test_an_optional_filter_that_envoy_has_is_an_error(name: str) -> None:
+    """Envoy would run it: what it keeps out there must not come in here."""
+    message = hcm()
+    typed_config = message.http_filters.add(name="guard", is_optional=True).typed_config
+    typed_config.type_url = f"{TYPE}envoy.extensions.filters.http.{name}"
+    assert check(message) == (["http_filters[1].typed_config"], [])
+
+
 def test_an_optional_filter_that_is_discovered_stays() -> None:
     message = hcm()
     message.http_filters.add(name="later", is_optional=True).config_discovery.type_urls.append(TYPE + "x.Y")

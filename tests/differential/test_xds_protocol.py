@@ -214,7 +214,7 @@ async def test_the_next_of_several_services_is_asked() -> None:
 async def test_assignments_of_one_source_share_a_stream() -> None:
     for start, streams in ((start_envoy, [["a"], ["b"]]), (start_meshproxy, [["a", "b"]])):
         async with ControlPlane.start() as plane:
-            source = {"api_type": "GRPC", "transport_api_version": "V3"}
+            source: dict[str, Any] = {"api_type": "GRPC", "transport_api_version": "V3"}
             source["grpc_services"] = [{"envoy_grpc": {"cluster_name": "xds"}}]
             eds = {"eds_config": {"api_config_source": source, "resource_api_version": "V3"}}
             plane.set(CLUSTER_TYPE, {name: eds_cluster(name, eds_cluster_config=eds) for name in ("a", "b")})

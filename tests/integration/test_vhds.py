@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -123,7 +124,7 @@ async def _start(plane: ControlPlane, workers: str) -> Proxy:
 async def _play(plane: ControlPlane, stream: Any) -> None:
     """Give the proxy its clusters (none), its listener and routes, and an empty first answer about virtual hosts."""
     for kind in (CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, VIRTUAL_HOST_TYPE):
-        await plane.until(lambda kind=kind: plane.of_type(kind))
+        await plane.until(partial(plane.of_type, kind))
         known = plane.resources.get(kind, {})
         made = [resource(name, held) for name, (held, _) in known.items()]
         stream.send_delta(kind, made, nonce=f"first-{kind}")

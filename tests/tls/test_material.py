@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from meshproxy.tls.context import TlsContext
-from meshproxy.tls.material import LoadedAuthorities, LoadedCertificate, TlsConfigError
+from meshproxy.tls.material import LoadedCertificate, TlsConfigError, at_once, load_authorities
 from meshproxy.tls.options import TlsOptions, ValidationOptions
 from meshproxy.tls.verify import VERIFY_ERROR
 from tests.tls.certificates import Issued, dns, issue, revocation_list, world
@@ -27,7 +27,7 @@ def serving(loaded: LoadedCertificate, shared: ValidationOptions | None = None) 
 
 
 def trusting(**more: bytes) -> ValidationOptions:
-    return validation(authorities=LoadedAuthorities(validation(**more)), **more)
+    return validation(authorities=at_once(load_authorities(validation(**more))), **more)
 
 
 @pytest.mark.parametrize("who", ["server", "rsa_server"])
@@ -67,7 +67,7 @@ def test_authorities_and_revocations_are_shared() -> None:
 
 
 def test_each_context_has_rules_of_its_own() -> None:
-    authorities = LoadedAuthorities(validation())
+    authorities = at_once(load_authorities(validation()))
     lenient = validation(authorities=authorities, ignore_times=True)
     strict = validation(authorities=authorities)
     loaded = LoadedCertificate(identity(world().server))
@@ -88,3 +88,26 @@ def test_nobody_keeps_the_bytes_of_a_key() -> None:
     loaded = LoadedCertificate(identity(world().server))
     kept = [value for value in vars(loaded).values() if isinstance(value, bytes)]
     assert kept == []
+
+
+@pytest.mark.parametrize("number", [1, 4, 5, 30])
+def test_many_authorities_come_bit_by_bit(number: int) -> None:
+    """All of them are trusted, however they are cut; what stands between and behind them does not matter."""
+    authorities = [issue(f"ca {index}", ca=True) for index in range(number)]
+    pem = b"\n".join(b"# the next one\n" + each.pem for each in authorities) + b"\n# the end\n"
+    steps = list(load_authorities(validation(trusted_ca=pem)))
+    assert len(steps) == -(-number // 4)
+    shared = trusting(trusted_ca=pem)
+    assert shared.authorities is not None
+    assert len(shared.authorities.infos) == number
+    context = serving(LoadedCertificate(identity(world().server)), shared)
+    for authority in (authorities[0], authorities[-1]):
+        assert pair(context, client(issue("client", authority)))[0].established
+    assert not pair(context, client(world().client))[0].established
+
+
+def test_one_bad_authority_among_many() -> None:
+    pem = b"".join(issue(f"ca {index}", ca=True).pem for index in range(20))
+    broken = pem[: pem.rindex(b"-----END") - 40] + pem[pem.rindex(b"-----END") :]
+    with pytest.raises(TlsConfigError, match="Failed to load trusted CA"):
+        at_once(load_authorities(validation(trusted_ca=broken)))

@@ -262,3 +262,12 @@ def test_a_virtual_host_by_an_alias() -> None:
     play.begin()
     play.send(resource("x/a", VirtualHost(name="a", domains=["a"]), aliases=("r/a.test:80",)))
     assert play.updates == {"x/a": "1"}
+
+
+def test_a_virtual_host_without_a_resource_does_not_exist() -> None:
+    play = DeltaPlay(VIRTUAL_HOST_TYPE)
+    play.subscribe("r/*", "r/a", "r/b")
+    play.begin()
+    play.send(resource("r/b", VirtualHost(name="b", domains=["b"])))
+    play.send(resource("r/a", None), resource("r/b", None), resource("r/other", None))
+    assert (play.removed, play.refused) == (["r/a"], [])

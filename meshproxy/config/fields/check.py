@@ -189,7 +189,7 @@ class _Walk:
             self._clears += 1
 
     def _leave_optional_out(self, filters: Any, path: str) -> None:
-        """A filter of a kind that we do not have, and that the control plane says may be missing."""
+        """A filter of a kind that nobody knows here, and that the control plane says may be missing."""
         for index in range(len(filters) - 1, -1, -1):
             entry = filters[index]
             if getattr(entry, "is_optional", False) and entry.HasField("typed_config"):
@@ -209,7 +209,7 @@ class _Walk:
 
     def _leave_out(self, path: str) -> None:
         self._clears += 1
-        self.not_yet.append((path, "is of a kind that is not supported, and may be missing"))
+        self.not_yet.append((path, "is of a kind that is not known, and may be missing"))
 
     def _fails(self, message: Message, path: str) -> Generator[None, None, bool]:
         outer, self.errors = self.errors, ConfigErrors()
@@ -247,7 +247,7 @@ class _Walk:
 
 
 def _is_known(config: AnyMessage) -> bool:
-    """Whether there is such a kind of message here, be it that this one is not right."""
+    """Whether Envoy has such an extension: what it would do must not be missing, be it that we cannot do it."""
     name = type_name(config.type_url)
     kind = find_message(name)
     if name in TYPED_STRUCTS and kind is not None:
@@ -255,8 +255,7 @@ def _is_known(config: AnyMessage) -> bool:
             name = type_name(getattr(kind.FromString(config.value), "type_url"))  # noqa: B009
         except DecodeError:
             return True
-    table = TABLES.get(name)
-    return table is not None and not table.refused_whole
+    return find_message(name) is not None
 
 
 def _wrong_value(entry: FieldEntry, field: FieldDescriptor, value: Any) -> str:

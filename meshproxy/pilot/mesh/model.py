@@ -4,9 +4,9 @@ with it all that stays, so that its cost follows what changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias
 
 from meshproxy.pilot.documents.common import covers
 from meshproxy.pilot.documents.document import Document, Identity
@@ -30,10 +30,9 @@ from meshproxy.pilot.mesh.virtual_services import VirtualServiceTable
 
 _SERVICES: Final = frozenset({"ServiceEntry", "Service"})
 _PLACES: Final = _SERVICES | {"WorkloadEntry"}
+# How many updates are remembered, so that `changes` need not compare everything.
+_REMEMBERED: Final = 32
 _ROUTES: Final = frozenset({"HTTPRoute", "GRPCRoute"})
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 # A document as it was and as it is; None where it was or is not.
 Change: TypeAlias = tuple[Document | None, Document | None]
@@ -68,10 +67,27 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class _Declared:
-    """Who declares services: by service, and by namespace those that select workloads."""
+    """Who declares services: by service, and those that select workloads by namespace and a label that they ask for."""
 
     by_key: Mapping[ServiceKey, tuple[Document, ...]] = field(default_factory=dict)
-    selecting: Mapping[str, Mapping[Identity, Document]] = field(default_factory=dict)
+    selecting: Mapping[tuple[str, str, str], Mapping[Identity, Document]] = field(default_factory=dict)
+
+    def selects(self, namespace: str, labels: Iterable[tuple[str, str]]) -> Iterator[Document]:
+        """Those that select a workload with these labels."""
+        all_labels = frozenset(labels)
+        for pair in all_labels:
+            for document in self.selecting.get((namespace, *pair), {}).values():
+                if selects(selector_of(document), all_labels):
+                    yield document
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """What one update may have changed, of the mesh that `before` marks."""
+
+    before: object
+    documents: frozenset[Identity]
+    services: frozenset[ServiceKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +104,19 @@ class Mesh:
     _routes: Mapping[str, tuple[Document, ...]]  # HTTPRoute and GRPCRoute by the host of their parents
     _declared: _Declared
     _workloads: WorkloadIndex
+    _mark: object = field(default_factory=object)
+    _updates: tuple[_Update, ...] = ()  # the last ones that led here
 
     def endpoints(self, key: ServiceKey) -> Endpoints:
         """Where a service runs, by the number of its port."""
         return self._endpoints.get(key, NO_ENDPOINTS)
 
     def of_kind(self, kind: str, namespace: str) -> tuple[Document, ...]:
-        """The documents of a kind in a namespace, the oldest first."""
+        """The documents of a kind in a namespace, the oldest first; none of the kinds that make services."""
         return self._by_kind.get(kind, {}).get(namespace, ())
 
     def namespaces_of(self, kind: str) -> Mapping[str, tuple[Document, ...]]:
-        """All documents of a kind, by namespace."""
+        """All documents of a kind, by namespace; none of the kinds that make services."""
         return self._by_kind.get(kind, {})
 
     def destination_rule(
@@ -160,9 +178,7 @@ class Mesh:
         """The services of a namespace that select a workload with these labels: those whose requests it receives."""
         return [
             self.services.by_host[host][of]
-            for documents in (self._declared.selecting.get(namespace, {}).values(),)
-            for document in documents
-            if selects(selector_of(document), labels)
+            for document in sorted(self._declared.selects(namespace, labels.items()), key=lambda each: each.age)
             for host, of in keys_of(document, self.config.domain)
         ]
 
@@ -180,8 +196,12 @@ class Mesh:
         for pair in resolved:
             kind = (pair[0] or pair[1]).identity.kind  # type: ignore[union-attr]
             by_kind.setdefault(kind, []).append(pair)
-        mesh = self._with_rules(documents, by_kind)
-        return mesh._with_services(by_kind) if _PLACES & by_kind.keys() else mesh
+        mesh, touched = self._with_rules(documents, by_kind), frozenset[ServiceKey]()
+        if _PLACES & by_kind.keys():
+            mesh, touched = mesh._with_services(by_kind)
+        identities = frozenset(each.identity for pair in pairs for each in pair if each is not None)
+        update = _Update(self._mark, identities, touched)
+        return replace(mesh, _mark=object(), _updates=(*self._updates, update)[-_REMEMBERED:])
 
     def _resolve(self, document: Document | None) -> Document | None:
         return None if document is None else resolve(document, self.config.domain)
@@ -196,8 +216,9 @@ class Mesh:
         routes = [pair for kind in sorted(_ROUTES) for pair in by_kind.get(kind, ())]
         return replace(mesh, _routes=_attached(self._routes, routes, self.config.domain)) if routes else mesh
 
-    def _with_services(self, by_kind: Mapping[str, list[Change]]) -> Mesh:
-        """With services and endpoints: those that a changed document declares, or may select workloads for."""
+    def _with_services(self, by_kind: Mapping[str, list[Change]]) -> tuple[Mesh, frozenset[ServiceKey]]:
+        """With services and endpoints: those that a changed document declares, or may select workloads for; and which
+        these are."""
         declaring = [pair for kind in sorted(_SERVICES) for pair in by_kind.get(kind, ())]
         entries = by_kind.get("WorkloadEntry", [])
         declared = _redeclared(self._declared, declaring, self.config.domain)
@@ -209,33 +230,52 @@ class Mesh:
         endpoints = dict(self._endpoints)
         for key in touched:
             documents = list(declared.by_key.get(key, ()))
-            old = self.services.by_host.get(key[0], {}).get(key[1])
+            old = self.service(key)
             service = build_service(key[0], documents) if documents else None
             if service != old:
                 services[key] = service
             _put_endpoints(endpoints, key, service, documents, workloads)
         table = self.services.replaced(services) if services else self.services
-        return replace(self, services=table, _endpoints=endpoints, _declared=declared, _workloads=workloads)
+        mesh = replace(self, services=table, _endpoints=endpoints, _declared=declared, _workloads=workloads)
+        return mesh, frozenset(touched)
 
     def changes(self, previous: Mesh | None) -> Changes:
         """What is different from an earlier mesh."""
         if previous is None or previous.config != self.config:
             return Changes(
                 frozenset(self.documents),
-                frozenset((host, each) for host, by in self.services.by_host.items() for each in by),
+                frozenset(self._keys()),
                 frozenset(self._endpoints),
                 everything=True,
             )
-        services: set[ServiceKey] = set()
-        if self.services is not previous.services:
-            for host in _different(previous.services.by_host, self.services.by_host):
-                was, now = previous.services.by_host.get(host, {}), self.services.by_host.get(host, {})
-                services.update((host, namespace) for namespace in _different(was, now))
+        updates = self._since(previous)
+        if updates is None:
+            identities = frozenset(self.documents.keys() | previous.documents.keys())
+            keys = frozenset(self._keys() | previous._keys())
+        else:
+            identities = frozenset(each for update in updates for each in update.documents)
+            keys = frozenset(each for update in updates for each in update.services)
         return Changes(
-            frozenset(_different(previous.documents, self.documents)),
-            frozenset(services),
-            frozenset(_different(previous._endpoints, self._endpoints)),
+            frozenset(each for each in identities if _differ(previous.documents.get(each), self.documents.get(each))),
+            frozenset(each for each in keys if _differ(previous.service(each), self.service(each))),
+            frozenset(each for each in keys if _differ(previous.endpoints(each), self.endpoints(each))),
         )
+
+    def service(self, key: ServiceKey) -> Service | None:
+        """The service of a host and namespace."""
+        return self.services.by_host.get(key[0], {}).get(key[1])
+
+    def _keys(self) -> set[ServiceKey]:
+        return {(host, namespace) for host, by in self.services.by_host.items() for namespace in by}
+
+    def _since(self, previous: Mesh) -> list[_Update] | None:
+        """The updates that led here from an earlier mesh; None when that is not remembered."""
+        if previous._mark is self._mark:
+            return []
+        for index, update in enumerate(self._updates):
+            if update.before is previous._mark:
+                return list(self._updates[index:])
+        return None
 
 
 def empty_mesh(config: MeshConfig) -> Mesh:
@@ -258,19 +298,16 @@ def sees(sidecar: Document | None, service_namespace: str, host: str) -> bool:
     return False
 
 
-def _different(was: Mapping[K, V], now: Mapping[K, V]) -> list[K]:
-    if was is now:
-        return []
-    get = was.get
-    found = [key for key, value in now.items() if (old := get(key)) is not value and old != value]
-    return found if len(now) == len(was) + len(found) else found + [key for key in was if key not in now]
+def _differ(was: object, now: object) -> bool:
+    return was is not now and was != now
 
 
 def _regrouped(
     there: Mapping[str, Mapping[str, tuple[Document, ...]]], by_kind: Mapping[str, list[Change]]
 ) -> Mapping[str, Mapping[str, tuple[Document, ...]]]:
     grouped = {**there}
-    for kind, pairs in by_kind.items():
+    for kind in by_kind.keys() - _PLACES:
+        pairs = by_kind[kind]
         by_namespace = {**grouped.get(kind, {})}
         for namespace in {each.namespace for pair in pairs for each in pair if each is not None}:
             gone = {each.identity for pair in pairs for each in pair if each is not None}
@@ -321,25 +358,25 @@ def _redeclared(there: _Declared, changed: list[Change], domain: str) -> _Declar
             for key in keys_of(document, domain):
                 others = [each for each in by_key.get(key, ()) if each.identity != document.identity]
                 by_key[key] = tuple(sorted([*others, document] if keep else others, key=lambda each: each.age))
-            group = {**selecting.get(document.namespace, {})}
-            group.pop(document.identity, None)
-            if keep and selector_of(document):
-                group[document.identity] = document
-            selecting[document.namespace] = group
-    return _Declared({key: each for key, each in by_key.items() if each}, selecting)
+            for pair_asked in selector_of(document)[:1]:
+                asked = (document.namespace, *pair_asked)
+                group = {**selecting.get(asked, {})}
+                group.pop(document.identity, None)
+                if keep:
+                    group[document.identity] = document
+                selecting[asked] = group
+    return _Declared(
+        {key: each for key, each in by_key.items() if each},
+        {asked: each for asked, each in selecting.items() if each},
+    )
 
 
 def _selecting(declared: _Declared, entries: list[Change]) -> list[Document]:
     """The declarers of services that select a workload which came, went or changed."""
     found: dict[Identity, Document] = {}
-    for pair in entries:
-        for entry in pair:
-            if entry is None:
-                continue
-            labels = dict(workload_labels(entry))
-            for document in declared.selecting.get(entry.namespace, {}).values():
-                if selects(selector_of(document), labels):
-                    found[document.identity] = document
+    for entry in (each for pair in entries for each in pair if each is not None):
+        for document in declared.selects(entry.namespace, workload_labels(entry)):
+            found[document.identity] = document
     return list(found.values())
 
 

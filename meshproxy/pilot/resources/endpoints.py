@@ -34,9 +34,8 @@ def assignment(name: str, groups: Sequence[Group]) -> ClusterLoadAssignment:
 
 def _locality_endpoints(group: Group) -> LocalityLbEndpoints:
     message = LocalityLbEndpoints(priority=group.priority, load_balancing_weight=uint32(max(group.weight, 1)))
-    if group.locality:
-        region, zone, sub_zone = [*group.locality.split("/"), "", ""][:3]
-        message.locality.CopyFrom(Locality(region=region, zone=zone, sub_zone=sub_zone))
+    region, zone, sub_zone = [*group.locality.split("/"), "", ""][:3]
+    message.locality.CopyFrom(Locality(region=region, zone=zone, sub_zone=sub_zone))  # gRPC asks that it be there
     message.lb_endpoints.extend(_endpoint(endpoint) for endpoint in group.endpoints)
     return message
 

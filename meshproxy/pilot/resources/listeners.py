@@ -18,6 +18,7 @@ from meshproxy.pilot.documents.common import HTTP_PROTOCOLS, TLS_PROTOCOLS
 from meshproxy.pilot.resources import http_policies, names
 from meshproxy.pilot.resources.http_manager import manager, manager_filter
 from meshproxy.pilot.resources.messages import address, boolean, duration, pack, uint32
+from meshproxy.pilot.resources.routes import own_routes
 from meshproxy.pilot.resources.tcp import tcp_proxy
 from meshproxy.pilot.resources.tcp_routes import TcpTarget, tcp_targets, tls_targets
 
@@ -152,17 +153,17 @@ def _default_chain(view: View) -> FilterChain:
 def _on_loopback(view: View, number: int, owned: Sequence[Owned]) -> list[Listener]:
     """One for all HTTP and TLS services of the port, and one for each service that the node gives a port of its own.
 
-    `meshproxy.io/ports` of the node may move the port (`"80": 15080`), and has to name the port of a TCP service
-    (`"mongo.default.svc.cluster.local:27017": 27017`): behind a loopback port nothing tells such services apart.
+    Where `meshproxy.io/ports` of the node says ports, it says all of them: those of ports (`"80": 15080`), and those of
+    services (`"mongo.default.svc.cluster.local:27017": 27017`), which TCP services need, since behind a loopback port
+    nothing tells them apart.
     """
     local = dict(view.scope.ports)
+    place = local.get(str(number), "" if local else str(number))
     found: list[Listener] = []
-    http = [one for one in owned if _is_http(one)]
+    http = not owned or any(_is_http(one) for one in owned)
     tls = _tls_chains(view, [one for one in owned if _is_tls(one)])
-    if http or tls or not owned:
-        found.append(
-            _loopback_port(view, int(local.get(str(number), number)), number, tls, with_http=bool(http or not owned))
-        )
+    if place and (http or tls):
+        found.append(_loopback_port(view, int(place), number, tls, with_http=http))
     for one in owned:
         own = local.get(f"{one[0].hostname}:{number}")
         if own is not None:
@@ -171,7 +172,7 @@ def _on_loopback(view: View, number: int, owned: Sequence[Owned]) -> list[Listen
 
 
 def _loopback_port(view: View, place: int, number: int, tls: list[FilterChain], *, with_http: bool) -> Listener:
-    message = Listener(name=f"{LOOPBACK}_{place}", address=address(LOOPBACK, place), traffic_direction=OUTBOUND)
+    message = Listener(name=f"{LOOPBACK}_{number}", address=address(LOOPBACK, place), traffic_direction=OUTBOUND)
     if with_http:
         chain = message.filter_chains.add(name=message.name)
         chain.filters.append(http_filter(view, number, f"outbound_{message.name}"))
@@ -184,22 +185,23 @@ def _loopback_port(view: View, place: int, number: int, tls: list[FilterChain], 
 
 
 def _loopback_service(view: View, place: int, owned: Owned) -> Listener:
-    """Everything on that port is for one service; HTTP still goes by its routes, which its host has to match."""
+    """Everything on that port is for one service, whatever host a request names."""
     service, port = owned
-    message = Listener(name=f"{LOOPBACK}_{place}", address=address(LOOPBACK, place), traffic_direction=OUTBOUND)
+    name = f"{LOOPBACK}_{service.hostname}_{port.number}"
+    message = Listener(name=name, address=address(LOOPBACK, place), traffic_direction=OUTBOUND)
     if _is_http(owned):
         chain = message.filter_chains.add(name=message.name)
-        chain.filters.append(http_filter(view, port.number, f"outbound_{message.name}"))
+        chain.filters.append(http_filter(view, port.number, f"outbound_{message.name}", own_routes(service, port)))
     else:
         message.filter_chains.append(chain_of(tcp_targets(view, service, port)[-1]))
     return message
 
 
-def http_filter(view: View, port: int, stat_prefix: str) -> Filter:
-    """The connection manager of outbound requests: its routes come under the port's number."""
+def http_filter(view: View, port: int, stat_prefix: str, routes: str = "") -> Filter:
+    """The connection manager of outbound requests: its routes come under the port's number, or under that name."""
     filters = http_policies.python_filters(view.python_filters, http_policies.OUTBOUND)
     filters += http_policies.outbound_limits(view.limits, port)
-    return manager_filter(manager(stat_prefix, str(port), filters))
+    return manager_filter(manager(stat_prefix, routes or str(port), filters))
 
 
 def _tls_chains(view: View, owned: Sequence[Owned]) -> list[FilterChain]:

@@ -13,7 +13,14 @@ from meshproxy.pilot.resources.gateways import gateway_listeners, gateway_routes
 from meshproxy.pilot.resources.grpc_client import grpc_listeners, grpc_routes
 from meshproxy.pilot.resources.listeners import port_listeners, virtual_outbound
 from meshproxy.pilot.resources.pieces import Pieces, Same
-from meshproxy.pilot.resources.routes import bare_host, bare_hosts, outbound_routes, service_host
+from meshproxy.pilot.resources.routes import (
+    bare_host,
+    bare_hosts,
+    outbound_routes,
+    own_routes,
+    route_configuration,
+    service_host,
+)
 from meshproxy.pilot.snapshot import Resource
 
 if TYPE_CHECKING:
@@ -84,7 +91,7 @@ class Outbound:
             made[ROUTE_TYPE] = named(gateway_routes(self.view))
         else:
             made[ROUTE_TYPE] = self._routes()
-            made[LISTENER_TYPE] = self._listeners(_HTTP_PORT in map(int, made[ROUTE_TYPE]))
+            made[LISTENER_TYPE] = self._listeners(str(_HTTP_PORT) in made[ROUTE_TYPE])
         return made
 
     def _clusters(self, services: Iterable[Service]) -> Iterator[tuple[str, Resource]]:
@@ -120,6 +127,17 @@ class Outbound:
                 found[str(number)] = self._configuration(number, hosts)
         if bare and str(_HTTP_PORT) not in found:
             found[str(_HTTP_PORT)] = self._configuration(_HTTP_PORT, bare)
+        return found | self._own_routes()
+
+    def _own_routes(self) -> Named:
+        """Of services that have an explicit listener to themselves."""
+        wanted = dict(self.view.scope.ports)
+        found: dict[str, Resource] = {}
+        for owned in self.view.ports.values() if wanted else ():
+            for service, port in owned:
+                if own_routes(service, port) in wanted and port.protocol in HTTP_PROTOCOLS:
+                    host = service_host(self.view, service, port, alone=True)
+                    found.update(named([route_configuration(own_routes(service, port), [host])]))
         return found
 
     def _host(self, service: Service, port: ServicePort) -> VirtualHost:

@@ -98,11 +98,17 @@ def outbound_routes(view: View, port: int, host_messages: Iterable[VirtualHost])
     return route_configuration(str(port), [*host_messages, catch_all(view)])
 
 
-def service_host(view: View, service: Service, port: ServicePort) -> VirtualHost:
-    """The virtual host of a service on one of its ports."""
+def own_routes(service: Service, port: ServicePort) -> str:
+    """The name of the routes of a listener that is for one service alone."""
+    return f"{service.hostname}:{port.number}"
+
+
+def service_host(view: View, service: Service, port: ServicePort, *, alone: bool = False) -> VirtualHost:
+    """The virtual host of a service on one of its ports. `alone`: it is for whatever host a request names."""
+    domains = names.domains_of(service.hostname, service.addresses, view.scope.namespace, view.scope.domain)
     message = VirtualHost(
         name=f"{service.hostname}:{port.number}",
-        domains=names.domains_of(service.hostname, service.addresses, view.scope.namespace, view.scope.domain),
+        domains=["*"] if alone else domains,
         routes=service_routes(view, service, port),
         include_request_attempt_count=True,
     )

@@ -284,7 +284,9 @@ class Explanation:
         if table is None:
             self._outcome(LOCAL_REPLY, "there are no routes yet: 404", status=404, details="route_not_found")
             return
-        walk = RouteWalk(table, child(child(path, "typed_config"), "route_config"), headers, info, drawn)
+        inline = manager.WhichOneof("route_specifier") == "route_config"
+        where = child(child(path, "typed_config"), "route_config") if inline else f"routes.{table.name}"
+        walk = RouteWalk(table, where, headers, info, drawn)
         yield from walk.steps()
         self._show_walk(walk)
         yield

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +18,7 @@ from meshproxy.pilot.snapshot import Resource, Snapshot
 from tests.integration.config import direct, forward
 from tests.integration.dynamic import ads_bootstrap, assignment, eds_cluster, message, rds_listener, route_configuration
 from tests.integration.load import EchoUpstream
+from tests.pilot.grpc_client import grpc_caller, grpc_server
 from tests.pilot.server.clients import Pilot, client, pilot, until
 from tests.support.proxy import ProxyProcess, start_envoy
 
@@ -164,14 +161,7 @@ def _only(plane: Pilot) -> Any:
 
 
 # gRPC's own client: `host:port` is a listener without an address, its routes, clusters and endpoints.
-_CALLER = """
-import sys, grpc
-with grpc.insecure_channel("xds:///app.test:80") as channel:
-    call = channel.unary_unary("/test.Echo/Say")
-    print("ready", flush=True)
-    for line in sys.stdin:
-        print(call(b"hello", timeout=15.0).decode(), flush=True)
-"""
+GRPC_NODE = {"id": "grpc-1", "cluster": "grpc"}
 API_LISTENER = {
     "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
     "rds": {"route_config_name": "app-routes", "config_source": {"ads": {}, "resource_api_version": "V3"}},
@@ -214,64 +204,11 @@ def _grpc_cluster(name: str) -> dict[str, Any]:
     }
 
 
-@asynccontextmanager
-async def grpc_server(name: str) -> AsyncIterator[int]:
-    """Answers every call with its name."""
-    import grpc.aio
-
-    async def say(_request: bytes, _context: Any) -> bytes:
-        return name.encode()
-
-    server = grpc.aio.server()
-    handlers = {"Say": grpc.unary_unary_rpc_method_handler(say)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(None)
-
-
-@asynccontextmanager
-async def grpc_caller(target: str, directory: Path) -> AsyncIterator[Any]:
-    """A process with gRPC's xDS client; each line to it is a call."""
-    config = {
-        "xds_servers": [{"server_uri": target, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
-        "node": {"id": "grpc-1", "cluster": "grpc"},
-    }
-    path = directory / "bootstrap.json"
-    path.write_text(json.dumps(config))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _CALLER,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "GRPC_XDS_BOOTSTRAP": str(path)},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    async def call() -> str:
-        stdin.write(b"\n")
-        async with asyncio.timeout(20.0):
-            return (await stdout.readline()).decode().strip()
-
-    try:
-        assert await stdout.readline() == b"ready\n"
-        yield call
-    finally:
-        stdin.close()
-        await process.wait()
-
-
 async def test_grpc_resolves_splits_and_follows(tmp_path: Path) -> None:
     async with pilot() as plane, grpc_server("one") as one, grpc_server("two") as two:
         ports = {"cluster-one": one, "cluster-two": two}
         plane.set(grpc_mesh({"cluster-one": 1}, {"cluster-one": one}))
-        async with grpc_caller(plane.target, tmp_path) as call:
+        async with grpc_caller([plane.target], "app.test:80", GRPC_NODE, tmp_path) as call:
             assert [await call() for _ in range(3)] == ["one"] * 3
             plane.set(grpc_mesh({"cluster-one": 1, "cluster-two": 1}, ports))
             async with asyncio.timeout(15.0):
@@ -294,7 +231,7 @@ async def test_a_second_client_learns_what_grpc_asks_for(tmp_path: Path) -> None
     """The names that gRPC's client asks for stand in its subscriptions, as CSDS and the pages show them."""
     async with pilot() as plane, grpc_server("one") as one, client(plane.target):
         plane.set(grpc_mesh({"cluster-one": 1}, {"cluster-one": one}))
-        async with grpc_caller(plane.target, tmp_path) as call:
+        async with grpc_caller([plane.target], "app.test:80", GRPC_NODE, tmp_path) as call:
             assert await call() == "one"
             (found,) = [each for each in plane.streams.clients if each.proxy.id == "grpc-1"]
             wanted = {url: set(each.wanted.names) for url, each in found.stream.subscriptions.items()}

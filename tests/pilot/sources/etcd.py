@@ -31,6 +31,7 @@ class Etcd:
         self._scheme = "http" if tls is None else "https"
         self.port = free_port()
         self._peer_port = free_port()
+        self._ran = False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,9 +47,10 @@ class Etcd:
             self._launch(binary)
             try:
                 wait_for(self._answers, "etcd", 20.0)
+                self._ran = True
                 return
             except ChildProcessError:
-                if attempt == 2 or (self._directory / "data").exists():
+                if attempt == 2 or self._ran:
                     raise
                 self.port, self._peer_port = free_port(), free_port()
 
