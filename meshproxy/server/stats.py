@@ -97,6 +97,7 @@ class ServerStats(StatsScope):
         "worker_restarts",
         "static_unknown_fields",
         "dynamic_unknown_fields",
+        "dynamic_not_done_fields",  # ours: of resources of control planes, accepted and listed in /config_dump
     )
     GAUGES: ClassVar[tuple[str, ...]] = (
         "live",
@@ -121,6 +122,7 @@ class ServerStats(StatsScope):
         self.worker_restarts: int = 0
         self.static_unknown_fields: int = 0
         self.dynamic_unknown_fields: int = 0
+        self.dynamic_not_done_fields: int = 0
         self.live: int = 0
         self.state: int = 0
         self.uptime: int = 0

@@ -30,6 +30,7 @@ from meshproxy.observe.stats import StatsRegistry
 from meshproxy.xds.api_source import ApiSource, build_api_source, stream_path
 from meshproxy.xds.feed import SinkOf
 from meshproxy.xds.files import FileSource
+from meshproxy.xds.node import own_node
 from meshproxy.xds.resources import Rejection, ResourceSink, ResourceUpdate
 from meshproxy.xds.source import Source, SourceStatus
 from meshproxy.xds.stats import ControlPlaneStats
@@ -62,7 +63,7 @@ class XdsClient:
         self, services: Services, node: Any, ads_config: Any | None, registry: StatsRegistry, sink: ResourceSink
     ) -> None:
         self._services = services
-        self._node = node
+        self._node = own_node(node)
         self._registry = registry
         self._sink = sink
         self._sinks: dict[tuple[bytes, str], SinkOf] = {}

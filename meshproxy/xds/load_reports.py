@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import Any, ClassVar, Final, Protocol
 
-from envoy.config.core.v3.base_pb2 import Locality, Node
+from envoy.config.core.v3.base_pb2 import Locality
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
 from google.protobuf.message import DecodeError
 
@@ -22,6 +22,7 @@ from meshproxy.config.runtime import Runtime
 from meshproxy.http.grpc.client import RpcCall, RpcError, RpcStatus
 from meshproxy.observe.stats import StatsRegistry, StatsScope
 from meshproxy.xds.api_source import build_api_source
+from meshproxy.xds.node import own_node
 from meshproxy.xds.pacing import pause
 from meshproxy.xds.redial import Redial
 
@@ -136,8 +137,7 @@ class LoadReporter:
         self._dispatcher = services.dispatcher
         self._source = source
         self._stats = registry.acquire("load_reporter.", LoadReporterStats)
-        self._node = Node()
-        self._node.CopyFrom(node)
+        self._node = own_node(node)
         self._node.client_features.append(_SENDS_ALL)
         self._loads: dict[str, _ClusterLoad] = {}
         self._wanted: frozenset[str] | None = frozenset()  # None: all there are

@@ -14,6 +14,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from meshproxy.clock import monotonic, move_ahead
 from meshproxy.config.config_source import ADS
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, SECRET_TYPE
+from meshproxy.version import __version__
 from tests.support.control_plane import ControlPlane, ControlPlaneStream, resource
 from tests.upstream.harness import turns, until
 from tests.xds.harness import NODE, Client, api, assignment, client, cluster, envoy_grpc, key_of, listener
@@ -97,11 +98,13 @@ async def test_the_node_is_in_the_first_request_or_in_all(fields: dict[str, Any]
         c.xds.subscribe(ADS, LISTENER_TYPE, "*")
         c.xds.start()
         stream = await c.plane.stream()
-        assert (await stream.expect(CLUSTER_TYPE)).node == NODE
+        node = (await stream.expect(CLUSTER_TYPE)).node
+        assert (node.id, node.cluster, node.user_agent_name) == (NODE.id, NODE.cluster, "meshproxy")
+        assert node.user_agent_version == __version__
         assert (await stream.expect(LISTENER_TYPE)).HasField("node") == always
         stream.cut()
         stream = await c.plane.stream()
-        assert (await stream.expect(CLUSTER_TYPE)).node == NODE
+        assert (await stream.expect(CLUSTER_TYPE)).node == node
         assert (await stream.expect(LISTENER_TYPE)).HasField("node") == always
 
 

@@ -40,11 +40,12 @@ class RuleBook:
         return self.mesh
 
     def steps(self, rules: RuleSet) -> Iterator[None]:
-        """The same bit by bit, with other work in between: a new set takes effect with the last step."""
+        """The same bit by bit, with other work in between, a step for each document that is new; the set takes effect
+        with the last one."""
         reading = _Reading(self._parsed)
         for raw in rules.documents:
-            reading.read(raw)
-            yield
+            if reading.read(raw):
+                yield
         kept = self._kept(reading, {problem.source for problem in rules.unreadable})
         unreadable = [Rejection(problem.source, None, (problem,), bool(kept)) for problem in rules.unreadable]
         in_force = kept | reading.accepted
@@ -53,7 +54,8 @@ class RuleBook:
         self.warnings = tuple(reading.warnings)
         self.revision = rules.revision
         self._parsed = reading.parsed
-        self._sources = {identity: reading.sources.get(identity) or self._sources[identity] for identity in in_force}
+        sources = {identity: raw.source for identity, raw in reading.claimed.items()}
+        self._sources = {identity: self._sources[identity] for identity in kept} | sources
 
     def _kept(self, reading: _Reading, unreadable: set[str]) -> dict[Identity, Document]:
         """What stays in force though it was not read: a refused document's last good version, and all that stood in a
@@ -67,10 +69,11 @@ class RuleBook:
 
     def _changed(self, in_force: dict[Identity, Document]) -> Mesh:
         there = self.mesh.documents
+        known = there.get
         changes: list[tuple[Document | None, Document | None]] = [
-            (there.get(identity), document)
+            (old, document)
             for identity, document in in_force.items()
-            if there.get(identity) is not document and there.get(identity) != document
+            if (old := known(identity)) is not document and old != document
         ]
         changes += [(document, None) for identity, document in there.items() if identity not in in_force]
         return self.mesh.updated(changes) if changes else self.mesh
@@ -83,16 +86,29 @@ class _Reading:
         self._before = before
         self.parsed: dict[str, Parsed] = {}
         self.accepted: dict[Identity, Document] = {}
-        self.sources: dict[Identity, str] = {}
         self.claimed: dict[Identity, RawDocument] = {}  # by the first that says it is that, accepted or not
         self.unknown: set[str] = set()  # sources with a document that does not say what it is
         self.refused: list[tuple[RawDocument, Parsed]] = []
         self.warnings: list[Problem] = []
 
-    def read(self, raw: RawDocument) -> None:
-        known = self.parsed.get(raw.text) or self._before.get(raw.text) or parse_text(raw.text)
-        self.parsed[raw.text] = known
-        parsed = located(known, raw)
+    def read(self, raw: RawDocument) -> bool:
+        """Whether it was a text that was not known before."""
+        text = raw.text
+        parsed = self._before.get(text)
+        is_new = parsed is None
+        if parsed is None:
+            parsed = self.parsed.get(text) or parse_text(text)
+        self.parsed[text] = parsed
+        document, identity = parsed.document, parsed.identity
+        if document is None or identity is None or identity in self.claimed or parsed.warnings:
+            self._read_slowly(raw, located(parsed, raw))
+        else:
+            self.claimed[identity] = raw
+            self.accepted[identity] = document
+        return is_new
+
+    def _read_slowly(self, raw: RawDocument, parsed: Parsed) -> None:
+        """One that is not simply fine."""
         identity = parsed.identity
         if identity is None:
             self.unknown.add(raw.source)
@@ -100,7 +116,6 @@ class _Reading:
             parsed = self._duplicate(identity, raw)
         else:
             self.claimed[identity] = raw
-            self.sources[identity] = raw.source
         if parsed.document is not None and identity is not None:
             self.accepted[identity] = parsed.document
             self.warnings += parsed.warnings

@@ -83,7 +83,7 @@ class EtcdSource:
         self._prefix = settings.prefix.rstrip("/")
         self._channel: Any = None
         self._endpoint = 0  # the index of the one in use
-        self._kvs: dict[str, tuple[str, int]] = {}  # text and mod_revision by key
+        self._kvs: dict[str, tuple[RawDocument, int]] = {}  # with its mod_revision, by key
         self._revision = 0  # that `_kvs` is of
         self._log = component_logger("pilot")
 
@@ -140,11 +140,11 @@ class EtcdSource:
     # -- what is there
 
     def _rules(self) -> RuleSet:
-        documents = tuple(RawDocument(key, 1, self._kvs[key][0]) for key in sorted(self._kvs))
+        documents = tuple(self._kvs[key][0] for key in sorted(self._kvs))
         return RuleSet(str(self._revision), documents)
 
     async def _read_all(self) -> None:
-        kvs: dict[str, tuple[str, int]] = {}
+        kvs: dict[str, tuple[RawDocument, int]] = {}
         begin, end = _range(self._prefix)
         revision = 0
         while True:
@@ -152,7 +152,7 @@ class EtcdSource:
             page = await self._call("/etcdserverpb.KV/Range", request, api.RangeResponse)
             revision = revision or page.header.revision
             for kv in page.kvs:
-                kvs[_text(kv.key)] = (_text(kv.value), kv.mod_revision)
+                kvs[_text(kv.key)] = _stored(kv)
             if not page.more:
                 break
             begin = page.kvs[-1].key + b"\0"
@@ -193,7 +193,7 @@ class EtcdSource:
             if event.type == api.Event.DELETE:
                 self._kvs.pop(key, None)
             else:
-                self._kvs[key] = (_text(event.kv.value), event.kv.mod_revision)
+                self._kvs[key] = _stored(event.kv)
             self._revision = max(self._revision, event.kv.mod_revision)
         if not response.events and not response.created:  # all before that revision has come
             self._revision = max(self._revision, response.header.revision)
@@ -203,8 +203,8 @@ class EtcdSource:
         request = api.TxnRequest()
         for write in writes:
             key = key_of(self._prefix, write.identity)
-            text, revision = self._kvs.get(key, (None, 0))
-            if text != write.was:
+            known, revision = self._kvs.get(key, (None, 0))
+            if (known.text if known is not None else None) != write.was:
                 raise SourceError(f"{write.identity} was changed by someone else: run this again")
             request.compare.add(
                 result=api.Compare.EQUAL, target=api.Compare.MOD, key=key.encode(), mod_revision=revision
@@ -223,7 +223,7 @@ class EtcdSource:
             if write.text is None:
                 self._kvs.pop(key, None)
             else:
-                self._kvs[key] = (write.text, revision)
+                self._kvs[key] = (RawDocument(key, 1, write.text), revision)
 
     # -- the connection
 
@@ -299,6 +299,10 @@ def _file(path: str) -> bytes | None:
 def _range(prefix: str) -> tuple[bytes, bytes]:
     """All keys below the prefix: etcd's range ends before the second."""
     return f"{prefix}/".encode(), f"{prefix}0".encode()  # "0" is next to "/"
+
+
+def _stored(kv: api.KeyValue) -> tuple[RawDocument, int]:
+    return RawDocument(_text(kv.key), 1, _text(kv.value)), kv.mod_revision
 
 
 def _text(data: bytes) -> str:

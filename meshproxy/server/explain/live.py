@@ -22,19 +22,23 @@ async def explain_live(worker: Worker, pairs: list[tuple[str, str]]) -> dict[str
 
 
 def live_world(worker: Worker) -> World:
-    """The listeners and clusters of the running configuration."""
-    resources = worker.resources
+    """The listeners and clusters that run: those of the file, with their paths in it, and those of a control plane."""
+    resources, dynamic = worker.resources, worker.dynamic
 
     def find_cluster(name: str) -> ClusterView | None:
         cluster = worker.clusters.get(name)
         if cluster is None:
             return None
         at = resources.clusters.get(name)
-        return ClusterView("" if at is None else at.path, cluster.config, list(cluster.hosts))
+        return ClusterView(f"clusters.{name}" if at is None else at.path, cluster.config, list(cluster.hosts))
 
     listeners = {
         name: ListenerView(resource.path, resource.message, worker.listeners[name].config)
         for name, resource in resources.listeners.items()
         if name in worker.listeners
     }
+    for name, resource in dynamic.listeners.items():
+        running = worker.listeners.get(name)
+        if running is not None and running.config.context is resource.context:  # else a newer version warms
+            listeners[name] = ListenerView(f"listeners.{name}", resource.message, running.config)
     return World(listeners, find_cluster)
