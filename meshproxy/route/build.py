@@ -353,7 +353,6 @@ class _HostBuilder:
 
     def build_route(self, message: Any, kind: str, matcher: PathMatcher, path: str) -> Route:
         route = Route(message.name, self.host, _KINDS[kind])
-        route.path = path
         route.metadata = metadata_dict(message.metadata)
         if message.stat_prefix:
             prefix = f"vhost.{self.host.name}.route.{message.stat_prefix}."

@@ -94,7 +94,6 @@ class Route:
         self.name = name
         self.virtual_host = virtual_host
         self.kind = kind
-        self.path: str = ""  # of the route in the configuration, for messages
         self.metadata: Metadata = {}
         self.info = RouteInfo(name, None, None)
         self.stats: RequestStats | None = None  # `stat_prefix`
@@ -157,7 +156,6 @@ class Route:
     def for_weighted_cluster(self) -> Route:
         """A copy of what the route says itself, for a weighted cluster to add to: its cluster and what is merged."""
         new = Route(self.name, self.virtual_host, self.kind)
-        new.path = self.path
         new.metadata = self.metadata
         new.stats = self.stats
         new.cors = self.cors

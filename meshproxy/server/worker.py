@@ -276,7 +276,9 @@ class Worker:
             context.close()
             reasons += [(name, error.path, error.reason) for error in errors.sorted()]
             return None
-        return Resource.of(name, "", b"", made, context)
+        # /explain reads a listener's message.
+        data = message.SerializeToString() if kind is LISTENERS else b""
+        return Resource.of(name, "", data, made, context)
 
     # -- listeners
 

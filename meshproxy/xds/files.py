@@ -149,7 +149,7 @@ def _nothing_to_say() -> None:
 async def read_apart(path: str) -> tuple[Any | None, str]:
     """The DiscoveryResponse in a file, or why there is none; the event loop turns meanwhile."""
     stamp = file_stamp(path)
-    if stamp is not None and stamp[2] <= _SMALL_BYTES:
+    if stamp is None or stamp[2] <= _SMALL_BYTES or path.endswith(".pb"):
         return read_response(path)
     done = await asyncio.to_thread(_run_reader, path)
     if done.returncode != 0:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from tests.integration.config import cluster, direct, forward, listener
 from tests.integration.dynamic import (
+    ADS,
     ads_bootstrap,
     assignment,
     eds_cluster,
@@ -207,3 +210,80 @@ async def test_no_request_is_lost_while_everything_changes(
             await load.stop()
         assert load.failures == []
         assert {answer.body[:2] for answer in load.answers} == {b"v1", b"v2"}
+
+
+@_WAYS
+async def test_a_worker_that_is_replaced_has_everything(
+    plane: ControlPlane, v1: EchoUpstream, v2: EchoUpstream, delta: bool
+) -> None:
+    plane.set(CLUSTER_TYPE, {"a": eds_cluster("a")})
+    plane.set(ENDPOINT_TYPE, {"a": assignment("a", [v1.port])})
+    plane.set(LISTENER_TYPE, {"main": rds_listener("main")})
+    plane.set(ROUTE_TYPE, {"routes": route_configuration("routes", forward("/", "a"))})
+    async with Proxy(ads_bootstrap(plane.port, delta=delta), "--concurrency", "2") as proxy:
+        for worker in proxy.workers():
+            os.kill(worker, signal.SIGKILL)
+        await proxy.until_stat("server.worker_restarts", lambda value: value == 2)
+        await proxy.until_stat("listener_manager.workers_started", lambda value: value == 1)
+        assert [await get(proxy.ports["main"], "/x") for _ in range(8)] == [(200, "v1 /x")] * 8
+        plane.set(ENDPOINT_TYPE, {"a": assignment("a", [v2.port])}, "2")
+        await until(proxy, "/x", (200, "v2 /x"))
+        assert len(plane.streams) == 1
+
+
+async def test_a_reload_of_the_file_leaves_the_control_plane_s_resources(plane: ControlPlane, v1: EchoUpstream) -> None:
+    plane.set(CLUSTER_TYPE, {"a": message(Cluster, cluster("a", v1.port))})
+    plane.set(LISTENER_TYPE, {"main": message(Listener, listener("main", [forward("/", "a")]))})
+    config = json.loads(ads_bootstrap(plane.port))
+    async with Proxy(json.dumps(config)) as proxy:
+        port = proxy.ports["main"]
+        config["static_resources"]["listeners"] = [listener("fixed", [direct("/", "fixed")])]
+        await proxy.reload(json.dumps(config))
+        assert proxy.ports["main"] == port
+        assert await get(port, "/x") == (200, "v1 /x")
+        assert await get(proxy.ports["fixed"]) == (200, "fixed")
+        config["static_resources"]["listeners"] = []
+        await proxy.reload(json.dumps(config))
+        assert proxy.ports == {"main": port}
+        assert len(plane.streams) == 1
+
+
+async def test_who_waits_says_for_what(plane: ControlPlane, tmp_path: Path) -> None:
+    """Until the routes are there: not ready, warming, and no answer; the others are served as soon as all began."""
+    plane.set(CLUSTER_TYPE, {})
+    waiting = {"rds": {"route_config_name": "later", "config_source": {**ADS, "initial_fetch_timeout": "0s"}}}
+    first = message(Listener, listener("main", [direct("/", "main")]))
+    plane.set(LISTENER_TYPE, {"main": first})
+    async with Proxy(ads_bootstrap(plane.port)) as proxy:
+        plane.set(LISTENER_TYPE, {"main": first, "second": rds_listener("second", manager=waiting)}, "2")
+        await proxy.until_stat("listener_manager.total_listeners_warming", lambda value: value == 1)
+        _, dump = await proxy.admin("/init_dump?mask=listener")
+        (unready,) = json.loads(dump)["configs"][0]["unready_targets_dumps"]
+        assert unready["name"].endswith("second")
+        assert len(unready["target_names"]) == 1
+        section = await configs(proxy, "ListenersConfigDump")
+        states = {one["name"]: set(one) & {"active_state", "warming_state"} for one in section["dynamic_listeners"]}
+        assert states == {"main": {"active_state"}, "second": {"warming_state"}}
+        plane.set(ROUTE_TYPE, {"later": route_configuration("later", direct("/", "second"))}, "1")
+        await proxy.until_stat("listener_manager.total_listeners_active", lambda value: value == 2)
+        ports = await asyncio.to_thread(proxy.process.listener_ports)
+        assert await get(ports["second"]) == (200, "second")
+
+
+async def test_what_cannot_be_done_is_listed_and_what_guards_fails_closed(
+    plane: ControlPlane, v1: EchoUpstream
+) -> None:
+    plane.set(CLUSTER_TYPE, {"a": message(Cluster, cluster("a", v1.port, track_timeout_budgets=True))})
+    good = message(Listener, listener("main", [forward("/", "a")]))
+    plane.set(LISTENER_TYPE, {"main": good})
+    async with Proxy(ads_bootstrap(plane.port)) as proxy:
+        (listed,) = (await configs(proxy, "NotDoneConfigDump"))["resources"]
+        assert (listed["name"], [field["path"] for field in listed["fields"]]) == ("a", ["health_checks"])
+        assert await proxy.stat("server.dynamic_not_done_fields") == 1
+        unknown = {"name": "guard", "typed_config": {"@type": "type.googleapis.com/envoy.config.core.v3.Address"}}
+        bad = message(Listener, listener("guarded", [direct("/", "open")], filters=[unknown]))
+        plane.set(LISTENER_TYPE, {"main": good, "guarded": bad}, "2")
+        await plane.until(lambda: plane.nacks(LISTENER_TYPE))
+        assert "guarded: " in plane.nacks(LISTENER_TYPE)[0]
+        assert await asyncio.to_thread(proxy.process.listener_ports) == proxy.ports
+        assert await get(proxy.ports["main"], "/x") == (200, "v1 /x")

@@ -19,6 +19,7 @@ from google.protobuf import json_format
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, SECRET_TYPE
 from tests.integration.config import Json, cluster, direct, forward, http2_cluster, listener
 from tests.integration.dynamic import ads_bootstrap, assignment, eds_cluster, message
+from tests.integration.load import Answer, Load
 from tests.integration.proxy import Proxy
 from tests.integration.test_control_plane import get
 from tests.support.control_plane import ControlPlane
@@ -280,6 +281,33 @@ async def test_a_listener_whose_secrets_are_missing_is_not_active(plane: Control
         assert await get(proxy.ports["main"]) == (200, "hello")
         agent.give("1", REVIEWS)
         await proxy.until_stat("listener_manager.total_listeners_active", lambda count: count == 2)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_rotation_under_load_fails_nothing(plane: ControlPlane, agent: Agent, workers: str) -> None:
+    """Every request shakes hands anew, on both sides with what is in force; nobody's connection is closed for it."""
+    agent.give("1", REVIEWS)
+    serve(plane)
+    made = outbound()
+    made.max_requests_per_connection.value = 1
+    plane.set(CLUSTER_TYPE, {"reviews": made})
+    async with Proxy(pod(plane, agent), "--concurrency", workers) as proxy:
+        await point_at_inbound(plane, proxy)
+        async with Load(proxy.ports["main"], from_inbound, kept=3, fresh=1) as load:
+            await load.more(20)
+            for version, issued in enumerate((RENEWED, REVIEWS, RENEWED), 2):
+                agent.give(str(version), issued)
+                await agent.acked(SECRET_TYPE, str(version))
+                assert await certificates_shown(proxy) == {issued.certificate.serial_number}
+                await load.more(20)
+        assert load.failures == []
+        assert load.closed_unasked == 0
+        assert await proxy.stat("listener.inbound.ssl.handshake") >= 80
+        assert await proxy.stat("listener.inbound.ssl.connection_error") == 0
+
+
+def from_inbound(answer: Answer, _: bytes) -> str:
+    return "" if (answer.status, answer.body) == (200, b"from inbound") else f"{answer.status} {answer.body!r}"
 
 
 def s_client(port: int, *arguments: str) -> str:

@@ -18,7 +18,7 @@ from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_
 from meshproxy.xds.cache import ResourceCache
 from meshproxy.xds.resources import ResourceUpdate
 from meshproxy.xds.sensitive import secret_in
-from tests.upstream.harness import World, any_of, until, world
+from tests.upstream.harness import World, any_of, turns, until, world
 from tests.xds.harness import assignment, cluster, listener, parse
 
 TLS = "envoy.extensions.transport_sockets.tls.v3"
@@ -90,6 +90,7 @@ async def test_it_is_written_once_a_second_at_most(tmp_path: Path) -> None:
         cache = cache_of(w, path)
         for number in range(10):
             cache.update(ADS, CLUSTER_TYPE, [update("a", cluster("a"), str(number))], [])
+        await turns()
         assert not path.exists()
         move_ahead(1.1)
         w.dispatcher.timers.advance(int(monotonic() * 1000))

@@ -109,14 +109,22 @@ async def test_names_a_file_does_not_have_are_gone(tmp_path: Path, monkeypatch: 
         await sink.holds(ENDPOINT_TYPE)
 
 
-@pytest.mark.parametrize("ending", [".pb", ".pb_text", ".json", ".yaml"])
-async def test_large_files_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    path = tmp_path / f"cds{ending}"
-    message = response(CLUSTER_TYPE, [cluster(f"c{number}", "x" * 100) for number in range(50)])
-    path.write_bytes(encoded(message, ending))
+async def test_a_large_file_is_read_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cds.yaml"
+    names = [f"c{number}" for number in range(50)]
+    path.write_bytes(encoded(response(CLUSTER_TYPE, [cluster(name, "x" * 100) for name in names]), ".json"))
+    monkeypatch.setattr(files, "read_response", None)  # in this one
     async with client(monkeypatch) as (xds, sink):
         xds.subscribe(key_of(path), CLUSTER_TYPE, "*")
-        await sink.holds(CLUSTER_TYPE, *(f"c{number}" for number in range(50)))
+        await sink.holds(CLUSTER_TYPE, *names)
+
+
+@pytest.mark.parametrize("ending", [".pb", ".pb_text", ".json", ".yaml"])
+def test_files_of_all_kinds(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"cds{ending}"
+    message = response(CLUSTER_TYPE, [cluster("a"), cluster("b", "alt")])
+    path.write_bytes(encoded(message, ending))
+    assert files.read_response(str(path)) == (message, "")
 
 
 def encoded(message: DiscoveryResponse, ending: str) -> bytes:

@@ -7,7 +7,6 @@ header rules of entry, the route table, the chain of filters. Nothing is sent, c
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -49,7 +48,6 @@ from meshproxy.server.listener_config import FilterChainConfig, ListenerConfig
 
 Plain = dict[str, Any]
 
-_OWN_LISTENER: Final = re.compile(r"^static_resources\.listeners\[\d+\]")
 _MOST_BODY: Final = 200
 
 # What becomes of the request (`outcome.kind`).
@@ -333,7 +331,8 @@ class Explanation:
             path = child(walk.host_shown["path"], "require_tls")
             self.plain["route"] = {"name": "", "path": path, "conditions": ["the request came without TLS"]}
             return
-        path = _OWN_LISTENER.sub(self._path, match.route.path)
+        assert walk.host_shown is not None
+        path = item(walk.host_shown["path"], "routes", match.order)
         self.plain["route"] = {"name": match.route.name, "path": path, "conditions": words.conditions(match)}
         if match.weighted is not None:
             self.plain["split"] = split_plain(match.weighted, route, walk.headers, walk.info)

@@ -146,6 +146,7 @@ async def test_envoy_moves_to_another_pilot_and_serves_on(delta: bool) -> None:
             assert await get(port) == (200, "same")
             async with pilot(first.target, shown) as second:
                 await until(lambda: settled(second) and len(_only(second).stream.ordered) >= 3)
+                await until(lambda: _only(second).stream.view is not None)
                 again = _only(second).stream.subscriptions
                 # It has the clusters and listeners of the first pilot: by their versions they are those of the second.
                 assert [again[url].responses for url in (CLUSTER_TYPE, LISTENER_TYPE)] == [0, 0]
