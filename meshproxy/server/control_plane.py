@@ -41,7 +41,6 @@ from meshproxy.server.handle import LocalWorker, WorkerGone, WorkerHandle
 from meshproxy.server.stats import drop_managers
 from meshproxy.server.subscriptions import Delivery, Interest, Key, count_update
 from meshproxy.server.worker import Worker
-from meshproxy.version import __version__
 from meshproxy.xds.resources import WILDCARD, Rejection, ResourceSink, ResourceUpdate
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ class ControlPlane(ResourceSink):
         dynamic = bootstrap.dynamic_resources
         ads = dynamic.ads_config if dynamic.HasField("ads_config") else None
         services = await self._services(bootstrap)
-        node = _named(bootstrap.node)
-        client = XdsClient(services, node, ads, self._supervisor.stats, self)
+        client = XdsClient(services, bootstrap.node, ads, self._supervisor.stats, self)
         await self._load_cache(client, bootstrap.node.id)
         self._client = client
         client.start()
@@ -123,7 +121,7 @@ class ControlPlane(ResourceSink):
         from meshproxy.xds.load_reports import LoadReporter
 
         config, registry = bootstrap.cluster_manager.load_stats_config, self._supervisor.stats
-        self._load_reports = LoadReporter(services, _named(bootstrap.node), config, registry, self)
+        self._load_reports = LoadReporter(services, bootstrap.node, config, registry, self)
         self._load_reports.start()
 
     async def collect(self, names: list[str] | None, by_endpoint: bool) -> list[dict[str, Any]]:
@@ -406,14 +404,6 @@ class ControlPlane(ResourceSink):
         for source, taken in self.resources.sources_of(LISTENER_TYPE):
             await worker.call("prepare_listeners", source, _in_force(taken), columns)
             await worker.call("commit_updates", [])
-
-
-def _named(node: Any) -> Any:
-    """The node with what we are: control planes may ask some things of some programs only."""
-    named = type(node)()
-    named.CopyFrom(node)
-    named.user_agent_name, named.user_agent_version = "meshproxy", __version__
-    return named
 
 
 def _check_steps(message: Any, errors: ConfigErrors, not_yet: list[NotYet]) -> Generator[None, None, None]:

@@ -30,7 +30,7 @@ from meshproxy.upstream.subset import SubsetLoadBalancer
 _MOST_NAMED_STATS: Final = 1_000
 _MANY_HOSTS: Final = 1_000  # more than that, or a large table, are not balanced anew in one go
 _LARGE_TABLE: Final = 10_000
-_DRAINED: Final = 64  # hosts in a step
+_DRAINED: Final = 128  # hosts in a step
 
 S = TypeVar("S", bound=StatsScope)
 
@@ -130,8 +130,7 @@ class Cluster(EjectionListener):
             return
         self._retired = True
         self._background.stop()
-        for host in self.hosts:
-            self._drain(host)
+        self._drain(self.hosts)
         if self.detector is not None:
             self.detector.stop()
             self._registry.release(self._prefix + "outlier_detection.", OutlierStats)
@@ -283,7 +282,7 @@ class Cluster(EjectionListener):
         match = self.config.transports.match(endpoint.metadata, endpoint.locality_metadata)
         if match != host.transport_match:
             host.transport_match = match
-            self._drain(host)
+            self._drain([host])
 
     def new_host(self, endpoint: EndpointConfig) -> Host:
         host = Host(endpoint.address, endpoint.hostname, endpoint.priority, endpoint.locality)
@@ -314,10 +313,9 @@ class Cluster(EjectionListener):
         leaving = removed
         if changes and self.config.lb.close_connections_on_host_set_change:
             leaving = removed + hosts
-        for index, host in enumerate(leaving):
-            self._drain(host)
-            if index % _DRAINED == _DRAINED - 1:
-                yield
+        for start in range(0, len(leaving), _DRAINED):
+            self._drain(leaving[start : start + _DRAINED])
+            yield
 
     def _rebuild(self) -> Iterator[None]:
         """Balance anew; once more if a host's health has changed meanwhile."""
@@ -328,14 +326,14 @@ class Cluster(EjectionListener):
             yield from self._balancer.rebuild(self.hosts)
         self._rebuilding = False
 
-    def _drain(self, host: Host) -> None:
+    def _drain(self, hosts: list[Host]) -> None:
         self._draining = [pool for pool in self._draining if pool.connections]
-        self._draining.extend(host.drain_pools())
+        for host in hosts:
+            self._draining.extend(host.drain_pools())
 
     def close(self) -> None:
         """Close every connection at once; their streams are reset."""
-        for host in self.hosts:
-            self._drain(host)
+        self._drain(self.hosts)
         for pool in self._draining:
             pool.close()
 

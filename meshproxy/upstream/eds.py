@@ -15,8 +15,10 @@ from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.runtime import Runtime
 from meshproxy.config.subscription import ENDPOINT_TYPE, ResourceWatcher, Subscription, Subscriptions
 from meshproxy.config.values import int_or, milliseconds_or
-from meshproxy.net.timers import CallTimer, TimerWheel
+from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.net.timers import CallTimer
 from meshproxy.upstream.assignment import Assignment, AssignmentReader
+from meshproxy.upstream.background import Background
 from meshproxy.upstream.build_lb import build_drop_overload, drop_category
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.config import EdsConfig, EndpointConfig
@@ -34,14 +36,14 @@ class EdsDiscovery(Discovery):
         listener: DiscoveryListener,
         config: EdsConfig,
         subscriptions: Subscriptions | None,
-        timers: TimerWheel,
+        dispatcher: Dispatcher,
         runtime: Runtime,
     ) -> None:
         super().__init__(cluster, listener)
         self._config = config
         self._subscriptions = subscriptions
         self._subscription: Subscription | None = None
-        self._watcher = AssignmentWatcher(self, config.service_name, timers, runtime)
+        self._watcher = AssignmentWatcher(self, config.service_name, dispatcher, runtime)
 
     def start(self) -> None:
         if self._subscriptions is None:
@@ -62,20 +64,24 @@ class EdsDiscovery(Discovery):
 class AssignmentWatcher(ResourceWatcher):
     """Takes the versions of one assignment."""
 
-    def __init__(self, discovery: EdsDiscovery, name: str, timers: TimerWheel, runtime: Runtime) -> None:
+    def __init__(self, discovery: EdsDiscovery, name: str, dispatcher: Dispatcher, runtime: Runtime) -> None:
         self._discovery = discovery
         self._cluster = discovery.cluster
         self.stats = discovery.cluster.stats
         self._name = name
-        self._timers = timers
+        self._timers = dispatcher.timers
         self._runtime = runtime
         self._reader = AssignmentReader()
         self._stopped = False
         self._stale = CallTimer(self._on_stale)
         self._stale_after_ms = 0  # of the version in force; 0: never
+        self._background = Background(dispatcher)
+        self._emptying: Iterator[None] = iter(())  # of the cluster, since its assignment is stale
 
     def update(self, message: Any, version: str, errors: ConfigErrors) -> Iterator[None]:
         self._stale.disarm()  # nothing else changes the hosts meanwhile
+        self._background.stop()
+        yield from self._emptying
         before = len(errors)
         if message.cluster_name != self._name:
             errors.add("cluster_name", f"is {message.cluster_name!r}, where {self._name!r} was asked for")
@@ -98,6 +104,7 @@ class AssignmentWatcher(ResourceWatcher):
     def stop(self) -> None:
         self._stopped = True
         self._stale.disarm()
+        self._background.stop()
 
     def _take(self, assignment: Assignment) -> Iterator[None]:
         changed = self._take_policy(assignment.policy)
@@ -133,9 +140,8 @@ class AssignmentWatcher(ResourceWatcher):
     def _on_stale(self) -> None:
         """No assignment came in time: that of the cluster is an empty one now."""
         self.stats.assignment_stale += 1
-        empty = Assignment(_NO_POLICY)
-        for _ in self._take(empty):
-            pass
+        self._emptying = self._take(Assignment(_NO_POLICY))
+        self._background.start(self._emptying)
 
 
 def _max_weight(endpoints: list[EndpointConfig]) -> int:

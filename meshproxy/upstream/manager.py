@@ -182,7 +182,7 @@ class ClusterManager:
         context = cluster.config.context
         services = None if context is None else context.services
         subscriptions = None if services is None else services.subscriptions
-        return EdsDiscovery(cluster, listener, config, subscriptions, self._dispatcher.timers, self._runtime)
+        return EdsDiscovery(cluster, listener, config, subscriptions, self._dispatcher, self._runtime)
 
     def on_warm(self, cluster: Cluster) -> None:
         """It has hosts, or knows that it has none, and all else that it waits for."""

@@ -72,6 +72,9 @@ class Side:
         self._write([assignment])
         self._until_taken()
 
+    def is_empty(self) -> bool:
+        return not self.hosts()
+
     def hosts(self) -> list[tuple[Any, ...]]:
         (cluster,) = json.loads(self.proxy.admin("/clusters?format=json")[1])["cluster_statuses"]
         found = []
@@ -161,7 +164,7 @@ def test_what_is_refused(pair: Pair) -> None:
 def test_an_assignment_becomes_stale(pair: Pair) -> None:
     for side in pair.sides:
         side.push({**group("10.0.0.3"), "policy": {"endpoint_stale_after": "0.2s"}})
-        wait_for(lambda side=side: not side.hosts(), "no hosts", 10.0)
+        wait_for(side.is_empty, "no hosts", 10.0)
     pair.compare()
     pair.push(group("10.0.0.3"))
 

@@ -273,7 +273,9 @@ async def test_who_waits_says_for_what(plane: ControlPlane, tmp_path: Path) -> N
 async def test_what_cannot_be_done_is_listed_and_what_guards_fails_closed(
     plane: ControlPlane, v1: EchoUpstream
 ) -> None:
-    plane.set(CLUSTER_TYPE, {"a": message(Cluster, cluster("a", v1.port, track_timeout_budgets=True))})
+    times = {"timeout": "1s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1}
+    checked = cluster("a", v1.port, health_checks=[{**times, "tcp_health_check": {}}])
+    plane.set(CLUSTER_TYPE, {"a": message(Cluster, checked)})
     good = message(Listener, listener("main", [forward("/", "a")]))
     plane.set(LISTENER_TYPE, {"main": good})
     async with Proxy(ads_bootstrap(plane.port)) as proxy:

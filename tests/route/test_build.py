@@ -244,7 +244,7 @@ def test_a_weighted_cluster_takes_all_that_the_route_says() -> None:
     checked = """
         name stats has_stats metadata request_body_buffer_limit cluster_not_found_status timeout_ms
         idle_timeout_ms max_stream_duration_ms retry priority append_x_forwarded_host auto_host_rewrite path_rewrite
-        path cluster_name
+        cluster_name
     """
     left = [name for name in checked.split() if getattr(route, name) == getattr(plain, name)]
     assert not left

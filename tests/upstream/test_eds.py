@@ -329,6 +329,18 @@ async def test_hosts_whose_assignment_is_stale_go() -> None:
         assert addresses(cluster) == ["10.0.0.1"]
 
 
+async def test_an_assignment_that_comes_while_stale_hosts_go() -> None:
+    many = {"lb_endpoints": [many_endpoint(number) for number in range(3000)]}
+    async with world() as w:
+        cluster = started(w, many)
+        deliver(w, assignment(many, policy={"endpoint_stale_after": "0.02s"}))
+        await until(lambda: cluster.stats.assignment_stale)
+        deliver(w, assignment(group("10.0.0.1", "10.0.0.2")))
+        assert addresses(cluster) == ["10.0.0.1", "10.0.0.2"]
+        assert {cluster.choose_host(None) for _ in range(10)} == set(cluster.hosts)
+        assert w.counters()["membership_total"] == 2
+
+
 async def test_another_assignment_is_in_time() -> None:
     async with world() as w:
         cluster = started(w, group("10.0.0.1"))

@@ -42,7 +42,7 @@ async def test_all_who_wait_are_told_when_it_is_there() -> None:
 async def test_they_are_told_when_it_is_warm() -> None:
     async with world() as w:
         waiter = Waiter(w)
-        source = {"eds_config": {"ads": {}}}
+        source: dict[str, Any] = {"eds_config": {"ads": {}}}
         deliver(w, {"name": "c", "type": "EDS", "eds_cluster_config": source})
         assert waiter.told == []
         w.subscriptions.miss(ENDPOINT_TYPE, "c")

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 from envoy.config.endpoint.v3.load_report_pb2 import ClusterStats
-from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
 from google.protobuf.json_format import MessageToDict
 
 from meshproxy.clock import monotonic, move_ahead
 from meshproxy.xds.load_reports import LoadReporter, LoadSource
 from tests.rpc.harness import http2_cluster, services
+from tests.support.load_report_server import LoadReportServer
 from tests.upstream.harness import DEADLINE_S, World, turns, until, world
 from tests.xds.harness import NODE, api
 
@@ -34,50 +33,16 @@ class Numbers(LoadSource):
         return [each for each in there if names is None or each["cluster_name"] in names]
 
 
-class Server(grpc.GenericRpcHandler):
-    """Remembers what it is told, and says what it is told to say."""
-
-    def __init__(self) -> None:
-        self.requests: list[LoadStatsRequest] = []
-        self.outgoing: asyncio.Queue[LoadStatsResponse | None] = asyncio.Queue()
-
-    def service(self, details: Any) -> Any:
-        assert details.method == "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
-        return grpc.stream_stream_rpc_method_handler(self.serve)
-
-    async def serve(self, requests: Any, context: Any) -> None:
-        reader = asyncio.create_task(self._read(context))
-        while (response := await self.outgoing.get()) is not None:
-            await context.write(response.SerializeToString())
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
-
-    async def _read(self, context: Any) -> None:
-        while (data := await context.read()) is not grpc.aio.EOF:
-            self.requests.append(LoadStatsRequest.FromString(data))
-        self.outgoing.put_nowait(None)
-
-    def ask(self, *clusters: str, interval_s: int = 10, **fields: Any) -> None:
-        response = LoadStatsResponse(clusters=clusters, **fields)
-        response.load_reporting_interval.seconds = interval_s
-        self.outgoing.put_nowait(response)
-
-
 @asynccontextmanager
-async def reporting() -> AsyncIterator[tuple[World, Server, Numbers]]:
-    handler, numbers = Server(), Numbers()
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with world() as w, asyncio.timeout(2 * DEADLINE_S):
-        w.add(http2_cluster(port))
+async def reporting() -> AsyncIterator[tuple[World, LoadReportServer, Numbers]]:
+    numbers = Numbers()
+    async with LoadReportServer.start() as handler, world() as w, asyncio.timeout(2 * DEADLINE_S):
+        w.add(http2_cluster(handler.port))
         reporter = LoadReporter(services(w), NODE, api(), w.registry, numbers)
         reporter.start()
         await until(lambda: len(handler.requests) == 1)
         yield w, handler, numbers
         await reporter.close()
-        await server.stop(None)
 
 
 def cluster(name: str, *localities: dict[str, Any], dropped: int = 0, **fields: Any) -> dict[str, Any]:
@@ -92,7 +57,7 @@ def locality(zone: str, success: int, active: int = 0, priority: int = 0, **fiel
     return {"locality": ("r", zone, ""), "priority": priority, **counts, **fields}
 
 
-async def next_report(w: World, server: Server, seconds: float = 10) -> dict[str, Any]:
+async def next_report(w: World, server: LoadReportServer, seconds: float = 10) -> dict[str, Any]:
     """Let the interval pass, and return what is reported of each cluster."""
     count = len(server.requests)
     await turns(20)
@@ -187,7 +152,7 @@ async def test_a_server_that_goes_is_called_again() -> None:
     async with reporting() as (w, server, numbers):
         server.ask("a")
         await until(lambda: numbers.asked)
-        server.outgoing.put_nowait(None)
+        server.cut()
         await until(lambda: len(server.requests) == 2)
         assert not server.requests[1].cluster_stats
         server.ask("b")
