@@ -28,7 +28,7 @@ help:  ## say what there is
 venv:  ## create .venv with everything that the project needs
 	@tools/bootstrap.sh "$(VENV)"
 
-demo: venv  ## watch real HTTP traffic go through the proxy: 5 % of iOS users to a new version
+demo: venv  ## watch a canary release in a small mesh: a pilot, sidecars, real HTTP traffic
 	@$(BIN)/python -m meshproxy demo $(DEMO_ARGS)
 
 test: lint test-source test-compiled  ## the gate: lint, types, all tests on the source, the core's again compiled

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Final
 
 from meshproxy.completion import SHELLS, completion_script
@@ -20,6 +21,7 @@ examples:
   meshproxy validate -c envoy.yaml               every error with its path; exit 1 when there is one
   meshproxy explain -c envoy.yaml http://a/b     where this request goes, and why
   meshproxy filter new hello                     a filter in Python to begin with, and its test
+  meshproxy pilot --rules rules/                 a control plane: tell proxies what a mesh's documents mean
   meshproxy demo                                 watch a canary release, with real traffic
   eval "$(meshproxy completion bash)"            let the shell complete commands and flags
 """
@@ -96,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return new_filter(options.name, options.directory)
     if options.command == "pilot":
+        if find_spec("grpc") is None:
+            print("meshproxy pilot: the package grpcio is needed: pip install 'meshproxy[grpc]'", file=sys.stderr)
+            return 2
         from meshproxy.pilot.command import run_pilot
 
         return run_pilot(options)
@@ -152,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end, and print what to try")
     demo.add_argument("--seconds", type=_seconds, default=None, metavar="S", help="how long each act lasts (default 8)")
     demo.add_argument(
-        "-c", "--config-path", default="", metavar="FILE", help="show this variant of examples/canary/envoy.yaml"
+        "-c", "--config-path", default="", metavar="FILE", help="show this variant of examples/mesh/canary.yaml"
     )
     pilot = commands.add_parser(
         "pilot",

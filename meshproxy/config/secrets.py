@@ -38,7 +38,7 @@ Material = LoadedCertificate | ValidationOptions | tuple[bytes, ...]
 
 _MAX_BYTES: Final = 1024 * 1024  # of one file or field: more would hold up the loop while it is read
 _LOOK_MS: Final = 500.0
-_STRIDE: Final = 128  # references that hear of an update in one step
+_STRIDE: Final = 16  # references that hear of an update in one step: a cluster may become active by it
 _UNAVAILABLE: Final = "is not possible with this build of Python"
 
 

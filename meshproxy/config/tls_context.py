@@ -15,7 +15,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.config.secrets import CERTIFICATE, TICKET_KEYS, VALIDATION, Material, SecretReference, loaded
 from meshproxy.config.tls_factory import CertificateGauges, SecretTlsSocketFactory, TlsParts, TlsSocketFactory
-from meshproxy.config.tls_material import MaterialBuilder, digest_of
+from meshproxy.config.tls_material import NO_CA, MaterialBuilder, digest_of
 from meshproxy.config.values import bool_or, int_or
 from meshproxy.net.transport_socket import TransportSocketFactory
 from meshproxy.observe.tls_stats import SocketFactoryStats, TlsCounter, TlsStats
@@ -202,6 +202,8 @@ class _Builder(MaterialBuilder):
         if isinstance(found, ValidationOptions):
             found = self._parts.with_default(found)
             self._parts.default_validation = None
+            if found.san_matchers and not found.has_authorities:
+                self.error(field, NO_CA)
         if isinstance(found, (ValidationOptions, SecretReference)):
             self._parts.validation = found
 

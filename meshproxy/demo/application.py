@@ -63,15 +63,15 @@ class Visit(asyncio.Protocol):
             self._transport.close()
 
 
-async def serve(instance: str, port: int, until_eof: bool) -> None:
-    """Serve on 127.0.0.1 until SIGINT or SIGTERM, or the end of standard input. Raises OSError when `port` is taken."""
+async def serve(instance: str, host: str, port: int, until_eof: bool) -> None:
+    """Serve on `host` until SIGINT or SIGTERM, or the end of standard input. Raises OSError when `port` is taken."""
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, end.set)
     if until_eof:
         loop.add_reader(sys.stdin, end.set)  # nobody writes to it: there is something to read at its end only
-    server = await loop.create_server(lambda: Visit(instance), "127.0.0.1", port)
+    server = await loop.create_server(lambda: Visit(instance), host, port)
     print(server.sockets[0].getsockname()[1], flush=True)
     await end.wait()
     server.close()
@@ -81,11 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one instance; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m meshproxy.demo.application", description=__doc__)
     parser.add_argument("--instance", required=True, help="its name: the version, a dash and a letter, such as v1-a")
-    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 picks a free one (default)")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=0, help="0 picks a free one (default)")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
     options = parser.parse_args(argv)
     try:
-        asyncio.run(serve(options.instance, options.port, options.until_eof))
+        asyncio.run(serve(options.instance, options.host, options.port, options.until_eof))
     except OSError as error:
         print(f"cannot serve: {error}", file=sys.stderr)
         return 1

@@ -42,6 +42,24 @@ def share_is(act: str, tally: Tally, percent: int) -> Finding:
     return Finding(holds, f"{act}: {seen}; the file says {percent} %")
 
 
+def nobody_sees_v2(act: str, tally: Tally) -> Finding:
+    """After the rollback."""
+    text = f"{act}: {tally.on('v2')} of {tally.answered:,} answers to iOS users came from v2"
+    return Finding(tally.on("v2") == 0 and tally.answered > 0, text)
+
+
+def rules_are_the_same(routes: Mapping[str, str], sidecars: int, pushes: Mapping[int, float]) -> Finding:
+    """`routes` is the version that each sidecar has, `pushes` the seconds until all had a share."""
+    versions = set(routes.values())
+    times = " and ".join(f"{seconds:.2f} s" for seconds in pushes.values())
+    text = f"all {len(routes)} sidecars have the rules of version {', '.join(sorted(versions))}; pushes took {times}"
+    return Finding(len(routes) == sidecars and len(versions) == 1 and "" not in versions and bool(pushes), text)
+
+
+def nothing_was_refused(refusals: list[str]) -> Finding:
+    return Finding(not refusals, "; ".join(refusals) or "no sidecar refused a resource, and the pilot no document")
+
+
 def nobody_failed(ledger: Ledger) -> Finding:
     total = ledger.total()
     return Finding(total.failed == 0 and total.requests > 0, f"{total.failed} of {total.requests:,} requests failed")
@@ -59,9 +77,9 @@ def others_stay(others: Tally) -> Finding:
 
 
 def connections_lived(ledger: Ledger, expected: Mapping[str, int]) -> Finding:
-    """The clients that stay connected never had to connect again, the reload included."""
+    """The clients that stay connected never had to connect again, whatever was pushed."""
     opened = sum(ledger.connections[kind] for kind in expected)
-    text = f"{sum(expected.values())} clients kept their connection through the reload and the kill: {opened} opened"
+    text = f"{sum(expected.values())} clients kept their connection through both pushes and the kill: {opened} opened"
     return Finding(all(ledger.connections[kind] == count for kind, count in expected.items()), text)
 
 
@@ -76,7 +94,7 @@ def dead_stay_silent(before: Tally, after: Tally, dead: str, twin: str, retries:
         Finding(
             after.by_instance[twin] > 0 and retries > 0,
             f"{twin} went on with {after.by_instance[twin]:,} answers; "
-            f"{retries} requests met the dead instance, and the proxy tried them again",
+            f"{retries} requests met the dead instance, and the sidecar tried them again",
         ),
     ]
 
@@ -96,5 +114,5 @@ def counts_agree(ledger: Ledger, counted_by_proxy: int) -> Finding:
     """No client asked twice for what it counted once."""
     sent = ledger.total().requests
     return Finding(
-        sent == counted_by_proxy, f"the clients sent {sent:,} requests; the proxy counted {counted_by_proxy:,}"
+        sent == counted_by_proxy, f"the clients sent {sent:,} requests; their sidecar counted {counted_by_proxy:,}"
     )

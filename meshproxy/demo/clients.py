@@ -24,6 +24,7 @@ from meshproxy.demo.application import page
 from meshproxy.demo.processes import DIRECT
 from meshproxy.demo.tally import Ledger
 
+HOST: Final = "shop.example"  # what the mesh calls the shop
 _PATIENCE_S: Final = 20.0
 _PIPELINED: Final = 4
 _IOS: Final = "Mozilla/5.0 (%s; CPU OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148"
@@ -116,11 +117,11 @@ class Visit:
 
     def headers(self) -> dict[str, str]:
         chaos = {"x-chaos": "slow"} if self.kind.is_slow_on_request else {}
-        return {"user-agent": self.kind.user_agent, **chaos}
+        return {"host": HOST, "user-agent": self.kind.user_agent, **chaos}
 
     def encoded(self) -> bytes:
         """The request as it goes over the wire."""
-        fields = {"host": "shop.example", **self.headers()}
+        fields = self.headers()
         if self.body:
             fields["content-length"] = str(len(self.body))
         lines = [f"{self.method} {self.target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
@@ -245,7 +246,8 @@ def visit_with_curl(visits: list[Visit], port: int) -> None:
         url = f"http://127.0.0.1:{port}{visit.target}"
         body = ["--data-binary", visit.body.decode()] if visit.body else []
         options = ["-q"] if not arguments else ["--next"]
-        arguments += [*options, "-s", "-i", "--noproxy", "*", "--max-time", str(_PATIENCE_S), *body, url]
+        options += ["-s", "-i", "-H", f"host: {HOST}", "--noproxy", "*", "--max-time", str(_PATIENCE_S)]
+        arguments += [*options, *body, url]
     done = subprocess.run(
         ["curl", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0, check=False
     )

@@ -1,4 +1,4 @@
-"""`meshproxy demo`: a canary release in three acts, with real processes and real clients; every claim is checked.
+"""`meshproxy demo`: a canary release in four acts, with real processes and real clients; every claim is checked.
 
 Exit code 0 when all of it is so, 1 when something is not or cannot be shown, 130 when a signal stops it before the end.
 """
@@ -17,8 +17,8 @@ from typing import Final
 
 import uvloop
 
-from meshproxy.demo.example import ExampleError, read_example
 from meshproxy.demo.processes import DemoError, Processes
+from meshproxy.demo.rules import ExampleError, read_canary
 from meshproxy.demo.screen import RED, Screen
 from meshproxy.demo.story import Story
 
@@ -56,10 +56,10 @@ async def _until_signalled(screen: Screen, options: argparse.Namespace) -> int:
 
 
 async def _show(screen: Screen, options: argparse.Namespace) -> int:
-    example = read_example(options.config_path)
+    canary = read_canary(options.config_path)
     act_s = _ACT_S if options.seconds is None else options.seconds
     with tempfile.TemporaryDirectory(prefix="meshproxy-demo-") as name, Processes(Path(name)) as processes:
-        story = Story(screen, example, options.config_path or "examples/canary/envoy.yaml", act_s)
+        story = Story(screen, canary, options.config_path or "examples/mesh/canary.yaml", act_s)
         await story.set_the_stage(processes, Path(name))
         await story.play()
         await story.show_a_trace(processes, Path(name))

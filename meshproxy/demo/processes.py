@@ -114,72 +114,71 @@ class Instance:
         self.port = int(line)
 
 
-class Proxy:
+class Served:
+    """A process of ours that answers HTTP at `admin`, the address that it writes to a file when it knows it."""
+
+    def __init__(self, child: Child, name: str) -> None:
+        self.child = child
+        self.name = name
+        self.admin = ""
+
+    async def ask(self, path: str) -> str:
+        """GET from it; raises DemoError when it does not answer."""
+        try:
+            return await asyncio.to_thread(self._get, path)
+        except OSError as error:
+            raise DemoError(f"{self.name} does not answer: {error}\n{self.child.log_end()}") from error
+
+    def _get(self, path: str) -> str:
+        with DIRECT.open(f"http://{self.admin}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    async def _says(self, path: str, word: str) -> bool:
+        """Whether the page is there, and has the word."""
+        try:
+            return word in await asyncio.to_thread(self._get, path)
+        except OSError:
+            return False  # it serves a moment later, or has ended: `wait` looks
+
+    async def wait(self, probe: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Until `probe` says so. Raises DemoError when it ends, or does not in time."""
+        end = asyncio.get_running_loop().time() + _START_S
+        while not await probe():
+            if not self.child.runs:
+                raise DemoError(f"{self.name} ended instead of having to {what}:\n{self.child.log_end()}")
+            if asyncio.get_running_loop().time() > end:
+                raise DemoError(f"{self.name} did not {what} in {_START_S:.0f} s:\n{self.child.log_end()}")
+            await asyncio.sleep(_POLL_S)
+
+
+class Proxy(Served):
     """`meshproxy run` on a file, seen through its admin interface."""
 
     def __init__(self, processes: Processes, config: Path, name: str = "proxy") -> None:
         self.config = config
-        self._admin_path = config.with_name("admin")
-        self.child = processes.start(
+        self._admin_path = config.with_suffix(".admin")
+        child = processes.start(
             name, "meshproxy", "run", "-c", str(config), "--admin-address-path", str(self._admin_path),
             "--shutdown-delay-s", "0", "--drain-time-s", "1",
         )  # fmt: skip
-        self.admin = ""
+        super().__init__(child, name)
         self.port = 0
 
     async def wait_until_it_serves(self, listener: str) -> None:
         """Learn where it serves `listener`. Raises DemoError when it ends instead."""
-        await self._wait(self._is_ready, "become ready")
+        await self.wait(self._is_ready, "become ready")
         listeners = dict(line.split("::", 1) for line in (await self.ask("/listeners")).splitlines())
         if listener not in listeners:
-            raise DemoError(f"the configuration has no listener named {listener}")
+            raise DemoError(f"{self.name} has no listener named {listener}:\n{self.child.log_end()}")
         self.port = int(listeners[listener].rpartition(":")[2])
-
-    async def reload(self, text: str) -> None:
-        """Write `text` to its file, in one step, and wait until it is in force. Raises DemoError when it is refused."""
-        before = await self.stats("server.config_reload")
-        fresh = self.config.with_suffix(".new")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(self.config)
-
-        async def done() -> bool:
-            now = await self.stats("server.config_reload")
-            if now.get("server.config_reload_failure") != before.get("server.config_reload_failure"):
-                raise DemoError(f"the proxy refused the new configuration:\n{self.child.log_end()}")
-            return now.get("server.config_reload_success") != before.get("server.config_reload_success")
-
-        await self._wait(done, "take over the new configuration")
 
     async def stats(self, name_filter: str) -> dict[str, int]:
         """Its counters and gauges whose names match."""
         answer = json.loads(await self.ask(f"/stats?format=json&filter={urllib.parse.quote(name_filter)}"))
         return {entry["name"]: entry["value"] for entry in answer["stats"] if "value" in entry}
 
-    async def ask(self, path: str) -> str:
-        """GET from the admin interface; raises DemoError when it does not answer."""
-        try:
-            return await asyncio.to_thread(self._get, path)
-        except OSError as error:
-            raise DemoError(f"the proxy's admin interface does not answer: {error}\n{self.child.log_end()}") from error
-
-    def _get(self, path: str) -> str:
-        with DIRECT.open(f"http://{self.admin}{path}", timeout=10) as answer:
-            return str(answer.read().decode())
-
     async def _is_ready(self) -> bool:
         if not self._admin_path.exists():
             return False
         self.admin = self._admin_path.read_text(encoding="utf-8").strip()
-        try:
-            return "LIVE" in await asyncio.to_thread(self._get, "/ready")
-        except OSError:
-            return False  # it serves a moment later, or has ended: `_wait` looks
-
-    async def _wait(self, probe: Callable[[], Awaitable[bool]], what: str) -> None:
-        end = asyncio.get_running_loop().time() + _START_S
-        while not await probe():
-            if not self.child.runs:
-                raise DemoError(f"the proxy ended instead of having to {what}:\n{self.child.log_end()}")
-            if asyncio.get_running_loop().time() > end:
-                raise DemoError(f"the proxy did not {what} in {_START_S:.0f} s:\n{self.child.log_end()}")
-            await asyncio.sleep(_POLL_S)
+        return await self._says("/ready", "LIVE")

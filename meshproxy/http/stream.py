@@ -136,8 +136,7 @@ class Stream(StreamDecoder):
         if tunnel:
             allowed = tunnel_chain(tunnel, config.upgrades, chain, route)
             if allowed is None and route is not None:
-                config.stats.downstream_rq_ws_on_non_ws_route += 1
-                self.send_local_reply(403, b"", "upgrade_failed")
+                self._refuse_upgrade()
                 return
             if allowed is not None:
                 self._begin_tunnel(tunnel)
@@ -195,10 +194,29 @@ class Stream(StreamDecoder):
         route = self.current_route()
         if route is None or before is not None:
             return
+        if self.request_headers.known & UPGRADE and not self._may_upgrade(route):
+            self._refuse_upgrade()
+            return
         self._keep_to(route, self.request_headers)
         self.chain = self.chain.for_route_behind(route, http_filter.slot)
         if self.request_path is not None:
             self.request_path.go_on_behind(http_filter.slot)
+
+    def _may_upgrade(self, route: Route) -> bool:
+        """What a route that came later says of the protocol that the request wants; it cannot have other filters."""
+        protocol = tunnel_protocol(self.request_headers)
+        if not protocol:
+            return True
+        allowed = tunnel_chain(protocol, self.config.upgrades, self.chain, route)
+        if allowed is None or (not self.tunnel and allowed is not self.chain):
+            return False
+        if not self.tunnel:
+            self._begin_tunnel(protocol)
+        return True
+
+    def _refuse_upgrade(self) -> None:
+        self.config.stats.downstream_rq_ws_on_non_ws_route += 1
+        self.send_local_reply(403, b"", "upgrade_failed")
 
     def _handle_unusual(self, headers: HeaderMap) -> None:
         """Expect and Proxy-Connection."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import signal
 import sys
 from typing import Final
@@ -35,11 +36,18 @@ def run_pilot(options: argparse.Namespace) -> int:
         print(f"meshproxy pilot: {error}", file=sys.stderr)
         return 2
     keep_freed_memory()
+    _allow_many_files()
     try:
         return uvloop.run(_run(options, settings))
     except MeshProxyError as error:
         print(f"meshproxy pilot: {error}", file=sys.stderr)
         return 1
+
+
+def _allow_many_files() -> None:
+    """Every client is a socket: as many as the system lets this process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _run(options: argparse.Namespace, settings: PilotSettings) -> int:

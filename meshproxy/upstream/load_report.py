@@ -72,7 +72,7 @@ class _LocalityLoad:
 
     @property
     def busy(self) -> bool:
-        return self._numbers[2] > 0 or self._numbers[3] > 0
+        return any(self._numbers)
 
     def add(self, host: Host, numbers: Numbers, by_endpoint: bool) -> None:
         for index, number in enumerate(numbers):

@@ -703,6 +703,15 @@ def test_what_is_wrong_with_secrets_of_the_bootstrap(w: World) -> None:
     assert build_downstream_tls(message, "tls", context) is None
 
 
+def test_names_without_an_authority_in_secrets_of_the_bootstrap(w: World) -> None:
+    context, errors = bootstrap_with(w, secret("pins", validation_context={"verify_certificate_hash": ["ab" * 32]}))
+    assert errors == []
+    combined = {"default_validation_context": SAN, "validation_context_sds_secret_config": {"name": "pins"}}
+    given = {"common_tls_context": {"combined_validation_context": combined}}
+    assert build_upstream_tls(json_format.ParseDict(given, tls_pb2.UpstreamTlsContext()), "tls", context, "c.") is None
+    assert "without trusted CA is insecure" in context.errors.items[0].reason
+
+
 # -- the tables
 
 

@@ -105,3 +105,29 @@ def test_faults_are_as_many_as_the_file_says_and_felt() -> None:
 def test_a_client_that_asked_twice_is_found() -> None:
     assert checks.counts_agree(ledger_of(("curl", "v1-a"), failures=1), 2).holds
     assert not checks.counts_agree(ledger_of(("curl", "v1-a")), 2).holds
+
+
+def test_after_the_rollback_nobody_sees_v2() -> None:
+    assert checks.nobody_sees_v2("Act 4", tally(v1_a=10)).holds
+    assert not checks.nobody_sees_v2("Act 4", tally(v1_a=10_000, v2_a=1)).holds
+    assert not checks.nobody_sees_v2("Act 4", tally()).holds
+
+
+@pytest.mark.parametrize(
+    ("routes", "pushes", "holds"),
+    [
+        ({"a": "1", "b": "1"}, {50: 0.5}, True),
+        ({"a": "1", "b": "2"}, {50: 0.5}, False),
+        ({"a": "1"}, {50: 0.5}, False),
+        ({"a": "", "b": ""}, {50: 0.5}, False),
+        ({"a": "1", "b": "1"}, {}, False),
+    ],
+    ids=["all", "one lags", "one is missing", "not taken", "nothing was pushed"],
+)
+def test_all_sidecars_have_the_same_rules(routes: dict[str, str], pushes: dict[int, float], holds: bool) -> None:
+    assert checks.rules_are_the_same(routes, 2, pushes).holds == holds
+
+
+def test_a_refusal_is_told() -> None:
+    assert checks.nothing_was_refused([]).holds
+    assert checks.nothing_was_refused(["a refused b"]) == Finding(False, "a refused b")

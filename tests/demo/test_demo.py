@@ -9,10 +9,11 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from meshproxy.demo.example import read_example, with_canary_share
+from meshproxy.demo.rules import read_canary, with_canary_share
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = [sys.executable, "-m", "meshproxy", "demo", "--seconds", "1.5"]
+PROCESSES = 10  # the pilot, and five sidecars with four instances behind them
 
 
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -51,28 +52,29 @@ def read_until(pipe: int, end: str) -> str:
 
 
 def get(url: str, user_agent: str) -> str:
-    request = urllib.request.Request(url, headers={"user-agent": user_agent})
+    request = urllib.request.Request(url, headers={"host": "shop.example", "user-agent": user_agent})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=30) as answer:
         return str(answer.read().decode())
 
 
-def test_it_shows_three_acts_stays_when_asked_to_and_leaves_nothing_behind() -> None:
+def test_it_shows_four_acts_stays_when_asked_to_and_leaves_nothing_behind() -> None:
     command = [*DEMO, "--keep"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as demo:
         try:
             assert demo.stdout is not None
             output = read_until(demo.stdout.fileno(), "$EDITOR")
             assert_all_is_shown(output)
-            url = output.split("proxy   ")[1].split()[0]
-            assert {get(f"{url}/x", "curl").split(",")[0] for _ in range(4)} == {"shop v1"}
-            assert {get(f"{url}/x", "iPhone").split(",")[0] for _ in range(64)} == {"shop v1", "shop v2"}
+            url = output.split("users   ")[1].split()[0]
+            assert {get(f"{url}/x", agent).split(",")[0] for agent in ("curl", "iPhone") for _ in range(16)} == {
+                "shop v1"
+            }
         finally:
             demo.send_signal(signal.SIGINT)
             demo.wait(60)
     assert demo.returncode == 0
     assert [pid for pid in processes_in(output) if not is_gone(pid)] == []
-    assert not Path(output.split("meshproxy run -c ")[1].split()[0]).exists()
+    assert not Path(output.split("meshproxy pilot --rules ")[1].split()[0]).exists()
 
 
 def test_a_signal_stops_it_and_leaves_nothing_behind() -> None:
@@ -81,18 +83,18 @@ def test_a_signal_stops_it_and_leaves_nothing_behind() -> None:
         output = read_until(demo.stdout.fileno(), "Act 1")
         demo.send_signal(signal.SIGTERM)
         assert demo.wait(60) == 130
-    assert len(processes_in(output)) == 5
+    assert len(processes_in(output)) == PROCESSES
     assert [pid for pid in processes_in(output) if not is_gone(pid)] == []
 
 
 def assert_all_is_shown(output: str) -> None:
     """Every act, and a summary without an objection."""
-    for title in ("Act 1: 5 % of", "Act 2: now 50 %", "Act 3: v2-b is dead", "Summary"):
+    for title in ("Act 1: 5 % of", "Act 2: now 50 %", "Act 3: v2-b is dead", "Act 4: rolled back", "Summary"):
         assert title in output
     summary = output.split("Summary")[1]
     assert "✘" not in summary, output
     assert re.search(r"✔ 0 of [\d,]+ requests failed", summary)
-    assert len(processes_in(output)) == 7
+    assert len(processes_in(output)) == PROCESSES + 2  # of the epilogue
     epilogue = output.split("Epilogue")[1].split("Summary")[0]
     spans = re.findall(r"^ +(\w+): (.+?) +\d+\.\d\d ms +━+$", epilogue, re.MULTILINE)
     assert spans == [
@@ -126,8 +128,8 @@ def read_terminal(terminal: int) -> str:
 
 
 def test_it_fails_when_the_weight_is_wrong_and_nothing_is_tried_again(tmp_path: Path) -> None:
-    wrong = tmp_path / "envoy.yaml"
-    wrong.write_text(without_retries(with_canary_share(read_example(""), 40)))
+    wrong = tmp_path / "canary.yaml"
+    wrong.write_text(without_retries(with_canary_share(read_canary(""), 40)))
     done = run_demo("-c", str(wrong))
     assert done.returncode == 1
     refused = [line for line in done.stdout.split("Summary")[1].splitlines() if "✘" in line]
@@ -138,15 +140,15 @@ def test_it_fails_when_the_weight_is_wrong_and_nothing_is_tried_again(tmp_path: 
 
 
 def without_retries(text: str) -> str:
-    """The example without its retry policy."""
-    changed, count = re.subn(r"( +)retry_policy:\n(?:\1 .*\n)+", "", text)
-    assert count == 1
+    """The example with no second try."""
+    changed, count = re.subn(r"retries: \{.*\}", "retries: {attempts: 0}", text)
+    assert count == 3
     return changed
 
 
 def test_a_file_that_it_cannot_show_is_one_plain_line(tmp_path: Path) -> None:
-    other = tmp_path / "envoy.yaml"
-    other.write_text("admin: {}\n")
+    other = tmp_path / "canary.yaml"
+    other.write_text("kind: VirtualService\n")
     for path in (other, tmp_path / "missing.yaml"):
         done = run_demo("-c", str(path))
         assert done.returncode == 1

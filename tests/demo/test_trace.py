@@ -3,9 +3,9 @@
 import yaml
 
 from meshproxy.demo.trace import Span, one_side, tree
-from tests.demo.test_example import EXAMPLE
+from tests.demo.test_rules import EXAMPLE
 
-TEXT = (EXAMPLE.parents[1] / "tracing" / "envoy.yaml").read_text()
+TEXT = (EXAMPLE.parent / "tracing" / "envoy.yaml").read_text()
 
 
 def span(service: str, name: str, own: str, parent: str, start_ms: int, end_ms: int) -> Span:

@@ -8,6 +8,7 @@ from meshproxy.config.config_source import ADS as ADS_KEY
 from meshproxy.config.subscription import ROUTE_TYPE
 from tests.http.discovery import ADS, Discovered, route_configuration, routes
 from tests.http.harness import get
+from tests.support.garbage import only_collected
 
 RDS = {"rds": {"route_config_name": "routes", "config_source": ADS}}
 STATS = "http.in.rds.routes."
@@ -191,3 +192,13 @@ def test_a_build_that_only_checks_watches_nothing(proxy: Discovered) -> None:
     proxy.subscriptions = None  # type: ignore[assignment]
     _, context = proxy.build(**RDS)
     assert context.init_targets == []
+
+
+def test_a_table_that_is_replaced_leaves_nothing_to_the_garbage_collector(proxy: Discovered) -> None:
+    _, context = proxy.build(**RDS)
+    proxy.start(context)
+    proxy.subscriptions.deliver(ROUTE_TYPE, "routes", routes("one"))
+    with only_collected() as found:
+        proxy.subscriptions.deliver(ROUTE_TYPE, "routes", routes("two"), "2")
+        proxy.subscriptions.deliver(ROUTE_TYPE, "routes", routes("three"), "3")
+    assert found == []

@@ -62,9 +62,10 @@ class Marks(HttpFilter):
 class Proxy(Discovered):
     """With routes that have virtual hosts elsewhere, and a filter that waits for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, **manager: Any) -> None:
         super().__init__()
-        self.built, self.context = self.build(rds={"route_config_name": "routes", "config_source": ADS})
+        rds = {"route_config_name": "routes", "config_source": ADS}
+        self.built, self.context = self.build(rds=rds, **manager)
         self.waits, self.marks = Waits(), Marks()
         for slot, (name, each) in enumerate((("waits", self.waits), ("marks", self.marks))):
             each.slot, each.name = slot, name
@@ -73,8 +74,8 @@ class Proxy(Discovered):
         self.set_routes()
 
     def set_routes(self, *hosts: dict[str, Any], **fields: Any) -> ConfigErrors:
-        """A RouteConfiguration with the host `fixed`, and more."""
-        hosts = (virtual_host("fixed", ["fixed"]), *hosts)
+        """A RouteConfiguration with the host `fixed`, and more, whose `domains` may be others."""
+        hosts = (virtual_host("fixed", fields.pop("domains", ["fixed"])), *hosts)
         message = route_configuration("routes", list(hosts), **{**VHDS, **fields})
         return self.subscriptions.deliver(ROUTE_TYPE, "routes", message)
 
@@ -95,10 +96,10 @@ class Proxy(Discovered):
         message = parse({**virtual_host(name, [*domains]), **fields})
         return self.subscriptions.deliver(VIRTUAL_HOST_TYPE, f"routes/{name}", message)
 
-    def begin(self, host: str) -> Downstream:
+    def begin(self, host: str, *fields: tuple[str, str]) -> Downstream:
         """A request that is on its way."""
         downstream = self.harness.connect(self.built.config)
-        downstream.feed(get().replace(b"host: h", b"host: " + host.encode()))
+        downstream.feed(get("/", *fields).replace(b"host: h", b"host: " + host.encode()))
         return downstream
 
     def asked_for(self) -> list[str]:
@@ -239,6 +240,20 @@ def test_what_the_route_says_of_filters_holds_behind_the_one_that_waits(proxy: P
     assert not proxy.answer("one.test", "one.test", typed_per_filter_config={"marks": off, "waits": off})
     answer = downstream.received()
     assert (status(answer), b"x-filter" in answer) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("by_manager", "by_route", "expected"),
+    [(True, None, 503), (True, False, 403), (False, True, 503), (False, None, 403), (False, False, 403)],
+)
+def test_upgrades_are_allowed_by_the_route_that_came(by_manager: bool, by_route: bool | None, expected: int) -> None:
+    """503: it was let through, to a cluster that is not there."""
+    proxy = Proxy(upgrade_configs=[{"upgrade_type": "chat", "enabled": by_manager}])
+    downstream = proxy.begin("one.test", ("connection", "upgrade"), ("upgrade", "chat"))
+    says = [] if by_route is None else [{"upgrade_type": "chat", "enabled": by_route}]
+    action = {"cluster": "nobody", "upgrade_configs": says}
+    proxy.answer("one.test", "one.test", routes=[{"match": {"prefix": "/"}, "route": action}])
+    assert status(downstream.received()) == expected
 
 
 def test_another_route_configuration_keeps_the_hosts_that_came(proxy: Proxy) -> None:

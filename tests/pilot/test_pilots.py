@@ -23,12 +23,12 @@ kind: ServiceEntry
 metadata: {name: app, namespace: shop}
 spec:
   hosts: [app.shop.svc.cluster.local]
-  ports: [{number: %(port)d, name: %(protocol)s, protocol: %(protocol)s}]
+  ports: [{number: %(port)d, name: main, protocol: %(protocol)s}]
   resolution: STATIC
   location: MESH_INTERNAL
   endpoints:
-    - {address: 127.0.0.1, ports: {%(protocol)s: %(v1)d}, labels: {version: v1}}
-    - {address: 127.0.0.1, ports: {%(protocol)s: %(v2)d}, labels: {version: v2}}
+    - {address: 127.0.0.1, ports: {main: %(v1)d}, labels: {version: v1}}
+    - {address: 127.0.0.1, ports: {main: %(v2)d}, labels: {version: v2}}
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule

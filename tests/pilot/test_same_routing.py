@@ -203,6 +203,9 @@ ROWS = [
     # Ratings are limited to one request.
     row("first-request", "/", RATINGS, "code=200", host="ratings"),
     row("one-too-many", "/", "code=429", "  retry-after: 60", host="ratings"),
+    # What comes in to the application itself.
+    row("inbound", "/in", "cluster=inbound|9080||; ", "route=default", host="any", listener="10.1.0.10_9080"),
+    row("inbound-passes-errors-on", "/in", "code=503", "attempts=1", listener="10.1.0.10_9080", upstream=[reply(503)]),
     # Routes of the Gateway API.
     row("gw-prefix", "/api/x?q", REVIEWS, "GET /x?q ", "  host: api.example", host="productpage"),
     row("gw-prefix-alone", "/api", REVIEWS, "GET / ", host="productpage"),

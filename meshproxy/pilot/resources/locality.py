@@ -128,8 +128,8 @@ def _unlikeness(endpoint: Endpoint, keys: Sequence[str], origin: Origin) -> int:
     theirs = {_NETWORK: endpoint.network} | dict(endpoint.labels) | _locality_labels(endpoint.locality)
     for index, entry in enumerate(keys):
         key, given, value = entry.partition("=")
-        wanted = value if given else ours.get(key)
-        if wanted != theirs.get(key):
+        wanted = value if given else ours.get(key, "")
+        if wanted != theirs.get(key, ""):
             return len(keys) - index
     return 0
 

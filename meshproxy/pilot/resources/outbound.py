@@ -127,7 +127,8 @@ class Outbound:
                 found[str(number)] = self._configuration(number, hosts)
         if bare and str(_HTTP_PORT) not in found:
             found[str(_HTTP_PORT)] = self._configuration(_HTTP_PORT, bare)
-        return found | self._own_routes()
+        found.update(self._own_routes())
+        return found
 
     def _own_routes(self) -> Named:
         """Of services that have an explicit listener to themselves."""

@@ -18,6 +18,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from meshproxy.config.large_message import merge_in_steps
 from meshproxy.config.messages import enum_name, find_message, type_name
 
 _REDACTED: Final = "[redacted]"
@@ -142,20 +143,24 @@ def _shortest_single(value: float) -> str:
 
 
 def _write_any(message: Any, depth: int, sensitive: bool) -> Iterator[str]:
-    """The message within; its bytes where its type is not known here."""
+    """The message within; its bytes where its type is not known here. A large one is read bit by bit."""
     url = str(message.type_url)
     if not url:
-        return write_object((), depth)
+        yield from write_object((), depth)
+        return
     kind = find_message(type_name(url))
-    if kind is not None:
-        inner = kind()
-        try:
-            inner.ParseFromString(message.value)
-            return write_message(inner, depth, sensitive=sensitive, type_url=url)
-        except DecodeError:
-            kind = None
+    inner = None if kind is None else kind()
+    try:
+        if inner is not None:
+            for _ in merge_in_steps(inner, message.value):
+                yield ""
+    except DecodeError:
+        inner = None
+    if inner is not None:
+        yield from write_message(inner, depth, sensitive=sensitive, type_url=url)
+        return
     value = _text(base64.b64encode(_REDACTED.encode() if sensitive else message.value).decode())
-    return write_object([("@type", (_text(url),)), ("value", (value,))], depth)
+    yield from write_object([("@type", (_text(url),)), ("value", (value,))], depth)
 
 
 def _special(message: Message, depth: int, sensitive: bool) -> str:

@@ -17,6 +17,7 @@ from meshproxy.pilot.snapshot import Proxy, Snapshot
 from tests.pilot.resources.static_form import MESSAGES, messages
 
 ROOT = Path(__file__).resolve().parents[3]
+HERE = Path(__file__).parent
 RULES = ROOT / "xds" / "rules"
 _FIRST = ("@type", "name", "cluster_name", "match")
 SHOP_PAGE = Proxy(

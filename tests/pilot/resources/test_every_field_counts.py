@@ -1,0 +1,103 @@
+"""Every field that is honoured changes some resource of some proxy: taken away, the snapshots are not the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from meshproxy.pilot.documents.document import Document
+from meshproxy.pilot.mesh.model import Mesh
+from meshproxy.pilot.proxy import EXPLICIT, GRPC
+from meshproxy.pilot.resources.scope import ProxyScope
+from meshproxy.pilot.resources.translator import Translator
+from meshproxy.pilot.snapshot import Proxy, Snapshot
+from tests.pilot.resources.golden import EDGE
+from tests.pilot.resources.support import HERE, documents_of, mesh_of
+
+TEXT = "\n---\n".join(
+    path.read_text()
+    for path in [HERE / "everything_services.yaml", *sorted((HERE.parent / "documents/full").iterdir())]
+)
+# So that the conditions on who asks hold for those who ask here, and on ports for ports that there are.
+TEXT = TEXT.replace("sourceNamespace: front", "sourceNamespace: shop").replace("port: 3306\n", "port: 82\n")
+WEB = Proxy(
+    "web",
+    namespace="shop",
+    labels=(("app", "web"), ("version", "v1")),
+    ips=("10.0.0.8", "10.2.0.1"),
+    region="eu",
+    zone="a",
+    metadata=(("product", "meshproxy"),),
+)
+PROXIES = [
+    WEB,
+    replace(WEB, mode=EXPLICIT),
+    replace(WEB, labels=()),
+    replace(WEB, namespace="default"),
+    replace(WEB, namespace="default", labels=(("topology.istio.io/network", "net-1"),)),
+    replace(WEB, namespace="front"),
+    replace(WEB, namespace="default", mode=GRPC),
+    replace(EDGE, labels=(("app", "edge"), ("version", "v1"))),
+]
+FULL = {"full", "listed", "selected", "ports", "module", "entry-point", "external"}
+
+
+def fields_of(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field that has not its default, as a path and the value without it."""
+    if isinstance(value, tuple):
+        for index, item in enumerate(value):
+            for below, changed in fields_of(item, f"{path}[{index}]"):
+                yield below, (*value[:index], changed, *value[index + 1 :])
+        return
+    if not dataclasses.is_dataclass(value):
+        return
+    for field in dataclasses.fields(value):
+        present = getattr(value, field.name)
+        where = f"{path}.{field.name}".lstrip(".")
+        if field.default is not dataclasses.MISSING and present != field.default:
+            yield where, replace(value, **{field.name: field.default})  # type: ignore[type-var]
+        for below, changed in fields_of(present, where):
+            yield below, replace(value, **{field.name: changed})  # type: ignore[type-var]
+
+
+DOCUMENTS = [document for document in documents_of(TEXT) if document.name in FULL]
+CASES = [
+    (document, f"{document.identity.kind}/{document.name} {path}", changed)
+    for document in DOCUMENTS
+    for path, changed in fields_of(document.spec)
+]
+
+
+class Base:
+    """The mesh with all documents, and what its proxies get."""
+
+    def __init__(self) -> None:
+        self.mesh = mesh_of(TEXT)
+        self.translator = Translator()
+        self.seen = self.snapshots(self.mesh)
+
+    def snapshots(self, mesh: Mesh) -> list[tuple[ProxyScope, dict[str, dict[str, str]]]]:
+        return [self._of(mesh, proxy) for proxy in PROXIES]
+
+    def _of(self, mesh: Mesh, proxy: Proxy) -> tuple[ProxyScope, dict[str, dict[str, str]]]:
+        scope = self.translator.scope_of(mesh, proxy)
+        snapshot: Snapshot = self.translator.build_snapshot(mesh, scope)
+        return scope, {url: {name: one.version for name, one in named.items()} for url, named in snapshot.types.items()}
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return Base()
+
+
+@pytest.mark.parametrize(
+    ("document", "changed"), [(case[0], case[2]) for case in CASES], ids=[case[1] for case in CASES]
+)
+def test_a_field_that_is_taken_away_is_missed(base: Base, document: Document, changed: Any) -> None:
+    old = base.mesh.documents[document.identity]
+    mesh = base.mesh.updated([(old, replace(old, spec=changed))])
+    assert [one[1] for one in base.snapshots(mesh)] != [one[1] for one in base.seen]
