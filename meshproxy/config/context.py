@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from meshproxy.config.datasource import ReadFile, file_stamp, load_data_source
 from meshproxy.config.errors import ConfigErrors
@@ -16,6 +16,8 @@ from meshproxy.observe.stats import StatsRegistry, StatsScope
 from meshproxy.tls.certs import Certified
 
 S = TypeVar("S", bound=StatsScope)
+
+_RELEASED_A_STEP: Final = 256  # scopes of statistics: well below a millisecond
 
 
 class Closeable(Protocol):
@@ -39,9 +41,9 @@ class BuildContext:
     """One per top-level resource (a listener, a cluster, a route configuration).
 
     It remembers what the build acquired (stats scopes, log files): the resource that came of it closes the context when
-    it goes (that stops its `init_targets`), and a build that failed closes it at once. `references` are the clusters that must exist, each with the
-    path of the field that names it. `files` are those on whose change the resource is to be built anew; `tls` are the
-    contexts that it made.
+    it goes (that stops its `init_targets`), and a build that failed closes it at once. `references` are the clusters
+    that must exist, each with the path of the field that names it. `files` are those on whose change the resource is to
+    be built anew; `tls` are the contexts that it made.
     """
 
     def __init__(
@@ -145,6 +147,17 @@ class BuildContext:
         while self._postponed:
             self.stat_prefix, self.filters, steps = self._postponed.pop(0)
             yield from steps
+
+    def close_in_steps(self) -> Iterator[None]:
+        """As `close`, with other work between the steps. What is left when nobody goes on is given back at once."""
+        try:
+            while self._acquired:
+                for prefix, kind in self._acquired[-_RELEASED_A_STEP:]:
+                    self.stats.release(prefix, kind)
+                del self._acquired[-_RELEASED_A_STEP:]
+                yield
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Give back all that this build acquired, and wait for nothing; a second call does nothing."""

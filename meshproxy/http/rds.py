@@ -69,7 +69,7 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
 
     def update(self, message: Any, version: str, errors: ConfigErrors) -> Iterator[None]:
         context = self._template.for_part(self._template.resource, errors)
-        old: RouteTable | None = None
+        old: Iterator[None] | None = None
         try:
             table = yield from self._build(message, context)
             if table is not None:
@@ -81,8 +81,7 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
             context.close()
         self.set_ready()  # a first answer that is refused ends the waiting too, as in Envoy
         if old is not None:
-            yield
-            yield from old.dismantle()
+            yield from old
 
     def refused(self) -> None:
         """An answer broke the API's rules: a first one ends the waiting."""
@@ -109,12 +108,14 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
             return None
         if table.validate_clusters:
             check_clusters(table, self._services.clusters, context.errors)
+        table.referenced.clear()  # nobody asks again
+        context.references.clear()
         return None if context.errors else table
 
     def _replace(
         self, table: RouteTable, message: Any, context: BuildContext
-    ) -> Generator[None, None, RouteTable | None]:
-        """Swap the table in, unless there are errors. Returns the old one, which nobody uses any more."""
+    ) -> Generator[None, None, Iterator[None] | None]:
+        """Swap the table in, unless there are errors. Returns the steps that clear the old one away."""
         source = build_source(message, context) if message.HasField("vhds") else None
         running = self._virtual_hosts
         carried: CarriedHosts | None = None
@@ -131,14 +132,12 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
             self._set_virtual_hosts(None if source is None else self._discovery(source, message))
         return old
 
-    def _put(self, table: RouteTable, context: BuildContext) -> RouteTable | None:
+    def _put(self, table: RouteTable, context: BuildContext) -> Iterator[None]:
         old, old_context = self.routes.table, self._context
         self.routes.table, self._context = table, context
         self.stats.reloaded(self._services.subscriptions.counts)
         context.take_effect()
-        if old_context is not None:
-            old_context.close()
-        return old
+        return _clear(old, old_context)
 
     def _discovery(self, source: ConfigSource, message: Any) -> VirtualHostDiscovery:
         configuration = without_hosts(message)
@@ -152,6 +151,15 @@ class RouteDiscovery(InitTarget, ResourceWatcher):
             old.stop()
         if discovery is not None:
             discovery.start()
+
+
+def _clear(table: RouteTable | None, context: BuildContext | None) -> Iterator[None]:
+    """What nobody uses any more."""
+    if context is not None:
+        yield from context.close_in_steps()
+    if table is not None:
+        yield
+        yield from table.dismantle()
 
 
 def build_route_discovery(message: Any, path: str, routes: RoutesRef, context: BuildContext) -> None:
