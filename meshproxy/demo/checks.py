@@ -44,7 +44,8 @@ def share_is(act: str, tally: Tally, percent: int) -> Finding:
 
 def nobody_sees_v2(act: str, tally: Tally) -> Finding:
     """After the rollback."""
-    text = f"{act}: {tally.on('v2')} of {tally.answered:,} answers to iOS users came from v2"
+    seen = ", ".join(f"{name} {count:,}" for name, count in sorted(tally.by_instance.items()))
+    text = f"{act}: {tally.on('v2')} of {tally.answered:,} answers to iOS users came from v2 ({seen})"
     return Finding(tally.on("v2") == 0 and tally.answered > 0, text)
 
 

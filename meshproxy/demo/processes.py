@@ -1,4 +1,4 @@
-"""The processes of the demonstration: four instances of the application and the proxy, ended by id whatever happens."""
+"""The processes of the demonstration, ended by id whatever happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-_START_S: Final = 30.0
+_START_S: Final = 60.0
 _STOP_S: Final = 5.0
 _POLL_S: Final = 0.05
 # Loopback is never to be asked of a proxy that the environment names.

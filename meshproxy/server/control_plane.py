@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -75,7 +75,8 @@ class ControlPlane(ResourceSink):
         self._wanted: Counter[Key] = Counter()  # by how many workers
         self._first: dict[str, asyncio.Event] = {}  # of CDS and LDS: set with the first answer
         self._stats: dict[str, SubscriptionStats] = {}
-        self._unreadable: set[tuple[bytes, str]] = set()  # of which source and type a part of this response is
+        # By source and type: the names of what the client could not even read of the response that is applied next.
+        self._unreadable: dict[tuple[bytes, str], list[str]] = {}
         self._clusters_at: float = 0.0  # when clusters came last
 
     # -- start
@@ -263,7 +264,7 @@ class ControlPlane(ResourceSink):
 
     def on_rejected(self, source: bytes, type_url: str, rejections: list[Rejection], version: str) -> None:
         """The client could not even read these; `apply` follows, with the rest of the response."""
-        self._unreadable.add((source, type_url))
+        self._unreadable[source, type_url] = [rejection.name for rejection in rejections]
         for rejection in rejections:
             _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], rejection.name, rejection.reason)
 
@@ -272,13 +273,13 @@ class ControlPlane(ResourceSink):
     ) -> list[Rejection]:
         """Take these, each for itself. Returns those that are refused, with all that is wrong with them."""
         size = sum(len(update.data) for update in updates)
+        unreadable = self._unreadable.pop((source, type_url), [])
         GARBAGE.pause()
         try:
-            reasons = await self._apply(source, type_url, updates, removed)
+            reasons = await self._apply(source, type_url, updates, removed, unreadable)
         finally:
             GARBAGE.keep(size)
-        rejected = bool(reasons) or (source, type_url) in self._unreadable
-        self._unreadable.discard((source, type_url))
+        rejected = bool(reasons or unreadable)
         if not rejected:
             self.resources.versions[type_url] = version
         stats = self._stats.get(type_url)
@@ -290,9 +291,14 @@ class ControlPlane(ResourceSink):
         return [Rejection(name, reason) for name, reason in reasons.items()]
 
     async def _apply(
-        self, source: bytes, type_url: str, updates: list[ResourceUpdate], removed: list[str]
+        self,
+        source: bytes,
+        type_url: str,
+        updates: list[ResourceUpdate],
+        removed: list[str],
+        unreadable: Sequence[str] = (),
     ) -> dict[str, str]:
-        """Why resources are refused, by name."""
+        """Why resources are refused, by name. Who watches one of the `unreadable` ones is told as well."""
         records = self.resources.of(source, type_url)
         reasons: dict[str, str] = {}
         checked: list[_Checked] = []
@@ -308,7 +314,8 @@ class ControlPlane(ResourceSink):
         await self._make_before_break(type_url)
         deliveries = [(update.name, update.version, message) for update, message, _ in checked]
         async with self._changing[type_url]:
-            reasons.update(await self._hand_over(source, type_url, deliveries, removed, list(reasons)))
+            refused = [*reasons, *(name for name in unreadable if name not in {each.name for each in updates})]
+            reasons.update(await self._hand_over(source, type_url, deliveries, removed, refused))
             for update, message, not_yet in checked:
                 await slices.rest()
                 if update.name not in reasons:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf import json_format
 
 from meshproxy.net.address import Address
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import Host
 
+_MILLION: Final = 1_000_000
 _HEALTHY: Final = 1  # core.v3.HealthStatus
 _UNHEALTHY: Final = 2
 _DEGRADED: Final = 5
@@ -18,8 +20,14 @@ _DEGRADED: Final = 5
 
 def dump_endpoints(cluster: Cluster) -> Any:
     """A ClusterLoadAssignment, its endpoints by priority and locality, as Envoy's."""
-    assignment: Any = ClusterLoadAssignment(cluster_name=cluster.name)
+    eds = cluster.config.eds
+    assignment: Any = ClusterLoadAssignment(cluster_name=cluster.name if eds is None else eds.service_name)
     assignment.policy.overprovisioning_factor.value = cluster.config.lb.overprovisioning_factor
+    dropped = cluster.drop_overload
+    if dropped is not None:
+        drop = assignment.policy.drop_overloads.add(category=cluster.config.drop_category)
+        drop.drop_percentage.numerator = dropped.numerator * _MILLION // dropped.denominator
+        drop.drop_percentage.denominator = FractionalPercent.MILLION
     groups: dict[tuple[int, str, str, str], Any] = {}
     for host in sorted(cluster.hosts, key=_group):
         group = _group(host)
@@ -37,7 +45,7 @@ def _group(host: Host) -> tuple[int, str, str, str]:
 def _locality(host: Host, assignment: Any) -> Any:
     endpoints = assignment.endpoints.add()
     endpoints.priority = host.priority
-    endpoints.load_balancing_weight.value = 0
+    endpoints.load_balancing_weight.value = host.locality.weight
     endpoints.locality.SetInParent()
     endpoints.locality.region = host.locality.region
     endpoints.locality.zone = host.locality.zone

@@ -75,6 +75,7 @@ class AssignmentWatcher(ResourceWatcher):
         self._stopped = False
         self._stale = CallTimer(self._on_stale)
         self._stale_after_ms = 0  # of the version in force; 0: never
+        self._last_priority = 0
         self._background = Background(dispatcher)
         self._emptying: Iterator[None] = iter(())  # of the cluster, since its assignment is stale
 
@@ -117,8 +118,17 @@ class AssignmentWatcher(ResourceWatcher):
                 self.stats.update_no_rebuild += 0 if end.value else 1
                 break
             yield
-        self.stats.max_host_weight = _max_weight(assignment.endpoints)
+        self._show_weight(assignment)
         yield from self._reader.forget()
+
+    def _show_weight(self, assignment: Assignment) -> None:
+        """As Envoy's gauge: of the last priority that the cluster has ever had."""
+        self._last_priority = max([self._last_priority, *(place.priority for place in assignment.places.values())])
+        most = 1
+        for endpoint in assignment.endpoints:
+            if endpoint.weight > most and endpoint.priority == self._last_priority:
+                most = endpoint.weight
+        self.stats.max_host_weight = most
 
     def _take_policy(self, policy: Any) -> bool:
         """Whether it changes how hosts are chosen."""
@@ -142,14 +152,3 @@ class AssignmentWatcher(ResourceWatcher):
         self.stats.assignment_stale += 1
         self._emptying = self._take(Assignment(_NO_POLICY))
         self._background.start(self._emptying)
-
-
-def _max_weight(endpoints: list[EndpointConfig]) -> int:
-    """As Envoy's gauge: of the last priority."""
-    last, most = 0, 1
-    for endpoint in endpoints:
-        if endpoint.priority > last:
-            last, most = endpoint.priority, 1
-        if endpoint.priority == last and endpoint.weight > most:
-            most = endpoint.weight
-    return most

@@ -289,8 +289,8 @@ class PrioritySet(LoadBalancer):
                 break
 
     def _split_in_panic(self) -> None:
-        """Every priority is in panic: each gets traffic by the number of its hosts."""
-        counts = [host_set.counted for host_set in self.sets]
+        """Every priority is in panic: each gets traffic by the number of its hosts, draining ones among them."""
+        counts = [len(host_set.hosts) for host_set in self.sets]
         total = sum(counts)
         self._degraded_load = [0] * len(self.sets)
         if total == 0:

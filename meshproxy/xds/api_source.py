@@ -94,6 +94,6 @@ def _set_back_off(source: ApiSource, policy: Any) -> None:
 def stream_path(type_url: str, *, delta: bool) -> bytes | None:
     """The method of a stream for one type, or (with an empty type) for all; None where there is no such service."""
     service, noun = _METHODS.get(type_url, ("", "")) if type_url else _AGGREGATED
-    if not service:
+    if not service or (type_url == VIRTUAL_HOST_TYPE and not delta):  # which there are by delta only
         return None
     return f"/envoy.service.{service}/{'Delta' if delta else 'Stream'}{noun}".encode()

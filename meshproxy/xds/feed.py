@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse
+
 from meshproxy.clock import monotonic
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.slices import in_slices
@@ -98,15 +100,17 @@ class Feed:
 
     def take(self, response: Any, size: int) -> None:
         """A response has come. One that has all there is takes the place of one that still waits."""
-        if self._queue and self._replaces(self._queue[-1]):
+        if self._queue and self._queue[-1].stream == self.stream and self._is_whole(response):
             self.queued_bytes -= self._queue.pop().size
         self._queue.append(_Queued(response, size, self.stream))
         self.queued_bytes += size
         self._work_on()
 
-    def _replaces(self, queued: _Queued) -> bool:
-        is_delta = hasattr(queued.response, "removed_resources")
-        return self.state.type_url in WHOLE_TYPES and not is_delta and queued.stream == self.stream
+    def _is_whole(self, response: Any) -> bool:
+        """Whether it has all there is: no heartbeats of what came before."""
+        if self.state.type_url not in WHOLE_TYPES or isinstance(response, DeltaDiscoveryResponse):
+            return False
+        return all(each.type_url == self.state.type_url for each in response.resources)
 
     def _work_on(self) -> None:
         if self._task is None and not self._closed:
@@ -130,11 +134,11 @@ class Feed:
         decoder = state.decoder(queued.response)
         await in_slices(decoder.steps())
         change = state.change(decoder, queued.response)
-        rejections = change.rejections
-        if rejections:
-            self.sink.on_rejected(rejections, change.version)
+        rejections: list[Rejection] = []
+        if change.rejections:
+            self.sink.on_rejected(change.rejections, change.version)
         if not change.only_heartbeats:
-            rejections = rejections + await self.sink.apply(change.updates, change.removed, change.version)
+            rejections = await self.sink.apply(change.updates, change.removed, change.version)
         state.conclude(change, rejections, same_stream=queued.stream == self.stream)
         self._renew(change, rejections)
 

@@ -69,6 +69,9 @@ class Redial:
             await self._talk(call)
         except RpcError as error:
             return str(error)
+        except Exception as error:  # noqa: BLE001  a bug in what reads the server must not end the subscription
+            _log.exception("what the %s %s sent could not be handled", self._what, self.target)
+            return f"internal error: {error!r}"
         return "the server ended the stream"
 
     def hear(self, name: str) -> None:

@@ -125,7 +125,8 @@ class TypeState:
         raise NotImplementedError
 
     def conclude(self, change: Change, rejections: list[Rejection], *, same_stream: bool) -> None:
-        """It was applied, but for what was refused. With `same_stream` the server is to be told."""
+        """It was applied, but for what is refused now (besides what was before). With `same_stream` the server is to be
+        told."""
         refused = {each.name for each in rejections}
         for update in change.updates:
             if not self.wants(update.name, update.aliases):
@@ -137,7 +138,7 @@ class TypeState:
         for name in change.removed:
             self.held.pop(name, None)
         if same_stream:
-            self.answer(change, rejections)
+            self.answer(change, change.rejections + rejections)
 
     def expire(self, names: Iterable[str]) -> None:
         """Their time is over."""
@@ -188,10 +189,10 @@ def error_detail(rejections: list[Rejection]) -> Status:
     lines: list[str] = []
     left = _LONGEST_DETAIL - len("\n… and 1000000 more")
     for each in rejections:
-        line = str(each)[:_LONGEST_REASON]
-        left -= len(line.encode("utf-8", "replace")) + 1
+        line = str(each)[:_LONGEST_REASON].encode("utf-8", "replace")
+        left -= len(line) + 1
         if left < 0:
             lines.append(f"… and {len(rejections) - len(lines)} more")
             break
-        lines.append(line)
+        lines.append(line.decode())
     return Status(code=_INVALID_ARGUMENT, message="\n".join(lines))

@@ -9,10 +9,12 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from meshproxy.demo.rules import read_canary, with_canary_share
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = [sys.executable, "-m", "meshproxy", "demo", "--seconds", "1.5"]
+DEMO = [sys.executable, "-m", "meshproxy", "demo", "--seconds", "1"]
 PROCESSES = 10  # the pilot, and five sidecars with four instances behind them
 
 
@@ -105,6 +107,7 @@ def assert_all_is_shown(output: str) -> None:
     ]
 
 
+@pytest.mark.long
 def test_on_a_terminal_it_draws_in_place_and_succeeds() -> None:
     terminal, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "LINES": "50", "COLUMNS": "120"}

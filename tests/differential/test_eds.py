@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ static_resources:
       service_name: service
       eds_config: {{path_config_source: {{path: {path}}}, initial_fetch_timeout: 0.1s}}
 """
+SEED = 7
 TYPE = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 COMPARED = (
     "assignment_stale",
@@ -71,6 +73,14 @@ class Side:
     def push(self, assignment: dict[str, Any]) -> None:
         self._write([assignment])
         self._until_taken()
+
+    def dump(self) -> dict[str, Any]:
+        """The assignment in force as `/config_dump` shows it: the cluster itself is the bootstrap's."""
+        configs = json.loads(self.proxy.admin("/config_dump?include_eds")[1])["configs"]
+        section = next(config for config in configs if config["@type"].endswith("EndpointsConfigDump"))
+        ((shown,),) = [one.values() for one in section["static_endpoint_configs"]]
+        found: dict[str, Any] = shown
+        return found
 
     def is_empty(self) -> bool:
         return not self.hosts()
@@ -146,6 +156,36 @@ def test_what_assignments_make_of_the_hosts(pair: Pair) -> None:
     pair.push(group("10.0.0.9"))
 
 
+def random_assignment(rng: random.Random) -> dict[str, Any]:
+    """Few addresses, so that hosts stay, change, move and come twice."""
+    states = ("UNKNOWN", "HEALTHY", "UNHEALTHY", "DRAINING", "TIMEOUT", "DEGRADED")
+    groups = []
+    for _ in range(rng.randrange(4)):
+        hosts = [
+            endpoint(
+                f"10.0.0.{rng.randrange(1, 9)}",
+                load_balancing_weight=rng.randrange(1, 4),
+                health_status=rng.choice(states),
+                endpoint={"hostname": rng.choice(("", "named"))},
+                metadata={"filter_metadata": {"envoy.lb": {"version": rng.choice("ab")}}},
+            )
+            for _ in range(rng.randrange(6))
+        ]
+        locality = {"region": rng.choice(("near", "far"))}
+        groups.append(place(*hosts, priority=rng.randrange(3), locality=locality))
+    return {"endpoints": groups}
+
+
+def test_random_assignments(pair: Pair) -> None:
+    rng = random.Random(SEED)
+    before: dict[str, Any] = {}
+    for _ in range(12):
+        assignment = random_assignment(rng)
+        if assignment != before:  # what a file said already, we do not count as an update
+            pair.push(assignment)
+        before = assignment
+
+
 def test_what_is_refused(pair: Pair) -> None:
     drops = [{"category": name, "drop_percentage": {"numerator": 1}} for name in "ab"]
     for wrong in (
@@ -159,6 +199,16 @@ def test_what_is_refused(pair: Pair) -> None:
     ):
         pair.push(wrong)
     pair.push(group("10.0.0.3"))
+
+
+def test_the_dump_shows_what_is_in_force(pair: Pair) -> None:
+    far = {"region": "r", "zone": "z"}
+    drops = [{"category": "some", "drop_percentage": {"numerator": 25}}]
+    policy = {"overprovisioning_factor": 150, "drop_overloads": drops}
+    weighted = place(endpoint("10.0.0.3", load_balancing_weight=2), locality=far, load_balancing_weight=3)
+    pair.push({"endpoints": [weighted, place("10.0.0.4", priority=1)], "policy": policy})
+    ours, envoy = [side.dump() for side in pair.sides]
+    assert ours == envoy
 
 
 def test_an_assignment_becomes_stale(pair: Pair) -> None:

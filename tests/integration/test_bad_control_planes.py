@@ -147,3 +147,17 @@ async def test_whatever_happens_the_end_is_what_is_good(
         await load.more(3)
         await load.stop()
         assert load.failures == []
+
+
+@WAYS
+async def test_who_watches_what_nobody_can_read_counts_it(plane: ControlPlane, v1: EchoUpstream, delta: bool) -> None:
+    begin(plane, v1)
+    async with Proxy(ads_bootstrap(plane.port, delta=delta)) as proxy:
+        garbage = resource("routes", AnyMessage(type_url=ROUTE_TYPE, value=b"\xff"), "2")
+        if delta:
+            plane.streams[0].send_delta(ROUTE_TYPE, [garbage])
+        else:
+            plane.streams[0].send(ROUTE_TYPE, [garbage], "2")
+        await proxy.until_stat("http.main.rds.routes.update_rejected", lambda value: value == 1)
+        assert plane.nacks(ROUTE_TYPE)[0].startswith("routes: resources[0]: the bytes are not a ")
+        await until(proxy, "/x", (200, "v1 /x"))

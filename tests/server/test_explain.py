@@ -808,3 +808,17 @@ def test_a_cluster_that_does_not_exist() -> None:
     shown = ask(simple([{"match": {"prefix": "/"}, "route": {"cluster_header": "x-c"}}]), ("header", "x-c: nope"))
     assert shown["found"]
     assert shown["outcome"]["reason"] == "there is no cluster 'nope': 503"
+
+
+def test_a_cluster_that_is_discovered_on_demand() -> None:
+    config = {"@type": FILTERS + "http.on_demand.v3.OnDemand", "odcds": {"source": {"ads": {}}}}
+    off = {"on_demand": {"@type": FILTERS + "http.on_demand.v3.PerRouteConfig"}}
+    routes: list[Yaml] = [
+        {"match": {"prefix": "/off"}, "route": {"cluster_header": "x-c"}, "typed_per_filter_config": off},
+        {"match": {"prefix": "/"}, "route": {"cluster_header": "x-c"}},
+    ]
+    world = simple(routes, http_filters=[{"name": "on_demand", "typed_config": config}, ROUTER])
+    asked = ", unless the control plane, which is asked for it then, has one"
+    for path, more in (("/", asked), ("/off", "")):
+        shown = ask(world, ("header", "x-c: nope"), ("path", path))
+        assert shown["outcome"]["reason"] == "there is no cluster 'nope': 503" + more

@@ -205,6 +205,18 @@ def test_a_priority_that_is_half_well_shares() -> None:
     assert 6800 < counts["0"] < 7200
 
 
+def test_draining_hosts_take_their_share_in_panic() -> None:
+    """Where nobody else is left, in whichever priority they are (Envoy 1.40)."""
+    draining, sick = make_hosts(1, priority=1), make_hosts(1, priority=2)
+    draining[0].health_flags = EDS_STATUS_DRAINING
+    sick[0].health_flags = FAILED_EDS_HEALTH
+    assert set(picks(make_set(draining), draining, 20)) == {"0"}
+    hosts = draining + sick
+    counts = Counter(picks(make_set(hosts), hosts, 1000))
+    assert 430 < counts["0"] < 570
+    assert counts["0"] + counts["1"] == 1000
+
+
 def test_all_priorities_in_panic_share_by_their_hosts() -> None:
     hosts = make_hosts(1) + make_hosts(1, 1, 1, priority=1)
     for host in hosts:

@@ -46,8 +46,8 @@ class Play:
         change = self.state.change(decoder, message)
         self.updates = {each.name: each.version for each in change.updates}
         self.removed = change.removed
-        rejections = change.rejections + [Rejection(*each) for each in (refuse or {}).items()]
-        self.refused = [str(each) for each in rejections]
+        rejections = [Rejection(*each) for each in (refuse or {}).items()]
+        self.refused = [str(each) for each in change.rejections + rejections]
         self.state.conclude(change, rejections, same_stream=True)
         return self.next()
 

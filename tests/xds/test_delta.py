@@ -173,6 +173,13 @@ def test_the_name_is_that_of_the_wrapping() -> None:
     assert play.refused == ["a: resources[0]: the name in it is 'b'"]
 
 
+def test_of_one_name_twice_the_first_counts() -> None:
+    play = endpoints("a")
+    nack = play.send(resource("a", assignment("a"), "1"), resource("a", assignment("a"), "2"))
+    assert nack.error_detail.message == "a: resources[1]: the name is there twice; the first counts"
+    assert dict(play.begin().initial_resource_versions) == {"a": "1"}
+
+
 # -- a new stream
 
 

@@ -104,6 +104,10 @@ def test_a_long_error_is_cut_and_says_how_many_there_are() -> None:
     assert lines[-1] == f"… and {100 - (len(lines) - 1)} more"
 
 
+def test_a_reason_that_is_no_text_is_told_as_far_as_it_is() -> None:
+    assert clusters().send(refuse={"a": "not \udcff UTF-8"}).error_detail.message == "a: not ? UTF-8"
+
+
 # -- wildcards
 
 

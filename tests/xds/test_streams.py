@@ -174,6 +174,20 @@ async def test_of_a_flood_of_states_of_the_world_the_last_is_applied() -> None:
         assert len([call for call in c.sink.log if call[0] == CLUSTER_TYPE]) == 2
 
 
+async def test_heartbeats_do_not_take_the_place_of_what_waits() -> None:
+    async with client(api(), script=True) as c:
+        stream = await clusters_stream(c)
+        c.sink.gate, c.sink.gated = asyncio.Event(), CLUSTER_TYPE
+        send(stream, CLUSTER_TYPE, cluster("a"), nonce="n1")
+        await until(lambda: c.sink.log)
+        send(stream, CLUSTER_TYPE, cluster("a"), cluster("b"), nonce="n2")
+        stream.send(CLUSTER_TYPE, [resource("a"), resource("b")], nonce="n3")
+        await turns(50)
+        c.sink.gate.set()
+        assert [(await stream.expect(CLUSTER_TYPE)).response_nonce for _ in range(3)] == ["n1", "n2", "n3"]
+        assert c.sink.names(CLUSTER_TYPE) == {"a", "b"}
+
+
 async def test_a_flood_of_deltas_is_read_as_fast_as_it_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshproxy.xds.stream._MOST_QUEUED_BYTES", 100_000)
     async with client(api(delta=True), script=True) as c:
@@ -254,6 +268,19 @@ async def test_what_is_no_response_ends_the_stream(garbage: bytes) -> None:
         await stream.expect(CLUSTER_TYPE)
         assert c.sink.names(CLUSTER_TYPE) == {"a"}
         assert c.sink.failures == [(CLUSTER_TYPE, "INTERNAL: what the server sent is no DiscoveryResponse")]
+
+
+async def test_a_bug_does_not_end_the_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with client(api(), script=True) as c:
+        stream = await clusters_stream(c)
+        monkeypatch.setattr("meshproxy.xds.feed.Feed.take", None)
+        send(stream, CLUSTER_TYPE, cluster("a"))
+        stream = await c.plane.stream()
+        monkeypatch.undo()
+        await stream.expect(CLUSTER_TYPE)
+        send(stream, CLUSTER_TYPE, cluster("a"))
+        await c.sink.holds(CLUSTER_TYPE, "a")
+        assert c.sink.failures[0][1].startswith("internal error: TypeError")
 
 
 async def test_a_control_plane_that_goes_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
@@ -410,3 +437,18 @@ async def test_sources_that_cannot_be_asked() -> None:
             "api_config_source: there is no service for type.googleapis.com/no.Such",
             f"{where}.api_type: only GRPC and DELTA_GRPC are supported\n{where}.grpc_services: {REQUIRED}",
         ]
+
+
+async def test_a_message_that_is_too_long_ends_the_stream() -> None:
+    service = envoy_grpc()
+    service["envoy_grpc"]["max_receive_message_length"] = 1000
+    async with client(api(grpc_services=[service]), script=True) as c:
+        stream = await clusters_stream(c)
+        send(stream, CLUSTER_TYPE, cluster("a"))
+        await c.sink.holds(CLUSTER_TYPE, "a")
+        send(stream, CLUSTER_TYPE, cluster("b", "x" * 1000))
+        stream = await c.plane.stream()
+        await stream.expect(CLUSTER_TYPE)
+        ((_, reason),) = c.sink.failures
+        assert reason.startswith("RESOURCE_EXHAUSTED: ")
+        assert c.sink.names(CLUSTER_TYPE) == {"a"}

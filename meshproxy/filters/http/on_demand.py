@@ -15,7 +15,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child
 from meshproxy.http.filter import CONTINUE, STOP, HttpFilter, HttpFilterType, Result, register_http_filter
 from meshproxy.http.stream import Stream
-from meshproxy.route.route import ROUTE_CLUSTER
+from meshproxy.route.route import ROUTE_CLUSTER, Route
 from meshproxy.upstream.manager import ClusterRequest
 from meshproxy.upstream.on_demand import OnDemandConfig, build_on_demand
 
@@ -41,17 +41,21 @@ class OnDemandFilter(HttpFilter):
             waiting = WaitingStream(self, stream)
             return STOP if stream.config.routes.request_virtual_host(headers, waiting.on_virtual_host) else CONTINUE
         if route.kind == ROUTE_CLUSTER and stream.cluster is None:
-            return self.request_cluster(stream, route.resolve_cluster(headers))
+            return self.request_cluster(stream, route, headers)
         return CONTINUE
 
-    def request_cluster(self, stream: Stream, name: str) -> int:
+    def settings_for(self, route: Route) -> OnDemandSettings:
+        """Those of a route take the place of the filter's own."""
+        override = route.filter_configs.get(self.name)
+        return override if isinstance(override, OnDemandSettings) else self.settings
+
+    def request_cluster(self, stream: Stream, route: Route, headers: HeaderMap) -> int:
         """STOP when it is asked for."""
-        override = stream.route_config(self)
-        settings = override if isinstance(override, OnDemandSettings) else self.settings
-        if settings.clusters is None:
+        config = self.settings_for(route).clusters
+        if config is None:
             return CONTINUE
-        waiting = WaitingStream(self, stream)
-        request = stream.manager.clusters.request_cluster(name, settings.clusters, waiting.on_cluster)
+        name = route.resolve_cluster(headers)
+        request = stream.manager.clusters.request_cluster(name, config, WaitingStream(self, stream).on_cluster)
         stream.state[self.slot] = request
         return CONTINUE if request is None else STOP
 
@@ -76,7 +80,7 @@ class WaitingStream:
         stream.pick_route_again(self._owner)
         route = stream.route
         if route is not None and route.kind == ROUTE_CLUSTER and stream.cluster is None:
-            if self._owner.request_cluster(stream, route.resolve_cluster(stream.request_headers)) == STOP:
+            if self._owner.request_cluster(stream, route, stream.request_headers) == STOP:
                 return
         stream.resume_request()
 

@@ -10,13 +10,12 @@ from envoy.config.route.v3.route_components_pb2 import HeaderMatcher, QueryParam
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
+from meshproxy.pilot.documents.virtual_service import MESH
 from meshproxy.pilot.resources.messages import boolean
 
 if TYPE_CHECKING:
     from meshproxy.pilot.documents.common import StringMatch
     from meshproxy.pilot.documents.virtual_service import HTTPMatchRequest
-
-MESH = "mesh"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, Confi
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.wrappers_pb2 import BoolValue, DoubleValue, UInt32Value
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 RESOURCE_API_V3 = 2  # envoy.config.core.v3.ApiVersion.V3
 
@@ -46,10 +46,6 @@ def uint32(value: int) -> UInt32Value:
 
 def boolean(value: bool) -> BoolValue:
     return BoolValue(value=value)
-
-
-def double(value: float) -> DoubleValue:
-    return DoubleValue(value=value)
 
 
 def address(host: str, port: int) -> Address:

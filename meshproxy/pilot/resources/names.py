@@ -3,7 +3,6 @@ statistics and logs."""
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
@@ -62,12 +61,3 @@ def bracketed(address: str) -> str:
 
 def is_ipv6(address: str) -> bool:
     return ":" in address
-
-
-def is_ip(text: str) -> bool:
-    """Whether it is an address, not a name."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -10,14 +10,14 @@ from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, Route
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from meshproxy.pilot.documents.common import covers
-from meshproxy.pilot.documents.virtual_service import Destination, HTTPRoute, HTTPRouteDestination
+from meshproxy.pilot.documents.virtual_service import MESH, Destination, HTTPRoute, HTTPRouteDestination
 from meshproxy.pilot.mesh.model import parents
 from meshproxy.pilot.resources import names
 from meshproxy.pilot.resources.actions import act, set_timeout
 from meshproxy.pilot.resources.gateway_api import Attached, routes_of
 from meshproxy.pilot.resources.http_policies import limit_host
 from meshproxy.pilot.resources.load_balancing import hash_policies, header_policy, query_policy, source_policy
-from meshproxy.pilot.resources.matches import MESH, Caller, applies, is_catch_all, route_match
+from meshproxy.pilot.resources.matches import Caller, applies, is_catch_all, route_match
 from meshproxy.pilot.resources.messages import boolean, duration_of, uint32
 
 if TYPE_CHECKING:

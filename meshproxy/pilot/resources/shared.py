@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from meshproxy.pilot.mesh.services import Service, ServiceKey, ServicePort
     from meshproxy.pilot.resources.locality import Group
     from meshproxy.pilot.resources.view import View
+
+
+_MOST: Final = 1_024  # of one service
 
 
 class SharedResources:
@@ -71,6 +74,8 @@ class SharedResources:
 
     def _once(self, service: Service, key: Hashable, inputs: tuple[Any, ...], make: Callable[[], Any]) -> Resource:
         made = self._made.setdefault(service.key, {})
+        if len(made) >= _MOST:
+            made.clear()  # of labels, rules and places that are no more, something stays behind
         there = made.get(key)
         if there is not None and there[0] == inputs:
             return there[1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from meshproxy.pilot.documents.virtual_service import MESH
 from meshproxy.pilot.resources import names
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     )
     from meshproxy.pilot.mesh.services import Service, ServicePort
     from meshproxy.pilot.resources.view import View
-
-MESH = "mesh"
 
 
 @dataclass(frozen=True, slots=True)

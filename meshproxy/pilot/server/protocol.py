@@ -240,13 +240,22 @@ class XdsStream:
 
     def _must_wait(self, subscription: Subscription) -> bool:
         """Listeners and routes, while the clusters that they may use are not warm."""
-        if self._warming_since < 0.0 or subscription.type_url not in REFERRERS:
+        if subscription.type_url not in REFERRERS or (self._warming_since < 0.0 and not self._clusters_are_behind()):
             return False
+        if self._warming_since < 0.0:
+            self._warming_since = self._now
         if self._now - self._warming_since < PATIENCE_S and self._is_warming():
             return True
         self._warming_since = -1.0
         self._expected = ()
         return False
+
+    def _clusters_are_behind(self) -> bool:
+        """Whether there are other clusters than those under way: they go when those are answered."""
+        clusters = self.subscriptions.get(CLUSTER_TYPE)
+        if clusters is None or not clusters.in_flight or self.view is None:
+            return False
+        return self.view.target(CLUSTER_TYPE, clusters.wanted) is not clusters.sent_target
 
     def _is_warming(self) -> bool:
         clusters = self.subscriptions[CLUSTER_TYPE]

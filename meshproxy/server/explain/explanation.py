@@ -23,6 +23,7 @@ from meshproxy.codec.http1.server import Http1ServerConnection
 from meshproxy.codec.stream import StreamDecoder, StreamEncoder
 from meshproxy.config.errors import child, item
 from meshproxy.errors import ProtocolError
+from meshproxy.filters.http.on_demand import OnDemandFilter
 from meshproxy.filters.network.http_connection_manager import HttpNetworkFilter
 from meshproxy.filters.network.tcp_proxy import TcpProxyFilter
 from meshproxy.http.chain import FilterChain
@@ -364,7 +365,7 @@ class Explanation:
         elif route.kind != ROUTE_CLUSTER:
             self._show_direct(route, headers, info)
         else:
-            self._show_forward(config, route, headers, info)
+            self._show_forward(config, chain, route, headers, info)
 
     def _show_direct(self, route: Route, headers: HeaderMap, info: StreamInfo) -> None:
         if route.kind == ROUTE_REDIRECT:
@@ -377,7 +378,7 @@ class Explanation:
         self._outcome(DIRECT_RESPONSE, f"answered here with {status}", status=status, body=shown)
 
     def _show_forward(
-        self, config: ConnectionManagerConfig, route: Route, headers: HeaderMap, info: StreamInfo
+        self, config: ConnectionManagerConfig, chain: FilterChain, route: Route, headers: HeaderMap, info: StreamInfo
     ) -> None:
         name = route.resolve_cluster(headers)
         view = self.world.find_cluster(name)
@@ -386,6 +387,8 @@ class Explanation:
             status = route.cluster_not_found_status
             unnamed = "" if name else f" (none is named: {cluster_name(route)})"
             reason = f"there is no cluster {name!r}{unnamed}: {status}"
+            if name and _is_asked_for(chain, route):
+                reason += ", unless the control plane, which is asked for it then, has one"
             self._outcome(LOCAL_REPLY, reason, status=status, details="cluster_not_found", cluster=name)
             return
         if route.metadata_match is not None:
@@ -404,6 +407,12 @@ class Explanation:
 
     def _outcome(self, kind: str, reason: str, **more: Any) -> None:
         self.plain["outcome"] = {"kind": kind, "reason": reason, **more}
+
+
+def _is_asked_for(chain: FilterChain, route: Route) -> bool:
+    """Whether a cluster that is missing is discovered on demand."""
+    filters = chain.for_route(route).filters
+    return any(isinstance(each, OnDemandFilter) and each.settings_for(route).clusters is not None for each in filters)
 
 
 def _filters(chain: FilterChain, route: Route | None, manager: Any) -> list[Plain]:

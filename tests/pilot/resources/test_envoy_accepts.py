@@ -15,7 +15,7 @@ from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.fields import check_fields
 from meshproxy.config.validate import validate_message
 from meshproxy.filters import builtin
-from meshproxy.pilot.proxy import EXPLICIT, SIDECAR
+from meshproxy.pilot.proxy import EXPLICIT
 from meshproxy.pilot.snapshot import Proxy, Snapshot
 from tests.pilot.resources.golden import EDGE, SAMPLES, SERVICES
 from tests.pilot.resources.static_form import MESSAGES, messages, static_bootstrap, with_secrets
@@ -30,10 +30,12 @@ EVERYTHING = "\n---\n".join(
 )
 WEB = replace(SHOP_PAGE, labels=(("app", "web"),), ips=("10.0.0.8",))
 ENVOY = replace(SHOP_PAGE, metadata=(("product", "envoy"),))
+SAMPLE_RULES = sample(SERVICES, *SAMPLES)
 CASES = [
-    *((name, sample(SERVICES, name), replace(ENVOY, mode=mode)) for name in SAMPLES for mode in (SIDECAR, EXPLICIT)),
-    ("gateway", sample(SERVICES, "gateway"), EDGE),
-    ("everything", EVERYTHING, replace(WEB, mode=SIDECAR, metadata=())),
+    ("samples", SAMPLE_RULES, ENVOY),
+    ("samples", SAMPLE_RULES, replace(ENVOY, mode=EXPLICIT)),
+    ("samples", SAMPLE_RULES, EDGE),
+    ("everything", EVERYTHING, replace(WEB, metadata=())),
     ("everything", EVERYTHING, replace(WEB, mode=EXPLICIT, metadata=())),
     ("everything", EVERYTHING, EDGE),
 ]

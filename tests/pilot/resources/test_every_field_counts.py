@@ -13,9 +13,8 @@ import pytest
 from meshproxy.pilot.documents.document import Document
 from meshproxy.pilot.mesh.model import Mesh
 from meshproxy.pilot.proxy import EXPLICIT, GRPC
-from meshproxy.pilot.resources.scope import ProxyScope
 from meshproxy.pilot.resources.translator import Translator
-from meshproxy.pilot.snapshot import Proxy, Snapshot
+from meshproxy.pilot.snapshot import Proxy
 from tests.pilot.resources.golden import EDGE
 from tests.pilot.resources.support import HERE, documents_of, mesh_of
 
@@ -28,7 +27,7 @@ TEXT = TEXT.replace("sourceNamespace: front", "sourceNamespace: shop").replace("
 WEB = Proxy(
     "web",
     namespace="shop",
-    labels=(("app", "web"), ("version", "v1")),
+    labels=(("app", "web"), ("topology.istio.io/network", "net-1"), ("version", "v1")),
     ips=("10.0.0.8", "10.2.0.1"),
     region="eu",
     zone="a",
@@ -39,7 +38,7 @@ PROXIES = [
     replace(WEB, mode=EXPLICIT),
     replace(WEB, labels=()),
     replace(WEB, namespace="default"),
-    replace(WEB, namespace="default", labels=(("topology.istio.io/network", "net-1"),)),
+    replace(WEB, namespace="default", labels=WEB.labels[1:]),
     replace(WEB, namespace="front"),
     replace(WEB, namespace="default", mode=GRPC),
     replace(EDGE, labels=(("app", "edge"), ("version", "v1"))),
@@ -101,20 +100,17 @@ class Base:
     def __init__(self) -> None:
         self.mesh = mesh_of(TEXT)
         self.translator = Translator()
-        self.seen = self.snapshots(self.mesh)
-
-    def snapshots(self, mesh: Mesh) -> list[tuple[ProxyScope, dict[str, dict[str, str]]]]:
-        return [self._of(mesh, proxy) for proxy in PROXIES]
+        self.seen = [self._of(self.mesh, proxy) for proxy in PROXIES]
 
     def differs(self, document: Document, changed: Any) -> bool:
+        """Whether some proxy gets something else with that in its place."""
         old = self.mesh.documents[document.identity]
         mesh = self.mesh.updated([(old, replace(old, spec=changed))])
-        return [one[1] for one in self.snapshots(mesh)] != [one[1] for one in self.seen]
+        return any(self._of(mesh, proxy) != seen for proxy, seen in zip(PROXIES, self.seen, strict=True))
 
-    def _of(self, mesh: Mesh, proxy: Proxy) -> tuple[ProxyScope, dict[str, dict[str, str]]]:
-        scope = self.translator.scope_of(mesh, proxy)
-        snapshot: Snapshot = self.translator.build_snapshot(mesh, scope)
-        return scope, {url: {name: one.version for name, one in named.items()} for url, named in snapshot.types.items()}
+    def _of(self, mesh: Mesh, proxy: Proxy) -> dict[str, dict[str, str]]:
+        snapshot = self.translator.build_snapshot(mesh, self.translator.scope_of(mesh, proxy))
+        return {url: {name: one.version for name, one in named.items()} for url, named in snapshot.types.items()}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from meshproxy.pilot.documents.document import Document
@@ -77,6 +77,8 @@ def varied(document: Document) -> Document:
     return replace(document, labels=(("varied", "yes"),))
 
 
+# Few, since each of them makes a mesh and a snapshot from nothing.
+_EXAMPLES = 40
 STEPS = strategies.lists(
     strategies.tuples(strategies.integers(0, len(DOCUMENTS) - 1), strategies.sampled_from(["there", "varied", "gone"])),
     min_size=1,
@@ -85,6 +87,7 @@ STEPS = strategies.lists(
 
 
 @pytest.mark.parametrize("proxy", PROXIES, ids=IDS)
+@settings(max_examples=_EXAMPLES)
 @given(steps=STEPS)
 def test_what_follows_a_change_is_what_is_made_from_nothing(proxy: Proxy, steps: list[tuple[int, str]]) -> None:
     translator = Translator()
