@@ -193,7 +193,7 @@ def _check(there: RuleSet, given: RuleSet, domain: str) -> bool:
     tells of what is not."""
     given_identities = {parse_document(raw).identity for raw in given.documents}
     stay = tuple(raw for raw in there.documents if parse_document(raw).identity not in given_identities)
-    book = RuleBook(MeshConfig(domain))
+    book = RuleBook(MeshConfig(domain), reasons_against)
     book.update(RuleSet("", given.documents + stay, given.unreadable + there.unreadable))
     problems = [problem for rejection in book.rejections for problem in rejection.problems]
     doubts = [*book.warnings, *_doubts(book, given.documents + stay)]

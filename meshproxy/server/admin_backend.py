@@ -106,6 +106,8 @@ class SupervisorBackend(AdminBackend):
         listeners = {name for kind, name, _ in warming if kind == LISTENER}
         bootstrap, updated = supervisor.bootstrap, supervisor.updated
         static = bootstrap.static_resources
+        own = {cluster.name for cluster in static.clusters}
+        added = [(name, assignment) for name, assignment in endpoints or () if name not in own]
         refused, because = None, ""
         if supervisor.last_error is not None:
             failed = supervisor.last_error
@@ -115,11 +117,11 @@ class SupervisorBackend(AdminBackend):
             [ConfigEntry(cluster.name, cluster, updated) for cluster in static.clusters],
             [ConfigEntry(listener.name, listener, updated) for listener in static.listeners],
             [ConfigEntry(routes.name, routes, updated) for routes in _static_routes(static.listeners)],
-            None if endpoints is None else [ConfigEntry(name, assignment, 0.0) for name, assignment in endpoints],
+            None if endpoints is None else [ConfigEntry(name, each, 0.0) for name, each in endpoints if name in own],
             refused,
             because,
             secrets=[ConfigEntry(secret.name, secret, 0.0) for secret in static.secrets],
-            dynamic=dynamic_sections(supervisor.control_plane.resources, clusters, listeners),
+            dynamic=dynamic_sections(supervisor.control_plane.resources, clusters, listeners, added),
         )
 
     async def unready_targets(self) -> Sequence[tuple[str, Sequence[str]]]:

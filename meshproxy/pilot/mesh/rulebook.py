@@ -3,13 +3,17 @@ good version."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from meshproxy.pilot.documents.document import Document, Identity, Parsed, RawDocument, located, parse_text
 from meshproxy.pilot.documents.problems import Problem
 from meshproxy.pilot.mesh.model import Mesh, MeshConfig, empty_mesh
 from meshproxy.pilot.sources.source import RuleSet
+
+
+Check: TypeAlias = Callable[[Document], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +27,15 @@ class Rejection:
 
 
 class RuleBook:
-    """`mesh` is what is in force, `rejections` and `warnings` what is wrong with the last set."""
+    """`mesh` is what is in force, `rejections` and `warnings` what is wrong with the last set. `check` says what else is
+    wrong with a document that is fine as such."""
 
-    def __init__(self, config: MeshConfig | None = None) -> None:
+    def __init__(self, config: MeshConfig | None = None, check: Check | None = None) -> None:
         self.mesh: Mesh = empty_mesh(config or MeshConfig())
         self.rejections: tuple[Rejection, ...] = ()
         self.warnings: tuple[Problem, ...] = ()
         self.revision = ""
+        self._check = check
         self._parsed: dict[str, Parsed] = {}  # by text: what did not change is not read again
         self._sources: dict[Identity, str] = {}  # of what is in force
 
@@ -42,7 +48,7 @@ class RuleBook:
     def steps(self, rules: RuleSet) -> Iterator[None]:
         """The same bit by bit, with other work in between, a step for each document that is new; the set takes effect
         with the last one."""
-        reading = _Reading(self._parsed)
+        reading = _Reading(self._parsed, self._check)
         for raw in rules.documents:
             if reading.read(raw):
                 yield
@@ -82,8 +88,9 @@ class RuleBook:
 class _Reading:
     """What one set of documents comes to, before it is compared with what is in force."""
 
-    def __init__(self, before: dict[str, Parsed]) -> None:
+    def __init__(self, before: dict[str, Parsed], check: Check | None) -> None:
         self._before = before
+        self._check = check
         self.parsed: dict[str, Parsed] = {}
         self.accepted: dict[Identity, Document] = {}
         self.claimed: dict[Identity, RawDocument] = {}  # by the first that says it is that, accepted or not
@@ -97,7 +104,7 @@ class _Reading:
         parsed = self._before.get(text)
         is_new = parsed is None
         if parsed is None:
-            parsed = self.parsed.get(text) or parse_text(text)
+            parsed = self.parsed.get(text) or self._checked(parse_text(text))
         self.parsed[text] = parsed
         document, identity = parsed.document, parsed.identity
         if document is None or identity is None or identity in self.claimed or parsed.warnings:
@@ -106,6 +113,12 @@ class _Reading:
             self.claimed[identity] = raw
             self.accepted[identity] = document
         return is_new
+
+    def _checked(self, parsed: Parsed) -> Parsed:
+        reasons = self._check(parsed.document) if self._check is not None and parsed.document is not None else []
+        if not reasons:
+            return parsed
+        return replace(parsed, document=None, errors=tuple(Problem("", 1, "spec", reason) for reason in reasons))
 
     def _read_slowly(self, raw: RawDocument, parsed: Parsed) -> None:
         """One that is not simply fine."""

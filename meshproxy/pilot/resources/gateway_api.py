@@ -31,6 +31,7 @@ from meshproxy.pilot.documents.virtual_service import (
 )
 from meshproxy.pilot.mesh.model import service_host
 from meshproxy.pilot.resources.actions import REDIRECT_CODES, Destinations, act
+from meshproxy.pilot.resources.retries import DEFAULT_ATTEMPTS
 
 Rank = tuple[int, ...]
 
@@ -73,7 +74,7 @@ def _http_rule(
         route=_backends(rule.backend_refs, document.namespace, domain),
         headers=_headers(rule.filters),
         mirrors=_mirrors(rule.filters, document.namespace, domain),
-        timeout=_timeout(rule.timeouts),
+        timeout=_timeout(rule),
         retries=_retries(rule),
     )
     found = []
@@ -174,22 +175,24 @@ def _percentage(mirror: api.RequestMirror) -> Percent:
     return Percent(value=100 if mirror.percent is None else mirror.percent)
 
 
-def _timeout(timeouts: api.HTTPRouteTimeouts | None) -> timedelta | None:
-    """Without retries both are the same to a proxy; with them, `backendRequest` is that of one attempt."""
-    if timeouts is None:
+def _timeout(rule: api.HTTPRouteRule) -> timedelta | None:
+    """Of the whole request; without retries, that of its only attempt counts too."""
+    if rule.timeouts is None:
         return None
-    return timeouts.request if timeouts.request is not None else timeouts.backend_request
+    times = [rule.timeouts.request]
+    if rule.retry is not None and rule.retry.attempts == 0:
+        times.append(rule.timeouts.backend_request)
+    return min((time for time in times if time), default=None)
 
 
 def _retries(rule: api.HTTPRouteRule) -> HTTPRetry | None:
-    per_try = rule.timeouts.backend_request if rule.timeouts is not None else None
+    """`backendRequest` is the time of each attempt, also of those that nobody asked for."""
+    per_try = (rule.timeouts.backend_request if rule.timeouts is not None else None) or None
     if rule.retry is None:
-        return None
+        return None if per_try is None else HTTPRetry(attempts=DEFAULT_ATTEMPTS, per_try_timeout=per_try)
     conditions = ",".join([_GATEWAY_ERRORS, *(str(code) for code in rule.retry.codes)])
     attempts = 1 if rule.retry.attempts is None else rule.retry.attempts
-    return HTTPRetry(
-        attempts=attempts, retry_on=conditions, per_try_timeout=per_try or None, backoff=rule.retry.backoff
-    )
+    return HTTPRetry(attempts=attempts, retry_on=conditions, per_try_timeout=per_try, backoff=rule.retry.backoff)
 
 
 def _http_match(match: api.HTTPRouteMatch) -> RouteMatch:

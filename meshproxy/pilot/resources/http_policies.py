@@ -33,7 +33,7 @@ _ALWAYS: Final = FractionalPercent(numerator=100)
 def inbound_limits(limits: Iterable[Document], port: int) -> list[HttpFilter]:
     """One filter for each limit: the requests of a port share its tokens."""
     return [
-        HttpFilter(name=_name(limit), typed_config=pack(_limit(limit.spec)))
+        HttpFilter(name=_name(limit), typed_config=pack(rate_limit(limit.spec)))
         for limit in limits
         if limit.spec.direction == INBOUND and limit.spec.port in (None, port)
     ]
@@ -57,14 +57,14 @@ def limit_host(message: VirtualHost, limits: Iterable[Document], hostname: str, 
             continue
         hosts = [full_host(host, limit.namespace, domain) for host in rule.hosts]
         if not hosts or any(covers(host, hostname) for host in hosts):
-            message.typed_per_filter_config[_name(limit)].CopyFrom(pack(_limit(rule)))
+            message.typed_per_filter_config[_name(limit)].CopyFrom(pack(rate_limit(rule)))
 
 
 def python_filters(filters: Iterable[Document], direction: str) -> list[HttpFilter]:
     """In the order that they say, then by name."""
     wanted = [one for one in filters if one.spec.direction in (direction, "BOTH")]
     wanted.sort(key=lambda one: (one.spec.order, one.identity))
-    return [HttpFilter(name=_name(one), typed_config=pack(_python(one.spec))) for one in wanted]
+    return [HttpFilter(name=_name(one), typed_config=pack(python_filter(one.spec))) for one in wanted]
 
 
 def _name(document: Document) -> str:
@@ -72,7 +72,7 @@ def _name(document: Document) -> str:
     return f"meshproxy.io/{identity.kind}/{identity.namespace}/{identity.name}"
 
 
-def _limit(rule: LimitRule) -> LocalRateLimit:
+def rate_limit(rule: LimitRule) -> LocalRateLimit:
     message = LocalRateLimit(stat_prefix=_PREFIX)
     message.token_bucket.max_tokens = rule.token_bucket.max_tokens
     message.token_bucket.tokens_per_fill.CopyFrom(uint32(rule.token_bucket.tokens_per_fill))
@@ -89,7 +89,7 @@ def _limit(rule: LimitRule) -> LocalRateLimit:
     return message
 
 
-def _python(rule: PythonFilter) -> Python:
+def python_filter(rule: PythonFilter) -> Python:
     message = Python(fail_open=rule.fail_open)
     if rule.file:
         message.file = rule.file

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from meshproxy.pilot.documents.virtual_service import HTTPRetry
 
 _DEFAULT_ON: Final = "connect-failure,refused-stream,unavailable,cancelled"
-_DEFAULT_ATTEMPTS: Final = 2
+DEFAULT_ATTEMPTS: Final = 2
 _HOST_ATTEMPTS: Final = 5  # how often a host is picked anew that is one of those that failed
 _PREVIOUS_HOSTS: Final = pack(PreviousHostsPredicate())
 
@@ -21,10 +21,10 @@ _PREVIOUS_HOSTS: Final = pack(PreviousHostsPredicate())
 def retry_policy(rule: HTTPRetry | None) -> RetryPolicy | None:
     """None: the rule forbids retries."""
     if rule is None:
-        return _policy(_DEFAULT_ON, _DEFAULT_ATTEMPTS)
+        return _policy(_DEFAULT_ON, DEFAULT_ATTEMPTS)
     if rule.attempts == 0:
         return None
-    policy = _policy(rule.retry_on or _DEFAULT_ON, rule.attempts or _DEFAULT_ATTEMPTS)
+    policy = _policy(rule.retry_on or _DEFAULT_ON, rule.attempts or DEFAULT_ATTEMPTS)
     if rule.per_try_timeout is not None:
         policy.per_try_timeout.CopyFrom(duration_of(rule.per_try_timeout))
     if rule.backoff is not None:

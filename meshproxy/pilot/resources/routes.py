@@ -55,12 +55,13 @@ class RuleDestinations:
 
     def split_by(self, hash_on: Sequence[HashOn]) -> None:
         """For the routes to come: what keeps a user on one side of a split."""
-        self._split = [_hash_policy(one) for one in hash_on]
+        self._split = [split_policy(one) for one in hash_on]
         for policy in self._split:
             policy.terminal = True
 
 
-def _hash_policy(rule: HashOn) -> RouteAction.HashPolicy:
+def split_policy(rule: HashOn) -> RouteAction.HashPolicy:
+    """One thing that keeps a user on one side of a split."""
     if rule.header is not None:
         return header_policy(rule.header)
     if rule.query_parameter is not None:

@@ -20,6 +20,7 @@ from meshproxy.pilot.mesh.model import Mesh, MeshConfig
 from meshproxy.pilot.mesh.rulebook import Rejection, RuleBook
 from meshproxy.pilot.proxy import proxy_of
 from meshproxy.pilot.resources.translator import Translator
+from meshproxy.pilot.resources.trial import reasons_against
 from meshproxy.pilot.server.debounce import Debounce
 from meshproxy.pilot.server.identity import identified
 from meshproxy.pilot.server.metrics import Metrics
@@ -65,7 +66,7 @@ class Pilot:
         self.http_address: Address | None = None
         self._settings = settings
         self._source = source
-        self._rules = RuleBook(settings.mesh)
+        self._rules = RuleBook(settings.mesh, reasons_against)
         self._pages = Pages(self.server, self._describe_rules)
         self._admin: AdminServer | None = None
         self._latest: RuleSet | None = None

@@ -43,17 +43,19 @@ class DirectorySource:
         yield await self.read()
         while True:
             await asyncio.sleep(_INTERVAL_S)
+            rules = None
             try:
                 now = await asyncio.to_thread(self._stamps)
+                if now == seen and now != told:
+                    rules = await self.read()
+                    told = now
             except SourceError as error:
                 if seen:
                     self._log.warning("the rules stay as they are: %s", error)
-                seen = {}
-                continue
-            if now == seen and now != told:
-                told = now
-                yield await self.read()
+                now = {}
             seen = now
+            if rules is not None:
+                yield rules
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -92,7 +94,7 @@ class DirectorySource:
             raise SourceError(f"{self.name}: there is no such directory")
         found: dict[str, _Stamp] = {}
         visited: set[str] = set()
-        for folder, folders, files in os.walk(self._root, followlinks=True):
+        for folder, folders, files in os.walk(self._root, onerror=_refuse, followlinks=True):
             real = os.path.realpath(folder)
             folders[:] = [each for each in folders if not each.startswith(".")]
             if real in visited:  # a link that leads back
@@ -156,6 +158,11 @@ def _replace_file(path: str, text: str) -> None:
 
 def _file_name(identity: Identity) -> str:
     return f"{identity.kind.lower()}.{identity.namespace}.{identity.name}.yaml"
+
+
+def _refuse(error: OSError) -> None:
+    """A directory that cannot be listed may hold anything: what was in it must not count as deleted."""
+    raise SourceError(f"{error.filename}: cannot be listed: {error.strerror}")
 
 
 def _stamp(path: str) -> _Stamp:

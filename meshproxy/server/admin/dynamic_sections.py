@@ -42,9 +42,14 @@ class DynamicSections:
 
 
 def dynamic_sections(
-    resources: DynamicResources, warming_clusters: Collection[str], warming_listeners: Collection[str]
+    resources: DynamicResources,
+    warming_clusters: Collection[str],
+    warming_listeners: Collection[str],
+    endpoints: Iterable[tuple[str, bytes]] = (),
 ) -> DynamicSections:
-    """Of all records; clusters and listeners that warm are told from those that take traffic."""
+    """Of all records; clusters and listeners that warm are told from those that take traffic. `endpoints` are the
+    assignments of clusters as they are in force, by the clusters' names: of those that a control plane added, whatever
+    their hosts come from, as in Envoy."""
     sections = DynamicSections()
     sections.clusters_version = resources.versions.get(CLUSTER_TYPE, "")
     sections.listeners_version = resources.versions.get(LISTENER_TYPE, "")
@@ -57,14 +62,16 @@ def dynamic_sections(
     for record in resources.of_type(LISTENER_TYPE):
         build = partial(_listener, record, record.name in warming_listeners)
         sections.listeners.append(ConfigResource("dynamic_listeners", record.name, build))
-    assignments = _SHARED.EndpointsConfigDump.DynamicEndpointConfig
+    said = {record.name: record for record in resources.of_type(ENDPOINT_TYPE)}
+    for name, data in endpoints:
+        build = partial(_endpoints, said.get(name), data)
+        sections.endpoints.append(ConfigResource("dynamic_endpoint_configs", name, build))
     kinds = (
         (ROUTE_TYPE, "dynamic_route_configs", "route_config", _SHARED.RoutesConfigDump.DynamicRouteConfig),
-        (ENDPOINT_TYPE, "dynamic_endpoint_configs", "endpoint_config", assignments),
         (SECRET_TYPE, "dynamic_active_secrets", "secret", config_dump_pb2.SecretsConfigDump.DynamicSecret),
         (EXTENSION_TYPE, "ecds_filters", "ecds_filter", _SHARED.EcdsConfigDump.EcdsFilterConfig),
     )
-    lists = (sections.routes, sections.endpoints, sections.secrets, sections.extensions)
+    lists = (sections.routes, sections.secrets, sections.extensions)
     for (type_url, field, inner, kind), into in zip(kinds, lists, strict=True):
         into += _elements(resources.of_type(type_url), field, partial(_element, kind, inner, type_url))
     for type_url, record in resources.all():
@@ -84,6 +91,18 @@ def _element(kind: Any, inner: str, type_url: str, record: ResourceRecord) -> Me
     if record.taken is not None:
         _fill(element, inner, type_url, record.taken)
     _set_error(element, type_url, record)
+    return element  # type: ignore[no-any-return]
+
+
+def _endpoints(record: ResourceRecord | None, data: bytes) -> Message:
+    """`data` is what is in force; the record, what was said of it last."""
+    element = _SHARED.EndpointsConfigDump.DynamicEndpointConfig()
+    element.endpoint_config.type_url, element.endpoint_config.value = ENDPOINT_TYPE, data
+    if record is not None:
+        if record.taken is not None:
+            element.version_info = record.taken.version
+            element.last_updated.FromMilliseconds(int(record.taken.at * 1000))
+        _set_error(element, ENDPOINT_TYPE, record)
     return element  # type: ignore[no-any-return]
 
 

@@ -563,6 +563,26 @@ class TestOrder:
         (route,) = book.all()
         assert (route.type_url, names(route)) == (RDS, ["r"])
 
+    def test_also_when_the_clusters_cannot_leave_yet(self, stream: Any) -> None:
+        book = self.connected(stream)
+        book.show(changed(BASE, clusters=[cluster("a", 2), cluster("b")]))
+        clusters, assignments = book.all()
+        book.show(
+            changed(
+                BASE,
+                clusters=[cluster("a", 2), cluster("b"), cluster("c")],
+                endpoints=[endpoints("a"), endpoints("b")],
+                routes=[routes("r", "c")],
+            )
+        )
+        ack(book, assignments, "a", "b")
+        assert book.next() is None  # clusters of before are under way: `c` is not there
+        ack(book, clusters)
+        (clusters,) = book.all()
+        assert "c" in names(clusters)
+        ack(book, clusters)
+        assert book.next().type_url == RDS
+
     def test_they_do_not_wait_for_ever(self, stream: Any) -> None:
         book = self.connected(stream)
         book.show(

@@ -84,6 +84,20 @@ async def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None
         await DirectorySource(str(tmp_path / "none")).read()
 
 
+async def test_a_directory_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    list_directory = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return list_directory(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match="sub: cannot be listed: Permission denied"):
+        await DirectorySource(str(tmp_path)).read()
+
+
 async def test_a_link_that_leads_back_is_followed_once(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text("a"))
     (tmp_path / "loop").symlink_to(tmp_path)
