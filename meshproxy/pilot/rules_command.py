@@ -18,6 +18,7 @@ from meshproxy.pilot.documents.writer import yaml_text
 from meshproxy.pilot.mesh.lint import lint
 from meshproxy.pilot.mesh.model import MeshConfig
 from meshproxy.pilot.mesh.rulebook import RuleBook
+from meshproxy.pilot.resources.trial import reasons_against
 from meshproxy.pilot.sources.directory import DirectorySource
 from meshproxy.pilot.sources.open import open_source
 from meshproxy.pilot.sources.source import RuleSet, RuleSource, SourceError, Write

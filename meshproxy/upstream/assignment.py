@@ -147,8 +147,8 @@ def _read_endpoint(lb_endpoint: Any, path: str, place: Place, errors: ConfigErro
 def _without_endpoints(message: Any) -> Any:
     """A copy, whose localities have no endpoints."""
     rest: Any = ClusterLoadAssignment(cluster_name=message.cluster_name)
-    for field in ("policy", "named_endpoints"):
-        _copy_field(message, rest, field)
+    for name in ("policy", "named_endpoints"):
+        _copy_field(message, rest, name)
     for group in message.endpoints:
         own = rest.endpoints.add()
         for field, _ in group.ListFields():

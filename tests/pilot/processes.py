@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -21,15 +22,16 @@ _PILOT = (sys.executable, "-m", "meshproxy", "pilot")
 
 
 class PilotProcess:
-    """A pilot on a directory of rules."""
+    """A pilot on a directory of rules, or on what `rules` says as flags; `folder` is for its files, by its name."""
 
-    def __init__(self, rules: Path, folder: Path, name: str, *flags: str) -> None:
+    def __init__(self, rules: Path | tuple[str, ...], folder: Path, name: str, *flags: str) -> None:
+        source = ("--rules", str(rules)) if isinstance(rules, Path) else rules
         path = folder / name
         listen = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--address-path", str(path))
         self.output = folder / f"{name}.log"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*_PILOT, "--rules", str(rules), *listen, "--drain-time-s", "0.5", "--debounce-ms", "10", *flags],
+                [*_PILOT, *source, *listen, "--drain-time-s", "0.5", "--debounce-ms", "10", *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -64,7 +66,7 @@ def _addresses(path: Path) -> Any:
 
 
 @contextmanager
-def pilot(rules: Path, folder: Path, name: str, *flags: str) -> Iterator[PilotProcess]:
+def pilot(rules: Path | tuple[str, ...], folder: Path, name: str, *flags: str) -> Iterator[PilotProcess]:
     made = PilotProcess(rules, folder, name, *flags)
     try:
         yield made
@@ -109,3 +111,10 @@ def bootstrap(*ports: int, api_type: str = "DELTA_GRPC") -> str:
             },
         }
     )
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

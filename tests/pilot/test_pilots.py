@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
+from meshproxy.cli import main
+from meshproxy.config.subscription import ROUTE_TYPE
 from tests.integration.load import EchoUpstream
 from tests.pilot.grpc_client import grpc_caller, grpc_server
-from tests.pilot.processes import DEADLINE_S, PilotProcess, bootstrap, pilot
-from tests.pilot.server.test_command import free_port
+from tests.pilot.processes import DEADLINE_S, PilotProcess, bootstrap, free_port, pilot
+from tests.pilot.server.clients import Client, client
+from tests.pilot.sources.etcd import Etcd
+from tests.support.polling import wait_for
 from tests.support.proxy import MESHPROXY_ARGUMENTS, ProxyProcess, envoy_binary
 
 SERVICE = """\
@@ -149,8 +153,15 @@ class Load:
         await asyncio.gather(*self._tasks)
 
 
-@pytest.mark.parametrize("api_type", ["GRPC", "DELTA_GRPC"])
-@pytest.mark.parametrize("proxy", list(PROXIES))
+@pytest.mark.parametrize(
+    ("proxy", "api_type"),
+    [
+        ("meshproxy", "DELTA_GRPC"),
+        ("envoy", "GRPC"),
+        pytest.param("meshproxy", "GRPC", marks=pytest.mark.long),
+        pytest.param("envoy", "DELTA_GRPC", marks=pytest.mark.long),
+    ],
+)
 async def test_a_pilot_is_killed_and_no_request_is_lost(tmp_path: Path, proxy: str, api_type: str) -> None:
     async with EchoUpstream("v1") as v1, EchoUpstream("v2") as v2:
         port = free_port()
@@ -181,10 +192,51 @@ def _serving(one: PilotProcess, two: PilotProcess) -> tuple[PilotProcess, PilotP
 
 
 def _wait_for_client(pilot: PilotProcess) -> None:
-    from tests.support.polling import wait_for
-
     def accepted() -> bool:
         shown = pilot.json("/debug/clients")
         return bool(shown) and len(shown[0]["types"]) == 4
 
     wait_for(accepted, "the client to come", DEADLINE_S)
+
+
+async def test_pilots_on_one_store_serve_the_same(tmp_path: Path) -> None:
+    store = Etcd(tmp_path)
+    await asyncio.to_thread(store.start)
+    flags = ("--etcd", store.endpoint)
+    rules = Rules(tmp_path, port=80, protocol="HTTP", v1=1, v2=2)
+    rules.split(100, 0)
+    try:
+        await _apply(rules, store)
+        with (
+            await asyncio.to_thread(_entered, pilot(flags, tmp_path, "one")) as one,
+            await asyncio.to_thread(_entered, pilot(flags, tmp_path, "two")) as two,
+        ):
+            async with (
+                client(f"127.0.0.1:{one.port}", "DeltaAggregatedResources") as here,
+                client(f"127.0.0.1:{two.port}", "DeltaAggregatedResources") as there,
+            ):
+                first = [await _routes(each, "80") for each in (here, there)]
+                assert first[0] == first[1]
+                rules.split(0, 100)
+                await _apply(rules, store)
+                second = [await _versions(each) for each in (here, there)]
+                assert second[0] == second[1] != first[0]
+    finally:
+        await asyncio.to_thread(store.stop)
+
+
+async def _apply(rules: Rules, store: Etcd) -> None:
+    flags = ["rules", "apply", "-f", str(rules.path), "--etcd", store.endpoint]
+    assert await asyncio.to_thread(main, flags) == 0
+
+
+async def _routes(proxy: Client, name: str) -> dict[str, str]:
+    """Ask for routes; the version of each."""
+    await proxy.ask(ROUTE_TYPE, name, node={"id": "sidecar~127.0.0.1~web.shop~shop.svc.cluster.local"})
+    return await _versions(proxy)
+
+
+async def _versions(proxy: Client) -> dict[str, str]:
+    response = await proxy.next()
+    await proxy.ack(response)
+    return {resource.name: resource.version for resource in response.resources}

@@ -12,7 +12,6 @@ from meshproxy.pilot.documents.problems import Problem
 from meshproxy.pilot.mesh.model import Mesh, MeshConfig, empty_mesh
 from meshproxy.pilot.sources.source import RuleSet
 
-
 Check: TypeAlias = Callable[[Document], list[str]]
 
 
@@ -27,8 +26,8 @@ class Rejection:
 
 
 class RuleBook:
-    """`mesh` is what is in force, `rejections` and `warnings` what is wrong with the last set. `check` says what else is
-    wrong with a document that is fine as such."""
+    """`mesh` is what is in force, `rejections` and `warnings` what is wrong with the last set. `check` says what else
+    may be wrong with a document that is fine as such."""
 
     def __init__(self, config: MeshConfig | None = None, check: Check | None = None) -> None:
         self.mesh: Mesh = empty_mesh(config or MeshConfig())

@@ -17,6 +17,8 @@ from meshproxy.pilot.server.tls import TlsFiles, credentials
 
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 _KEEPALIVE_MS: Final = 30_000
+# Between the GOAWAY of a connection that is old enough and the end of its stream, which would never end by itself.
+_GOAWAY_MS: Final = 500
 _HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 _SERVING: Final = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 _NOT_SERVING: Final = b"\x08\x02"
@@ -107,5 +109,5 @@ def _options(max_connection_age_s: float) -> Iterable[tuple[str, int]]:
     ]
     if max_connection_age_s > 0.0:
         age_ms = int(max_connection_age_s * 1000)
-        options += [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", _KEEPALIVE_MS)]
+        options += [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", _GOAWAY_MS)]
     return options

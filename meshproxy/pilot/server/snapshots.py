@@ -176,7 +176,7 @@ class Snapshots:
                 self._metrics.failed_builds.inc()
             elif client in self._scope_of:
                 self._move(client, key)
-        self._stale |= {scope: None for scope in self.scopes.values() if scope.mesh is not mesh}
+        self._stale |= {scope: None for key, scope in self.scopes.items() if key is not None and scope.mesh is not mesh}
 
     async def _build(self, scope: Scope) -> None:
         if scope.mesh is self.mesh:

@@ -35,7 +35,7 @@ DEADLINE_S: Final = 30.0
 _WATCH_INTERVAL_S: Final = 1.0
 # Responses from this size on are under way for a while, and wait for each other.
 _LARGE_BYTES: Final = 64 * 1024
-_MAX_CLIENT_ERRORS: Final = 20
+_MAX_REJECTIONS: Final = 200  # that are remembered
 _log: Final = logging.getLogger("meshproxy.pilot")
 
 
@@ -238,7 +238,7 @@ class Streams:
         kind = short_name(rejection.type_url)
         self.metrics.rejections.labels(kind).inc()
         self.rejections[next(self._rejection_numbers)] = (client.name, rejection)
-        if len(self.rejections) > _MAX_CLIENT_ERRORS * 10:
+        if len(self.rejections) > _MAX_REJECTIONS:
             del self.rejections[next(iter(self.rejections))]
         _log.warning("%s refuses %s %s: %s", client.name, kind, rejection.version, rejection.reason)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,11 @@ from meshproxy.pilot.documents.problems import Problem
 from meshproxy.pilot.sources.source import RuleSet, SourceError, Write
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
-_INTERVAL_S: Final = 0.2
+# Between two looks; where one takes long, twenty times as long.
+_INTERVAL_S: Final = 0.1
+_REST: Final = 20
+# Until the second look at a file that has changed: half a file would only be refused, but that is told.
+_QUIET_S: Final = 0.03
 
 _Stamp = tuple[int, int, int, int]
 
@@ -41,18 +46,23 @@ class DirectorySource:
         """See RuleSource.watch. A directory that is gone for a while changes nothing."""
         told = seen = await asyncio.to_thread(self._stamps)
         yield await self.read()
+        pause = _INTERVAL_S
         while True:
-            await asyncio.sleep(_INTERVAL_S)
+            await asyncio.sleep(pause)
+            began = time.monotonic()
             rules = None
             try:
                 now = await asyncio.to_thread(self._stamps)
+                took = time.monotonic() - began
                 if now == seen and now != told:
                     rules = await self.read()
                     told = now
             except SourceError as error:
                 if seen:
                     self._log.warning("the rules stay as they are: %s", error)
-                now = {}
+                now, took = {}, 0.0
+            is_new = bool(now) and now not in (seen, told)
+            pause = _QUIET_S if is_new else max(_INTERVAL_S, _REST * took)
             seen = now
             if rules is not None:
                 yield rules

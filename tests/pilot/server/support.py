@@ -15,6 +15,12 @@ from envoy.service.discovery.v3 import discovery_pb2 as discovery
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from meshproxy.pilot.snapshot import Proxy, Resource, Snapshot
 
+MESSAGES: dict[str, Any] = {
+    CLUSTER_TYPE: Cluster,
+    ENDPOINT_TYPE: ClusterLoadAssignment,
+    LISTENER_TYPE: Listener,
+    ROUTE_TYPE: RouteConfiguration,
+}
 NODE = Node(id="client-1", cluster="tests")
 
 

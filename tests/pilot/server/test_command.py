@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshproxy.cli import main
-from tests.pilot.processes import DEADLINE_S, bootstrap, pilot
+from tests.pilot.processes import DEADLINE_S, bootstrap, free_port, pilot
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, envoy_binary
 
@@ -42,12 +41,6 @@ def asked(port: int) -> str:
     request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"host": "app.shop.svc.cluster.local"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return str(answer.read().decode())
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_envoy_follows_rules_from_pilot_to_pilot(tmp_path: Path) -> None:

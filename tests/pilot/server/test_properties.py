@@ -17,8 +17,7 @@ from meshproxy.config.subscription import ROUTE_TYPE as RDS
 from meshproxy.pilot.server.protocol import DeltaStream, StateOfTheWorldStream
 from meshproxy.pilot.server.view import View
 from meshproxy.pilot.snapshot import Snapshot
-from tests.pilot.server.support import ask, ask_delta, cluster, endpoints, listener, routes, snapshot
-from tests.pilot.server.test_protocol import _MESSAGES
+from tests.pilot.server.support import MESSAGES, ask, ask_delta, cluster, endpoints, listener, routes, snapshot
 
 NAMES = ("a", "b", "c", "d")
 # For each cluster: whether it is there, whether routes use it, its version, its port.
@@ -117,7 +116,7 @@ class Client:
             return found, set(response.removed_resources)
         found = {}
         for packed in response.resources:
-            message = _MESSAGES[response.type_url].FromString(packed.value)
+            message = MESSAGES[response.type_url].FromString(packed.value)
             found[message.cluster_name if response.type_url == EDS else message.name] = packed.value
         gone = set(self.has[response.type_url]) - found.keys() if response.type_url in (CDS, LDS) else set()
         return found, gone

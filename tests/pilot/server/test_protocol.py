@@ -15,7 +15,7 @@ from meshproxy.config.subscription import SECRET_TYPE as SDS
 from meshproxy.pilot.server.protocol import MAX_TYPES, PATIENCE_S, DeltaStream, RequestError, StateOfTheWorldStream
 from meshproxy.pilot.server.view import View
 from meshproxy.pilot.snapshot import Snapshot
-from tests.pilot.server.support import ask, ask_delta, changed, cluster, endpoints, listener, routes, snapshot
+from tests.pilot.server.support import MESSAGES, ask, ask_delta, changed, cluster, endpoints, listener, routes, snapshot
 
 BASE = snapshot(
     clusters=[cluster("a"), cluster("b")],
@@ -74,22 +74,10 @@ def names(response: Any) -> list[str]:
     kinds = {CDS: "name", EDS: "cluster_name", LDS: "name", RDS: "name"}
     found = []
     for packed in response.resources:
-        message = _MESSAGES[response.type_url]()
+        message = MESSAGES[response.type_url]()
         assert packed.Unpack(message)
         found.append(getattr(message, kinds[response.type_url]))
     return sorted(found)
-
-
-def _messages() -> dict[str, Any]:
-    from envoy.config.cluster.v3.cluster_pb2 import Cluster
-    from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
-    from envoy.config.listener.v3.listener_pb2 import Listener
-    from envoy.config.route.v3.route_pb2 import RouteConfiguration
-
-    return {CDS: Cluster, EDS: ClusterLoadAssignment, LDS: Listener, RDS: RouteConfiguration}
-
-
-_MESSAGES = _messages()
 
 
 def ack(book: Playbook, response: Any, *wanted: str) -> None:

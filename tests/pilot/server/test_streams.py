@@ -176,6 +176,14 @@ async def test_everybody_is_sent_away_when_the_pilot_ends() -> None:
         await stopping
 
 
+async def test_connections_have_an_age() -> None:
+    async with pilot(mesh=MESH, max_connection_age_s=0.2) as plane, client(plane.target) as proxy:
+        await proxy.ask(CDS)
+        await proxy.next()
+        await proxy.ended()
+        await until(lambda: not plane.streams.clients)
+
+
 async def test_clients_of_one_scope_share_what_they_hold() -> None:
     async with pilot(mesh=MESH) as plane, client(plane.target) as one, client(plane.target) as other:
         for proxy in (one, other):
