@@ -26,6 +26,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 import meshproxy.filters.builtin  # noqa: F401  registers the filters
 from bench.loop_lag import probed, scrape
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
+from meshproxy.server.dynamic import DynamicResources
 from meshproxy.server.options import Options
 from meshproxy.server.supervisor import Supervisor
 from tests.integration.config import cluster, forward
@@ -91,6 +92,18 @@ def _assignment(name: str, endpoints: int, weight: int, *, last_only: bool = Fal
 # -- the proxy
 
 
+class _Has:
+    """Whether the endpoints of a version are in force (with delta, versions are the resources' own: it is waited)."""
+
+    def __init__(self, records: DynamicResources, version: str, delta: bool) -> None:
+        self._records = records
+        self._version = version
+        self._delta = delta
+
+    def __call__(self) -> bool:
+        return self._delta or self._records.versions.get(ENDPOINT_TYPE) == self._version
+
+
 async def measure(directory: Path, control: asyncio.subprocess.Process, *, delta: bool) -> None:
     assert control.stdin is not None
     assert control.stdout is not None
@@ -115,7 +128,7 @@ async def measure(directory: Path, control: asyncio.subprocess.Process, *, delta
         stdin.write(f"{what} {version}\n".encode())
         wanted = str(version)
         async with probed(f"endpoints: {what}"):
-            await until(lambda wanted=wanted: records.versions.get(ENDPOINT_TYPE) == wanted or delta)
+            await until(_Has(records, wanted, delta))
             await asyncio.sleep(1.0 if delta else 0.1)
     for target in ("/stats/prometheus", "/clusters", "/config_dump?include_eds"):
         async with probed(target):

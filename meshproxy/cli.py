@@ -200,7 +200,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "--xds-cache",
         default="",
         metavar="FILE",
-        help="keep what the control plane says in this file, and start by it when no control plane answers (no secrets)",
+        help="keep what the control plane says in this file (no secrets), and start by it when none answers",
     )
     parser.add_argument("--service-node", default="", metavar="ID", help="node.id")
     parser.add_argument("--service-cluster", default="", metavar="NAME", help="node.cluster")

@@ -67,8 +67,8 @@ class ResourceWatcher:
         raise NotImplementedError
 
     def refused(self) -> None:
-        """The resource came, and breaks the API's rules, or asks for what cannot be done: `update` is not called. Whoever
-        waits for the first one goes on without it."""
+        """The resource came, and breaks the API's rules, or asks for what cannot be done: `update` is not called.
+        Whoever waits for the first one goes on without it."""
 
     def missing(self) -> None:
         """The control plane has no such resource: it was removed, or did not come in time. What there was may be kept,

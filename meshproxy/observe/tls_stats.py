@@ -74,8 +74,8 @@ class SocketFactoryStats(StatsScope):
 
 
 class SecretStats(StatsScope):
-    """Stands under `sds.<name>.`; `Subscriptions` counts in it, but for `key_rotation_failed`: files that a secret names
-    and that cannot be taken."""
+    """Stands under `sds.<name>.`; `Subscriptions` counts in it, but for `key_rotation_failed`: files that a secret
+    names and that cannot be taken."""
 
     COUNTERS = (
         "init_fetch_timeout",

@@ -50,6 +50,7 @@ class OnDemandClusters:
         self.timers = timers
         self.stats = registry.acquire("cluster_manager.odcds.", SubscriptionStats)
         self._watchers: dict[tuple[bytes, str], _ClusterWatcher] = {}
+        self._sources: set[bytes] = set()  # that were ever asked
         self._missing: dict[tuple[bytes, str], None] = {}  # keys of those that nobody waits for, the oldest first
         self._waiting = 0
 
@@ -58,6 +59,7 @@ class OnDemandClusters:
         if config.subscriptions is None or not name or self._waiting >= _MOST_WAITING:
             return None
         key = (config.source.key, name)
+        self._sources.add(config.source.key)
         watcher = self._watchers.get(key)
         if watcher is None:
             watcher = self._watchers[key] = _ClusterWatcher(self, key)
@@ -68,8 +70,10 @@ class OnDemandClusters:
 
     def on_active(self, name: str) -> None:
         """A cluster takes traffic."""
-        for watcher in list(self._watchers.values()):
-            if watcher.key[1] == name:
+        for source in list(self._sources):
+            self._missing.pop((source, name), None)
+            watcher = self._watchers.get((source, name))
+            if watcher is not None:
                 watcher.tell(FOUND)
 
     def on_request_done(self, watcher: _ClusterWatcher) -> None:

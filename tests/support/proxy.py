@@ -92,7 +92,8 @@ class ProxyProcess:
         status, body = self.admin("/listeners?format=json")
         if status != 200:
             raise RuntimeError(f"/listeners answered {status}: {body}")
-        statuses = cast(list[dict[str, Any]], json.loads(body).get("listener_statuses", []))  # without any Envoy says {}
+        # Envoy says {} where there are none.
+        statuses = cast(list[dict[str, Any]], json.loads(body).get("listener_statuses", []))
         return {
             item["name"]: item["local_address"]["socket_address"]["port_value"]
             for item in statuses

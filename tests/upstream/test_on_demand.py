@@ -109,10 +109,12 @@ async def test_only_so_many_names_without_a_cluster_are_kept(monkeypatch: pytest
         deliver(w, cluster_dict(endpoint("10.0.0.1"), name="there"))
         assert deliver_to.told == [FOUND]
         waiting = Waiter(w, "waiting")
-        for name in ("one", "two", "three"):
+        for name in ("late", "one", "two", "three"):
             Waiter(w, name)
             w.subscriptions.miss(CLUSTER_TYPE, name)
-        assert w.subscriptions.names(CLUSTER_TYPE) == ["there", "three", "two", "waiting"]
+            if name == "late":
+                deliver(w, cluster_dict(endpoint("10.0.0.1"), name="late"))
+        assert w.subscriptions.names(CLUSTER_TYPE) == ["late", "there", "three", "two", "waiting"]
         assert waiting.told == []
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from envoy.config.core.v3.base_pb2 import INBOUND
+from envoy.config.listener.v3.listener_components_pb2 import ListenerFilter, ListenerFilterChainMatchPredicate
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import Route, RouteMatch, VirtualHost
+from envoy.type.v3.range_pb2 import Int32Range
 
 from meshproxy.pilot.documents.common import HTTP_PROTOCOLS
 from meshproxy.pilot.resources import connection_pool, http_policies, names
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from meshproxy.pilot.resources.view import View
 
 INBOUND_PORT: Final = 15006
+_INSPECTION_MS: Final = 1_000  # how long who says nothing on a port that nobody knows is waited for
 
 
 def inbound_clusters(ports: Sequence[InboundPort]) -> list[Cluster]:
@@ -59,9 +62,10 @@ def virtual_inbound(view: View, ports: Sequence[InboundPort]) -> Listener:
     """What iptables sends to port 15006: by the port that the caller connected to."""
     message = Listener(name=names.VIRTUAL_INBOUND, address=address(ANY_ADDRESS, INBOUND_PORT))
     message.traffic_direction = INBOUND
-    message.listener_filters.extend([ORIGINAL_DST, TLS_INSPECTOR, HTTP_INSPECTOR])
+    message.listener_filters.append(ORIGINAL_DST)
+    message.listener_filters.extend(_elsewhere(one, ports) for one in (TLS_INSPECTOR, HTTP_INSPECTOR))
     message.continue_on_listener_filters_timeout = True
-    message.listener_filters_timeout.CopyFrom(duration(5_000))
+    message.listener_filters_timeout.CopyFrom(duration(_INSPECTION_MS))
     loop = message.filter_chains.add(name="virtualInbound-blackhole")
     loop.filter_chain_match.destination_port.CopyFrom(uint32(INBOUND_PORT))
     loop.filters.append(tcp_proxy(names.BLACK_HOLE, [(names.BLACK_HOLE, 1)]))
@@ -77,6 +81,21 @@ def virtual_inbound(view: View, ports: Sequence[InboundPort]) -> Listener:
     message.default_filter_chain.name = names.VIRTUAL_INBOUND
     rest = tcp_proxy(names.INBOUND_PASSTHROUGH, [(names.INBOUND_PASSTHROUGH, 1)])
     message.default_filter_chain.filters.append(rest)
+    return message
+
+
+def _elsewhere(inspector: ListenerFilter, ports: Sequence[InboundPort]) -> ListenerFilter:
+    """The filter, but not on these ports: their protocols are known, and who speaks last there must not wait for it."""
+    ranges = [
+        ListenerFilterChainMatchPredicate(destination_port_range=Int32Range(start=port.target, end=port.target + 1))
+        for port in ports
+    ]
+    message = ListenerFilter()
+    message.CopyFrom(inspector)
+    if len(ranges) == 1:
+        message.filter_disabled.CopyFrom(ranges[0])
+    elif ranges:
+        message.filter_disabled.or_match.rules.extend(ranges)
     return message
 
 

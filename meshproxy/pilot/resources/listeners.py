@@ -99,9 +99,11 @@ def _of_port(view: View, number: int, owned: Sequence[Owned]) -> Listener:
     """HTTP by its host, TLS by its server name, other TCP by its network; the first TCP service without any address
     has the rest."""
     message = _unbound(f"{ANY_ADDRESS}_{number}", ANY_ADDRESS, number)
-    message.listener_filters.append(TLS_INSPECTOR)
     chains = _tls_chains(view, [one for one in owned if _is_tls(one)])
-    if not owned or any(_is_http(one) for one in owned):
+    with_http = not owned or any(_is_http(one) for one in owned)
+    if chains or with_http:  # for nobody else a client that lets the server speak first has to wait
+        message.listener_filters.append(TLS_INSPECTOR)
+    if with_http:
         message.listener_filters.append(HTTP_INSPECTOR)
         chain = FilterChain(name=message.name, filters=[http_filter(view, number, f"outbound_{message.name}")])
         chain.filter_chain_match.transport_protocol = "raw_buffer"

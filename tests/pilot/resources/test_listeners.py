@@ -251,3 +251,17 @@ def test_the_edge_ends_tls_and_redirects() -> None:
         "outbound|9080||productpage.shop.svc.cluster.local",
     ]
     assert manager_of(listener(snapshot, "0.0.0.0_8443").filter_chains[0].filters[0]).use_remote_address.value
+
+
+def test_nobody_waits_for_an_inspection_who_needs_none() -> None:
+    snapshot = snapshot_of(mesh_of(f"{sample('services')}\n---\n{TCP}"), SHOP_PAGE)
+    names = {
+        name: [one.name for one in listener(snapshot, name).listener_filters]
+        for name in ("0.0.0.0_5000", "0.0.0.0_443")
+    }
+    assert names == {"0.0.0.0_5000": [], "0.0.0.0_443": ["envoy.filters.listener.tls_inspector"]}
+    original, tls, http = listener(snapshot, "virtualInbound").listener_filters
+    assert not original.HasField("filter_disabled")
+    for inspector in (tls, http):
+        ports = inspector.filter_disabled.destination_port_range
+        assert (ports.start, ports.end) == (9080, 9081)
