@@ -23,26 +23,31 @@ class Garbage:
     """
 
     def __init__(self) -> None:
+        self._paused: int = 0  # by so many
         self._resident: int = 0  # pages in memory after the last full collection
 
     def pause(self) -> None:
         """What is young garbage now does not stay."""
+        self._paused += 1
         gc.collect(1)
         gc.disable()
 
     def resume(self) -> None:
-        gc.enable()
+        """One who has paused it is done."""
+        self._paused = max(self._paused - 1, 0)
+        if not self._paused:
+            gc.enable()
 
     def keep(self, built_bytes: int) -> None:
         """So much was built, of resources that come often: reference counts free what they replace, so that nobody need
         look for cycles."""
-        gc.enable()
+        self.resume()
         if built_bytes >= _LARGE_BYTES:
             gc.freeze()
 
     def settle(self, built_bytes: int) -> None:
         """So much was built, and is in force."""
-        gc.enable()
+        self.resume()
         if built_bytes < _LARGE_BYTES:
             return
         resident = _resident_pages()
