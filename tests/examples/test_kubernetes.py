@@ -209,7 +209,7 @@ def test_the_sidecar_is_ready_under_the_pilot_and_drains(pod: Pod, tmp_path: Pat
             for place, here in places.items():
                 arguments = [each.replace(place, here) for each in arguments]
             command = pod.inside(sys.executable, "-m", "meshproxy", *arguments)
-            started.append(subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}))
+            started.append(subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)} | os.environ))
         assert ready(pod, sidecar()["startupProbe"]["httpGet"], {"health": 15021})
         assert ready(pod, pilot["readinessProbe"]["httpGet"], {"http-pages": 15014})
         status, _, metrics = ask(pod, "http://127.0.0.1:15090/stats/prometheus")

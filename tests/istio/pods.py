@@ -158,7 +158,7 @@ class SidecarProxy:
             self._process = subprocess.Popen(
                 pod.inside(*setpriv, *program, *arguments),
                 cwd=pod.directory,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env={"PYTHONPATH": str(ROOT)} | os.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
