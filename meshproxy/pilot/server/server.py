@@ -16,6 +16,7 @@ from meshproxy.pilot.server.streams import Streams
 from meshproxy.pilot.server.tls import TlsFiles, credentials
 
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+_MOST_PENDING: Final = 100_000
 _KEEPALIVE_MS: Final = 30_000
 # Between the GOAWAY of a connection that is old enough and the end of its stream, which would never end by itself.
 _GOAWAY_MS: Final = 500
@@ -102,6 +103,10 @@ def _options(max_connection_age_s: float) -> Iterable[tuple[str, int]]:
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
+        # All proxies of a mesh may come back at once, when another pilot has ended; gRPC cancels calls beyond 1,000 that
+        # wait to be taken up.
+        ("grpc.server.max_pending_requests", _MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
         # A client that is gone without a word is noticed; one that asks whether we are there may do so.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", 10_000),
