@@ -34,7 +34,7 @@ LINGER_MS: Final = 2_000.0
 PIECE_BYTES: Final = 16 * 1024
 TURN_BYTES: Final = 64 * 1024
 # How long one answer may be written before the data path gets its turn.
-SLICE_S: Final = 0.002
+SLICE_S: Final = 0.001
 
 SETTINGS: Final = Http1Settings(max_buffered_bytes=64 * 1024)
 _log: Final = logging.getLogger("meshproxy.admin")
