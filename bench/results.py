@@ -15,6 +15,7 @@ from bench.run import Record, Scenario
 _SAMPLES: Final = "results.json"
 _REPORT: Final = "RESULTS.md"
 _CHART: Final = "RESULTS.svg"
+_BY_HAND: Final = "CONTROL_PLANE.md"  # what other programs of bench/ measured; it stands at the end of the report
 
 
 def load(folder: Path) -> dict[str, Record]:
@@ -31,7 +32,11 @@ def save(folder: Path, scenarios: Sequence[Scenario], records: Mapping[str, Reco
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _SAMPLES).write_text(_lines({name: record.to_json() for name, record in known.items()}), encoding="utf-8")
     (folder / _CHART).write_text(chart(scenarios, known), encoding="utf-8")
-    (folder / _REPORT).write_text(report(scenarios, known, _CHART), encoding="utf-8")
+    text = report(scenarios, known, _CHART)
+    by_hand = folder / _BY_HAND
+    if by_hand.exists():
+        text += "\n" + by_hand.read_text(encoding="utf-8")
+    (folder / _REPORT).write_text(text, encoding="utf-8")
 
 
 def _lines(trees: Mapping[str, Mapping[str, Any]]) -> str:

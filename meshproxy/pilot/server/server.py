@@ -103,8 +103,8 @@ def _options(max_connection_age_s: float) -> Iterable[tuple[str, int]]:
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
-        # All proxies of a mesh may come back at once, when another pilot has ended; gRPC cancels calls beyond 1,000 that
-        # wait to be taken up.
+        # All proxies of a mesh may come back at once, when another pilot has ended; gRPC cancels calls beyond 1,000
+        # that wait to be taken up.
         ("grpc.server.max_pending_requests", _MOST_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
         # A client that is gone without a word is noticed; one that asks whether we are there may do so.
