@@ -21,6 +21,8 @@ from meshproxy.config.datasource import FileStamp, ReadFile, file_stamp, load_da
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.subscription import SECRET_TYPE, InitTarget, ResourceWatcher, Subscription
 from meshproxy.config.tls_material import MaterialBuilder, digest_of
+from meshproxy.net.dispatcher import Task
+from meshproxy.net.slices import in_slices
 from meshproxy.net.timers import CallTimer
 from meshproxy.observe.tls_stats import SecretStats
 from meshproxy.tls import openssl
@@ -226,6 +228,7 @@ class Secret(ResourceWatcher):
         self._digest: bytes = b""  # of all that the material was made of
         self._settled: bool = False  # something came, or will not
         self._updating: bool = False
+        self._reading: Task[Any] | None = None  # of its files, once more
         self._message: bytes = b""  # kept where it names files, to read them again
         self._stamps: dict[str, FileStamp | None] = {}  # of these files, as they were read
         self._seen: dict[str, FileStamp | None] = {}  # a while ago
@@ -247,6 +250,7 @@ class Secret(ResourceWatcher):
     def remove(self, reference: SecretReference) -> None:
         del self._references[reference]
         if not self._references:
+            self._stop_reading()
             self._timer.disarm()
             self.on_unused()
             if self.subscription is not None:
@@ -255,6 +259,7 @@ class Secret(ResourceWatcher):
     # -- what comes
 
     def update(self, message: Any, version: str, errors: ConfigErrors) -> Iterator[None]:
+        self._stop_reading()
         self._updating = True
         try:
             stamps = yield from self._take(message, errors)
@@ -310,23 +315,38 @@ class Secret(ResourceWatcher):
     def _watch(self, stamps: dict[str, FileStamp | None]) -> None:
         self._stamps = self._seen = stamps
         self._timer.disarm()
-        if stamps and self._references:
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._stamps and self._references:
             self._dispatcher.timers.arm(self._timer, _LOOK_MS)
 
     def look_at_files(self) -> None:
         """Read them again when they hold something else, and have been quiet for a while: no update tells of it."""
-        now = {name: file_stamp(name) for name in self._stamps}
-        is_other = any(now[name] not in (None, was) for name, was in self._stamps.items())
-        if is_other and now == self._seen and not self._updating:
-            self._read_again()
-            self._stamps = now
-        self._seen = now
-        self._dispatcher.timers.arm(self._timer, _LOOK_MS)
+        try:
+            now = {name: file_stamp(name) for name in self._stamps}
+            is_other = any(now[name] not in (None, was) for name, was in self._stamps.items())
+            if is_other and now == self._seen and not self._busy:
+                self._reading = self._dispatcher.spawn(self._read_again(), "files of a secret")
+                self._stamps = now
+            self._seen = now
+        finally:
+            self._arm()
 
-    def _read_again(self) -> None:
+    @property
+    def _busy(self) -> bool:
+        return self._updating or (self._reading is not None and not self._reading.done())
+
+    def _stop_reading(self) -> None:
+        """What comes now counts. If it is no good, the files are read once more, and all are told of them."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+            self._stamps = dict.fromkeys(self._stamps)
+            self._digest = b""
+
+    async def _read_again(self) -> None:
         errors = ConfigErrors()
-        for _ in self._take(SecretMessage.FromString(self._message), errors):
-            pass
+        await in_slices(self._take(SecretMessage.FromString(self._message), errors))
         if errors:
             self.stats.key_rotation_failed += 1
             _log.warning("the files of a secret cannot be taken: %s", errors)

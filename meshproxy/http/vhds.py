@@ -23,6 +23,7 @@ from meshproxy.route.build import build_virtual_host, file_domains
 from meshproxy.route.table import HostRoutes, RouteTable
 
 _MOST_WAITING: Final = 1_000  # requests that wait for virtual hosts, in one connection manager
+_MOST_UNSERVED: Final = 1_000  # names that were asked for in vain and are kept
 _LONGEST_HOST: Final = 261  # bytes: a name of 255, a colon and a port
 _ANSWERS_A_STEP: Final = 8  # requests that go on: well below a millisecond
 
@@ -49,16 +50,17 @@ class HostRequest(ResourceWatcher):
         self._owner = owner
         self.name = name
         self.host = host
+        self.brings = not owner.has(name)  # what comes by this name comes because it was asked for
         self.waiting: list[Callable[[bool], None]] = []
         self.subscription: Subscription | None = None
 
     def update(self, message: Any, version: str, errors: ConfigErrors) -> Iterator[None]:
         yield from self._owner.update_member(self.name, message, version, errors)
-        self._owner.answer(self)
+        self._owner.on_answer(self)
 
     def refused(self) -> None:
         """Nobody knows the host, then."""
-        self._owner.answer(self)
+        self._owner.on_answer(self)
 
     def missing(self) -> None:
         self._owner.missing_member(self.name)
@@ -82,7 +84,8 @@ class VirtualHostDiscovery(ResourceWatcher):
 
     It watches `<route configuration>/*`: what the control plane brings unasked. `configuration` is the serialised
     RouteConfiguration in force, without virtual hosts: what it says holds for those that come, too. `template` is what
-    their builds are like.
+    their builds are like. A name that was asked for stays watched, since its host may come or change later; clients
+    choose the names, so of those whose answer was refused or is for another host only so many are kept.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class VirtualHostDiscovery(ResourceWatcher):
         self._hosts: dict[str, DiscoveredHost] = {}  # by the resource's name, `<route configuration>/<host>`
         self._changes: int = 0  # of `_hosts`
         self._requests: dict[str, HostRequest] = {}
+        self._unserved: dict[str, None] = {}  # names of requests that were answered in vain, the oldest first
         self._waiting: int = 0
         self._answers: list[tuple[Callable[[bool], None], bool]] = []
         self._subscription: Subscription | None = None
@@ -146,6 +150,28 @@ class VirtualHostDiscovery(ResourceWatcher):
         self._waiting += 1
         return True
 
+    def has(self, name: str) -> bool:
+        """Whether a virtual host of this name is in force."""
+        return name in self._hosts
+
+    def on_answer(self, asked: HostRequest) -> None:
+        """The control plane has answered, be it with another's host, or with what was refused."""
+        self.answer(asked)
+        self._unserved.pop(asked.name, None)
+        if self._requests.get(asked.name) is asked and not self._knows(asked):
+            self._unserved[asked.name] = None
+            if len(self._unserved) > _MOST_UNSERVED:
+                self._forget(next(iter(self._unserved)))
+
+    def _forget(self, name: str) -> None:
+        """Nobody wants it, and whoever does later asks again."""
+        asked = self._requests[name]
+        del self._unserved[name]
+        if not self._knows(asked):  # other routes may have it by now
+            self._give_up(asked)
+            if asked.brings:
+                self._drop(name)
+
     def answer(self, asked: HostRequest) -> None:
         """Those who wait for it go on, found or not."""
         found = self._knows(asked)
@@ -175,6 +201,7 @@ class VirtualHostDiscovery(ResourceWatcher):
     def _give_up(self, asked: HostRequest) -> None:
         """Nobody has the host: whoever wants it later asks again."""
         del self._requests[asked.name]
+        self._unserved.pop(asked.name, None)
         if asked.subscription is not None:
             asked.subscription.close()
         self.answer(asked)
@@ -212,15 +239,18 @@ class VirtualHostDiscovery(ResourceWatcher):
 
     def missing_member(self, name: str) -> None:
         """A virtual host was removed, or does not exist."""
+        self._drop(name)
+        asked = self._requests.get(name)
+        if asked is not None and not self._knows(asked):  # it may be known by an alias
+            self._give_up(asked)
+
+    def _drop(self, name: str) -> None:
         table = self._copy_without(name)
         held = self._hosts.pop(name, None)
         if held is not None:
             held.context.close()
             if table is not None:
                 self._set(table)
-        asked = self._requests.get(name)
-        if asked is not None and not self._knows(asked):  # it may be known by an alias
-            self._give_up(asked)
 
     def missing(self) -> None:
         """Nothing came unasked, which says nothing."""

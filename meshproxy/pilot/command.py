@@ -73,6 +73,8 @@ def pilot_settings(options: argparse.Namespace) -> PilotSettings:
         deadline_s=options.client_deadline_s,
         drain_s=options.drain_time_s,
         max_connection_age_s=options.max_connection_age_s,
+        any_certificate=options.tls_any_certificate,
+        csds=options.csds,
         address_path=options.address_path,
     )
 

@@ -31,7 +31,18 @@ def add_pilot_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--tls-cert", default="", metavar="FILE", help="what ports show (PEM); Unix sockets have no TLS")
     add("--tls-key", default="", metavar="FILE", help="its key")
-    add("--tls-ca", default="", metavar="FILE", help="clients must show a certificate of this authority")
+    add(
+        "--tls-ca",
+        default="",
+        metavar="FILE",
+        help="clients must show a certificate of this authority, with a SPIFFE identity",
+    )
+    add(
+        "--tls-any-certificate",
+        action="store_true",
+        help="with --tls-ca: who shows a certificate without a SPIFFE identity may say itself who it is",
+    )
+    add("--csds", action="store_true", help="tell every client of the xDS ports what each of them was sent (CSDS)")
     add(
         "--http", default="127.0.0.1:15014", metavar="IP:PORT", help="debug pages and metrics (default 127.0.0.1:15014)"
     )

@@ -10,7 +10,9 @@ as it is, and the metadata say the rest:
 - `meshproxy.io/ports`: which explicit listeners there are for outbound traffic, by `<port>` or `<host>:<port>`, each
   with its local port (0: any that is free); without it, one for each port of HTTP and TLS services;
 - `meshproxy.io/applications`: with explicit listeners, where the application listens (`127.0.0.1:8080`), by the port at
-  which the mesh finds it.
+  which the mesh finds it;
+- `meshproxy.io/sds-cluster`: the static cluster of its bootstrap where it asks for secrets; where it does not say, but
+  an agent of Istio wrote the metadata (`ISTIO_VERSION` is there), `sds-grpc`, else none.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ GATEWAY: Final = "gateway"
 PRODUCT: Final = "product"
 PORTS: Final = "meshproxy.io/ports"
 APPLICATIONS: Final = "meshproxy.io/applications"
+SDS: Final = "meshproxy.io/sds-cluster"
 
+_AGENTS_SDS: Final = "sds-grpc"
 _DOMAIN: Final = "cluster.local"
 
 
@@ -56,7 +60,7 @@ def proxy_of(node: Any, service_account: str = "") -> Proxy:
         zone=node.locality.zone,
         sub_zone=node.locality.sub_zone,
         domain=domain or _DOMAIN,
-        metadata=_metadata(facts, node.user_agent_name),
+        metadata=_metadata(facts, kind, node.user_agent_name),
     )
 
 
@@ -90,8 +94,11 @@ def _mode(kind: str, facts: Mapping[str, Any], user_agent: str) -> str:
     return EXPLICIT if _text(facts, "INTERCEPTION_MODE").upper() == "NONE" else SIDECAR
 
 
-def _metadata(facts: Mapping[str, Any], user_agent: str) -> tuple[tuple[str, str], ...]:
+def _metadata(facts: Mapping[str, Any], kind: str, user_agent: str) -> tuple[tuple[str, str], ...]:
     found = [(PRODUCT, user_agent)]
+    sds = _text(facts, SDS) if SDS in facts else _AGENTS_SDS if kind and "ISTIO_VERSION" in facts else ""
+    if sds:
+        found.append((SDS, sds))
     for key in (PORTS, APPLICATIONS):
         found += [(f"{key}.{name}", value) for name, value in _mapping(facts, key)]
     return tuple(sorted(found))

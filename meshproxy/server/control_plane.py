@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,8 @@ from meshproxy.config.config_source import source_key
 from meshproxy.config.context import Services
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.fields import UNKNOWN_FIELD, NotYet, check_steps
+from meshproxy.config.large_message import merge_in_steps
+from meshproxy.config.messages import find_message, type_name
 from meshproxy.config.runtime_layers import flatten
 from meshproxy.config.subscription import (
     CLUSTER_TYPE,
@@ -29,6 +31,7 @@ from meshproxy.config.subscription import (
     LISTENER_TYPE,
     ROUTE_TYPE,
     RUNTIME_TYPE,
+    VIRTUAL_HOST_TYPE,
     SubscriptionStats,
 )
 from meshproxy.config.validate import validate_steps
@@ -39,8 +42,7 @@ from meshproxy.server.dynamic import DynamicResources, Refusal, TakenVersion
 from meshproxy.server.garbage import GARBAGE
 from meshproxy.server.handle import LocalWorker, WorkerGone, WorkerHandle
 from meshproxy.server.stats import drop_managers
-from meshproxy.server.subscriptions import Delivery, Interest, Key, count_update
-from meshproxy.server.worker import Worker
+from meshproxy.server.subscriptions import Delivery, Interest, Key, Reasons, collection_of, count_update
 from meshproxy.xds.resources import WILDCARD, Rejection, ResourceSink, ResourceUpdate
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("meshproxy.xds")
 _FETCH_TIMEOUT_MS: Final = 15_000  # Envoy's default of `initial_fetch_timeout`
 _CACHED_MS: Final = 1000  # so long one waits for a control plane, where a cache has told the same
+_BATCH_BYTES: Final = 256 * 1024  # to another process at a time
 _WARM_S: Final = 5.0  # so long listeners and routes wait for clusters, from when those came
 
 # A resource that follows the rules: what came, what is handed on (without what cannot be done), and what is not done.
@@ -66,7 +69,8 @@ class ControlPlane(ResourceSink):
         self.resources = DynamicResources()
         self._client: XdsClient | None = None  # None: nobody needs one yet
         self._bootstrap: Any = None  # in force, while there is no client
-        self._own: Worker | None = None  # has the clusters that control planes are reached by, beside other workers
+        # Beside workers of other processes: has the clusters that control planes are reached by.
+        self._own: LocalWorker | None = None
         self._load_reports: LoadReporter | None = None
         self._cache: ResourceCache | None = None
         self._cached: dict[str, tuple[bytes, list[ResourceUpdate]]] = {}  # clusters and listeners of it, until used
@@ -76,7 +80,7 @@ class ControlPlane(ResourceSink):
         self._first: dict[str, asyncio.Event] = {}  # of CDS and LDS: set with the first answer
         self._stats: dict[str, SubscriptionStats] = {}
         # By source and type: the names of what the client could not even read of the response that is applied next.
-        self._unreadable: dict[tuple[bytes, str], list[str]] = {}
+        self._unreadable: dict[tuple[bytes, str], list[Rejection]] = {}
         self._clusters_at: float = 0.0  # when clusters came last
 
     # -- start
@@ -109,14 +113,24 @@ class ControlPlane(ResourceSink):
         (first, *_) = self._supervisor.workers
         if isinstance(first, LocalWorker):
             return first.worker.services
-        reduced = Bootstrap(node=bootstrap.node, layered_runtime=bootstrap.layered_runtime)
-        reduced.static_resources.clusters.extend(bootstrap.static_resources.clusters)
-        self._own = Worker(self._supervisor.dispatcher)
-        errors = ConfigErrors()
-        await self._own.prepare(reduced, {}, errors)
-        assert not errors, str(errors)  # the workers have built the same
-        await self._own.commit_clusters()
-        return self._own.services
+        self._own = LocalWorker(self._supervisor.dispatcher, self._supervisor.options, self.on_interest)
+        await self.reload(bootstrap)
+        return self._own.worker.services
+
+    async def reload(self, bootstrap: Any) -> None:
+        """The bootstrap's static clusters are others now."""
+        if self._own is None:
+            return
+        reduced = Bootstrap()
+        reduced.CopyFrom(bootstrap)
+        del reduced.static_resources.listeners[:]
+        errors = await self._own.call("prepare", reduced.SerializeToString(), {}, b"", {})
+        if errors:
+            _log.error("the clusters of control planes stay as they were: %s", errors)
+            await self._own.call("abandon")
+            return
+        await self._own.call("commit_clusters")
+        await self._own.call("commit_listeners")  # there are none; clusters that are gone go
 
     def _start_load_reports(self, services: Services, bootstrap: Any) -> None:
         from meshproxy.xds.load_reports import LoadReporter
@@ -146,7 +160,7 @@ class ControlPlane(ResourceSink):
             for update in updates:  # whoever watches it is told then
                 checked = await self._check(type_url, update, reasons, Slices())
                 if checked is not None:
-                    self.resources.record(source, type_url, update.name).take(TakenVersion(*checked))
+                    self.resources.record(source, type_url, update.name).take(TakenVersion(*checked), warms=False)
 
     async def _take_cached(self, type_url: str) -> bool:
         """Put clusters, or listeners, of the cache in force; False when there are none."""
@@ -170,9 +184,10 @@ class ControlPlane(ResourceSink):
         stats = self._stats[type_url] = self._supervisor.stats.acquire(prefix, SubscriptionStats)
         stats.update_attempt += 1
         event = self._first[type_url] = asyncio.Event()
-        self._client.subscribe(source_key(config), type_url, WILDCARD)
         timeout_ms = milliseconds_or(config, "initial_fetch_timeout", _FETCH_TIMEOUT_MS)
-        if await self._take_cached(type_url):
+        is_cached = await self._take_cached(type_url)
+        self._client.subscribe(source_key(config), type_url, WILDCARD)
+        if is_cached:
             timeout_ms = min(timeout_ms or _CACHED_MS, _CACHED_MS)
         try:
             async with asyncio.timeout(timeout_ms / 1000.0 or None):
@@ -183,7 +198,7 @@ class ControlPlane(ResourceSink):
 
     def stats(self) -> Snapshot:
         """Of the clusters that this process has beside those of its workers."""
-        snapshot = Snapshot() if self._own is None else self._own.stats.snapshot()
+        snapshot = Snapshot() if self._own is None else self._own.worker.stats.snapshot()
         drop_managers(snapshot)
         return snapshot
 
@@ -198,6 +213,10 @@ class ControlPlane(ResourceSink):
         if self._own is not None:
             await self._own.close()
 
+    def changing(self, type_url: str) -> asyncio.Lock:
+        """Held while resources of the type are handed over."""
+        return self._changing[type_url]
+
     # -- who watches what
 
     def on_interest(self, worker: WorkerHandle, changes: list[Interest]) -> None:
@@ -206,14 +225,30 @@ class ControlPlane(ResourceSink):
         for source, type_url, name, wanted in changes:
             key = (source, type_url, name)
             if wanted:
-                self._want(key)
                 known.append(key)
-            else:
+                if key not in worker.interests:
+                    worker.interests.add(key)
+                    self._want(key)
+            elif key in worker.interests:
+                worker.interests.discard(key)
                 self._unwant(key)
-        if self._bootstrap is not None and self._wanted:
-            self._supervisor.dispatcher.spawn(self._connect(self._bootstrap), "control plane")
+        self._connect_soon()
+        if known:
+            self._supervisor.dispatcher.spawn(self._tell_known(worker, known), "known resources")
+
+    def _connect_soon(self) -> None:
+        """Where nobody needed a control plane until now."""
+        bootstrap = self._bootstrap
+        if bootstrap is not None and self._wanted:
             self._bootstrap = None
-        self._supervisor.dispatcher.spawn(self._tell_known(worker, known), "known resources")
+            self._supervisor.dispatcher.spawn(self._connect_late(bootstrap), "control plane")
+
+    async def _connect_late(self, bootstrap: Any) -> None:
+        try:
+            await self._connect(bootstrap)
+        except Exception:  # noqa: BLE001  a bug must not be the end of all that is watched later
+            _log.exception("no control plane can be reached")
+            self._bootstrap = bootstrap
 
     def forget_worker(self, worker: WorkerHandle) -> None:
         """It is gone, with all that it watched."""
@@ -242,11 +277,13 @@ class ControlPlane(ResourceSink):
             names.setdefault((source, type_url), []).append(name)
         for (source, type_url), wanted in names.items():
             async with self._changing[type_url]:
-                known = [(name, self.resources.taken(source, type_url, name)) for name in wanted]
-                deliveries = [(name, taken.version, taken.checked) for name, taken in known if taken is not None]
-                if deliveries:
+                records = self.resources.of(source, type_url)
+                known = [(name, records[name]) for name in wanted if name in records]
+                deliveries = _in_force({name: one.taken for name, one in known if one.taken is not None})
+                refused = [name for name, one in known if one.taken is None]
+                if known:
                     with contextlib.suppress(WorkerGone):
-                        await worker.call("deliver", source, type_url, deliveries, [], [], True)
+                        await worker.call("deliver", source, type_url, deliveries, [], refused, True)
 
     # -- what the client brings
 
@@ -264,7 +301,7 @@ class ControlPlane(ResourceSink):
 
     def on_rejected(self, source: bytes, type_url: str, rejections: list[Rejection], version: str) -> None:
         """The client could not even read these; `apply` follows, with the rest of the response."""
-        self._unreadable[source, type_url] = [rejection.name for rejection in rejections]
+        self._unreadable[source, type_url] = rejections
         for rejection in rejections:
             _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], rejection.name, rejection.reason)
 
@@ -276,9 +313,13 @@ class ControlPlane(ResourceSink):
         unreadable = self._unreadable.pop((source, type_url), [])
         GARBAGE.pause()
         try:
-            reasons = await self._apply(source, type_url, updates, removed, unreadable)
+            known = {update.name for update in updates}
+            lost = [each for each in unreadable if each.name not in known]
+            reasons = await self._apply(source, type_url, updates, removed, [each.name for each in lost])
         finally:
-            GARBAGE.keep(size)
+            GARBAGE.settle(size)
+        for each in lost:
+            self.resources.record(source, type_url, each.name).refusal = Refusal(version, b"", each.reason)
         rejected = bool(reasons or unreadable)
         if not rejected:
             self.resources.versions[type_url] = version
@@ -314,16 +355,18 @@ class ControlPlane(ResourceSink):
         await self._make_before_break(type_url)
         deliveries = [(update.name, update.version, message) for update, message, _ in checked]
         async with self._changing[type_url]:
-            refused = [*reasons, *(name for name in unreadable if name not in {each.name for each in updates})]
+            refused = [*reasons, *unreadable]
             reasons.update(await self._hand_over(source, type_url, deliveries, removed, refused))
             for update, message, not_yet in checked:
                 await slices.rest()
-                if update.name not in reasons:
-                    self.resources.record(source, type_url, update.name).take(TakenVersion(update, message, not_yet))
+                if update.name not in reasons and self._is_wanted(source, type_url, update.name):
+                    record = self.resources.record(source, type_url, update.name)
+                    record.take(TakenVersion(update, message, not_yet), warms=type_url == LISTENER_TYPE)
         for update in updates:
             if update.name in reasons:
                 because = reasons[update.name]
-                self.resources.record(source, type_url, update.name).refusal = Refusal(update, because)
+                refusal = Refusal(update.version, update.data, because)
+                self.resources.record(source, type_url, update.name).refusal = refusal
                 _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], update.name, because)
         for name in removed:
             records.pop(name, None)
@@ -331,6 +374,12 @@ class ControlPlane(ResourceSink):
             taken = [update for update in updates if update.name not in reasons]
             self._cache.update(source, type_url, taken, removed)
         return reasons
+
+    def _is_wanted(self, source: bytes, type_url: str, name: str) -> bool:
+        """Whether anybody still is to be told of it."""
+        if type_url in (CLUSTER_TYPE, LISTENER_TYPE):
+            return True
+        return _Wants(self._wanted.keys(), source, type_url)(name)
 
     async def _check(
         self, type_url: str, update: ResourceUpdate, reasons: dict[str, str], slices: Slices
@@ -341,7 +390,7 @@ class ControlPlane(ResourceSink):
         errors = ConfigErrors()
         not_yet: list[NotYet] = []
         message = type(update.message)()
-        message.CopyFrom(update.message)
+        await slices.run(merge_in_steps(message, update.data))
         await slices.run(_check_steps(message, errors, not_yet))
         unknown = [(path, note) for path, note in not_yet if note.startswith(UNKNOWN_FIELD)]
         self._supervisor.server_stats.dynamic_unknown_fields += len(unknown)
@@ -373,17 +422,56 @@ class ControlPlane(ResourceSink):
             self._clusters_at = monotonic()
             names = [name for name, _, _ in deliveries]
             columns = self._supervisor.assign_columns(self._supervisor.bootstrap, clusters=names)
-            answers = await self._supervisor.each(
-                "update_clusters", source, self.for_workers(deliveries), removed, columns
-            )
+            answers: list[Any] = []
+            for batch in self._batches(deliveries):
+                answers += await self._supervisor.each("update_clusters", source, batch, [], columns)
+            answers += await self._supervisor.each("update_clusters", source, [], removed, columns)
             reasons = join_reasons(answers)
             deliveries = [delivery for delivery in deliveries if delivery[0] not in reasons]
             refused = [*refused, *reasons]
-        answers = await self._supervisor.each(
-            "deliver", source, type_url, self.for_workers(deliveries), removed, refused, False
-        )
-        reasons.update(join_reasons(answers))
+        calls = []
+        own = [] if self._own is None else [self._own]
+        for worker in [*self._supervisor.workers, *own]:
+            wants = _Wants(worker.interests, source, type_url)
+            gone, bad = ([name for name in names if wants(name)] for names in (removed, refused))
+            wanted = [delivery for delivery in deliveries if wants(delivery[0])]
+            if wanted or gone or bad:
+                calls.append(self._deliver(worker, source, type_url, wanted, gone, bad))
+        reasons.update(join_reasons(await self._supervisor.gather(calls)))
         return reasons
+
+    async def _deliver(
+        self,
+        worker: WorkerHandle,
+        source: bytes,
+        type_url: str,
+        wanted: list[Delivery],
+        gone: list[str],
+        bad: list[str],
+    ) -> Reasons:
+        reasons: Reasons = []
+        for batch in self._batches(wanted):
+            reasons += await worker.call("deliver", source, type_url, batch, [], [], False)
+        if gone or bad:
+            await worker.call("deliver", source, type_url, [], gone, bad, False)
+        return reasons
+
+    def _batches(self, deliveries: list[Delivery]) -> Iterator[list[Delivery]]:
+        """As `for_workers`, in parts that are written and read in a moment. In this process there is but one."""
+        if self._own is None:
+            if deliveries:
+                yield deliveries
+            return
+        batch: list[Delivery] = []
+        size = 0
+        for delivery in deliveries:
+            batch += self.for_workers([delivery])
+            size += len(batch[-1][2])
+            if size >= _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
     def _set_runtime(self, source: bytes, deliveries: list[Delivery], removed: list[str]) -> None:
         """What the admin shows has the same values as the workers."""
@@ -398,6 +486,24 @@ class ControlPlane(ResourceSink):
         if self._own is None:
             return deliveries
         return [(name, version, message.SerializeToString()) for name, version, message in deliveries]
+
+    # -- a file that changes
+
+    async def renew(self, names: dict[str, set[str]], stale: list[tuple[str, str]]) -> None:
+        """Hand clusters and listeners over again: whose names the bootstrap has given up, or whose files are others."""
+        for field, name in stale:
+            names[field].add(name)
+        for field, type_url in (("clusters", CLUSTER_TYPE), ("listeners", LISTENER_TYPE)):
+            for source, taken in self.resources.sources_of(type_url):
+                chosen = _in_force({name: one for name, one in taken.items() if name in names[field]})
+                if chosen:
+                    kind = find_message(type_name(type_url))
+                    assert kind is not None
+                    parsed = [(name, version, kind.FromString(data)) for name, version, data in chosen]
+                    async with self._changing[type_url]:
+                        reasons = await self._hand_over(source, type_url, parsed, [], [])
+                    for name, because in reasons.items():
+                        _log.error("%s of the control plane stays as it was: %s", name, because)
 
     # -- a worker that takes the place of a dead one
 
@@ -416,6 +522,19 @@ class ControlPlane(ResourceSink):
 def _check_steps(message: Any, errors: ConfigErrors, not_yet: list[NotYet]) -> Generator[None, None, None]:
     not_yet += yield from check_steps(message, "", errors, lenient=True)
     yield from validate_steps(message, "", errors)
+
+
+class _Wants:
+    """Whether a worker watches the resource of a name. One that begins just now is told when that is known."""
+
+    def __init__(self, interests: Collection[Key], source: bytes, type_url: str) -> None:
+        self._interests = interests
+        self._source = source
+        self._type_url = type_url
+
+    def __call__(self, name: str) -> bool:
+        names = (name, collection_of(name)) if self._type_url == VIRTUAL_HOST_TYPE else (name,)
+        return any((self._source, self._type_url, each) in self._interests for each in names)
 
 
 def _in_force(taken: dict[str, TakenVersion]) -> list[Delivery]:

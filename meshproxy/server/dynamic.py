@@ -23,11 +23,11 @@ class TakenVersion:
 
 
 class Refusal:
-    """A version of a resource that is not taken: what it was, when it came, and why not."""
+    """A version of a resource that is not taken: what it was (b"": nobody can tell), when it came, and why not."""
 
-    def __init__(self, update: ResourceUpdate, because: str) -> None:
-        self.version = update.version
-        self.data = update.data
+    def __init__(self, version: str, data: bytes, because: str) -> None:
+        self.version = version
+        self.data = data
         self.because = because
         self.at: float = time.time()
 
@@ -42,8 +42,11 @@ class ResourceRecord:
         self.before: TakenVersion | None = None
         self.refusal: Refusal | None = None
 
-    def take(self, taken: TakenVersion) -> None:
-        self.before, self.taken, self.refusal = self.taken, taken, None
+    def take(self, taken: TakenVersion, *, warms: bool) -> None:
+        """A version that `warms` leaves the one in force for a while."""
+        if warms and self.before is None:
+            self.before = self.taken
+        self.taken, self.refusal = taken, None
 
     def is_taken(self, update: ResourceUpdate) -> bool:
         """Whether the same is in force already; it has another version then."""
@@ -67,6 +70,13 @@ class DynamicResources:
     def record(self, source: bytes, type_url: str, name: str) -> ResourceRecord:
         """The one of this name, new where there is none."""
         return self.of(source, type_url).setdefault(name, ResourceRecord(name))
+
+    def forget_before(self, type_url: str, names: list[str]) -> None:
+        """These have nothing in force any more but what was taken."""
+        for (_, kind), records in self._records.items():
+            for name in names if kind == type_url else ():
+                if name in records:
+                    records[name].before = None
 
     def taken(self, source: bytes, type_url: str, name: str) -> TakenVersion | None:
         """What workers have of it."""

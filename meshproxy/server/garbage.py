@@ -38,15 +38,12 @@ class Garbage:
         if not self._paused:
             gc.enable()
 
-    def keep(self, built_bytes: int) -> None:
-        """So much was built, of resources that come often: reference counts free what they replace, so that nobody need
-        look for cycles."""
-        self.resume()
-        if built_bytes >= _LARGE_BYTES:
-            gc.freeze()
+    def rebase(self) -> None:
+        """All that is there at the start is there: growth counts from here."""
+        self._resident = _resident_pages()
 
     def settle(self, built_bytes: int) -> None:
-        """So much was built, and is in force."""
+        """So much was built, and is in force. Reference counts free most of what that replaces."""
         self.resume()
         if built_bytes < _LARGE_BYTES:
             return

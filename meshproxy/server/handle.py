@@ -33,16 +33,15 @@ class WorkerFailed(Exception):
 
 
 class WorkerHandle:
-    """Calls verbs (`server/service.py`) on a worker. `interests` is what it watches of control planes."""
+    """Calls verbs (`server/service.py`) on a worker. `interests` is what it watches of control planes: who is told of
+    changes keeps it."""
 
     def __init__(self, on_interest: OnInterest) -> None:
         self.interests: set[Key] = set()
         self._tell_interest = on_interest
 
     def on_interest(self, changes: list[Interest]) -> None:
-        """It watches something, or does no longer."""
-        for source, type_url, name, wanted in changes:
-            (self.interests.add if wanted else self.interests.discard)((source, type_url, name))
+        """It watches something, once more perhaps, or does no longer."""
         self._tell_interest(self, changes)
 
     async def parts(self, verb: str, *arguments: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Collection
 from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors, item
@@ -200,13 +201,16 @@ class ListeningSockets:
             if self._bound.get(name) is not bound and (bound.sockets or not bound.binds)
         }
 
-    def accept_plan(self) -> Retired:
-        """The plan is in force. Returns what is not listened on any more when the workers have taken over."""
+    def accept_plan(self, removed: Collection[str] | None = None) -> tuple[Retired, Retired]:
+        """The plan is in force. Returns what nobody is to listen on any more: now, of the listeners that are `removed`
+        (None: of all), and when others have taken over, of the rest."""
         old, self._bound = self._bound, self._planned
         self._planned = {}
         for name, bound in self._bound.items():
             bound.set_mode(self._planned_modes[name])
-        return Retired(_without(old, self._bound))
+        now = {name: bound for name, bound in old.items() if removed is None or name in removed}
+        later = {name: bound for name, bound in old.items() if name not in now}
+        return Retired(_without(now, self._bound)), Retired(_without(later, self._bound))
 
     def all_sockets(self, worker: int) -> dict[str, list[socket.socket]]:
         """Every socket of one worker (for its replacement)."""

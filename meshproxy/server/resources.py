@@ -129,6 +129,10 @@ class ResourceFactory:
         self._token_buckets = token_buckets or TokenBuckets()
         self.static_secrets = StaticSecrets()
 
+    def forget_given_files(self) -> None:
+        """What is built from now on reads the disk."""
+        self._given_files = {}
+
     def steps(
         self, kind: Kind[T], message: Any, path: str, context: BuildContext, *, broken: bool = False
     ) -> Generator[None, None, T | None]:

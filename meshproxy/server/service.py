@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from time import monotonic
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.server.endpoint_dump import dump_endpoints
 from meshproxy.server.explain.live import explain_live
 from meshproxy.server.garbage import GARBAGE
+from meshproxy.server.subscriptions import Delivery, Reasons
 from meshproxy.server.worker import Worker
 from meshproxy.tls.certs import days_until_first_expires, describe
 from meshproxy.upstream.cluster import Cluster
@@ -46,11 +47,11 @@ class WorkerService:
             "commit_listeners": self._commit_listeners,
             "serve": self._serve,
             "settled": worker.settled,
-            "update_clusters": worker.update_clusters,
-            "prepare_listeners": worker.prepare_listeners,
+            "update_clusters": self._update_clusters,
+            "prepare_listeners": self._prepare_listeners,
             "abandon_listeners": worker.abandon_listeners,
             "commit_updates": self._commit_updates,
-            "deliver": worker.subscriptions.deliver,
+            "deliver": self._deliver,
             "fetch_failed": worker.subscriptions.on_failure,
             "unready": worker.unready,
             "report_loads": worker.report_loads,
@@ -70,6 +71,8 @@ class WorkerService:
             "fail_health_checks": worker.fail_health_checks,
             "stop_accepting": worker.stop_accepting,
             "close_idle": worker.close_idle,
+            "draining": worker.draining,
+            "stale": worker.stale,
             "close_idle_draining": worker.close_idle_draining,
             "abort_draining": worker.abort_draining,
             "connections": worker.connections,
@@ -94,6 +97,26 @@ class WorkerService:
                     until = monotonic() + SLICE_S
         else:
             yield await result if inspect.isawaitable(result) else result
+
+    async def _update_clusters(
+        self, source: bytes, updates: list[Delivery], removed: list[str], columns: dict[str, int]
+    ) -> Reasons:
+        return await _built(updates, self.worker.update_clusters(source, updates, removed, columns))
+
+    async def _prepare_listeners(self, source: bytes, updates: list[Delivery], columns: dict[str, int]) -> Reasons:
+        return await _built(updates, self.worker.prepare_listeners(source, updates, columns))
+
+    async def _deliver(
+        self,
+        source: bytes,
+        type_url: str,
+        updates: list[Delivery],
+        removed: list[str],
+        refused: list[str],
+        only_new: bool,
+    ) -> Reasons:
+        delivering = self.worker.subscriptions.deliver(source, type_url, updates, removed, refused, only_new)
+        return await _built(updates, delivering)
 
     async def _commit_listeners(self) -> None:
         await self.worker.commit_listeners(self._take_sockets())
@@ -165,5 +188,16 @@ class WorkerService:
         return await explain_live(self.worker, pairs)
 
     def _started(self) -> None:
+        GARBAGE.rebase()
         self.worker.manager_stats.workers_started = 1
         logging.getLogger("meshproxy.main").debug("worker started")
+
+
+async def _built(updates: list[Delivery], building: Coroutine[Any, Any, Reasons]) -> Reasons:
+    """Keep the collector away while resources are built; it does not look at large ones later either."""
+    GARBAGE.pause()
+    try:
+        return await building
+    finally:
+        # In the supervisor's own process messages are handed on as they are, and it does the same around all of this.
+        GARBAGE.settle(sum(len(message) for _, _, message in updates if isinstance(message, bytes)))

@@ -177,7 +177,7 @@ class _Watch(Subscription):
             watcher.missing_member(name)
 
     def on_fetch_timeout(self) -> None:
-        if self.watcher.stats is not None:
+        if self._owner.counts and self.watcher.stats is not None:
             self.watcher.stats.init_fetch_timeout += 1
         self.miss(self.key[2])
         self.told = False  # it may come yet

@@ -34,7 +34,7 @@ from meshproxy.server.bootstrap import read_bootstrap, read_bootstrap_apart
 from meshproxy.server.control_plane import ControlPlane, join_reasons
 from meshproxy.server.handle import LocalWorker, RemoteWorker, WorkerFailed, WorkerGone, WorkerHandle
 from meshproxy.server.listener_config import listener_name
-from meshproxy.server.listening import ListeningSockets
+from meshproxy.server.listening import ListeningSockets, Retired
 from meshproxy.server.options import Options
 from meshproxy.server.stats import MANAGERS, NO_CERTIFICATES, ServerStats, drop_managers
 from meshproxy.server.subscriptions import Delivery
@@ -109,7 +109,6 @@ class Supervisor:
         self._reloading = asyncio.Lock()
         self._applying = asyncio.Lock()  # sockets and listeners change for one reason at a time
         self._reload_waits = False
-        self._sweep_until: float = 0.0  # replaced chains may drain so long
         self._sweeping = False
         self._ending = asyncio.Event()
         self._signals = 0
@@ -212,7 +211,10 @@ class Supervisor:
             await self.each("warmed", _WARM_S)
             await self._swap("commit_listeners")
             await self._note_files()
+            before = self.bootstrap
             self._take_facts(bootstrap, settings)
+        await self.control_plane.reload(bootstrap)
+        await self.control_plane.renew(_names_gone(before, bootstrap), await self.parts_of_one("stale"))
 
     async def _build(self, bootstrap: Any, errors: ConfigErrors) -> StatsSettings:
         """Have all workers build it, and bind what is to be bound; with errors, nothing of it stays."""
@@ -238,15 +240,17 @@ class Supervisor:
             self._files_in_use = dict(await self.parts_of_one("files"))
         self._files.watch((name, was) for read in await self.each("watched_files") for name, was in read)
 
-    async def _swap(self, verb: str, *arguments: Any) -> None:
-        """Have all workers go on with the sockets as they are planned."""
+    async def _swap(self, verb: str, *arguments: Any, removed: list[str] | None = None) -> Retired:
+        """Have all workers go on with the sockets as they are planned. Of listeners that are not `removed` (None: of
+        none) the old sockets are returned, to be closed when the new ones are in use."""
         for index, worker in enumerate(self.workers):
             await worker.give_sockets(self.sockets.new_sockets(index))
-        retired = self.sockets.accept_plan()
+        retired, later = self.sockets.accept_plan(removed)
         if retired.refuse_new():
             await asyncio.sleep(_ACCEPT_QUEUE_S)
         await self._commit(verb, *arguments)
         retired.close()
+        return later
 
     async def update_listeners(self, source: bytes, deliveries: list[Delivery], removed: list[str]) -> dict[str, str]:
         """Add, change and remove listeners of a control plane. Why some are refused, by name."""
@@ -264,9 +268,19 @@ class Supervisor:
             self.sockets.plan_updates(good, gone, unbound)
             if unbound or reasons:
                 await self.each("abandon_listeners", [*unbound, *reasons])
-            await self._swap("commit_updates", gone)
+            later = await self._swap("commit_updates", gone, removed=gone)
             await self._note_files()
-            return {**reasons, **unbound}
+        self._sweep_soon()
+        self.dispatcher.spawn(self._let_go(list(good), later), "listeners that were replaced")
+        return {**reasons, **unbound}
+
+    async def _let_go(self, names: list[str], retired: Retired) -> None:
+        """The old sockets of listeners that have others now: when those have taken over."""
+        await self.each("settled", names)
+        if retired.refuse_new():
+            await asyncio.sleep(_ACCEPT_QUEUE_S)
+        retired.close()
+        self.control_plane.resources.forget_before(LISTENER_TYPE, names)
 
     def assign_columns(
         self, bootstrap: Any, listeners: Iterable[str] = (), clusters: Iterable[str] = ()
@@ -345,29 +359,37 @@ class Supervisor:
             self.server_stats.config_reload_success += 1
             self.last_error = None
             _log.info("the new configuration is in force")
-            self._sweep_until = time.monotonic() + self.options.drain_time_s
-            if not self._sweeping:
-                self._sweeping = True
-                self.dispatcher.spawn(self._end_drained(), "drain of replaced chains")
+            self._sweep_soon()
             return True
+
+    def _sweep_soon(self) -> None:
+        """Something has been replaced, or is going to be when what takes its place is warm."""
+        if not self._sweeping:
+            self._sweeping = True
+            self.dispatcher.spawn(self._end_drained(), "drain of replaced chains")
 
     async def _end_drained(self) -> None:
         """Connections of replaced chains end with their next answer, when idle, or when their drain time is over."""
         drain_ms = self.options.drain_time_s * 1000.0
         idle_ms = min(_IDLE_MS * 5, drain_ms / 2)
-        while self._sweeping:
-            self._sweeping = time.monotonic() <= self._sweep_until + _POLL_S * 10
-            await asyncio.sleep(_POLL_S * 5)
-            await self.each("close_idle_draining", idle_ms)
-            await self.each("abort_draining", drain_ms)
+        try:
+            while True:
+                await asyncio.sleep(_POLL_S * 5)
+                await self.each("close_idle_draining", idle_ms)
+                await self.each("abort_draining", drain_ms)
+                if not any(await self.each("draining")):
+                    return
+        finally:
+            self._sweeping = False
 
     # -- workers
 
     async def each(self, verb: str, *arguments: Any) -> list[Any]:
         """Run a verb on every worker that lives."""
-        return await self._gather([worker.call(verb, *arguments) for worker in self.workers])
+        return await self.gather([worker.call(verb, *arguments) for worker in self.workers])
 
-    async def _gather(self, calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    async def gather(self, calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """What calls of workers come to, of those that live."""
         found = []
         for answer in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(answer, WorkerGone):
@@ -379,7 +401,7 @@ class Supervisor:
 
     async def parts(self, verb: str, *arguments: Any) -> list[list[Any]]:
         """As `each`, for a verb whose result has several parts."""
-        return await self._gather([worker.parts(verb, *arguments) for worker in self.workers])
+        return await self.gather([worker.parts(verb, *arguments) for worker in self.workers])
 
     async def parts_of_one(self, verb: str, *arguments: Any) -> list[Any]:
         """As `parts`, of one worker, for what all have alike; none when no worker lives."""
@@ -408,7 +430,8 @@ class Supervisor:
         await dead.close()
         if time.monotonic() - dead.born < _RESTART_S:
             await asyncio.sleep(_RESTART_S)
-        async with self._reloading:
+        # Nothing that it gets now is pushed to the others meanwhile.
+        async with self._reloading, self._applying, self.control_plane.changing(CLUSTER_TYPE):
             index = dead.index
             worker = self._new_worker(index)
             assert isinstance(worker, RemoteWorker)
@@ -592,6 +615,15 @@ class Supervisor:
         await asyncio.sleep(_ACCEPT_QUEUE_S if self.options.drain_time_s else 0.0)
         await self.each("stop_accepting", inbound_only)
         self.sockets.stop(inbound_only)
+
+
+def _names_gone(before: Any, bootstrap: Any) -> dict[str, set[str]]:
+    """Clusters and listeners that the file does not have any more: those of a control plane may have their names."""
+    old, new = before.static_resources, bootstrap.static_resources
+    return {
+        "clusters": {one.name for one in old.clusters} - {one.name for one in new.clusters},
+        "listeners": {listener_name(one) for one in old.listeners} - {listener_name(one) for one in new.listeners},
+    }
 
 
 def _warn_of_lasting(before: Any, bootstrap: Any) -> None:

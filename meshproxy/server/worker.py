@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Awaitable, Generator, Iterator
 from typing import Any, Final, TypeVar
@@ -38,6 +39,7 @@ from meshproxy.upstream.manager import ClusterManager
 
 T = TypeVar("T")
 
+_log: Final = logging.getLogger("meshproxy.config")
 _UNLIMITED: Final = 2**63
 ALL_CONNECTIONS: Final = "downstream_connections"  # the name of a count
 _INBOUND: Final = 1  # core.v3.TrafficDirection
@@ -161,6 +163,10 @@ class Worker:
         self._replaced, self._resources = self._resources, resources
         self.runtime.replace_layers(resources.layers)
         self._factory = self._prepared_factory
+        for name in resources.clusters:
+            self.dynamic.clusters.pop(name, None)  # the bootstrap's own come first
+        for name in resources.listeners:
+            self.dynamic.listeners.pop(name, None)
         await in_slices(self._set_clusters(resources))
         # After the clusters: one of them reaches the control plane.
         for target in self._layers.follow(resources.layers):
@@ -194,6 +200,8 @@ class Worker:
         """From now on listeners accept as soon as they are warm. Those that are do it now, on `sockets` where a worker
         that is replaced leaves some to this one."""
         self._serving = True
+        if self._factory is not None:
+            self._factory.forget_given_files()
         for name, given in sockets.items():
             warming = self.warming_listeners.get(name)
             if warming is not None:
@@ -270,8 +278,13 @@ class Worker:
         assert self._factory is not None
         errors = ConfigErrors()
         context = self._factory.context(errors, source)
-        made = yield from self._factory.steps(kind, message, "", context)
         name = kind.name_of(message)
+        made: T | None = None
+        try:
+            made = yield from self._factory.steps(kind, message, "", context)
+        except Exception as error:  # noqa: BLE001  a bug in one builder must not cost the others
+            _log.exception("%s %s cannot be built", kind.field, name)
+            errors.add("", f"internal error: {type(error).__name__}: {error}")
         if errors:
             context.close()
             reasons += [(name, error.path, error.reason) for error in errors.sorted()]
@@ -285,6 +298,9 @@ class Worker:
     async def _warm_listener(self, resource: Resource[ListenerConfig], sockets: list[socket.socket] | None) -> None:
         """Let it wait for what it needs; it takes effect at once where that is nothing."""
         assert resource.built is not None
+        before = self.warming_listeners.get(resource.name)
+        if sockets is None and before is not None:
+            sockets = before.sockets  # which it never came to listen on
         self._stop_warming(resource.name)
         warming = WarmingListener(resource, resource.built, sockets)
         self.warming_listeners[resource.name] = warming
@@ -392,6 +408,13 @@ class Worker:
         """The files that the running configuration was built of, as they were then."""
         return [(name, was) for name, (was, _) in self.files()]
 
+    def stale(self) -> Iterator[tuple[str, str]]:
+        """Fields and names of dynamic resources whose files have changed."""
+        for field, held in (("clusters", self.dynamic.clusters), ("listeners", self.dynamic.listeners)):
+            for one in held.values():
+                if not one.holds(one.message):
+                    yield field, one.name
+
     def _all_resources(self) -> list[Resource[Any]]:
         return [*self.resources.each(), *self.dynamic.each()]
 
@@ -435,6 +458,10 @@ class Worker:
         stats.total_listeners_warming = len(self.warming_listeners)
         stats.total_listeners_draining = len(self.draining_listeners)
         stats.total_filter_chains_draining = sum(len(one.draining_chains) for one in self.listeners.values())
+
+    def draining(self) -> int:
+        """How many chains drain, or will when what warms takes their place."""
+        return len(self._draining_chains()) + len(self.warming_listeners)
 
     def close_idle_draining(self, idle_ms: float) -> None:
         """Close what drains and has been idle for so long; called once in a while."""

@@ -355,6 +355,7 @@ class Cluster(EjectionListener):
         if len(self.hosts) <= _MANY_HOSTS and not _has_large_table(self.config.lb):
             self._balancer.on_health_changed(self.hosts, host)
         else:
+            self._rebuilding = True  # the first step is in the next turn, and more may change in this one
             self._background.start(self._rebuild())
 
     def _count_members(self) -> None:

@@ -298,8 +298,10 @@ class OutlierDetector(Timer):
     # -- once an interval
 
     def on_timer(self) -> None:
-        self.on_interval(monotonic())
-        self._timers.arm(self, float(self.config.interval_ms.value))
+        try:
+            self.on_interval(monotonic())
+        finally:
+            self._timers.arm(self, float(self.config.interval_ms.value))
 
     def on_interval(self, now: float) -> None:
         """Let hosts back whose time is over, and compare the success rates of the interval that ends at `now`."""

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from time import monotonic as clock
 from typing import Any, Final
@@ -35,6 +35,7 @@ _LENGTH: Final = struct.Struct(">I")
 _INTERVAL_S: Final = 1.0
 _IDLE_SHARE: Final = 10  # of the time that writing takes: so long it rests at least
 _PER_RECORD: Final = 32  # resources
+_RECORD_BYTES: Final = 256 * 1024  # about: a record ends with the resource that exceeds it
 
 # The key of a source, and a type.
 _Group = tuple[bytes, str]
@@ -126,25 +127,26 @@ class ResourceCache:
 
     def _records(self, parts: list[bytes]) -> Iterator[None]:
         for (source, type_url), held in list(self._groups.items()):
-            record = DeltaDiscoveryResponse(type_url=type_url, nonce=source.hex())
+            record, size = DeltaDiscoveryResponse(type_url=type_url, nonce=source.hex()), 0
             for name, each in list(held.items()):
                 if each.writable is None:
-                    each.writable = self._may_be_written(type_url, name, each.data)
-                    yield
+                    each.writable = yield from self._may_be_written(type_url, name, each.data)
                 if each.writable:
                     added = record.resources.add(name=name, version=each.version, aliases=each.aliases)
                     added.resource.type_url, added.resource.value = type_url, each.data
-                if len(record.resources) == _PER_RECORD:
+                    size += len(each.data)
+                if len(record.resources) == _PER_RECORD or size > _RECORD_BYTES:
                     parts += _framed(record.SerializeToString())
                     del record.resources[:]
+                    size = 0
                     yield
             if record.resources:
                 parts += _framed(record.SerializeToString())
             yield
 
-    def _may_be_written(self, type_url: str, name: str, data: bytes) -> bool:
+    def _may_be_written(self, type_url: str, name: str, data: bytes) -> Generator[None, None, bool]:
         kind = None if type_url == ENDPOINT_TYPE else find_message(type_name(type_url))
-        found = None if kind is None else secret_in(kind.FromString(data), data)
+        found = None if kind is None else (yield from secret_in(kind, data))
         if found is not None and name not in self._withheld:
             self._withheld.add(name)
             _log.warning("%s %r is not cached, it has a secret in it: %s", type_name(type_url), name, found)

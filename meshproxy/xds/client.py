@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from envoy.config.core.v3.config_source_pb2 import ConfigSource as ConfigSourceMessage
 
@@ -33,7 +34,6 @@ from meshproxy.xds.files import FileSource
 from meshproxy.xds.node import own_node
 from meshproxy.xds.resources import Rejection, ResourceSink, ResourceUpdate
 from meshproxy.xds.source import Source, SourceStatus
-from meshproxy.xds.stats import ControlPlaneStats
 from meshproxy.xds.stream import DiscoveryStream
 
 __all__ = ["Rejection", "ResourceSink", "ResourceUpdate", "XdsClient"]
@@ -66,8 +66,10 @@ class XdsClient:
         self._node = own_node(node)
         self._registry = registry
         self._sink = sink
-        self._sinks: dict[tuple[bytes, str], SinkOf] = {}
+        # As long as a source uses them, or what it brought last is being applied.
+        self._sinks: WeakValueDictionary[tuple[bytes, str], SinkOf] = WeakValueDictionary()
         self._sources: dict[_Key, Source] = {}
+        self._closed = False
         self._ads = None if ads_config is None else self._open_ads(ads_config)
 
     def _open_ads(self, config: Any) -> Source | None:
@@ -116,7 +118,8 @@ class XdsClient:
         return [source.status for source in [*sources, *self._sources.values()]]
 
     async def close(self) -> None:
-        """End all streams."""
+        """End all streams; none is opened any more."""
+        self._closed = True
         sources = [] if self._ads is None else [self._ads]
         sources += self._sources.values()
         self._ads, self._sources = None, {}
@@ -126,6 +129,8 @@ class XdsClient:
     # -- sources
 
     def _source(self, source_key: bytes, type_url: str, name: str) -> Source | None:
+        if self._closed:
+            return None
         if source_key == ADS:
             if self._ads is None:
                 self._sink.on_failure(source_key, type_url, "there is no ads_config")
@@ -154,9 +159,14 @@ class XdsClient:
 
     def _stream(self, source_key: bytes, api: ApiSource, type_url: str, name: str) -> DiscoveryStream:
         prefix = f"sds.{name}." if type_url == SECRET_TYPE else _STATS_PREFIXES.get(type_url, "")
-        stats = self._registry.acquire(f"{prefix}control_plane.", ControlPlaneStats)
         return DiscoveryStream(
-            self._services, api, self._node, stats, lambda each: self._sink_of(source_key, each), type_url
+            self._services,
+            api,
+            self._node,
+            self._registry,
+            prefix,
+            lambda each: self._sink_of(source_key, each),
+            type_url,
         )
 
     def _sink_of(self, source_key: bytes, type_url: str) -> SinkOf:

@@ -45,7 +45,8 @@ class SinkOf:
                 return await self._sink.apply(self._source, self._type_url, updates, removed, version)
             except Exception as error:  # noqa: BLE001  a bug in what applies them must not end the subscription
                 _log.exception("a response of %s could not be applied", self._type_url)
-                return [Rejection(each.name, f"internal error: {error!r}") for each in updates]
+                names = [*(each.name for each in updates), *removed]
+                return [Rejection(name, f"internal error: {error!r}") for name in names]
 
     def on_rejected(self, rejections: list[Rejection], version: str) -> None:
         self._sink.on_rejected(self._source, self._type_url, rejections, version)
@@ -128,6 +129,7 @@ class Feed:
                 self._on_answer()
         finally:
             self._task = None
+            self._arm()
 
     async def _apply(self, queued: _Queued) -> None:
         state = self.state
@@ -148,11 +150,11 @@ class Feed:
         now = monotonic()
         refused = {each.name for each in rejections}
         for name in change.removed:
-            self._lifetimes.forget(name)
+            if name not in refused:
+                self._lifetimes.forget(name)
         for name, ttl_ms in change.refreshed:
             if name not in refused:
                 self._lifetimes.set(name, ttl_ms, now)
-        self._arm()
 
     def _arm(self) -> None:
         until = self._lifetimes.next()
@@ -162,6 +164,8 @@ class Feed:
             self._dispatcher.timers.arm(self._timer, max((until - monotonic()) * 1000.0, 0.0))
 
     def _on_lifetime(self) -> None:
+        if self.applying:
+            return  # that may renew it; the timer is armed anew after it
         expired = self._lifetimes.take_expired(monotonic())
         gone = [name for name in expired if name in self.state.held]
         self._arm()

@@ -125,8 +125,8 @@ class TypeState:
         raise NotImplementedError
 
     def conclude(self, change: Change, rejections: list[Rejection], *, same_stream: bool) -> None:
-        """It was applied, but for what is refused now (besides what was before). With `same_stream` the server is to be
-        told."""
+        """It was applied, but for what is refused now (besides what was before): a refused name is not gone. With
+        `same_stream` the server is to be told."""
         refused = {each.name for each in rejections}
         for update in change.updates:
             if not self.wants(update.name, update.aliases):
@@ -136,7 +136,8 @@ class TypeState:
             else:
                 self.held[update.name] = update.version
         for name in change.removed:
-            self.held.pop(name, None)
+            if name not in refused:
+                self.held.pop(name, None)
         if same_stream:
             self.answer(change, change.rejections + rejections)
 

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from meshproxy.codec import grpc
 from meshproxy.config.context import Services
 from meshproxy.http.grpc.client import RpcCall, RpcError, RpcStatus
+from meshproxy.observe.stats import StatsRegistry
 from meshproxy.xds.api_source import ApiSource, stream_path
 from meshproxy.xds.delta import DeltaState
 from meshproxy.xds.feed import Feed, SinkOf
@@ -45,7 +46,8 @@ class DiscoveryStream(Source):
         services: Services,
         api: ApiSource,
         node: Any,
-        stats: ControlPlaneStats,
+        registry: StatsRegistry,
+        stats_prefix: str,
         sink_of: Callable[[str], SinkOf],
         type_url: str = "",
     ) -> None:
@@ -55,7 +57,10 @@ class DiscoveryStream(Source):
         self._dispatcher = services.dispatcher
         self._api = api
         self._node = node
-        self._stats = stats
+        self._registry = registry
+        self._stats_prefix = f"{stats_prefix}control_plane."
+        self._stats = registry.acquire(self._stats_prefix, ControlPlaneStats)
+        self._closed = False
         self._sink_of = sink_of
         self._feeds: dict[str, Feed] = {}
         self._limit = RequestLimit(api.max_tokens, api.tokens_per_s)
@@ -117,13 +122,15 @@ class DiscoveryStream(Source):
         self._stats.connected_state += 1
         writer = asyncio.create_task(self._write(call), name="xDS requests")
         try:
-            await self._read(call)
+            writer.add_done_callback(lambda _: self._room.set())
+            await self._read(call, writer)
         finally:
             self._stats.connected_state -= 1
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
-    async def _read(self, call: RpcCall) -> None:
+    async def _read(self, call: RpcCall, writer: asyncio.Task[None]) -> None:
+        """To the end of the call; what is left of it, when nothing can be answered any more, waits for no room."""
         kind = DeltaDiscoveryResponse if self._api.delta else DiscoveryResponse
         async for data in call:
             try:
@@ -131,7 +138,7 @@ class DiscoveryStream(Source):
             except DecodeError:
                 raise RpcError(RpcStatus(grpc.INTERNAL, f"what the server sent is no {kind.DESCRIPTOR.name}")) from None
             self._on_response(response, len(data))
-            while self._is_full():
+            while self._is_full() and not writer.done():
                 self._room.clear()
                 await self._room.wait()
 
@@ -208,3 +215,6 @@ class DiscoveryStream(Source):
         await self._redial.close()
         for feed in self._feeds.values():
             feed.close()
+        if not self._closed:
+            self._closed = True
+            self._registry.release(self._stats_prefix, ControlPlaneStats)

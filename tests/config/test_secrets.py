@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,6 +65,33 @@ def ads(name: str) -> Yaml:
     return {"name": name, "sds_config": {"ads": {}, "resource_api_version": "V3"}}
 
 
+class Spawned:
+    """A task, a turn at a time."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._done = False
+
+    def done(self) -> bool:
+        return self._done
+
+    def cancel(self) -> None:
+        self._coroutine.close()
+        self._done = True
+
+    def step(self) -> None:
+        try:
+            self._coroutine.send(None)
+        except BaseException as end:
+            self._done = True
+            if not isinstance(end, StopIteration):
+                raise
+
+    def run(self) -> None:
+        while not self._done:
+            self.step()
+
+
 class World:
     """One process: what it watches, its timers, and what it counts."""
 
@@ -73,6 +101,16 @@ class World:
         self.services = Services(cast(Any, self), None, None, self.subscriptions)
         self.stats = StatsRegistry()
         self.contexts: list[BuildContext] = []
+        self.spawned: list[Spawned] = []
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> Spawned:
+        """As a Dispatcher's; the test lets it run."""
+        self.spawned.append(Spawned(coroutine))
+        return self.spawned[-1]
+
+    def run_spawned(self) -> None:
+        for each in self.spawned:
+            each.run()
 
     def context(self) -> BuildContext:
         context = BuildContext(ConfigErrors(), Runtime(), self.stats)
@@ -542,6 +580,7 @@ def test_files_of_a_secret_are_looked_at(w: World, tmp_path: Path) -> None:
         (watch,) = w.subscriptions.of(SECRET_TYPE, "s")
         for _ in range(2):  # it must have been quiet between two looks
             cast(Any, watch.watcher).look_at_files()
+        w.run_spawned()
 
     put(world().server)
     factory = w.downstream(tls_certificate_sds_secret_configs=[ads("s")])
@@ -563,6 +602,92 @@ def test_files_of_a_secret_are_looked_at(w: World, tmp_path: Path) -> None:
     assert shown(factory) == "CN=server"
     assert w.counted("listener.l.server_ssl_socket_factory.ssl_context_update_by_sds") == 3
     assert w.counted("sds.s.update_success") == 1
+
+
+class Files:
+    """Secret `s` of two files, which two use."""
+
+    def __init__(self, w: World, directory: Path) -> None:
+        self.chain, self.key = directory / "chain", directory / "key"
+        self.held = {"certificate_chain": {"filename": str(self.chain)}, "private_key": {"filename": str(self.key)}}
+        self.put(world().server)
+        self.factories = [w.downstream(tls_certificate_sds_secret_configs=[ads("s")]) for _ in range(17)]
+        for context in w.contexts:
+            warm(context)
+        assert w.deliver(secret("s", tls_certificate=self.held)) == []
+        (watch,) = w.subscriptions.of(SECRET_TYPE, "s")
+        self.secret = cast(Any, watch.watcher)
+
+    def put(self, issued: Issued) -> None:
+        for path, data in ((self.chain, issued.pem), (self.key, issued.key_pem)):
+            fresh = path.with_suffix(".new")
+            fresh.write_bytes(data)
+            fresh.rename(path)
+
+    def look(self) -> None:
+        for _ in range(2):
+            self.secret.look_at_files()
+
+    def shown(self) -> list[str]:
+        """To the first that uses it, and to the last."""
+        return [shown(self.factories[index]) for index in (0, -1)]
+
+
+@pytest.fixture
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshproxy.net.slices.SLICE_S", 0.0)
+
+
+def test_files_are_read_again_in_steps(w: World, tmp_path: Path, short_slices: None) -> None:
+    files = Files(w, tmp_path)
+    files.put(NEW)
+    files.look()
+    (task,) = w.spawned
+    assert files.shown() == ["CN=server", "CN=server"]
+    while files.shown() == ["CN=server", "CN=server"]:
+        task.step()
+    assert files.shown() == ["CN=new", "CN=server"]
+    files.look()
+    assert w.spawned == [task]
+    task.run()
+    assert files.shown() == ["CN=new", "CN=new"]
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_what_comes_while_files_are_read_again_counts(w: World, tmp_path: Path, short_slices: None, good: bool) -> None:
+    files = Files(w, tmp_path)
+    files.put(NEW)
+    files.look()
+    while files.shown() == ["CN=server", "CN=server"]:
+        w.spawned[0].step()
+    if good:
+        assert w.deliver(certificate_secret("s", world().server)) == []
+        w.run_spawned()
+        assert files.shown() == ["CN=server", "CN=server"]
+        assert not files.secret._timer.armed
+    else:
+        assert w.deliver(certificate_secret("s", world().server, NEW)) != []
+        files.look()
+        w.run_spawned()
+        assert files.shown() == ["CN=new", "CN=new"]
+
+
+def test_files_are_looked_at_though_they_could_not_be_read(
+    w: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(w, tmp_path)
+    monkeypatch.setattr("meshproxy.config.secrets.read_secret", None)
+    files.put(NEW)
+    files.secret._timer.disarm()
+    files.look()
+    with pytest.raises(TypeError):
+        w.run_spawned()
+    assert files.secret._timer.armed
+    monkeypatch.undo()
+    files.put(world().client)
+    files.look()
+    w.run_spawned()
+    assert files.shown() == ["CN=client", "CN=client"]
 
 
 # -- what is told of them

@@ -211,7 +211,7 @@ def test_the_sidecar_is_ready_under_the_pilot_and_drains(pod: Pod, tmp_path: Pat
             command = pod.inside(sys.executable, "-m", "meshproxy", *arguments)
             started.append(subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)} | os.environ))
         assert ready(pod, sidecar()["startupProbe"]["httpGet"], {"health": 15021})
-        assert ready(pod, pilot["readinessProbe"]["httpGet"], {"http-pages": 15014})
+        assert serving(pod, pilot["readinessProbe"]["grpc"]["port"])
         status, _, metrics = ask(pod, "http://127.0.0.1:15090/stats/prometheus")
         assert status == 200
         assert re.search(r"envoy_cluster_manager_cds_update_success\S* [1-9]", metrics)
@@ -227,6 +227,16 @@ def test_the_sidecar_is_ready_under_the_pilot_and_drains(pod: Pod, tmp_path: Pat
         for process in reversed(started):
             process.kill()
             process.wait()
+
+
+def serving(pod: Pod, port: int) -> bool:
+    """As kubelet finds out, by gRPC's health service."""
+    check = (
+        "import grpc; channel = grpc.insecure_channel('127.0.0.1:%d'); "
+        "print(channel.unary_unary('/grpc.health.v1.Health/Check')(b'', timeout=10, wait_for_ready=True).hex())"
+    )
+    command = shlex.join([sys.executable, "-c", check % port])
+    return bool(wait_for(lambda: pod.do("sh", "-c", f"{command} || true") == "0801", "SERVING", 30.0))
 
 
 def ready(pod: Pod, probe: Any, ports: dict[str, int]) -> bool:

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.subscription import ROUTE_TYPE, VIRTUAL_HOST_TYPE
+from meshproxy.http import vhds
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.filter import CONTINUE, STOP, HttpFilter
 from meshproxy.http.stream import Stream
@@ -19,6 +20,7 @@ from tests.http.harness import Downstream, get
 
 VHDS: dict[str, Any] = {"vhds": {"config_source": ADS}}
 STATS = "http.in.vhds.routes."
+COUNTED = [{"name": "all", "headers": [{"name": ":path", "present_match": True}]}]
 
 
 class Waits(HttpFilter):
@@ -214,6 +216,47 @@ def test_an_answer_that_is_for_another_host(proxy: Proxy) -> None:
     assert proxy.ask(proxy.built, host="two.test")[0] == 200
 
 
+def test_only_so_many_names_that_were_asked_for_in_vain_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are given up, with what came by their names; whoever wants them later asks again."""
+    monkeypatch.setattr(vhds, "_MOST_UNSERVED", 2)
+    proxy = Proxy()
+    before = {prefix for prefix, _ in proxy.harness.registry.scopes()}
+    waiting = proxy.begin("waiting.test")
+    proxy.begin("there.test")
+    proxy.answer("there.test", "there.test")
+    for name in ("refused", "other", "late", "bad", "last"):
+        proxy.begin(f"{name}.test")
+        if name == "bad":
+            proxy.subscriptions.refuse(VIRTUAL_HOST_TYPE, "routes/bad.test")
+        else:
+            domain = "fixed" if name == "refused" else f"not-{name}.test"
+            proxy.answer(f"{name}.test", domain, virtual_clusters=COUNTED)
+        if name == "late":
+            proxy.answer("late.test", "late.test", virtual_clusters=COUNTED)
+    proxy.begin("fresh.test")
+    proxy.subscriptions.refuse(VIRTUAL_HOST_TYPE, "routes/fresh.test")
+    kept = ["fresh.test", "last.test", "late.test", "there.test", "waiting.test"]
+    assert proxy.asked_for() == [f"routes/{name}" for name in kept]
+    assert {prefix for prefix, _ in proxy.harness.registry.scopes()} - before == {
+        f"vhost.{name}.test.vcluster.{cluster}." for name in ("late", "last") for cluster in ("all", "other")
+    }
+    assert waiting.received() == b""
+    assert [proxy.ask(proxy.built, host=host)[0] for host in ("late.test", "there.test", "not-last.test")] == [200] * 3
+    assert proxy.begin("not-other.test").received() == b""
+    assert proxy.begin("refused.test").received() == b""
+
+
+def test_a_host_that_came_unasked_stays_when_its_name_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vhds, "_MOST_UNSERVED", 0)
+    proxy = Proxy()
+    proxy.push("one.test", "two.test")
+    downstream = proxy.begin("one.test")
+    proxy.answer("one.test", "three.test")
+    assert status(downstream.received()) == 404
+    assert proxy.asked_for() == []
+    assert proxy.ask(proxy.built, host="three.test")[0] == 200
+
+
 def test_a_client_that_leaves_while_it_waits(proxy: Proxy) -> None:
     downstream = proxy.begin("one.test")
     downstream.leave()
@@ -327,9 +370,8 @@ def test_the_end_of_the_listener_ends_all_watches(proxy: Proxy) -> None:
 
 def test_virtual_hosts_give_back_what_they_acquired(proxy: Proxy) -> None:
     before = {prefix for prefix, _ in proxy.harness.registry.scopes()}
-    cluster = {"virtual_clusters": [{"name": "all", "headers": [{"name": ":path", "present_match": True}]}]}
     proxy.begin("one.test")
-    proxy.answer("one.test", "one.test", **cluster)
+    proxy.answer("one.test", "one.test", virtual_clusters=COUNTED)
     added = {prefix for prefix, _ in proxy.harness.registry.scopes()} - before
     assert added == {"vhost.one.test.vcluster.all.", "vhost.one.test.vcluster.other."}
     proxy.set_routes()

@@ -3,8 +3,11 @@ request is lost meanwhile."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,9 +20,10 @@ from tests.integration.config import direct, forward
 from tests.integration.dynamic import ads_bootstrap, assignment, eds_cluster, rds_listener, route_configuration
 from tests.integration.load import EchoUpstream, Load, echoed
 from tests.integration.proxy import Proxy
-from tests.integration.test_control_plane import until
+from tests.integration.test_control_plane import get, until
 from tests.support.control_plane import ControlPlane, ControlPlaneStream, resource
 
+LONG = pytest.mark.long
 WAYS = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
 
 
@@ -161,3 +165,59 @@ async def test_who_watches_what_nobody_can_read_counts_it(plane: ControlPlane, v
         await proxy.until_stat("http.main.rds.routes.update_rejected", lambda value: value == 1)
         assert plane.nacks(ROUTE_TYPE)[0].startswith("routes: resources[0]: the bytes are not a ")
         await until(proxy, "/x", (200, "v1 /x"))
+
+
+STEPS = {
+    CLUSTER_TYPE: {"a": eds_cluster("a")},
+    ENDPOINT_TYPE: {"a": assignment("a", [1])},
+    LISTENER_TYPE: {"main": rds_listener("main")},
+    ROUTE_TYPE: {"routes": route_configuration("routes", forward("/", "a"))},
+}
+ORDERS = list(itertools.permutations(STEPS))
+SOME = (ORDERS[0], ORDERS[-1], ORDERS[10], ORDERS[16])  # with endpoints, listeners and routes first, too
+
+
+@WAYS
+@pytest.mark.parametrize("orders", [pytest.param(SOME, id="some"), pytest.param(ORDERS, marks=LONG, id="all")])
+async def test_in_any_order_the_end_is_the_same(
+    plane: ControlPlane, v1: EchoUpstream, delta: bool, orders: Sequence[Sequence[str]]
+) -> None:
+    """From nothing to everything, and back to nothing in the same order."""
+    everything = STEPS | {ENDPOINT_TYPE: {"a": assignment("a", [v1.port])}}
+    ends = []
+    async with Proxy(ads_bootstrap(plane.port, delta=delta)) as proxy:
+        for number, order in enumerate(orders):
+            for type_url in order:
+                await play(plane, type_url, everything[type_url], f"{number}-all")
+            await proxy.until_stat("listener_manager.total_listeners_active", lambda value: value == 1)
+            proxy.ports = await asyncio.to_thread(proxy.process.listener_ports)
+            await until(proxy, "/x", (200, "v1 /x"))
+            assert [await get(proxy.ports["main"], f"/{each}") for each in range(4)] == [
+                (200, f"v1 /{each}") for each in range(4)
+            ]
+            ends.append(await end_state(proxy))
+            for type_url in order:
+                await play(plane, type_url, {}, f"{number}-none")
+            await proxy.until_stat("listener_manager.total_listeners_active", lambda value: value == 0)
+            await proxy.until_stat("cluster_manager.active_clusters", lambda value: value == 1)
+    assert ends == [ends[0]] * len(orders)
+    assert [plane.nacks(type_url) for type_url in STEPS] == [[]] * 4
+    assert len(plane.streams) == 1
+
+
+async def play(plane: ControlPlane, type_url: str, resources: dict[str, Any], version: str) -> None:
+    """These are the resources from now on; wait until the proxy has answered about those that it has asked for."""
+    plane.set(type_url, resources, version)
+    if type_url in plane.sent:
+        nonce = plane.sent[type_url]
+        await plane.until(lambda: any(each.response_nonce == nonce for each in plane.of_type(type_url)))
+
+
+async def end_state(proxy: Proxy) -> dict[str, Any]:
+    """What is in force: all of /config_dump but for versions and times."""
+    _, body = await proxy.admin("/config_dump?include_eds")
+    tree = json.loads(body, object_hook=lambda each: {key: each[key] for key in each if key not in CHANGING})
+    return {each["@type"]: each for each in tree["configs"] if not each["@type"].endswith("BootstrapConfigDump")}
+
+
+CHANGING = ("version_info", "last_updated")

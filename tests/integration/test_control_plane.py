@@ -289,3 +289,62 @@ async def test_what_cannot_be_done_is_listed_and_what_guards_fails_closed(
         assert "guarded: " in plane.nacks(LISTENER_TYPE)[0]
         assert await asyncio.to_thread(proxy.process.listener_ports) == proxy.ports
         assert await get(proxy.ports["main"], "/x") == (200, "v1 /x")
+
+
+async def test_a_listener_that_changes_while_it_warms(plane: ControlPlane) -> None:
+    """Its second version has the sockets that the first one never came to listen on."""
+    plane.set(CLUSTER_TYPE, {})
+    first = message(Listener, listener("main", [direct("/", "main")]))
+    plane.set(LISTENER_TYPE, {"main": first})
+    async with Proxy(ads_bootstrap(plane.port)) as proxy:
+        for version in ("2", "3"):
+            second = rds_listener("second", "later", manager={"stat_prefix": version})
+            plane.set(LISTENER_TYPE, {"main": first, "second": second}, version)
+            await plane.acked(LISTENER_TYPE, version)
+        plane.set(ROUTE_TYPE, {"later": route_configuration("later", direct("/", "second"))}, "1")
+        await proxy.until_stat("listener_manager.total_listeners_active", lambda value: value == 2)
+        ports = await asyncio.to_thread(proxy.process.listener_ports)
+        assert await get(ports["second"]) == (200, "second")
+
+
+@_WORKERS
+async def test_what_nobody_watches_any_more_is_let_go(plane: ControlPlane, workers: str) -> None:
+    plane.set(CLUSTER_TYPE, {})
+    first = message(Listener, listener("main", [direct("/", "main")]))
+    plane.set(ROUTE_TYPE, {"other": route_configuration("other", direct("/", "other"))})
+    plane.set(LISTENER_TYPE, {"main": first, "second": rds_listener("second", "other")})
+    async with Proxy(ads_bootstrap(plane.port), "--concurrency", workers) as proxy:
+        second = rds_listener("second", "other", manager={"stat_prefix": "again"})
+        plane.set(LISTENER_TYPE, {"main": first, "second": second}, "2")
+        await plane.acked(LISTENER_TYPE, "2")
+        plane.set(LISTENER_TYPE, {"main": first}, "3")
+        await plane.until(lambda: not plane.of_type(ROUTE_TYPE)[-1].resource_names)
+        assert "dynamic_route_configs" not in await configs(proxy, "RoutesConfigDump")
+
+
+async def test_who_watches_what_is_refused_hears_of_it(plane: ControlPlane) -> None:
+    """A second listener names routes that were refused already: it goes on without, as the first did."""
+    plane.set(CLUSTER_TYPE, {})
+    waiting = {"rds": {"route_config_name": "bad", "config_source": {**ADS, "initial_fetch_timeout": "0s"}}}
+    bad = route_configuration("bad", {"match": {"prefix": "/"}, "direct_response": {"status": 99}})
+    plane.set(ROUTE_TYPE, {"bad": bad})
+    plane.set(LISTENER_TYPE, {"main": rds_listener("main", manager=waiting)})
+    async with Proxy(ads_bootstrap(plane.port)) as proxy:
+        both = {name: rds_listener(name, manager=waiting) for name in ("main", "second")}
+        plane.set(LISTENER_TYPE, both, "2")
+        await proxy.until_stat("listener_manager.total_listeners_active", lambda value: value == 2)
+        ports = await asyncio.to_thread(proxy.process.listener_ports)
+        assert (await get(ports["second"]))[0] == 404
+
+
+async def test_connections_of_replaced_listeners_end(plane: ControlPlane) -> None:
+    plane.set(CLUSTER_TYPE, {})
+    plane.set(LISTENER_TYPE, {"main": message(Listener, listener("main", [direct("/", "one")]))})
+    async with Proxy(ads_bootstrap(plane.port), "--drain-time-s", "1") as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.ports["main"])
+        changed = listener("main", [direct("/", "two")], manager={"stat_prefix": "other"})
+        plane.set(LISTENER_TYPE, {"main": message(Listener, changed)}, "2")
+        await plane.acked(LISTENER_TYPE, "2")
+        async with asyncio.timeout(15.0):
+            assert await reader.read() == b""  # it was idle
+        writer.close()

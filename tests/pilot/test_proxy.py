@@ -8,7 +8,7 @@ import pytest
 from envoy.config.core.v3.base_pb2 import Node
 from google.protobuf.json_format import ParseDict
 
-from meshproxy.pilot.proxy import APPLICATIONS, EXPLICIT, GATEWAY, GRPC, PORTS, SIDECAR, entries, proxy_of
+from meshproxy.pilot.proxy import APPLICATIONS, EXPLICIT, GATEWAY, GRPC, PORTS, SDS, SIDECAR, entries, proxy_of
 from meshproxy.pilot.snapshot import Proxy
 
 SIDECAR_ID = "sidecar~10.1.0.10~page-1.shop~shop.svc.mesh.local"
@@ -100,3 +100,18 @@ def test_a_listener_may_have_any_port_that_is_free_but_no_application_has() -> N
 def test_metadata_of_another_shape_are_left_out(value: Any) -> None:
     found = proxy(metadata={"LABELS": value, PORTS: value, "NAMESPACE": {}, "INSTANCE_IPS": 7})
     assert (found.labels, entries(found, PORTS), found.namespace, found.ips) == ((), {}, "default", ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "cluster"),
+    [
+        ({"id": SIDECAR_ID}, None),
+        ({"id": SIDECAR_ID, "metadata": {"ISTIO_VERSION": "1.29.0"}}, "sds-grpc"),
+        ({"id": "another", "metadata": {"ISTIO_VERSION": "1.29.0"}}, None),
+        ({"id": "another", "metadata": {SDS: "agent"}}, "agent"),
+        ({"id": SIDECAR_ID, "metadata": {"ISTIO_VERSION": "1.29.0", SDS: "agent"}}, "agent"),
+        ({"id": SIDECAR_ID, "metadata": {"ISTIO_VERSION": "1.29.0", SDS: ""}}, None),
+    ],
+)
+def test_where_it_has_its_secrets_from(fields: dict[str, Any], cluster: str | None) -> None:
+    assert dict(proxy(**fields).metadata).get(SDS) == cluster

@@ -203,6 +203,19 @@ ROWS = [
     # Ratings are limited to one request.
     row("first-request", "/", RATINGS, "code=200", host="ratings"),
     row("one-too-many", "/", "code=429", "  retry-after: 60", host="ratings"),
+    # Faults.
+    row("fault-abort", header(("x-fault", "abort"), ("x-who", "me")), "509", "flags=FI", "attempts=0"),
+    row("fault-abort-of-others", header(("x-fault", "abort")), DETAILS, "code=200"),
+    row("fault-abort-of-another-service", header(("x-fault", "abort"), ("x-who", "me")), "code=200", host="reviews"),
+    row("fault-delay", header(("x-fault", "delay")), DETAILS, "code=200", "flags=DI"),
+    row("fault-of-no-request", header(("x-fault", "never")), DETAILS, "code=200"),
+    row("fault-beyond-those-at-one-time", header(("x-fault", "at-most-none")), DETAILS, "code=200"),
+    row(
+        "fault-inbound",
+        header(("x-fault", "inbound"), ("content-type", "application/grpc")),
+        *("  grpc-status: 14", "flags=FI"),
+        listener="10.1.0.10_9080",
+    ),
     # What comes in to the application itself.
     row("inbound", "/in", "cluster=inbound|9080||; ", "route=default", host="any", listener="10.1.0.10_9080"),
     row("inbound-passes-errors-on", "/in", "code=503", "attempts=1", listener="10.1.0.10_9080", upstream=[reply(503)]),

@@ -38,7 +38,7 @@ def _plan(sockets: ListeningSockets, *listeners: dict[str, Any]) -> list[str]:
 
 def _take(sockets: ListeningSockets, *listeners: dict[str, Any]) -> None:
     assert _plan(sockets, *listeners) == []
-    sockets.accept_plan().close()
+    sockets.accept_plan()[0].close()
 
 
 def _place(sockets: ListeningSockets, name: str) -> str:
@@ -50,7 +50,7 @@ def test_one_socket_for_each_worker_on_one_port(sockets: ListeningSockets) -> No
     first, second = (sockets.new_sockets(worker)["main"] for worker in (0, 1))
     assert first[0] is not second[0]
     assert first[0].getsockname() == second[0].getsockname()
-    sockets.accept_plan().close()
+    sockets.accept_plan()[0].close()
     assert sockets.all_sockets(1) == {"main": second}
 
 
@@ -81,7 +81,7 @@ def test_an_unchanged_address_keeps_its_sockets(sockets: ListeningSockets) -> No
     place = _place(sockets, "main")
     assert _plan(sockets, _listener("main", filters=[]), _listener("other")) == []
     assert set(sockets.new_sockets(0)) == {"other"}
-    sockets.accept_plan().close()
+    sockets.accept_plan()[0].close()
     assert _place(sockets, "main") == place
 
 
@@ -91,7 +91,7 @@ def test_another_name_takes_the_sockets_over(sockets: ListeningSockets) -> None:
     before = sockets.all_sockets(0)["main"]
     assert _plan(sockets, _listener("renamed", at=fixed)) == []
     assert sockets.new_sockets(0) == {"renamed": before}
-    sockets.accept_plan().close()
+    sockets.accept_plan()[0].close()
     assert before[0].fileno() >= 0
     assert set(sockets.all_sockets(0)) == {"renamed"}
 
@@ -141,7 +141,7 @@ def test_stopped_is_for_good(sockets: ListeningSockets) -> None:
     assert set(sockets.all_sockets(0)) == {"out"}
     assert _plan(sockets, inside, _listener("out")) == []
     assert sockets.new_sockets(0) == {}
-    sockets.accept_plan().close()
+    sockets.accept_plan()[0].close()
     assert set(sockets.all_sockets(0)) == {"out"}
     assert _place(sockets, "out") == place
 

@@ -10,6 +10,7 @@ from meshproxy.config.runtime import Runtime
 from meshproxy.net.address import Address
 from meshproxy.net.timers import TimerWheel
 from meshproxy.upstream import outlier as module
+from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.host import NO_LOCALITY, Host
 from meshproxy.upstream.outlier import (
     LOCAL_ORIGIN_CONNECT_FAILED,
@@ -18,7 +19,7 @@ from meshproxy.upstream.outlier import (
     OutlierDetector,
 )
 from meshproxy.upstream.stats import OutlierStats
-from tests.upstream.harness import build, cluster_dict, endpoint
+from tests.upstream.harness import build, cluster_dict, endpoint, until, world
 
 
 class Listener(EjectionListener):
@@ -286,6 +287,48 @@ def test_the_interval_timer() -> None:
     assert bench.detector.armed
     bench.detector.stop()
     assert not bench.detector.armed
+
+
+class Broken(EjectionListener):
+    def on_ejection_changed(self, host: Host) -> None:
+        raise ValueError("oh")
+
+
+def test_the_interval_timer_goes_on_when_a_listener_fails() -> None:
+    bench = Bench(hosts=1, max_ejection_percent=100, consecutive_5xx=1)
+    bench.put(500)
+    detector = bench.detector
+    failing = OutlierDetector(detector.config, bench.stats, bench.wheel, Broken(), lambda _bits: 0)
+    bench.hosts[0].outlier.ejected_at -= 1000.0
+    failing.set_hosts(bench.hosts)
+    with pytest.raises(ValueError, match="oh"):
+        failing.on_timer()
+    assert failing.armed
+
+
+def chosen(cluster: Cluster) -> set[Host | None]:
+    return {cluster.choose_for_own(None) for _ in range(20)}
+
+
+@pytest.mark.parametrize("hosts", [3, 1001])
+async def test_hosts_that_are_ejected_and_let_back_in_one_turn(hosts: int) -> None:
+    """Where the table of a cluster is built beside the traffic."""
+    endpoints = [endpoint(f"10.0.{i // 250}.{i % 250}") for i in range(hosts)]
+    detection = {"consecutive_5xx": 1, "max_ejection_percent": 100, "max_ejection_time_jitter": "0s"}
+    policy = "MAGLEV" if hosts == 3 else "ROUND_ROBIN"
+    no_panic = {"healthy_panic_threshold": {"value": 0}}
+    async with world() as w:
+        fields = cluster_dict(*endpoints, lb_policy=policy, outlier_detection=detection, common_lb_config=no_panic)
+        cluster = w.add(fields)
+        *failing, last = cluster.hosts
+        for host in failing:
+            host.outlier.put_response(500)
+        await until(lambda: chosen(cluster) == {last})
+        assert cluster.stats.membership_healthy == 1
+        assert cluster.detector is not None
+        cluster.detector.on_interval(failing[-1].outlier.ejected_at + 1000.0)
+        assert cluster.stats.membership_healthy == hosts
+        await until(lambda: chosen(cluster) != {last})
 
 
 def test_thresholds_are_runtime_keys() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -60,29 +60,33 @@ class RecordingSink(ResourceSink):
         self.running: dict[str, int] = {}
 
     async def apply(
-        self, source: bytes, type_url: str, updates: list[ResourceUpdate], removed: list[str], version: str
+        self,
+        source: bytes,
+        type_url: str,
+        updates: list[ResourceUpdate],
+        removed: list[str],
+        version: str,
+        rejections: Sequence[Rejection] = (),
     ) -> list[Rejection]:
+        self.own += rejections
         self.log.append((type_url, [each.name for each in updates], list(removed), version))
         self.running[type_url] = self.running.get(type_url, 0) + 1
         assert self.running[type_url] == 1, "two calls for one type at once"
         if self.gate is not None and self.gated == type_url:
             await self.gate.wait()
         held, versions = self.held.setdefault(type_url, {}), self.versions.setdefault(type_url, {})
-        rejections = []
+        refused = []
         for each in updates:
             assert each.data == each.message.SerializeToString()
             if each.name in self.refuse:
-                rejections.append(Rejection(each.name, self.refuse[each.name]))
+                refused.append(Rejection(each.name, self.refuse[each.name]))
             else:
                 held[each.name], versions[each.name] = each.message, each.version
         for name in removed:
             held.pop(name, None)
             versions.pop(name, None)
         self.running[type_url] -= 1
-        return rejections
-
-    def on_rejected(self, source: bytes, type_url: str, rejections: list[Rejection], version: str) -> None:
-        self.own += rejections
+        return refused
 
     def on_failure(self, source: bytes, type_url: str, reason: str) -> None:
         self.failures.append((type_url, reason))

@@ -17,10 +17,11 @@ from meshproxy.config.config_source import ADS
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, SECRET_TYPE
 from meshproxy.xds.cache import ResourceCache
 from meshproxy.xds.resources import ResourceUpdate
-from meshproxy.xds.sensitive import secret_in
+from meshproxy.xds.sensitive import Search, secret_in
 from tests.upstream.harness import World, any_of, turns, until, world
 from tests.xds.harness import assignment, cluster, listener, parse
 
+MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 TLS = "envoy.extensions.transport_sockets.tls.v3"
 STRUCT = "type.googleapis.com/udpa.type.v1.TypedStruct"
 
@@ -178,13 +179,48 @@ async def test_a_resource_with_a_secret_in_it_is_withheld_and_told(
 def test_a_key_in_a_file_is_no_secret() -> None:
     sources = {"certificate_chain": {"inline_string": "cert"}, "private_key": {"filename": "/key"}}
     message = parse(Cluster, {"name": "x", "transport_socket": tls(**sources)})
-    assert secret_in(message, message.SerializeToString()) is None
+    assert found_in(message) is None
 
 
 def test_what_cannot_be_read_may_be_a_secret() -> None:
     message = parse(Cluster, {"name": "x", "transport_socket": INLINE})
     message.transport_socket.typed_config.type_url = "type.googleapis.com/no.Such"
-    assert secret_in(message, message.SerializeToString()) == "transport_socket.typed_config"
+    assert found_in(message) == "transport_socket.typed_config"
+
+
+def test_bytes_that_are_no_message_may_be_a_secret() -> None:
+    message = parse(Cluster, {"name": "x", "transport_socket": INLINE})
+    message.transport_socket.typed_config.value = b"\xff"
+    assert found_in(message) == "transport_socket.typed_config"
+
+
+def test_a_large_resource_is_searched_in_steps() -> None:
+    """Routes of a listener: thousands of messages within an Any, and a secret behind them all."""
+    header = {"header": {"key": "k", "value": "v" * 100}}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "c"}, "request_headers_to_add": [header] * 4}
+    hosts = [{"name": "h", "domains": ["*"], "routes": [route] * 1000}]
+    manager = any_of(MANAGER, stat_prefix="s", route_config={"virtual_hosts": hosts})
+    chain = {"filters": [{"name": "m", "typed_config": manager}], "transport_socket": INLINE}
+    data = parse(Listener, {"name": "x", "filter_chains": [chain]}).SerializeToString()
+    assert len(data) > 435_000
+    found, steps = run(secret_in(Listener, data))
+    assert found == "filter_chains[0].transport_socket.typed_config.common_tls_context.tls_certificates[0].private_key"
+    assert steps > 1000 * 11  # messages of each route
+
+
+def found_in(message: Any) -> str | None:
+    return run(secret_in(type(message), message.SerializeToString()))[0]
+
+
+def run(search: Search) -> tuple[str | None, int]:
+    """What it finds, and in how many steps."""
+    steps = 0
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            return end.value, steps
+        steps += 1
 
 
 async def test_secrets_are_not_cached(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
@@ -81,6 +82,32 @@ async def test_a_sink_that_raises_is_a_nack(delta: bool, monkeypatch: pytest.Mon
         monkeypatch.setattr(c.sink, "apply", apply)
         send(stream, CLUSTER_TYPE, cluster("a"), nonce="n2")
         assert not (await stream.expect(CLUSTER_TYPE)).HasField("error_detail")
+
+
+@FORMS
+async def test_what_could_not_be_removed_is_held_still(delta: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with client(api(delta=delta), script=True) as c:
+        stream = await clusters_stream(c)
+        send(stream, CLUSTER_TYPE, cluster("a"))
+        await stream.expect(CLUSTER_TYPE)
+        apply = c.sink.apply
+
+        async def fail(*_: Any) -> Any:
+            raise ValueError("oh")
+
+        def remove(nonce: str) -> None:
+            if delta:
+                stream.send_delta(CLUSTER_TYPE, [], ["a"], nonce=nonce)
+            else:
+                stream.send(CLUSTER_TYPE, [], "2", nonce)
+
+        monkeypatch.setattr(c.sink, "apply", fail)
+        remove("n2")
+        assert (await stream.expect(CLUSTER_TYPE)).error_detail.message == "a: internal error: ValueError('oh')"
+        monkeypatch.setattr(c.sink, "apply", apply)
+        remove("n3")
+        assert not (await stream.expect(CLUSTER_TYPE)).HasField("error_detail")
+        assert c.sink.log[-1][2] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -283,6 +310,24 @@ async def test_a_bug_does_not_end_the_subscription(monkeypatch: pytest.MonkeyPat
         assert c.sink.failures[0][1].startswith("internal error: TypeError")
 
 
+@FORMS
+async def test_a_stream_that_ends_while_many_answers_wait_is_opened_again(
+    delta: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshproxy.xds.stream._MOST_QUEUED", 2)
+    limits = {"max_tokens": 1, "fill_rate": 20}
+    async with client(api(delta=delta, rate_limit_settings=limits), script=True) as c:
+        c.xds.subscribe(ADS, ENDPOINT_TYPE, "e")
+        c.xds.start()
+        stream = await c.plane.stream()
+        await stream.expect(ENDPOINT_TYPE)
+        for number in range(20):
+            send(stream, ENDPOINT_TYPE, assignment("e"), version=str(number), nonce=f"n{number}")
+        stream.cut()
+        stream = await c.plane.stream()
+        await stream.expect(ENDPOINT_TYPE)
+
+
 async def test_a_control_plane_that_goes_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with ControlPlane.start() as plane:
@@ -360,6 +405,31 @@ async def test_a_resource_ends_with_its_time_to_live(delta: bool) -> None:
         assert not getattr(await (await c.plane.stream()).expect(CLUSTER_TYPE), "initial_resource_versions", {})
 
 
+@FORMS
+async def test_a_time_to_live_that_ends_while_it_is_renewed(delta: bool) -> None:
+    async with client(api(delta=delta), script=True) as c:
+        stream = await clusters_stream(c)
+        for nonce in ("n1", "n2"):
+            made = [resource("a", cluster("a"), version=nonce, ttl_s=10)]
+            if delta:
+                stream.send_delta(CLUSTER_TYPE, made, nonce=nonce)
+            else:
+                stream.send(CLUSTER_TYPE, made, nonce, nonce)
+            if nonce == "n1":
+                await stream.expect(CLUSTER_TYPE)
+                c.sink.gate, c.sink.gated = asyncio.Event(), CLUSTER_TYPE
+        await until(lambda: len(c.sink.log) == 2)
+        pass_time(c, 15)
+        await turns()
+        c.sink.gate.set()
+        await stream.expect(CLUSTER_TYPE)
+        await turns()
+        assert c.sink.names(CLUSTER_TYPE) == {"a"}
+        assert len(c.sink.log) == 2
+        pass_time(c, 15)
+        await c.sink.holds(CLUSTER_TYPE)
+
+
 def pass_time(c: Client, seconds: float) -> None:
     """In steps, as it does."""
     for _ in range(4):
@@ -423,6 +493,25 @@ async def test_each_secret_has_a_stream_of_its_own() -> None:
         await until(lambda: c.sink.failures)
         assert c.sink.failures == [(SECRET_TYPE, "UNIMPLEMENTED: cut")]
         assert not streams[1].over
+        assert stats_of_secrets(c) == {"sds.ROOTCA.control_plane.", "sds.default.control_plane."}
+        for name in ("default", "ROOTCA"):
+            c.xds.unsubscribe(key, SECRET_TYPE, name)
+        await until(lambda: not stats_of_secrets(c))
+        gc.collect()
+        assert len(c.xds._sinks) == 0
+
+
+def stats_of_secrets(c: Client) -> set[str]:
+    return {prefix for prefix, _ in c.world.registry.scopes() if prefix.startswith("sds.")}
+
+
+async def test_a_client_that_is_closed_opens_nothing() -> None:
+    async with client(script=True) as c:
+        await c.xds.close()
+        c.xds.subscribe(key_of(api()), SECRET_TYPE, "default")
+        c.xds.subscribe(ADS, CLUSTER_TYPE, "*")
+        assert c.xds.status() == []
+        assert c.sink.failures == []
 
 
 async def test_sources_that_cannot_be_asked() -> None:

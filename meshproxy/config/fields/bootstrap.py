@@ -40,6 +40,9 @@ TABLES: Final[Tables] = {
             "default_regex_engine": "the engine is RE2, as Envoy's default",
         },
     ),
+    "envoy.extensions.bootstrap.internal_listener.v3.InternalListener": MessageTable(
+        ignored={"buffer_size_kb": "internal listeners are for HBONE, which is off by default"}
+    ),
     "envoy.config.bootstrap.v3.Bootstrap.StaticResources": MessageTable(
         "listeners clusters secrets",
     ),

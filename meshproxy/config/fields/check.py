@@ -54,6 +54,7 @@ TABLES: Final[Tables] = {
 
 
 UNKNOWN_FIELD: Final = "unknown field"
+_EXTENSION: Final = "envoy.config.core.v3.TypedExtensionConfig"
 _OVERRIDE: Final = "envoy.config.route.v3.FilterConfig"
 _MOST_ANYS: Final = 20  # within each other
 _STRIDE: Final = 50  # messages in a step: about a millisecond
@@ -129,7 +130,7 @@ class _Walk:
             if entry.verdict is Verdict.REFUSED:
                 self._refuse(message, field, child(path, field.name), entry.note)
             elif entry.verdict is Verdict.LATER:
-                self.not_yet.append((child(path, field.name), entry.note))
+                yield from self._later(field, value, child(path, field.name), entry.note)
             elif entry.verdict is Verdict.HONOURED:
                 if entry.only:
                     wrong = _wrong_value(entry, field, value)
@@ -137,6 +138,17 @@ class _Walk:
                         self._refuse(message, field, child(path, field.name), wrong)
                 elif field.message_type is not None:
                     yield from self._descend(message, field, value, child(path, field.name))
+
+    def _later(self, field: FieldDescriptor, value: Any, path: str, note: str) -> Iterator[None]:
+        """Of extensions, those are told that have no table of their own."""
+        if not field.is_repeated or field.message_type is None or field.message_type.full_name != _EXTENSION:
+            self.not_yet.append((path, note))
+            return
+        for index, extension in enumerate(value):
+            if _held_name(extension.typed_config) in TABLES:
+                yield from self.enter(extension, f"{path}[{index}]")
+            else:
+                self.not_yet.append((f"{path}[{index}]", note))
 
     def _refuse(self, message: Message, field: FieldDescriptor, path: str, reason: str) -> None:
         if self._lenient and not guards(message.DESCRIPTOR.full_name, field.name):
@@ -248,14 +260,20 @@ class _Walk:
 
 def _is_known(config: AnyMessage) -> bool:
     """Whether Envoy has such an extension: what it would do must not be missing, be it that we cannot do it."""
+    name = _held_name(config)
+    return name is None or find_message(name) is not None
+
+
+def _held_name(config: AnyMessage) -> str | None:
+    """The message that an extension's configuration is, or stands for as a TypedStruct; None if that is unreadable."""
     name = type_name(config.type_url)
     kind = find_message(name)
     if name in TYPED_STRUCTS and kind is not None:
         try:
-            name = type_name(getattr(kind.FromString(config.value), "type_url"))  # noqa: B009
+            return type_name(getattr(kind.FromString(config.value), "type_url"))  # noqa: B009
         except DecodeError:
-            return True
-    return find_message(name) is not None
+            return None
+    return name
 
 
 def _wrong_value(entry: FieldEntry, field: FieldDescriptor, value: Any) -> str:

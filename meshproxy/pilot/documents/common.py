@@ -29,6 +29,13 @@ def plain_protocol(value: str) -> str:
     return "TCP" if upper in _TCP_PROTOCOLS else upper
 
 
+# Rules that need secrets are told of this: the pilot has none.
+AGENTS_SECRETS = (
+    "needs secrets of the proxy's own agent: where its node names none (metadata.meshproxy.io/sds-cluster) "
+    "connections fail"
+)
+
+
 @spec
 class StringMatch:
     """Istio's StringMatch: exactly one of them; none of them asks for presence where that is allowed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
-from meshproxy.pilot.documents.common import PortSelector, check_unique
+from meshproxy.pilot.documents.common import AGENTS_SECRETS, PortSelector, check_unique
 from meshproxy.pilot.documents.problems import At
 from meshproxy.pilot.documents.rules import (
     Duration,
@@ -223,6 +223,10 @@ class ClientTLSSettings:
     insecure_skip_verify: bool | None = None
     ca_crl: str = ""
 
+    @property
+    def needs_secrets(self) -> bool:
+        return self.mode == "ISTIO_MUTUAL" or (self.mode != "DISABLE" and bool(self.credential_name))
+
     def check(self, at: At) -> None:
         files = {
             "clientCertificate": self.client_certificate,
@@ -234,6 +238,10 @@ class ClientTLSSettings:
             for step, value in (*files.items(), ("credentialName", self.credential_name)):
                 if value:
                     (at / step).error("must not be set with ISTIO_MUTUAL, whose certificates are the mesh's own")
+        if self.mode == "ISTIO_MUTUAL":
+            (at / "mode").warn(AGENTS_SECRETS)
+        elif self.needs_secrets:
+            (at / "credentialName").warn(AGENTS_SECRETS)
         if self.credential_name and any(files.values()):
             (at / "credentialName").error("excludes certificates in files")
         if self.mode == "MUTUAL" and not self.credential_name:

@@ -60,7 +60,7 @@ meshproxy rules apply -f canary.yaml --etcd 127.0.0.1:2379  # to etcd, from whic
   A subset's policy takes the place of the rule's field by field; `portLevelSettings` takes the place of all of it.
 - **HTTPRoute, GRPCRoute** are attached to services; those of the client's namespace come before those of the
   service's. A backend may be of any namespace: there is no ReferenceGrant, since all documents are one operator's.
-- **LocalRateLimit, PythonFilter, Sidecar** of the root namespace hold for all namespaces.
+- **LocalRateLimit, Fault, PythonFilter, Sidecar** of the root namespace hold for all namespaces.
 
 ## Where they are
 

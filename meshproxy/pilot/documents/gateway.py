@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from meshproxy.pilot.documents.common import TLS_PROTOCOLS, plain_protocol, protocol
+from meshproxy.pilot.documents.common import AGENTS_SECRETS, TLS_PROTOCOLS, plain_protocol, protocol
 from meshproxy.pilot.documents.problems import At
 from meshproxy.pilot.documents.rules import Labels, Port, dns_label, is_ip, not_empty, wildcard_host_or_ip
 from meshproxy.pilot.documents.spec import Refused, spec
@@ -53,8 +53,14 @@ class ServerTLSSettings:
         "caCertCredentialName": "is not supported yet: the secret of credentialName has the CA too",
     }
 
+    @property
+    def needs_secrets(self) -> bool:
+        return self.mode == "ISTIO_MUTUAL" or (self.mode != "PASSTHROUGH" and bool(self.credential_name))
+
     def check(self, at: At) -> None:
         self._check_mutual(at)
+        if self.needs_secrets:
+            (at / ("mode" if self.mode == "ISTIO_MUTUAL" else "credentialName")).warn(AGENTS_SECRETS)
         if self.mode in ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL") and not self.credential_name:
             for step, value in (("serverCertificate", self.server_certificate), ("privateKey", self.private_key)):
                 if not value:

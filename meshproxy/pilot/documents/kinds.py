@@ -9,7 +9,7 @@ from meshproxy.pilot.documents.destination_rule import DestinationRule
 from meshproxy.pilot.documents.gateway import Gateway
 from meshproxy.pilot.documents.gateway_api import GRPCRoute, HTTPRoute
 from meshproxy.pilot.documents.kubernetes import KubernetesService
-from meshproxy.pilot.documents.meshproxy_api import LocalRateLimit, PythonFilter, StickySplit
+from meshproxy.pilot.documents.meshproxy_api import Fault, LocalRateLimit, PythonFilter, StickySplit
 from meshproxy.pilot.documents.service_entry import ServiceEntry, WorkloadEntry
 from meshproxy.pilot.documents.sidecar import Sidecar
 from meshproxy.pilot.documents.virtual_service import VirtualService
@@ -45,6 +45,7 @@ KINDS: Final = (
     Kind("HTTPRoute", GATEWAY_API, ("v1", "v1beta1"), "httproutes", HTTPRoute),
     Kind("GRPCRoute", GATEWAY_API, ("v1",), "grpcroutes", GRPCRoute),
     Kind("LocalRateLimit", MESHPROXY, ("v1",), "localratelimits", LocalRateLimit),
+    Kind("Fault", MESHPROXY, ("v1",), "faults", Fault),
     Kind("StickySplit", MESHPROXY, ("v1",), "stickysplits", StickySplit),
     Kind("PythonFilter", MESHPROXY, ("v1",), "pythonfilters", PythonFilter),
     Kind("Service", "", ("v1",), "services", KubernetesService),

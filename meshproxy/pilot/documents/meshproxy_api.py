@@ -1,23 +1,26 @@
-"""`meshproxy.io` LocalRateLimit, StickySplit and PythonFilter: traffic policy that Istio's rules have no words for."""
+"""`meshproxy.io` LocalRateLimit, Fault, StickySplit, PythonFilter: policy that Istio's rules have no words for."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
-from meshproxy.pilot.documents.common import WorkloadSelector
+from meshproxy.pilot.documents.common import StringMatch, WorkloadSelector
 from meshproxy.pilot.documents.destination_rule import HTTPCookie
 from meshproxy.pilot.documents.problems import At
 from meshproxy.pilot.documents.rules import (
     Duration,
     HeaderName,
     Port,
+    UInt32,
     between,
+    header_name,
     header_value,
     object_name,
     wildcard_host,
 )
-from meshproxy.pilot.documents.spec import Json, Map, spec
+from meshproxy.pilot.documents.spec import Json, Map, Refused, spec
+from meshproxy.pilot.documents.virtual_service import Abort, Delay
 
 _MAX_TOKENS = 2**32 - 1
 
@@ -49,6 +52,40 @@ class LocalRateLimit:
             (at / "hosts").error("is for direction OUTBOUND: inbound requests are all for the workload itself")
         if self.token_bucket.fill_interval < timedelta(milliseconds=50):
             (at / "tokenBucket" / "fillInterval").error("must be at least 50ms")
+
+
+@spec
+class FaultMatch:
+    """Requests with all these headers."""
+
+    headers: Map[StringMatch] = ()
+
+    def check(self, at: At) -> None:
+        for name, _ in self.headers:
+            reason = header_name(name)
+            if reason is not None:
+                (at / "headers" / name).error(reason)
+
+
+@spec
+class Fault:
+    """Each proxy that it selects holds requests up, or answers them with errors, for some or all of them."""
+
+    workload_selector: WorkloadSelector | None = None  # None: all of the namespace
+    direction: Literal["INBOUND", "OUTBOUND"] = "INBOUND"
+    hosts: tuple[Annotated[str, wildcard_host], ...] = ()  # outbound: the services it is for; none: all
+    port: Port | None = None  # the service port it is for; None: all
+    match: FaultMatch | None = None  # None: all requests
+    delay: Delay | None = None
+    abort: Abort | None = None
+    max_active_faults: UInt32 | None = None  # requests held up or answered at one time; beyond, they just go on
+    REFUSED: ClassVar[Refused] = {"rateLimit": "bandwidth is not limited by rules"}
+
+    def check(self, at: At) -> None:
+        if self.hosts and self.direction == "INBOUND":
+            (at / "hosts").error("is for direction OUTBOUND: inbound requests are all for the workload itself")
+        if self.delay is None and self.abort is None:
+            at.error("one of delay, abort is required")
 
 
 @spec

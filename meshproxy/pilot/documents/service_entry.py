@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final, Literal
 
-from meshproxy.pilot.documents.common import WorkloadSelector, check_unique, protocol
+from meshproxy.pilot.documents.common import AGENTS_SECRETS, WorkloadSelector, check_unique, protocol
 from meshproxy.pilot.documents.problems import At
 from meshproxy.pilot.documents.rules import (
     ExportTo,
@@ -21,6 +21,7 @@ from meshproxy.pilot.documents.rules import (
 from meshproxy.pilot.documents.spec import Map, spec
 
 UNIX: Final = "unix://"
+TLS_MODE: Final = "security.istio.io/tlsMode"  # a label
 
 
 def service_host(value: str) -> str | None:
@@ -67,6 +68,8 @@ class WorkloadEntry:
             (at / "address").error("is required")
         if self.address.startswith(UNIX) and self.ports:
             (at / "ports").error("a Unix socket has no ports")
+        if (TLS_MODE, "istio") in self.labels:
+            (at / "labels" / TLS_MODE).warn(f"mutual TLS to it {AGENTS_SECRETS}")
 
 
 @spec

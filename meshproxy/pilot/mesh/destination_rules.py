@@ -32,13 +32,21 @@ class HostRules:
         self.documents = documents
         self._merged: dict[tuple[bool, ...], tuple[MergedRule, ...]] = {}
 
-    def merged(self, client_namespace: str) -> tuple[MergedRule, ...]:
-        """Those that the namespace sees, one for each selector."""
-        seen = tuple(exported(each.spec.export_to, each.namespace, client_namespace) for each in self.documents)
+    def merged(self, client_namespace: str, *, private: bool = False) -> tuple[MergedRule, ...]:
+        """Those that the namespace sees, one for each selector. `private`: of those that none but their own sees."""
+        seen = tuple(
+            exported(each.spec.export_to, each.namespace, client_namespace) and (not private or _is_private(each))
+            for each in self.documents
+        )
         if seen not in self._merged:
             documents = [each for each, visible in zip(self.documents, seen, strict=True) if visible]
             self._merged[seen] = _merge(documents)
         return self._merged[seen]
+
+
+def _is_private(document: Document) -> bool:
+    exports = document.spec.export_to
+    return bool(exports) and set(exports) <= {".", document.namespace}
 
 
 def _merge(documents: list[Document]) -> tuple[MergedRule, ...]:
@@ -79,8 +87,14 @@ class DestinationRuleTable:
         self._wildcards: dict[str, tuple[str, ...]] = {}
 
     def rules(self, hostname: str, service_namespace: str, client_namespace: str) -> tuple[MergedRule, ...]:
-        """What stands in the client's namespace, else in the service's, else in the root namespace."""
+        """What stands in the client's namespace, else in the service's, else in the root namespace. As in Istio, what
+        the root namespace says to all comes last for its own clients too: only its private rules come first."""
         namespaces = (client_namespace, service_namespace, self._root)
+        if client_namespace == self._root:
+            private = self._in_namespace(self._root, hostname, client_namespace, private=True)
+            if private:
+                return private
+            namespaces = namespaces[1:]
         for namespace in dict.fromkeys(each for each in namespaces if each):
             found = self._in_namespace(namespace, hostname, client_namespace)
             if found:
@@ -109,13 +123,15 @@ class DestinationRuleTable:
                     found.add(document.spec.workload_selector.match_labels)
         return found
 
-    def _in_namespace(self, namespace: str, hostname: str, client: str) -> tuple[MergedRule, ...]:
+    def _in_namespace(
+        self, namespace: str, hostname: str, client: str, *, private: bool = False
+    ) -> tuple[MergedRule, ...]:
         by_host = self._by_namespace.get(namespace)
         if by_host is None:
             return ()
-        visible = _Visible(by_host, client)
+        visible = _Visible(by_host, client, private)
         best = most_specific(hostname, visible, self._wildcards_of(namespace, visible))
-        return by_host[best].merged(client) if best is not None else ()
+        return by_host[best].merged(client, private=private) if best is not None else ()
 
     def _wildcards_of(self, namespace: str, visible: _Visible) -> tuple[str, ...]:
         found = self._wildcards.get(namespace)
@@ -140,13 +156,14 @@ class DestinationRuleTable:
 class _Visible:
     """The hosts for which a client sees a rule."""
 
-    def __init__(self, by_host: Mapping[str, HostRules], client: str) -> None:
+    def __init__(self, by_host: Mapping[str, HostRules], client: str, private: bool) -> None:
         self._by_host = by_host
         self._client = client
+        self._private = private
 
     def __contains__(self, host: str) -> bool:
         rules = self._by_host.get(host)
-        return rules is not None and bool(rules.merged(self._client))
+        return rules is not None and bool(rules.merged(self._client, private=self._private))
 
 
 def _put(hosts: dict[str, HostRules], document: Document, keep: bool) -> None:

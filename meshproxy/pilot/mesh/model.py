@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
-from meshproxy.pilot.documents.common import covers
+from meshproxy.pilot.documents.common import covers, overlap
 from meshproxy.pilot.documents.document import Document, Identity
 from meshproxy.pilot.documents.meshproxy_api import HashOn
 from meshproxy.pilot.mesh.destination_rules import DestinationRuleTable, MergedRule
@@ -146,15 +146,23 @@ class Mesh:
         ]
         return tuple(sorted(found, key=lambda each: each.age))
 
-    def routes(self, service: Service, client_namespace: str) -> tuple[Document, ...]:
-        """The HTTPRoutes and GRPCRoutes for requests to a service, the oldest first: those of the client's namespace,
-        else those of the service's."""
-        attached = self._routes.get(service.hostname, ())
+    def attached(self, service: Service, client_namespace: str) -> tuple[Document, ...]:
+        """The HTTPRoutes and GRPCRoutes of a service that may be for a client, the oldest first."""
+        namespaces = (client_namespace, service.namespace)
+        return tuple(each for each in self._routes.get(service.hostname, ()) if each.namespace in namespaces)
+
+    def routes(self, service: Service, client_namespace: str, port: int) -> tuple[Document, ...]:
+        """Those for requests to a port of the service: of the client's namespace, else of the service's."""
+        attached = [
+            each
+            for each in self.attached(service, client_namespace)
+            if not (ports := parents(each, self.config.domain)[service.hostname]) or port in ports
+        ]
         own = tuple(each for each in attached if each.namespace == client_namespace)
-        return own or tuple(each for each in attached if each.namespace == service.namespace)
+        return own or tuple(attached)
 
     def policies(self, kind: str, namespace: str, labels: dict[str, str]) -> tuple[Document, ...]:
-        """The LocalRateLimits or PythonFilters of a workload: the root namespace's, then its own; the oldest first."""
+        """The LocalRateLimits, Faults or PythonFilters of a workload: the root namespace's, then its own, by age."""
         namespaces = dict.fromkeys((self.config.root_namespace, namespace))
         return tuple(
             document
@@ -288,14 +296,23 @@ def sees(sidecar: Document | None, service_namespace: str, host: str) -> bool:
     """Whether the workloads of a Sidecar see a host of a namespace; without a Sidecar they see all."""
     if sidecar is None or not sidecar.spec.egress:
         return True
+    return any(covers(pattern, host) for pattern in _patterns(sidecar, service_namespace))
+
+
+def obeys(sidecar: Document | None, rule: Document) -> bool:
+    """Whether the workloads of a Sidecar obey a VirtualService: if they may see one of its hosts in its namespace."""
+    if sidecar is None or not sidecar.spec.egress:
+        return True
+    return any(overlap(pattern, host) for pattern in _patterns(sidecar, rule.namespace) for host in rule.spec.hosts)
+
+
+def _patterns(sidecar: Document, of: str) -> Iterator[str]:
+    """What a Sidecar says about the hosts of a namespace."""
     for listener in sidecar.spec.egress:
         for entry in listener.hosts:
             namespace, _, pattern = entry.partition("/")
-            if namespace == ".":
-                namespace = sidecar.namespace
-            if namespace in ("*", service_namespace) and covers(pattern, host):
-                return True
-    return False
+            if namespace in ("*", of) or (namespace == "." and sidecar.namespace == of):
+                yield pattern
 
 
 def _differ(was: object, now: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -10,14 +10,13 @@ from meshproxy.pilot.documents.common import plain_protocol
 from meshproxy.pilot.documents.document import Document
 from meshproxy.pilot.documents.kubernetes import KubernetesService
 from meshproxy.pilot.documents.rules import is_ip
-from meshproxy.pilot.documents.service_entry import UNIX, ServiceEntry, WorkloadEntry
+from meshproxy.pilot.documents.service_entry import TLS_MODE, UNIX, ServiceEntry, WorkloadEntry
 from meshproxy.pilot.mesh.names import exported
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 # Its hostname, and its namespace.
 ServiceKey: TypeAlias = tuple[str, str]
 
-_TLS_MODE: Final = "security.istio.io/tlsMode"
 _LOCALITY: Final = "istio-locality"  # with dots for slashes, which a label cannot hold
 
 
@@ -94,6 +93,11 @@ class ServiceTable:
             found = {host: service for host, service in chosen.items() if service is not None}
             self._visible[client_namespace] = found
         return found
+
+    def in_sight(self, client_namespace: str, sees: Callable[[Service], bool]) -> dict[str, Service]:
+        """What a namespace sees of those that `sees` takes: a service that is not taken stands in nobody's way."""
+        chosen = {host: _choose(filter(sees, by.values()), client_namespace) for host, by in self.by_host.items()}
+        return {host: service for host, service in chosen.items() if service is not None}
 
     def replaced(self, changed: Mapping[ServiceKey, Service | None]) -> ServiceTable:
         """A table in which these stand anew, None for one that is gone."""
@@ -252,7 +256,7 @@ def _endpoint(entry: WorkloadEntry, port: ServicePort, name: str, namespace: str
         entry.weight or 1,
         entry.network,
         entry.service_account,
-        by_label.get(_TLS_MODE, "disabled"),
+        by_label.get(TLS_MODE, "disabled"),
         name,
         namespace,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from envoy.config.core.v3.base_pb2 import RuntimeFractionalPercent
 from envoy.config.route.v3.route_components_pb2 import RedirectAction, Route, RouteAction, WeightedCluster
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
-from envoy.extensions.filters.http.fault.v3.fault_pb2 import FaultAbort, HTTPFault
+from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.v3.percent_pb2 import FractionalPercent
 
@@ -22,16 +22,17 @@ from meshproxy.pilot.resources.retries import retry_policy
 if TYPE_CHECKING:
     from meshproxy.pilot.documents.common import Percent
     from meshproxy.pilot.documents.virtual_service import (
-        CorsPolicy as CorsRule,
-    )
-    from meshproxy.pilot.documents.virtual_service import (
+        Abort,
+        Delay,
         Destination,
         HTTPDirectResponse,
-        HTTPFaultInjection,
         HTTPRedirect,
         HTTPRewrite,
         HTTPRoute,
         HTTPRouteDestination,
+    )
+    from meshproxy.pilot.documents.virtual_service import (
+        CorsPolicy as CorsRule,
     )
 
 CORS: Final = "envoy.filters.http.cors"
@@ -76,7 +77,7 @@ def act(route: Route, rule: HTTPRoute, destinations: Destinations) -> None:
     if rule.cors_policy is not None:
         route.typed_per_filter_config[CORS].CopyFrom(pack(cors_policy(rule.cors_policy)))
     if rule.fault is not None:
-        route.typed_per_filter_config[FAULT].CopyFrom(pack(_fault(rule.fault)))
+        route.typed_per_filter_config[FAULT].CopyFrom(pack(injected_fault(rule.fault.delay, rule.fault.abort)))
 
 
 def _forward(rule: HTTPRoute, destinations: Destinations) -> RouteAction:
@@ -204,18 +205,17 @@ def cors_policy(rule: CorsRule) -> CorsPolicy:
     return policy
 
 
-def _fault(rule: HTTPFaultInjection) -> HTTPFault:
+def injected_fault(delay: Delay | None, abort: Abort | None) -> HTTPFault:
     fault = HTTPFault()
-    if rule.delay is not None and rule.delay.fixed_delay is not None:
-        fault.delay.fixed_delay.CopyFrom(duration_of(rule.delay.fixed_delay))
-        fault.delay.percentage.CopyFrom(fraction(_percentage(rule.delay.percentage)))
-    if rule.abort is not None:
-        abort = FaultAbort(percentage=fraction(_percentage(rule.abort.percentage)))
-        if rule.abort.http_status is not None:
-            abort.http_status = rule.abort.http_status
+    if delay is not None:
+        fault.delay.fixed_delay.CopyFrom(duration_of(delay.fixed_delay))
+        fault.delay.percentage.CopyFrom(fraction(_percentage(delay.percentage)))
+    if abort is not None:
+        fault.abort.percentage.CopyFrom(fraction(_percentage(abort.percentage)))
+        if abort.http_status is not None:
+            fault.abort.http_status = abort.http_status
         else:
-            abort.grpc_status = grpc_status_number(rule.abort.grpc_status or "") or 0
-        fault.abort.CopyFrom(abort)
+            fault.abort.grpc_status = grpc_status_number(abort.grpc_status or "") or 0
     return fault
 
 

@@ -15,7 +15,7 @@ from meshproxy.pilot.resources import connection_pool, names
 from meshproxy.pilot.resources.connection_pool import HTTP_OPTIONS, set_connection_pool, set_outlier_detection
 from meshproxy.pilot.resources.endpoints import assignment
 from meshproxy.pilot.resources.load_balancing import PASSTHROUGH, set_load_balancer
-from meshproxy.pilot.resources.locality import grouped
+from meshproxy.pilot.resources.locality import Origin, locality_setting, placed
 from meshproxy.pilot.resources.messages import ads, duration, pack
 from meshproxy.pilot.resources.upstream_tls import set_transport_socket
 
@@ -44,6 +44,8 @@ class Outbound:
     mesh_endpoints: bool  # some of its endpoints take the mesh's own TLS
     identities: tuple[str, ...] = ()  # who its endpoints may prove to be
     endpoints: tuple[Endpoint, ...] = ()
+    sds: str = ""  # the proxy's cluster for secrets, where it needs some
+    origin: Origin | None = None  # where the proxy is, where that matters for `endpoints`
 
 
 def kind_of(service: Service, policy: TrafficPolicy, *, intercepted: bool) -> Cluster.DiscoveryType:
@@ -72,6 +74,7 @@ def outbound_cluster(made_from: Outbound) -> Cluster:
         http2=http_version(port.protocol) == connection_pool.HTTP2,
         mesh_endpoints=made_from.mesh_endpoints,
         sans=service.subject_alt_names or made_from.identities,
+        sds=made_from.sds,
     )
     _set_metadata(cluster, made_from)
     return cluster
@@ -94,7 +97,8 @@ def _set_discovery(cluster: Cluster, made_from: Outbound) -> None:
         cluster.lb_policy = Cluster.CLUSTER_PROVIDED
     else:
         cluster.dns_lookup_family = Cluster.V4_PREFERRED
-        cluster.load_assignment.CopyFrom(assignment(cluster.name, grouped(made_from.endpoints)))
+        groups = placed(made_from.endpoints, locality_setting(made_from.policy), made_from.origin)
+        cluster.load_assignment.CopyFrom(assignment(cluster.name, groups))
 
 
 def _set_metadata(cluster: Cluster, made_from: Outbound) -> None:

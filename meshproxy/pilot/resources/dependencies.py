@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def rules_about(view: View, pieces: Pieces, hostname: str, document: Document | None) -> tuple[Any, ...]:
     """All documents and services that the routes of a host are made from; `document` is its VirtualService."""
     service = view.services.get(hostname)
-    attached = view.mesh.routes(service, view.scope.namespace) if service is not None else ()
+    attached = view.mesh.attached(service, view.scope.namespace) if service is not None else ()
     hosts = {hostname}
     for one in (document, *attached):
         if one is not None:
@@ -31,7 +31,7 @@ def rules_about(view: View, pieces: Pieces, hostname: str, document: Document | 
 
 def _destinations(document: Document, domain: str) -> set[str]:
     if isinstance(document.spec, VirtualService):
-        return _of_virtual_service(document.spec)
+        return destinations(document.spec)
     found: set[str] = set()
     for rule in document.spec.rules:
         mirrors = [one.request_mirror.backend_ref for one in rule.filters if one.request_mirror is not None]
@@ -39,7 +39,8 @@ def _destinations(document: Document, domain: str) -> set[str]:
     return found
 
 
-def _of_virtual_service(spec: VirtualService) -> set[str]:
+def destinations(spec: VirtualService) -> set[str]:
+    """The hosts that a VirtualService sends to."""
     found: set[str] = set()
     rules: Sequence[Any] = (*spec.http, *spec.tls, *spec.tcp)
     for rule in rules:

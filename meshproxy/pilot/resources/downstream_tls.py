@@ -28,15 +28,15 @@ _VERSIONS: Final = {
 }
 
 
-def downstream_socket(tls: ServerTLSSettings, alpn: Sequence[str]) -> TransportSocket:
-    """For every mode but PASSTHROUGH."""
+def downstream_socket(tls: ServerTLSSettings, alpn: Sequence[str], sds: str) -> TransportSocket:
+    """For every mode but PASSTHROUGH. `sds` is the proxy's cluster for secrets, not empty where it needs some."""
     context = DownstreamTlsContext(require_client_certificate=boolean(tls.mode in _MUTUAL))
     common = context.common_tls_context
     common.alpn_protocols.extend(alpn)
     _set_parameters(common, tls)
-    _set_certificate(common, tls)
+    _set_certificate(common, tls, sds)
     if tls.mode in _VERIFIES:
-        _set_validation(common, tls)
+        _set_validation(common, tls, sds)
     return transport_socket(TLS, context)
 
 
@@ -49,23 +49,23 @@ def _set_parameters(common: CommonTlsContext, tls: ServerTLSSettings) -> None:
     parameters.cipher_suites.extend(tls.cipher_suites)
 
 
-def _set_certificate(common: CommonTlsContext, tls: ServerTLSSettings) -> None:
+def _set_certificate(common: CommonTlsContext, tls: ServerTLSSettings, sds: str) -> None:
     if tls.mode == "ISTIO_MUTUAL":
-        common.tls_certificate_sds_secret_configs.append(secret(IDENTITY))
+        common.tls_certificate_sds_secret_configs.append(secret(IDENTITY, sds))
     elif tls.credential_name:
-        common.tls_certificate_sds_secret_configs.append(secret(credential(tls.credential_name)))
+        common.tls_certificate_sds_secret_configs.append(secret(credential(tls.credential_name), sds))
     else:
         certificate = common.tls_certificates.add()
         certificate.certificate_chain.filename = tls.server_certificate
         certificate.private_key.filename = tls.private_key
 
 
-def _set_validation(common: CommonTlsContext, tls: ServerTLSSettings) -> None:
+def _set_validation(common: CommonTlsContext, tls: ServerTLSSettings, sds: str) -> None:
     """Whose certificates count; OPTIONAL_MUTUAL lets those in who show none."""
     name = ROOTS if tls.mode == "ISTIO_MUTUAL" else _authorities(tls)
     if name:
         combined = common.combined_validation_context
-        combined.validation_context_sds_secret_config.CopyFrom(secret(name))
+        combined.validation_context_sds_secret_config.CopyFrom(secret(name, sds))
         _set_conditions(combined.default_validation_context, tls)
     else:
         common.validation_context.trusted_ca.filename = tls.ca_certificates

@@ -231,7 +231,7 @@ def _matcher(kind: str, value: str) -> StringMatcher:
 def _http_rank(match: api.HTTPRouteMatch) -> Rank:
     """Exact paths, longer prefixes, a method, more headers, more parameters; the rest keeps its order."""
     rest = (int(match.method is not None), len(match.headers), len(match.query_params))
-    if match.path is None or match.path.value == "/":
+    if match.path is None or (match.path.type == "PathPrefix" and match.path.value == "/"):
         return (0, 0, *rest)
     kind = {"Exact": _EXACT, "PathPrefix": _PREFIX}.get(match.path.type, _REGEX)
     return (kind, len(match.path.value), *rest)

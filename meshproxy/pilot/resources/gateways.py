@@ -17,7 +17,7 @@ from meshproxy.pilot.documents.common import HTTP_PROTOCOLS, TLS_PROTOCOLS, cove
 from meshproxy.pilot.resources import http_policies
 from meshproxy.pilot.resources.downstream_tls import downstream_socket
 from meshproxy.pilot.resources.http_manager import manager, manager_filter
-from meshproxy.pilot.resources.listeners import ANY_ADDRESS, TLS_INSPECTOR, chain_of, distinct
+from meshproxy.pilot.resources.listeners import ANY_ADDRESS, TLS_INSPECTOR, chain_of, distinct, tls_chain
 from meshproxy.pilot.resources.matches import is_catch_all
 from meshproxy.pilot.resources.messages import address, boolean
 from meshproxy.pilot.resources.routes import RuleDestinations, route_configuration, rule_routes
@@ -108,7 +108,7 @@ def _listener(view: View, place: tuple[str, int], servers: Sequence[Served]) -> 
 
 
 def _settle(message: Listener, *, with_plain: bool) -> None:
-    """One chain for each server name: the first that claims it has it."""
+    """The first chain that claims a server name has it."""
     if any(chain.filter_chain_match.transport_protocol == "tls" for chain in message.filter_chains):
         message.listener_filters.append(TLS_INSPECTOR)
         if with_plain:
@@ -119,19 +119,24 @@ def _settle(message: Listener, *, with_plain: bool) -> None:
 
 
 def _chains(view: View, served: Served, listener: str) -> list[FilterChain]:
+    """None for a server whose secrets nobody has for this proxy."""
+    tls = served.server.tls
+    if served.ends_tls and tls is not None and tls.needs_secrets and not view.scope.sds:
+        return []
     if served.is_http:
-        return [_secured(served, FilterChain(name=served.routes, filters=[_http(view, served, listener)]))]
+        chain = FilterChain(name=served.routes, filters=[_http(view, served, listener)])
+        return [_secured(served, chain, view.scope.sds)]
     if served.ends_tls or plain_protocol(served.server.port.protocol) == "TCP":
         return _tcp_chains(view, served)
     return _passed_on(view, served)
 
 
-def _secured(served: Served, chain: FilterChain) -> FilterChain:
+def _secured(served: Served, chain: FilterChain, sds: str) -> FilterChain:
     """For its hosts, behind the end of TLS."""
     tls = served.server.tls
     if tls is None:
         return chain
-    chain.transport_socket.CopyFrom(downstream_socket(tls, ("h2", "http/1.1") if served.is_http else ()))
+    chain.transport_socket.CopyFrom(downstream_socket(tls, ("h2", "http/1.1") if served.is_http else (), sds))
     chain.filter_chain_match.transport_protocol = "tls"
     if "*" not in served.hosts:
         chain.filter_chain_match.server_names.extend(served.hosts)
@@ -144,7 +149,7 @@ def _tcp_chains(view: View, served: Served) -> list[FilterChain]:
         targets = tcp_rule_targets(view, document, served.server.port.number, (served.key,))
         if targets:
             chains = [chain_of(target) for target in targets]
-            return [_secured(served, chain) for chain in chains] if served.ends_tls else chains
+            return [_secured(served, chain, view.scope.sds) for chain in chains] if served.ends_tls else chains
     return []
 
 
@@ -155,10 +160,7 @@ def _passed_on(view: View, served: Served) -> list[FilterChain]:
         for target in rule_targets(view, document, served.server.port.number, (served.key,)):
             names = [name for name in target.server_names if any(covers(host, name) for host in served.hosts)]
             if names:
-                chain = chain_of(target)
-                chain.filter_chain_match.transport_protocol = "tls"
-                chain.filter_chain_match.server_names.extend(names)
-                chains.append(chain)
+                chains.append(tls_chain(target, names))
     return chains
 
 
@@ -166,7 +168,7 @@ def _http(view: View, served: Served, listener: str) -> Filter:
     """The edge believes no header about where a request comes from."""
     port = served.server.port.number
     filters = http_policies.python_filters(view.python_filters, http_policies.INBOUND)
-    filters += http_policies.inbound_limits(view.limits, port)
+    filters += http_policies.inbound_policies(view.policies, port)
     message = manager(f"outbound_{listener}", served.routes, filters)
     message.use_remote_address.CopyFrom(boolean(True))
     message.forward_client_cert_details = HttpConnectionManager.SANITIZE_SET

@@ -1,4 +1,4 @@
-"""Filters that rules of ours ask for: local rate limits, and filters in Python."""
+"""Filters that rules of ours ask for: local rate limits, faults, and filters in Python."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault
 from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 import LocalRateLimit
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.type.v3.percent_pb2 import FractionalPercent
@@ -15,12 +16,14 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 from meshproxy.api.http_filter_pb2 import Python
 from meshproxy.pilot.documents.common import covers
 from meshproxy.pilot.mesh.names import full_host
+from meshproxy.pilot.resources.actions import injected_fault
+from meshproxy.pilot.resources.matches import header_matcher
 from meshproxy.pilot.resources.messages import duration_of, pack, uint32
 
 if TYPE_CHECKING:
     from meshproxy.pilot.documents.document import Document
+    from meshproxy.pilot.documents.meshproxy_api import Fault, PythonFilter
     from meshproxy.pilot.documents.meshproxy_api import LocalRateLimit as LimitRule
-    from meshproxy.pilot.documents.meshproxy_api import PythonFilter
 
 INBOUND: Final = "INBOUND"
 OUTBOUND: Final = "OUTBOUND"
@@ -28,36 +31,38 @@ OUTBOUND: Final = "OUTBOUND"
 _PREFIX: Final = "http_local_rate_limiter"
 _TOO_MANY: Final = 429
 _ALWAYS: Final = FractionalPercent(numerator=100)
+_IDLE: Final = {"LocalRateLimit": pack(LocalRateLimit(stat_prefix=_PREFIX)), "Fault": pack(HTTPFault())}
 
 
-def inbound_limits(limits: Iterable[Document], port: int) -> list[HttpFilter]:
-    """One filter for each limit: the requests of a port share its tokens."""
+def inbound_policies(policies: Iterable[Document], port: int) -> list[HttpFilter]:
+    """One filter for each limit and each fault: the requests of a port share a limit's tokens."""
     return [
-        HttpFilter(name=_name(limit), typed_config=pack(rate_limit(limit.spec)))
-        for limit in limits
-        if limit.spec.direction == INBOUND and limit.spec.port in (None, port)
+        HttpFilter(name=_name(policy), typed_config=pack(_message_of(policy)))
+        for policy in policies
+        if policy.spec.direction == INBOUND and policy.spec.port in (None, port)
     ]
 
 
-def outbound_limits(limits: Iterable[Document], port: int) -> list[HttpFilter]:
-    """Filters that do nothing but where a virtual host says how much (see `limit_host`)."""
-    idle = pack(LocalRateLimit(stat_prefix=_PREFIX))
+def outbound_policies(policies: Iterable[Document], port: int) -> list[HttpFilter]:
+    """Filters that do nothing but where a virtual host says what (see `set_host_policies`)."""
     return [
-        HttpFilter(name=_name(limit), typed_config=idle)
-        for limit in limits
-        if limit.spec.direction == OUTBOUND and limit.spec.port in (None, port)
+        HttpFilter(name=_name(policy), typed_config=_IDLE[policy.identity.kind])
+        for policy in policies
+        if policy.spec.direction == OUTBOUND and policy.spec.port in (None, port)
     ]
 
 
-def limit_host(message: VirtualHost, limits: Iterable[Document], hostname: str, port: int, domain: str) -> None:
+def set_host_policies(
+    message: VirtualHost, policies: Iterable[Document], hostname: str, port: int, domain: str
+) -> None:
     """Every service that an outbound limit is for has tokens of its own."""
-    for limit in limits:
-        rule = limit.spec
+    for policy in policies:
+        rule = policy.spec
         if rule.direction != OUTBOUND or rule.port not in (None, port):
             continue
-        hosts = [full_host(host, limit.namespace, domain) for host in rule.hosts]
+        hosts = [full_host(host, policy.namespace, domain) for host in rule.hosts]
         if not hosts or any(covers(host, hostname) for host in hosts):
-            message.typed_per_filter_config[_name(limit)].CopyFrom(pack(rate_limit(rule)))
+            message.typed_per_filter_config[_name(policy)].CopyFrom(pack(_message_of(policy)))
 
 
 def python_filters(filters: Iterable[Document], direction: str) -> list[HttpFilter]:
@@ -70,6 +75,19 @@ def python_filters(filters: Iterable[Document], direction: str) -> list[HttpFilt
 def _name(document: Document) -> str:
     identity = document.identity
     return f"meshproxy.io/{identity.kind}/{identity.namespace}/{identity.name}"
+
+
+def _message_of(policy: Document) -> LocalRateLimit | HTTPFault:
+    return fault(policy.spec) if policy.identity.kind == "Fault" else rate_limit(policy.spec)
+
+
+def fault(rule: Fault) -> HTTPFault:
+    message = injected_fault(rule.delay, rule.abort)
+    if rule.match is not None:
+        message.headers.extend(header_matcher(name.lower(), wanted) for name, wanted in rule.match.headers)
+    if rule.max_active_faults is not None:
+        message.max_active_faults.CopyFrom(uint32(rule.max_active_faults))
+    return message
 
 
 def rate_limit(rule: LimitRule) -> LocalRateLimit:

@@ -115,7 +115,7 @@ def _own_filter(view: View, port: InboundPort) -> Filter:
     if http_version(port.protocol) == connection_pool.HTTP1:
         host.routes[0].route.retry_policy.CopyFrom(inbound_retry_policy())
     filters = http_policies.python_filters(view.python_filters, http_policies.INBOUND)
-    filters += http_policies.inbound_limits(view.limits, port.number)
+    filters += http_policies.inbound_policies(view.policies, port.number)
     message = manager(f"inbound_{ANY_ADDRESS}_{port.target}", route_configuration(cluster, [host]), filters)
     return manager_filter(message)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from envoy.config.core.v3.address_pb2 import CidrRange
 from envoy.config.core.v3.base_pb2 import OUTBOUND
-from envoy.config.listener.v3.listener_components_pb2 import FilterChain, ListenerFilter
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain, FilterChainMatch, ListenerFilter
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.listener.http_inspector.v3.http_inspector_pb2 import HttpInspector
 from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
@@ -88,7 +88,7 @@ def _of_address(view: View, owned: Owned, where: str) -> Listener:
     message = _unbound(f"{where}_{port.number}", where, port.number)
     if _is_tls(owned):
         message.listener_filters.append(TLS_INSPECTOR)
-        message.filter_chains.extend(_tls_chains(view, [owned]))
+        message.filter_chains.extend(distinct(_tls_chains(view, [owned])))
         message.default_filter_chain.CopyFrom(_default_chain(view))
     else:
         message.filter_chains.extend(distinct(chain_of(target) for target in tcp_targets(view, service, port)))
@@ -135,11 +135,48 @@ def _network_chains(view: View, owned: Owned) -> list[FilterChain]:
 
 
 def distinct(chains: Iterable[FilterChain]) -> list[FilterChain]:
-    """Of chains with the same match the first, since a listener may have each match once."""
-    found: dict[bytes, FilterChain] = {}
+    """The first chain that claims a server name within a network has it: of two that claim one thing the listener would
+    be refused as a whole. A chain to which nothing is left is left out."""
+    taken: set[tuple[str, ...]] = set()
+    found: list[FilterChain] = []
     for chain in chains:
-        found.setdefault(chain.filter_chain_match.SerializeToString(deterministic=True), chain)
-    return list(found.values())
+        left: dict[tuple[int, ...], list[str]] = {}  # the server names by the networks that they are left
+        for server_name in chain.filter_chain_match.server_names or ("",):
+            networks = _claimed(chain.filter_chain_match, server_name, taken)
+            if networks:
+                left.setdefault(networks, []).append(server_name)
+        found += [_narrowed(chain, server_names, networks) for networks, server_names in left.items()]
+    return found
+
+
+def _claimed(match: FilterChainMatch, server_name: str, taken: set[tuple[str, ...]]) -> tuple[int, ...]:
+    """Which of its networks (by index; none at all is everything: 0) a chain gets for a server name: they are taken."""
+    of_chain = (match.transport_protocol, *match.application_protocols)
+    found = []
+    for index, network in enumerate(_texts(match)):
+        place = (server_name.lower(), network, *of_chain)
+        if place not in taken:
+            taken.add(place)
+            found.append(index)
+    return tuple(found)
+
+
+def _texts(match: FilterChainMatch) -> list[str]:
+    return [f"{one.address_prefix}/{one.prefix_len.value}" for one in match.prefix_ranges] or [""]
+
+
+def _narrowed(chain: FilterChain, server_names: Sequence[str], networks: Sequence[int]) -> FilterChain:
+    """The chain for these of its server names, and these of its networks."""
+    message = FilterChain()
+    message.CopyFrom(chain)
+    match = message.filter_chain_match
+    if match.server_names:
+        match.server_names[:] = server_names
+    if match.prefix_ranges:
+        ranges = [chain.filter_chain_match.prefix_ranges[index] for index in networks]
+        del match.prefix_ranges[:]
+        match.prefix_ranges.extend(ranges)
+    return message
 
 
 def _unbound(name: str, host: str, number: int) -> Listener:
@@ -182,7 +219,7 @@ def _loopback_port(view: View, place: int, number: int, tls: list[FilterChain], 
             chain.filter_chain_match.transport_protocol = "raw_buffer"
     if tls:
         message.listener_filters.append(TLS_INSPECTOR)
-        message.filter_chains.extend(tls)
+        message.filter_chains.extend(distinct(tls))
     return message
 
 
@@ -202,23 +239,22 @@ def _loopback_service(view: View, place: int, owned: Owned) -> Listener:
 def http_filter(view: View, port: int, stat_prefix: str, routes: str = "") -> Filter:
     """The connection manager of outbound requests: its routes come under the port's number, or under that name."""
     filters = http_policies.python_filters(view.python_filters, http_policies.OUTBOUND)
-    filters += http_policies.outbound_limits(view.limits, port)
+    filters += http_policies.outbound_policies(view.policies, port)
     return manager_filter(manager(stat_prefix, routes or str(port), filters))
 
 
 def _tls_chains(view: View, owned: Sequence[Owned]) -> list[FilterChain]:
     """By server name: rules for TLS first, else each service by its host."""
-    chains: list[FilterChain] = []
-    taken: set[str] = set()
-    for target in tls_targets(view, owned):
-        hosts = [host for host in target.server_names if host not in taken]
-        if hosts:
-            taken.update(() if target.subnets else hosts)
-            chain = chain_of(target)
-            chain.filter_chain_match.transport_protocol = "tls"
-            chain.filter_chain_match.server_names.extend(hosts)
-            chains.append(chain)
-    return chains
+    return [tls_chain(target, target.server_names) for target in tls_targets(view, owned)]
+
+
+def tls_chain(target: TcpTarget, server_names: Sequence[str]) -> FilterChain:
+    """A chain for TLS that ends elsewhere; `*` is any server name, and none."""
+    chain = chain_of(target)
+    chain.filter_chain_match.transport_protocol = "tls"
+    if "*" not in server_names:
+        chain.filter_chain_match.server_names.extend(server_names)
+    return chain
 
 
 def chain_of(target: TcpTarget) -> FilterChain:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from meshproxy.pilot.documents.destination_rule import LocalityLbSetting
+    from meshproxy.pilot.documents.destination_rule import LocalityLbSetting, TrafficPolicy
     from meshproxy.pilot.mesh.services import Endpoint
 
 _NETWORK: Final = "topology.istio.io/network"
@@ -44,6 +44,26 @@ def grouped(endpoints: Sequence[Endpoint]) -> list[Group]:
         by_locality.setdefault(endpoint.locality, []).append(endpoint)
     groups = [Group(locality, tuple(members)) for locality, members in sorted(by_locality.items())]
     return [replace(group, weight=group.own_weight) for group in groups]
+
+
+def locality_setting(policy: TrafficPolicy) -> LocalityLbSetting | None:
+    return policy.load_balancer.locality_lb_setting if policy.load_balancer is not None else None
+
+
+def prefers(policy: TrafficPolicy) -> bool:
+    """Whether it matters where the proxy is: shares always do; fail-over needs to know which hosts fail."""
+    setting = locality_setting(policy)
+    if setting is not None and setting.enabled is False:
+        return False
+    if setting is not None and setting.distribute:
+        return True
+    return policy.outlier_detection is not None
+
+
+def placed(endpoints: Sequence[Endpoint], setting: LocalityLbSetting | None, origin: Origin | None) -> list[Group]:
+    """By locality, as a proxy at `origin` is to see them; None: it does not matter where it is."""
+    groups = grouped(endpoints)
+    return groups if origin is None else arranged(groups, setting, origin)
 
 
 def arranged(groups: list[Group], setting: LocalityLbSetting | None, origin: Origin) -> list[Group]:

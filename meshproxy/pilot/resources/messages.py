@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress
 from envoy.config.core.v3.base_pb2 import TransportSocket
-from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ConfigSource
+from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ApiConfigSource, ConfigSource
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-RESOURCE_API_V3 = 2  # envoy.config.core.v3.ApiVersion.V3
+RESOURCE_API_V3: Final = 2  # envoy.config.core.v3.ApiVersion.V3
+_AGENT_TIMEOUT_MS: Final = 15_000
 
 
 def pack(message: Any) -> AnyMessage:
@@ -51,6 +52,17 @@ def boolean(value: bool) -> BoolValue:
 def address(host: str, port: int) -> Address:
     """An IP address, or a name where the cluster resolves names."""
     return Address(socket_address=SocketAddress(address=host, port_value=port))
+
+
+def agent(cluster: str) -> ConfigSource:
+    """From the proxy's own agent, as Istio's sidecars have their secrets; whoever needs it does not wait for ever."""
+    source = ConfigSource(resource_api_version=RESOURCE_API_V3, initial_fetch_timeout=duration(_AGENT_TIMEOUT_MS))
+    api = source.api_config_source
+    api.api_type = ApiConfigSource.GRPC
+    api.transport_api_version = RESOURCE_API_V3
+    api.set_node_on_first_message_only = True
+    api.grpc_services.add().envoy_grpc.cluster_name = cluster
+    return source
 
 
 def ads() -> ConfigSource:

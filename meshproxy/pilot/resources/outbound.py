@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Named = Mapping[str, Resource]
 
 _ROUTING: Final = frozenset(
-    {"VirtualService", "HTTPRoute", "GRPCRoute", "StickySplit", "LocalRateLimit", "PythonFilter", "Gateway"}
+    {"VirtualService", "HTTPRoute", "GRPCRoute", "StickySplit", "LocalRateLimit", "Fault", "PythonFilter", "Gateway"}
 )
 _HTTP_PORT: Final = 80  # where hosts stand that are no services
 
@@ -53,7 +53,8 @@ class Outbound:
             self.types = self._with_endpoints(before, changes)
         else:
             old = before.types if before is not None else {}
-            made = self._routing() if old and is_only_routing(changes) else self._all()
+            in_sight = before is not None and before.view.services.keys() == view.services.keys()
+            made = self._routing() if in_sight and is_only_routing(changes) else self._all()
             self.types = dict(old) | {url: unchanged(old.get(url), resources) for url, resources in made.items()}
             self._pieces.finish()
 
@@ -117,7 +118,7 @@ class Outbound:
                     yield resource.name, resource
 
     def _routes(self) -> Named:
-        bare = [self._bare_host(host) for host in bare_hosts(self.view)]
+        bare = [host for host in map(self._bare_host, bare_hosts(self.view)) if host.routes]
         found: dict[str, Resource] = {}
         for number, owned in self.view.ports.items():
             hosts = [self._host(*one) for one in owned if one[1].protocol in HTTP_PROTOCOLS]
@@ -142,12 +143,12 @@ class Outbound:
         return found
 
     def _host(self, service: Service, port: ServicePort) -> VirtualHost:
-        inputs = (*self._rules_about(service.hostname), *self.view.limits)
+        inputs = (*self._rules_about(service.hostname), *self.view.policies)
         key = ("host", service.hostname, port.number)
         return self._pieces.keep(key, inputs, lambda: service_host(self.view, service, port))
 
     def _bare_host(self, hostname: str) -> VirtualHost:
-        inputs = (*self._rules_about(hostname), *self.view.limits)
+        inputs = (*self._rules_about(hostname), *self.view.policies)
         return self._pieces.keep(("bare host", hostname), inputs, lambda: bare_host(self.view, hostname))
 
     def _rules_about(self, hostname: str) -> tuple[Any, ...]:
@@ -162,7 +163,7 @@ class Outbound:
 
     def _listeners(self, has_http_port: bool) -> Named:
         view, found = self.view, dict[str, Resource]()
-        common = (view.allow_any, tuple(view.limits), tuple(view.python_filters))
+        common = (view.allow_any, tuple(view.policies), tuple(view.python_filters))
         if view.scope.intercepted:
             found.update(self._pieces.keep("virtualOutbound", common, lambda: named([virtual_outbound(view)])))
         ports: dict[int, list[tuple[Service, ServicePort]]] = dict(view.ports)

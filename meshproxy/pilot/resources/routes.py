@@ -11,11 +11,10 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from meshproxy.pilot.documents.common import covers
 from meshproxy.pilot.documents.virtual_service import MESH, Destination, HTTPRoute, HTTPRouteDestination
-from meshproxy.pilot.mesh.model import parents
 from meshproxy.pilot.resources import names
 from meshproxy.pilot.resources.actions import act, set_timeout
 from meshproxy.pilot.resources.gateway_api import Attached, routes_of
-from meshproxy.pilot.resources.http_policies import limit_host
+from meshproxy.pilot.resources.http_policies import set_host_policies
 from meshproxy.pilot.resources.load_balancing import hash_policies, header_policy, query_policy, source_policy
 from meshproxy.pilot.resources.matches import Caller, applies, is_catch_all, route_match
 from meshproxy.pilot.resources.messages import boolean, duration_of, uint32
@@ -113,25 +112,23 @@ def service_host(view: View, service: Service, port: ServicePort, *, alone: bool
         routes=service_routes(view, service, port),
         include_request_attempt_count=True,
     )
-    limit_host(message, view.limits, service.hostname, port.number, view.scope.domain)
+    set_host_policies(message, view.policies, service.hostname, port.number, view.scope.domain)
     return message
 
 
 def service_routes(view: View, service: Service, port: ServicePort) -> list[Route]:
-    """Those of the Gateway API's routes that are attached to it, else those of its VirtualService, else the one to its
-    own cluster."""
+    """Those of the Gateway API's routes that are attached to it, else those of its VirtualService that these proxies can
+    take on this port, else the one to its own cluster."""
     attached = [
         Attached(document.name, document.namespace, document.spec)
-        for document in view.mesh.routes(service, view.scope.namespace)
-        if _is_for_port(document, service, port.number, view.scope.domain)
+        for document in view.mesh.routes(service, view.scope.namespace, port.number)
     ]
     destinations = RuleDestinations(view, port.number)
     if attached:
         return routes_of(attached, destinations, view.scope.domain)
     document = view.virtual_services.of(service.hostname)
-    if document is not None and document.spec.http:
-        return rule_routes(view, document, port.number, destinations)
-    return [default_route(service, port, destinations)]
+    found = rule_routes(view, document, port.number, destinations) if document is not None else []
+    return found or [default_route(service, port, RuleDestinations(view, port.number))]
 
 
 def default_route(service: Service, port: ServicePort, destinations: RuleDestinations) -> Route:
@@ -180,15 +177,16 @@ def catch_all(view: View) -> VirtualHost:
 
 
 def bare_hosts(view: View) -> list[str]:
-    """Hosts of VirtualServices that are no services, and no wildcards over some: they stand on port 80."""
+    """Hosts of VirtualServices that are no services, and no wildcards over some: they stand on port 80. A service that
+    is out of these proxies' sight is none of them."""
     documents = view.virtual_services
-    exact = [host for host, one in documents.exact.items() if one.spec.http and host not in view.services]
+    exact = [host for host, one in documents.exact.items() if one.spec.http and not view.is_service(host, one)]
     wildcards = [host for host, one in documents.wildcards if one.spec.http]
     return sorted(exact) + [host for host in wildcards if not any(covers(host, each) for each in view.services)]
 
 
 def bare_host(view: View, hostname: str) -> VirtualHost:
-    """The virtual host of one of them."""
+    """The virtual host of one of them; without routes where none of its rules is for these proxies."""
     document = view.virtual_services.of(hostname)
     message = VirtualHost(
         name=f"{hostname}:{_DEFAULT_PORT}",
@@ -198,14 +196,8 @@ def bare_host(view: View, hostname: str) -> VirtualHost:
     if document is not None:
         destinations = RuleDestinations(view, _DEFAULT_PORT)
         message.routes.extend(rule_routes(view, document, _DEFAULT_PORT, destinations))
-    limit_host(message, view.limits, hostname, _DEFAULT_PORT, view.scope.domain)
+    set_host_policies(message, view.policies, hostname, _DEFAULT_PORT, view.scope.domain)
     return message
-
-
-def _is_for_port(document: Document, service: Service, port: int, domain: str) -> bool:
-    """Whether one of its parents is this service on this port."""
-    ports = parents(document, domain).get(service.hostname)
-    return ports is not None and (not ports or port in ports)
 
 
 def _origin_of(document: Document) -> Metadata:

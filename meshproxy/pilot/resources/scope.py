@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meshproxy.pilot.snapshot import Proxy
 
 _OURS: Final = "meshproxy"
-_SELECTING: Final = ("Sidecar", "LocalRateLimit", "PythonFilter")
+_SELECTING: Final = ("Sidecar", "LocalRateLimit", "Fault", "PythonFilter")
 _REMEMBERED: Final = 2  # meshes: the one in force, and the one before it while proxies move over
 
 Pair = tuple[str, str]
@@ -62,6 +62,7 @@ def scope_of(mesh: Mesh, proxy: Proxy, facts: Facts) -> ProxyScope:
         locality=_locality(proxy) if facts.localities else "",
         ours=facts.has_python_filters and dict(proxy.metadata).get(proxies.PRODUCT) == _OURS,
         ports=tuple(sorted(proxies.entries(proxy, proxies.PORTS).items())) if explicit else (),
+        sds="" if proxy.mode == GRPC else dict(proxy.metadata).get(proxies.SDS, ""),
     )
     if proxy.mode in (GATEWAY, GRPC):
         return ProxyScope(outbound)

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
-from meshproxy.pilot.mesh.services import Endpoint
+from meshproxy.pilot.mesh.services import Endpoint, is_address
 from meshproxy.pilot.resources import names
 from meshproxy.pilot.resources.clusters import Outbound, kind_of, outbound_cluster
 from meshproxy.pilot.resources.endpoints import assignment, of_subset
 from meshproxy.pilot.resources.grpc_client import grpc_cluster
-from meshproxy.pilot.resources.locality import Origin, arranged, grouped
+from meshproxy.pilot.resources.locality import locality_setting, placed, prefers
+from meshproxy.pilot.resources.upstream_tls import needs_secrets
 from meshproxy.pilot.snapshot import Resource
 
 if TYPE_CHECKING:
-    from meshproxy.pilot.documents.destination_rule import LocalityLbSetting, TrafficPolicy
+    from meshproxy.pilot.documents.destination_rule import TrafficPolicy
     from meshproxy.pilot.mesh.services import Service, ServiceKey, ServicePort
-    from meshproxy.pilot.resources.locality import Group
     from meshproxy.pilot.resources.view import View
 
 
@@ -40,18 +40,25 @@ class SharedResources:
         rule = view.rule(service)
         policy = view.policy(service, subset, port.number)
         endpoints = _of(view, service, port, subset)
+        mesh_endpoints = any(endpoint.tls_mode == "istio" for endpoint in endpoints) and not service.external
+        sds = view.scope.sds if needs_secrets(policy, mesh_endpoints=mesh_endpoints) else ""
         made_from = Outbound(
             service,
             port,
             subset,
             policy,
             view.scope.intercepted,
-            any(endpoint.tls_mode == "istio" for endpoint in endpoints) and not service.external,
+            mesh_endpoints,
             _identities(endpoints, view.mesh.config.domain),
             endpoints if service.resolution.startswith("DNS") or not view.scope.intercepted else (),
+            sds,
+            view.origin if service.resolution == "DNS" and prefers(policy) else None,
         )
         make = grpc_cluster if view.scope.is_grpc else outbound_cluster
-        key = ("cluster", port.number, subset, view.scope.mode, rule.documents if rule is not None else ())
+        key = (
+            *("cluster", port.number, subset, view.scope.mode, sds, made_from.origin),
+            rule.documents if rule is not None else (),
+        )
         return self._once(service, key, (made_from,), lambda: make(made_from))
 
     def assignment(self, view: View, service: Service, port: ServicePort, subset: str) -> Resource | None:
@@ -59,17 +66,16 @@ class SharedResources:
         policy = view.policy(service, subset, port.number)
         if not is_eds(view, service, policy):
             return None
-        setting = _locality_setting(policy)
-        prefers = _prefers(policy, setting)
-        origin = view.origin if prefers else Origin()
-        endpoints = view.endpoints(service, port.number)
+        setting = locality_setting(policy)
+        origin = view.origin if prefers(policy) else None
+        endpoints = tuple(filter(is_address, view.endpoints(service, port.number)))  # EDS knows no names to resolve
         labels = view.subset_labels(service, subset)
         name = names.outbound_cluster(service.hostname, port.number, subset)
         return self._once(
             service,
             ("endpoints", port.number, subset, labels, origin),
-            (endpoints, setting, prefers),
-            lambda: assignment(name, _groups(of_subset(endpoints, labels), setting, origin, prefers=prefers)),
+            (endpoints, setting),
+            lambda: assignment(name, placed(of_subset(endpoints, labels), setting, origin)),
         )
 
     def _once(self, service: Service, key: Hashable, inputs: tuple[Any, ...], make: Callable[[], Any]) -> Resource:
@@ -102,23 +108,3 @@ def _identities(endpoints: Iterable[Endpoint], trust_domain: str) -> tuple[str, 
     """The SPIFFE identities of their service accounts."""
     accounts = {(one.namespace, one.service_account) for one in endpoints if one.service_account}
     return tuple(f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}" for namespace, account in sorted(accounts))
-
-
-def _locality_setting(policy: TrafficPolicy) -> LocalityLbSetting | None:
-    return policy.load_balancer.locality_lb_setting if policy.load_balancer is not None else None
-
-
-def _prefers(policy: TrafficPolicy, setting: LocalityLbSetting | None) -> bool:
-    """Whether it matters where the proxy is: shares always do; fail-over needs to know which hosts fail."""
-    if setting is not None and setting.enabled is False:
-        return False
-    if setting is not None and setting.distribute:
-        return True
-    return policy.outlier_detection is not None
-
-
-def _groups(
-    endpoints: tuple[Endpoint, ...], setting: LocalityLbSetting | None, origin: Origin, *, prefers: bool
-) -> list[Group]:
-    groups = grouped(endpoints)
-    return arranged(groups, setting, origin) if prefers else groups

@@ -21,7 +21,7 @@ from meshproxy.pilot.resources.actions import act
 from meshproxy.pilot.resources.clusters import Outbound, outbound_cluster
 from meshproxy.pilot.resources.downstream_tls import downstream_socket
 from meshproxy.pilot.resources.gateway_api import Attached, routes_of
-from meshproxy.pilot.resources.http_policies import python_filter, rate_limit
+from meshproxy.pilot.resources.http_policies import fault, python_filter, rate_limit
 from meshproxy.pilot.resources.load_balancing import hash_policies
 from meshproxy.pilot.resources.matches import route_match
 from meshproxy.pilot.resources.routes import split_policy
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PORT: Final = 80
 _DOMAIN: Final = "cluster.local"
+_SDS: Final = "sds-grpc"
 
 
 def reasons_against(document: Document) -> list[str]:
@@ -77,7 +78,7 @@ def _destination_rule(document: Document) -> Iterator[tuple[str, Any]]:
         for subset in ("", *(subset.name for subset in spec.subsets)):
             policy = traffic_policy(rule, subset, number)
             name = f"subset {subset or '-'}, port {number}"
-            made_from = Outbound(service, port, subset, policy, intercepted=True, mesh_endpoints=False)
+            made_from = Outbound(service, port, subset, policy, intercepted=True, mesh_endpoints=False, sds=_SDS)
             yield f"{name} as a cluster", outbound_cluster(made_from)
             yield from ((f"{name} as a hash policy", one) for one in _hashes(policy))
 
@@ -95,7 +96,7 @@ def _route(document: Document) -> Iterator[tuple[str, Any]]:
 def _gateway(document: Document) -> Iterator[tuple[str, Any]]:
     for index, server in enumerate(document.spec.servers):
         if server.tls is not None and server.tls.mode != "PASSTHROUGH" and not server.tls.https_redirect:
-            yield f"servers[{index}].tls as a transport socket", downstream_socket(server.tls, ())
+            yield f"servers[{index}].tls as a transport socket", downstream_socket(server.tls, (), _SDS)
 
 
 _MESSAGES: Final[dict[str, Callable[[Document], Iterator[tuple[str, Any]]]]] = {
@@ -105,6 +106,7 @@ _MESSAGES: Final[dict[str, Callable[[Document], Iterator[tuple[str, Any]]]]] = {
     "GRPCRoute": _route,
     "Gateway": _gateway,
     "LocalRateLimit": lambda document: iter([("as a rate limit", rate_limit(document.spec))]),
+    "Fault": lambda document: iter([("as a fault", fault(document.spec))]),
     "StickySplit": lambda document: (("as a hash policy", split_policy(one)) for one in document.spec.hash_on),
     "PythonFilter": lambda document: iter([("as a filter", python_filter(document.spec))]),
 }

@@ -15,7 +15,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
-from meshproxy.pilot.resources.messages import ads, transport_socket
+from meshproxy.pilot.resources.messages import agent, transport_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,54 +31,71 @@ PROXY_PROTOCOL: Final = "envoy.transport_sockets.upstream_proxy_protocol"
 # Who a proxy is, and whom it believes: the names under which an agent, or the authority, gives them.
 IDENTITY: Final = "default"
 ROOTS: Final = "ROOTCA"
+_NO_HASH: Final = "00" * 32  # a SHA-256 that no certificate has
 
 _SAN_TYPES: Final = (SubjectAltNameMatcher.DNS, SubjectAltNameMatcher.URI, SubjectAltNameMatcher.IP_ADDRESS)
 
 
 def set_transport_socket(
-    cluster: Cluster, policy: TrafficPolicy, *, sni: str, http2: bool, mesh_endpoints: bool, sans: Iterable[str]
+    cluster: Cluster,
+    policy: TrafficPolicy,
+    *,
+    sni: str,
+    http2: bool,
+    mesh_endpoints: bool,
+    sans: Iterable[str],
+    sds: str,
 ) -> None:
     """`mesh_endpoints`: some say that they take the mesh's own TLS: they get it, others do not. `sans` is who a service
-    may prove to be, where no rule says so."""
+    may prove to be, where no rule says so. `sds` is the proxy's cluster for secrets; "": it has none."""
     tls = policy.tls
     if tls is not None and tls.mode != "DISABLE":
-        cluster.transport_socket.CopyFrom(_socket(tls, sni, http2=http2, sans=sans))
+        cluster.transport_socket.CopyFrom(_socket(tls, sni, http2=http2, sans=sans, sds=sds))
     elif tls is None and mesh_endpoints:
-        _set_matches(cluster, sni, http2=http2, sans=sans)
+        context = mesh_context(sni, http2=http2, sans=sans, sds=sds) if sds else nobody()
+        _set_matches(cluster, context)
     if policy.proxy_protocol is not None:
         _wrap(cluster, policy.proxy_protocol.version)
 
 
-def _socket(tls: ClientTLSSettings, sni: str, *, http2: bool, sans: Iterable[str]) -> TransportSocket:
+def needs_secrets(policy: TrafficPolicy, *, mesh_endpoints: bool) -> bool:
+    return mesh_endpoints if policy.tls is None else policy.tls.needs_secrets
+
+
+def _socket(tls: ClientTLSSettings, sni: str, *, http2: bool, sans: Iterable[str], sds: str) -> TransportSocket:
+    if tls.needs_secrets and not sds:
+        return transport_socket(TLS, nobody())
     if tls.mode == "ISTIO_MUTUAL":
-        return transport_socket(TLS, mesh_context(tls.sni or sni, http2=http2, sans=tls.subject_alt_names or sans))
+        context = mesh_context(tls.sni or sni, http2=http2, sans=tls.subject_alt_names or sans, sds=sds)
+        return transport_socket(TLS, context)
     context = UpstreamTlsContext(sni=tls.sni or "")
     common = context.common_tls_context
     if http2:
         common.alpn_protocols.append("h2")
     if tls.mode == "MUTUAL":
-        _set_certificate(common, tls)
+        _set_certificate(common, tls, sds)
     if not tls.insecure_skip_verify:
-        _set_validation(common, tls)
+        _set_validation(common, tls, sds)
     return transport_socket(TLS, context)
 
 
-def _set_certificate(common: CommonTlsContext, tls: ClientTLSSettings) -> None:
+def _set_certificate(common: CommonTlsContext, tls: ClientTLSSettings, sds: str) -> None:
     if tls.credential_name:
-        common.tls_certificate_sds_secret_configs.append(secret(credential(tls.credential_name)))
+        common.tls_certificate_sds_secret_configs.append(secret(credential(tls.credential_name), sds))
         return
     certificate = common.tls_certificates.add()
     certificate.certificate_chain.filename = tls.client_certificate
     certificate.private_key.filename = tls.private_key
 
 
-def _set_validation(common: CommonTlsContext, tls: ClientTLSSettings) -> None:
+def _set_validation(common: CommonTlsContext, tls: ClientTLSSettings, sds: str) -> None:
     """Without any authorities of its own, those of the system."""
     if tls.credential_name:
         combined = common.combined_validation_context
         validation = combined.default_validation_context
         validation.SetInParent()
-        combined.validation_context_sds_secret_config.CopyFrom(secret(credential(tls.credential_name) + "-cacert"))
+        authorities = secret(credential(tls.credential_name) + "-cacert", sds)
+        combined.validation_context_sds_secret_config.CopyFrom(authorities)
     else:
         validation = common.validation_context
         if tls.ca_certificates:
@@ -90,20 +107,28 @@ def _set_validation(common: CommonTlsContext, tls: ClientTLSSettings) -> None:
     validation.match_typed_subject_alt_names.extend(san_matchers(tls.subject_alt_names))
 
 
-def mesh_context(sni: str, *, http2: bool, sans: Iterable[str]) -> UpstreamTlsContext:
+def mesh_context(sni: str, *, http2: bool, sans: Iterable[str], sds: str) -> UpstreamTlsContext:
     """Both sides prove who they are by the mesh's certificates."""
     context = UpstreamTlsContext(sni=sni)
     common = context.common_tls_context
     common.alpn_protocols.extend(["istio", "h2"] if http2 else ["istio"])
-    common.tls_certificate_sds_secret_configs.append(secret(IDENTITY))
+    common.tls_certificate_sds_secret_configs.append(secret(IDENTITY, sds))
     combined = common.combined_validation_context
-    combined.validation_context_sds_secret_config.CopyFrom(secret(ROOTS))
+    combined.validation_context_sds_secret_config.CopyFrom(secret(ROOTS, sds))
     combined.default_validation_context.match_typed_subject_alt_names.extend(san_matchers(sans))
     return context
 
 
-def secret(name: str) -> SdsSecretConfig:
-    return SdsSecretConfig(name=name, sds_config=ads())
+def nobody() -> UpstreamTlsContext:
+    """TLS that no server can end: a proxy that cannot prove who it is neither goes without it nor waits."""
+    context = UpstreamTlsContext()
+    context.common_tls_context.validation_context.verify_certificate_hash.append(_NO_HASH)
+    return context
+
+
+def secret(name: str, sds: str) -> SdsSecretConfig:
+    """From the agent behind the proxy's cluster `sds`."""
+    return SdsSecretConfig(name=name, sds_config=agent(sds))
 
 
 def credential(name: str) -> str:
@@ -120,10 +145,10 @@ def san_matchers(names: Iterable[str]) -> list[SubjectAltNameMatcher]:
     ]
 
 
-def _set_matches(cluster: Cluster, sni: str, *, http2: bool, sans: Iterable[str]) -> None:
+def _set_matches(cluster: Cluster, context: UpstreamTlsContext) -> None:
     encrypted = cluster.transport_socket_matches.add(name="tlsMode-istio")
     encrypted.match["tlsMode"] = "istio"
-    encrypted.transport_socket.CopyFrom(transport_socket(TLS, mesh_context(sni, http2=http2, sans=sans)))
+    encrypted.transport_socket.CopyFrom(transport_socket(TLS, context))
     plain = cluster.transport_socket_matches.add(name="tlsMode-disabled")
     plain.match.SetInParent()
     plain.transport_socket.CopyFrom(transport_socket(RAW, RawBuffer()))

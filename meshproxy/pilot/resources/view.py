@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from meshproxy.pilot import proxy as proxies
 from meshproxy.pilot.documents.common import covers
 from meshproxy.pilot.mesh.destination_rules import traffic_policy
-from meshproxy.pilot.mesh.model import sees
+from meshproxy.pilot.mesh.model import obeys, sees
 from meshproxy.pilot.resources import names
+from meshproxy.pilot.resources.dependencies import destinations
 from meshproxy.pilot.resources.locality import Origin
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class OutboundScope:
     ours: bool = False  # whether the proxy is meshproxy, which takes filters in Python
     ports: tuple[tuple[str, str], ...] = ()  # with explicit listeners: the local port by `<port>` or `<host>:<port>`
 
+    sds: str = ""  # its cluster for secrets; empty: there is nobody to give it any
+
     @property
     def intercepted(self) -> bool:
         return self.mode == proxies.SIDECAR
@@ -58,8 +61,9 @@ class View:
         self.mesh = mesh
         self.scope = scope
         self._labels = dict(scope.labels)
-        self.sidecar: Document | None = mesh.sidecar(scope.namespace, self._labels)
-        self.services: dict[str, Service] = {service.hostname: service for service in self._in_sight()}
+        # A Sidecar is for workloads: the edge sees all that is exported to it.
+        self.sidecar: Document | None = None if scope.is_gateway else mesh.sidecar(scope.namespace, self._labels)
+        self.services: dict[str, Service] = dict(sorted(self._in_sight().items()))
         self._rules: dict[str, MergedRule | None] = {}
         self._policies: dict[tuple[str, str, int], TrafficPolicy] = {}
 
@@ -69,10 +73,29 @@ class View:
         view.mesh = mesh
         return view
 
-    def _in_sight(self) -> list[Service]:
-        """Those that are exported to the namespace, and that its Sidecar names: by name, whatever came first."""
-        visible = sorted(self.mesh.services.visible(self.scope.namespace).items())
-        return [service for _, service in visible if sees(self.sidecar, service.namespace, service.hostname)]
+    def _in_sight(self) -> Mapping[str, Service]:
+        """Those that are exported to the namespace and that its Sidecar names; and, as in Istio, those that the
+        VirtualServices send to which it obeys. gRPC's clients have no use for names that they must resolve."""
+        sidecar, visible = self.sidecar, self.mesh.services.visible(self.scope.namespace)
+        found = visible
+        if sidecar is not None and sidecar.spec.egress:
+            found = self.mesh.services.in_sight(
+                self.scope.namespace, lambda one: sees(sidecar, one.namespace, one.hostname)
+            )
+            found = {host: visible[host] for host in self._destinations() if host in visible} | found
+        if self.scope.is_grpc:
+            return {host: service for host, service in found.items() if service.resolution == "STATIC"}
+        return found
+
+    def _destinations(self) -> Iterator[str]:
+        for document in self._obeyed:
+            yield from destinations(document.spec)
+
+    @functools.cached_property
+    def _obeyed(self) -> list[Document]:
+        """The VirtualServices for these proxies, the oldest first."""
+        exported = self.mesh.virtual_services.visible(self.scope.namespace)
+        return [document for document in exported if obeys(self.sidecar, document)]
 
     @functools.cached_property
     def allow_any(self) -> bool:
@@ -96,8 +119,11 @@ class View:
         return self.mesh.gateways(self._labels) if self.scope.is_gateway else ()
 
     @functools.cached_property
-    def limits(self) -> Sequence[Document]:
-        return self.mesh.policies("LocalRateLimit", self.scope.namespace, self._labels)
+    def policies(self) -> Sequence[Document]:
+        """Limits, and behind them faults: a request beyond a limit is not held up as well."""
+        kinds = ("LocalRateLimit", "Fault")
+        found = [self.mesh.policies(kind, self.scope.namespace, self._labels) for kind in kinds]
+        return [document for documents in found for document in documents]
 
     @functools.cached_property
     def python_filters(self) -> Sequence[Document]:
@@ -105,7 +131,13 @@ class View:
 
     @functools.cached_property
     def virtual_services(self) -> VirtualServices:
-        return VirtualServices(self.mesh.virtual_services.visible(self.scope.namespace))
+        return VirtualServices(self._obeyed)
+
+    def is_service(self, host: str, rule: Document) -> bool:
+        """Whether a host of a VirtualService is a service, in sight or not, of its own namespace or exported."""
+        if rule.namespace in self.mesh.services.by_host.get(host, ()):
+            return True
+        return host in self.services or host in self.mesh.services.visible(self.scope.namespace)
 
     def rule(self, service: Service) -> MergedRule | None:
         """The DestinationRule for it."""

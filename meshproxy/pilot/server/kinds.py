@@ -60,6 +60,11 @@ def stream_methods() -> dict[str, tuple[bool, str]]:
     return methods
 
 
+def label_of(type_url: str) -> str:
+    """For metrics: the short name of a type that the pilot knows; clients make up others."""
+    return short_name(type_url) if type_url in PUSH_ORDER else "other"
+
+
 def short_name(type_url: str) -> str:
     """`Cluster` for `type.googleapis.com/envoy.config.cluster.v3.Cluster`."""
     return type_url.rpartition("/")[2].rpartition(".")[2]

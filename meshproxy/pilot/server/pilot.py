@@ -51,6 +51,8 @@ class PilotSettings:
     deadline_s: float = 30.0
     drain_s: float = 5.0
     max_connection_age_s: float = 0.0
+    any_certificate: bool = False  # one without a SPIFFE identity will do
+    csds: bool = False
     address_path: str = ""
 
 
@@ -60,8 +62,10 @@ class Pilot:
     def __init__(self, source: RuleSource, settings: PilotSettings) -> None:
         self.metrics = Metrics()
         self.snapshots = Snapshots(TranslatedMesh(), self.metrics)
-        self.streams = Streams(self.snapshots, identified(proxy_of), self.metrics, settings.deadline_s)
-        self.server = DiscoveryServer(self.streams, settings.max_connection_age_s)
+        proves = settings.tls is not None and bool(settings.tls.ca) and not settings.any_certificate
+        identify = identified(proxy_of, required=proves)
+        self.streams = Streams(self.snapshots, identify, self.metrics, settings.deadline_s)
+        self.server = DiscoveryServer(self.streams, settings.max_connection_age_s, csds=settings.csds)
         self.addresses: list[str] = []
         self.http_address: Address | None = None
         self._settings = settings

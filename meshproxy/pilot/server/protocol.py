@@ -28,11 +28,19 @@ from meshproxy.pilot.snapshot import Resource
 PATIENCE_S: Final = 2.0
 # How many types one stream may ask for: what it asks for is remembered.
 MAX_TYPES: Final = 32
+MAX_TYPE_LENGTH: Final = 256
+# The names that one stream may ask for, of all types together; and the versions that it may come with.
+MAX_NAMES: Final = 100_000
+MAX_NAME_BYTES: Final = 8 * 1024 * 1024
 MAX_REASON: Final = 8 * 1024
 
 
 class RequestError(MeshProxyError):
     """A request that no client may send: the stream ends."""
+
+
+class TooMuchError(RequestError):
+    """A request for more than a client may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +74,13 @@ class Subscription:
         "sent_version",
         "type_url",
         "wanted",
+        "weight",
     )
 
     def __init__(self, type_url: str) -> None:
         self.type_url = type_url
         self.wanted: Wanted = NOTHING
+        self.weight = 0  # bytes of the names in it
         self.named = False  # a request has named something: an empty list no longer means everything
         self.held: Held = NONE_HELD
         self.nonce = ""  # of the last response
@@ -149,6 +159,8 @@ class XdsStream:
 
     def _subscription(self, type_url: str) -> tuple[Subscription, bool]:
         """That of a request's type, and whether it is the first."""
+        if len(type_url) > MAX_TYPE_LENGTH:
+            raise RequestError(f"type_url is longer than {MAX_TYPE_LENGTH} characters")
         if self.type_url and type_url in ("", self.type_url):
             type_url = self.type_url
         elif self.type_url:
@@ -159,7 +171,7 @@ class XdsStream:
         if found is not None:
             return found, False
         if len(self.subscriptions) >= MAX_TYPES:
-            raise RequestError(f"more than {MAX_TYPES} types of resources on one stream")
+            raise TooMuchError(f"more than {MAX_TYPES} types of resources on one stream")
         found = self.subscriptions[type_url] = Subscription(type_url)
         self.ordered = sorted(self.subscriptions.values(), key=lambda each: _rank(each.type_url))
         return found, True
@@ -177,6 +189,13 @@ class XdsStream:
         subscription.rejection = rejection
         subscription.refused = subscription.sent
         return rejection
+
+    def _want(self, subscription: Subscription, asked: Wanted) -> None:
+        """From now on these are asked for. Raises TooMuchError."""
+        subscription.wanted = asked
+        subscription.weight = sum(map(len, asked.names))
+        every = self.subscriptions.values()
+        _bound(sum(len(each.wanted.names) for each in every), sum(each.weight for each in every))
 
     def _restrict(self, subscription: Subscription) -> None:
         """What is no longer asked for is no longer held."""
@@ -322,7 +341,7 @@ class StateOfTheWorldStream(XdsStream):
         before = subscription.wanted
         if now_wanted is before:
             return
-        subscription.wanted = now_wanted
+        self._want(subscription, now_wanted)
         if now_wanted.gains_over(before):
             subscription.answer = subscription.answer or is_first or subscription.type_url in FULL_STATE
         self._restrict(subscription)
@@ -359,14 +378,16 @@ class DeltaStream(XdsStream):
         return {**subscription.held, **doubtful}
 
     def _begin(self, subscription: Subscription, request: Any, now: float) -> None:
-        held = {name: Resource(name, version, b"") for name, version in request.initial_resource_versions.items()}
+        versions = request.initial_resource_versions
+        _bound(len(versions), sum(len(name) + len(version) for name, version in versions.items()))
+        held = {name: Resource(name, version, b"") for name, version in versions.items()}
         subscription.held = held or NONE_HELD
         if held and not self.type_url and subscription.type_url == CLUSTER_TYPE:
             self._returned_at = now
         if not request.resource_names_subscribe and subscription.type_url in FULL_STATE:
-            subscription.wanted = EVERYTHING
+            self._want(subscription, EVERYTHING)
         else:
-            subscription.wanted = wanted(request.resource_names_subscribe)
+            self._want(subscription, wanted(request.resource_names_subscribe))
         subscription.answer = subscription.wanted.wildcard and not held
         self._restrict(subscription)
 
@@ -374,7 +395,7 @@ class DeltaStream(XdsStream):
         before = subscription.wanted
         names, gone = set(added), set(dropped)
         wildcard = (before.wildcard and WILDCARD not in gone) or WILDCARD in names
-        subscription.wanted = wanted((before.names - gone) | (names - {WILDCARD}), wildcard)
+        self._want(subscription, wanted((before.names - gone) | (names - {WILDCARD}), wildcard))
         if wildcard and not before.wildcard:
             subscription.answer = True
         # Who subscribes again wants it again. Who drops a name that the wildcard has too must hear what is left of it.
@@ -394,6 +415,15 @@ class DeltaStream(XdsStream):
         missing = {name: Resource(name, "dropped", b"") for name in names if name not in present}
         if missing:
             subscription.held = {**subscription.held, **missing}
+            dropped = [name for name, resource in subscription.held.items() if not resource.data]
+            _bound(len(dropped), sum(map(len, dropped)))
+
+
+def _bound(number: int, size: int) -> None:
+    if number > MAX_NAMES or size > MAX_NAME_BYTES:
+        raise TooMuchError(
+            f"more than {MAX_NAMES} names of resources, or {MAX_NAME_BYTES} bytes of them, on one stream"
+        )
 
 
 def _wanted_by(subscription: Subscription, names: Iterable[str]) -> Wanted:

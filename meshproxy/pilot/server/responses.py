@@ -10,15 +10,22 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, Dis
 
 from meshproxy.pilot.snapshot import Resource
 
+_NOT_FOUND: Final = 5  # google.rpc.Code
 _NONCE_TAG: Final = b"\x2a"  # field 5, with a length, in both messages; the order of fields is free
 
 
-def state_of_the_world(type_url: str, version: str, resources: Iterable[Resource], identifier: str) -> bytes:
-    """A DiscoveryResponse without its nonce."""
+def state_of_the_world(
+    type_url: str, version: str, resources: Iterable[Resource], missing: Iterable[str], identifier: str
+) -> bytes:
+    """A DiscoveryResponse without its nonce. `missing`: names that there are no resources of."""
     response = DiscoveryResponse(version_info=version, type_url=type_url)
     response.control_plane.identifier = identifier
     for resource in resources:
         response.resources.add(type_url=type_url, value=resource.data)
+    for name in missing:
+        error = response.resource_errors.add()
+        error.resource_name.name = name
+        error.error_detail.code, error.error_detail.message = _NOT_FOUND, "there is no such resource"
     return bytes(response.SerializeToString())
 
 

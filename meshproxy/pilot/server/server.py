@@ -16,6 +16,7 @@ from meshproxy.pilot.server.streams import Streams
 from meshproxy.pilot.server.tls import TlsFiles, credentials
 
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+MAX_STREAMS_OF_CONNECTION: Final = 100
 _MOST_PENDING: Final = 100_000
 _KEEPALIVE_MS: Final = 30_000
 # Between the GOAWAY of a connection that is old enough and the end of its stream, which would never end by itself.
@@ -30,13 +31,17 @@ Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
 class DiscoveryServer:
-    """Serves `streams` on the ports that are added. `ready`: whether the rules are loaded."""
+    """Serves `streams` on the ports that are added, and with `csds` says to everybody what each client was sent.
+    `ready`: whether the rules are loaded."""
 
-    def __init__(self, streams: Streams, max_connection_age_s: float = 0.0) -> None:
+    def __init__(self, streams: Streams, max_connection_age_s: float = 0.0, *, csds: bool = False) -> None:
         self.streams = streams
         self.ready = False
         self._server = grpc.aio.server(options=_options(max_connection_age_s))
-        for path, handler in self._handlers().items():
+        handlers = self._handlers()
+        if csds:
+            handlers |= self._status_handlers()
+        for path, handler in handlers.items():
             _, service, method = path.split("/")
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
 
@@ -72,10 +77,14 @@ class DiscoveryServer:
             path: grpc.stream_stream_rpc_method_handler(self._stream(type_url, delta=delta))
             for path, (delta, type_url) in stream_methods().items()
         }
-        handlers[f"/{status.SERVICE}/FetchClientStatus"] = grpc.unary_unary_rpc_method_handler(self._fetch_status)
-        handlers[f"/{status.SERVICE}/StreamClientStatus"] = grpc.stream_stream_rpc_method_handler(self._stream_status)
         handlers[_HEALTH_CHECK] = grpc.unary_unary_rpc_method_handler(self._check)
         return handlers
+
+    def _status_handlers(self) -> dict[str, Any]:
+        return {
+            f"/{status.SERVICE}/FetchClientStatus": grpc.unary_unary_rpc_method_handler(self._fetch_status),
+            f"/{status.SERVICE}/StreamClientStatus": grpc.stream_stream_rpc_method_handler(self._stream_status),
+        }
 
     def _stream(self, type_url: str, *, delta: bool) -> Handler:
         async def serve(_requests: Any, context: Any) -> None:
@@ -85,7 +94,7 @@ class DiscoveryServer:
 
     async def _fetch_status(self, request: bytes, context: Any) -> bytes:
         try:
-            return status.client_status(request, self.streams.clients)
+            return await status.client_status(request, self.streams.clients)
         except status.StatusError as error:
             await context.abort(error.code, error.details)
             raise
@@ -103,6 +112,7 @@ def _options(max_connection_age_s: float) -> Iterable[tuple[str, int]]:
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
         # All proxies of a mesh may come back at once, when another pilot has ended; gRPC cancels calls beyond 1,000
         # that wait to be taken up.
         ("grpc.server.max_pending_requests", _MOST_PENDING),

@@ -20,7 +20,16 @@ from meshproxy.pilot.snapshot import Proxy, Snapshot
 
 # Clients of one scope that are told of a snapshot before others get their turn.
 _TOLD_AT_ONCE: Final = 64
+# Each has a snapshot of its own, and clients say themselves what theirs depends on.
+MAX_SCOPES: Final = 4096
 _log: Final = logging.getLogger("meshproxy.pilot")
+
+
+class TooManyScopesError(Exception):
+    """A client needs a snapshot of its own, and there are as many as there may be."""
+
+    def __init__(self) -> None:
+        super().__init__(f"this pilot serves {MAX_SCOPES} different configurations, and no more: ask another")
 
 
 class Builder(Protocol):
@@ -43,6 +52,10 @@ class Client(Protocol):
 
     def show(self, view: View) -> None:
         """There is a newer snapshot for it."""
+        ...
+
+    def turn_away(self, reason: str) -> None:
+        """It cannot be served."""
         ...
 
 
@@ -102,7 +115,7 @@ class Snapshots:
         await self._idle.wait()
 
     def join(self, client: Client) -> None:
-        """A client has come: it is shown its snapshot, at once or when it is built."""
+        """A client has come: it is shown its snapshot, at once or when it is built. Raises TooManyScopesError."""
         if self.mesh is None:
             self._scope_of[client] = self._enter(client, None)
             return
@@ -120,6 +133,9 @@ class Snapshots:
         before = self._scope_of.get(client)
         if before is not None and before.key == key:
             return
+        is_new = before is None or before.key is None
+        if is_new and key not in self.scopes and len(self.scopes) - (None in self.scopes) >= MAX_SCOPES:
+            raise TooManyScopesError
         scope = self._scope_of[client] = self._enter(client, key)
         self._exit(client, before)
         if scope.view is not None:
@@ -127,6 +143,12 @@ class Snapshots:
         if scope.mesh is not self.mesh:
             self._stale[scope] = None
             self._rouse()
+
+    def _move_or_turn_away(self, client: Client, key: Hashable) -> None:
+        try:
+            self._move(client, key)
+        except TooManyScopesError as error:
+            client.turn_away(str(error))
 
     def _enter(self, client: Client, key: Hashable) -> Scope:
         scope = self.scopes.get(key)
@@ -175,7 +197,7 @@ class Snapshots:
                 _log.error("nobody knows what %s is to be told: %r", client.proxy.id, key)
                 self._metrics.failed_builds.inc()
             elif client in self._scope_of:
-                self._move(client, key)
+                self._move_or_turn_away(client, key)
         self._stale |= {scope: None for key, scope in self.scopes.items() if key is not None and scope.mesh is not mesh}
 
     async def _build(self, scope: Scope) -> None:

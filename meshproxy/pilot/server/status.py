@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import grpc
 from envoy.admin.v3 import config_dump_shared_pb2 as shared
-from envoy.service.status.v3.csds_pb2 import ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus
+from envoy.service.status.v3.csds_pb2 import ClientConfig, ClientStatusRequest, ConfigStatus
 from google.protobuf.message import DecodeError
 
 from meshproxy.config.errors import ConfigErrors, child, item
@@ -19,6 +21,11 @@ from meshproxy.pilot.snapshot import Resource
 SERVICE: Final = "envoy.service.status.v3.ClientStatusDiscoveryService"
 # An answer has a row for each resource of each client: who wants more asks for fewer clients at a time.
 MAX_CLIENTS: Final = 64
+# Rows that are made before others get their turn.
+_AT_ONCE: Final = 64
+
+
+_CONFIG_TAG: Final = b"\x0a"  # field 1 of a ClientStatusResponse, with a length
 
 
 class StatusError(Exception):
@@ -30,7 +37,7 @@ class StatusError(Exception):
         self.details = details
 
 
-def client_status(data: bytes, clients: Iterable[ClientStream]) -> bytes:
+async def client_status(data: bytes, clients: Iterable[ClientStream]) -> bytes:
     """The answer to a ClientStatusRequest. Raises StatusError."""
     try:
         request = ClientStatusRequest.FromString(data)
@@ -42,10 +49,23 @@ def client_status(data: bytes, clients: Iterable[ClientStream]) -> bytes:
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"{len(chosen)} clients match, more than {MAX_CLIENTS}: ask for fewer by node_matchers[].node_id",
         )
-    response = ClientStatusResponse()
+    answer = bytearray()
     for client in chosen:
-        _describe(client, response.config.add(), contents=not request.exclude_resource_contents)
-    return bytes(response.SerializeToString())
+        config = bytearray()
+        for part in _describe(client, contents=not request.exclude_resource_contents):
+            config += part.SerializeToString()
+            await asyncio.sleep(0)
+        answer += _CONFIG_TAG + _varint(len(config)) + config
+    return bytes(answer)
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
 
 
 def _chosen(request: Any, clients: Iterable[ClientStream]) -> Iterator[ClientStream]:
@@ -65,24 +85,24 @@ def _chosen(request: Any, clients: Iterable[ClientStream]) -> Iterator[ClientStr
             yield client
 
 
-def _describe(client: ClientStream, config: ClientConfig, *, contents: bool) -> None:
-    if client.node is not None:
-        config.node.CopyFrom(client.node)
-    for subscription in client.stream.ordered:
-        for name, resource in sorted(subscription.held.items()):
-            _describe_resource(subscription, name, resource, config.generic_xds_configs.add(), contents=contents)
-        for name in sorted(subscription.wanted.names - subscription.held.keys()):
-            config.generic_xds_configs.add(
-                type_url=subscription.type_url,
-                name=name,
-                config_status=ConfigStatus.NOT_SENT,
-                client_status=shared.REQUESTED,
-            )
+def _describe(client: ClientStream, *, contents: bool) -> Iterator[Any]:
+    """Messages whose bytes, one after the other, are those of the client's ClientConfig."""
+    yield ClientConfig(node=client.node)
+    for subscription in list(client.stream.ordered):
+        held, names = subscription.held, subscription.wanted.names
+        rows = itertools.chain(held.items(), ((name, None) for name in names if name not in held))
+        while some := list(itertools.islice(rows, _AT_ONCE)):
+            config = ClientConfig()
+            for name, resource in some:
+                row = config.generic_xds_configs.add(type_url=subscription.type_url, name=name)
+                if resource is None:
+                    row.config_status, row.client_status = ConfigStatus.NOT_SENT, shared.REQUESTED
+                else:
+                    _describe_resource(subscription, name, resource, row, contents=contents)
+            yield config
 
 
 def _describe_resource(subscription: Subscription, name: str, resource: Resource, row: Any, *, contents: bool) -> None:
-    row.type_url = subscription.type_url
-    row.name = name
     row.version_info = resource.version
     row.config_status, row.client_status = _state(subscription, name, resource)
     if contents and resource.data:

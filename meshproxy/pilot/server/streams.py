@@ -19,20 +19,22 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.protobuf.message import DecodeError
 
-from meshproxy.pilot.server.kinds import short_name
+from meshproxy.pilot.server.identity import Names
+from meshproxy.pilot.server.kinds import label_of, short_name
 from meshproxy.pilot.server.metrics import Metrics
-from meshproxy.pilot.server.protocol import DeltaStream, Rejection, RequestError, StateOfTheWorldStream
+from meshproxy.pilot.server.protocol import DeltaStream, Rejection, RequestError, StateOfTheWorldStream, TooMuchError
 from meshproxy.pilot.server.responses import Response
-from meshproxy.pilot.server.snapshots import Snapshots
-from meshproxy.pilot.server.throttle import Throttle
+from meshproxy.pilot.server.snapshots import Snapshots, TooManyScopesError
+from meshproxy.pilot.server.throttle import LONGEST_HOLD_S, STALLED_BYTES, Throttle, longest_stalled
 from meshproxy.pilot.server.view import View
 from meshproxy.pilot.snapshot import Proxy
 
-Identify = Callable[[Node, tuple[str, ...]], Proxy]
+Identify = Callable[[Node, Names], Proxy]
 
 # How long a client may take to answer a response, or to say who it is.
 DEADLINE_S: Final = 30.0
 _WATCH_INTERVAL_S: Final = 1.0
+MAX_STREAMS: Final = 20_000
 # Responses from this size on are under way for a while, and wait for each other.
 _LARGE_BYTES: Final = 64 * 1024
 _MAX_REJECTIONS: Final = 200  # that are remembered
@@ -58,6 +60,8 @@ class ClientStream:
         self._began = time.monotonic()
         self._writing: asyncio.Task[None] | None = None
         self._queued = False
+        self._write_bytes = 0  # of the write that gRPC has not finished, and since when
+        self._write_at = 0.0
         self._ended = False
         self._due: View | None = None  # a change that the client has not taken yet
         self._ending: asyncio.Task[None] | None = None
@@ -83,9 +87,9 @@ class ClientStream:
             if self.node is None:
                 self._introduce(request)
             rejection = self.stream.receive(request, time.monotonic())
-        except (RequestError, ValueError, DecodeError) as error:
+        except (RequestError, TooManyScopesError, ValueError, DecodeError) as error:
             self._streams.on_refused(self, str(error))
-            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await self._context.abort(_code_of(error), str(error))
         else:
             if rejection is not None:
                 self._streams.on_rejection(self, rejection)
@@ -107,6 +111,11 @@ class ClientStream:
         self.stream.set_view(view)
         self.poke()
 
+    def turn_away(self, reason: str) -> None:
+        """There is no snapshot for it."""
+        self._streams.on_refused(self, reason)
+        self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+
     def poke(self) -> None:
         """Send what can be sent now."""
         if self._writing is not None or self._ended:
@@ -127,7 +136,7 @@ class ClientStream:
                 if size >= _LARGE_BYTES:
                     await self._write_large(response)
                 else:
-                    await self._context.write(bytes(response))
+                    await self._put(response)
                 response = self.stream.next(time.monotonic())
         except grpc.aio.BaseError as error:
             _log.debug("%s is gone while it is written to: %s", self.name, error)
@@ -140,9 +149,20 @@ class ClientStream:
         self._queued = False
         try:
             self.stream.leaves(response, time.monotonic())
-            await self._context.write(bytes(response))
+            await self._put(response)
         finally:
             hold.release()
+
+    async def _put(self, response: Response) -> None:
+        self._write_bytes, self._write_at = len(response.body), time.monotonic()
+        try:
+            await self._context.write(bytes(response))
+        finally:
+            self._write_bytes = 0
+
+    def stalled(self, now: float) -> tuple[float, int]:
+        """For how long, and of how many bytes, gRPC waits until the client reads on."""
+        return (now - self._write_at, self._write_bytes) if self._write_bytes else (0.0, 0)
 
     @property
     def name(self) -> str:
@@ -182,11 +202,13 @@ class Streams:
         self.identify = identify
         self.metrics = metrics
         self.throttle = Throttle()
+        self.stalled_bytes = STALLED_BYTES
         self.clients: dict[ClientStream, None] = {}
         self.rejections: dict[int, tuple[str, Rejection]] = {}  # the last ones, with the client
         self._rejection_numbers = itertools.count()
         self._stream_numbers = itertools.count(1)
         self._deadline_s = deadline_s
+        self._hold_s = min(LONGEST_HOLD_S, deadline_s / 4)
         self._watch: asyncio.Task[None] | None = None
         self._going = False
 
@@ -202,6 +224,11 @@ class Streams:
 
     async def serve(self, context: Any, type_url: str, *, delta: bool) -> None:
         """One stream, from its first request to its end."""
+        if len(self.clients) >= MAX_STREAMS:
+            self.metrics.refused.inc()
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"this pilot serves {MAX_STREAMS} streams: ask another"
+            )
         client = ClientStream(self, context, next(self._stream_numbers), type_url, delta=delta)
         self.clients[client] = None
         self.metrics.clients.labels(client.protocol).inc()
@@ -227,7 +254,7 @@ class Streams:
     # -- what streams tell
 
     def on_sent(self, response: Response) -> None:
-        self.metrics.responses.labels(short_name(response.type_url)).inc()
+        self.metrics.responses.labels(label_of(response.type_url)).inc()
         self.metrics.bytes.inc(len(response.body))
 
     def on_refused(self, client: ClientStream, reason: str) -> None:
@@ -236,7 +263,7 @@ class Streams:
 
     def on_rejection(self, client: ClientStream, rejection: Rejection) -> None:
         kind = short_name(rejection.type_url)
-        self.metrics.rejections.labels(kind).inc()
+        self.metrics.rejections.labels(label_of(rejection.type_url)).inc()
         self.rejections[next(self._rejection_numbers)] = (client.name, rejection)
         if len(self.rejections) > _MAX_REJECTIONS:
             del self.rejections[next(iter(self.rejections))]
@@ -248,14 +275,27 @@ class Streams:
             now = time.monotonic()
             for client in list(self.clients):
                 if client.overdue_s(now) > self._deadline_s:
-                    self.metrics.slow.inc()
-                    _log.warning("%s has not answered for %g s: it is sent away", client.name, self._deadline_s)
-                    client.end(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer for {self._deadline_s:g} s")
+                    self._send_slow_away(client, f"no answer for {self._deadline_s:g} s")
                 elif client.stream.waits:
                     client.poke()
+            waiting = {client: client.stalled(now) for client in self.clients}
+            for client in longest_stalled(waiting, self._hold_s, self.stalled_bytes):
+                self._send_slow_away(client, "it does not read, and neither do too many others")
+
+    def _send_slow_away(self, client: ClientStream, reason: str) -> None:
+        self.metrics.slow.inc()
+        _log.warning("%s is sent away: %s", client.name, reason)
+        client.end(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
 
 
-def _identities(context: Any) -> tuple[str, ...]:
-    """What the client's certificate proves: its alternative names."""
-    names = context.auth_context().get("x509_subject_alternative_name", ())
-    return tuple(bytes(name).decode("utf-8", "replace") for name in names)
+def _code_of(error: Exception) -> grpc.StatusCode:
+    too_much = isinstance(error, (TooMuchError, TooManyScopesError))
+    return grpc.StatusCode.RESOURCE_EXHAUSTED if too_much else grpc.StatusCode.INVALID_ARGUMENT
+
+
+def _identities(context: Any) -> Names:
+    """What the client's certificate proves: the URIs in it. None without TLS."""
+    facts = context.auth_context()
+    if facts.get("transport_security_type") != [b"ssl"]:
+        return None
+    return tuple(bytes(name).decode("utf-8", "replace") for name in facts.get("peer_uri", ()))

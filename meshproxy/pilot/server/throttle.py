@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeVar
 
 LIMIT_BYTES: Final = 64 * 1024 * 1024
 # After this time a write counts no longer, so that slow clients do not hold up the others.
 LONGEST_HOLD_S: Final = 1.0
+# Writes of any size that are older than that, of all clients: beyond, those that stand longest are given up.
+STALLED_BYTES: Final = 256 * 1024 * 1024
+T = TypeVar("T")
+
+
+def longest_stalled(waiting: Mapping[T, tuple[float, int]], from_s: float, limit_bytes: int) -> Iterator[T]:
+    """Who has to go, the longest waiting first, so that no more than `limit_bytes` are in writes that have taken more
+    than `from_s`. `waiting` has the seconds and bytes of each."""
+    stalled = {who: found for who, found in waiting.items() if found[0] > from_s}
+    left = sum(size for _, size in stalled.values())
+    for who in sorted(stalled, key=lambda each: stalled[each], reverse=True):
+        if left <= limit_bytes:
+            return
+        left -= stalled[who][1]
+        yield who
 
 
 class Throttle:

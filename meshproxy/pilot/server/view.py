@@ -137,18 +137,29 @@ class View:
         answer: bool,
     ) -> Plan:
         if type_url not in FULL_STATE:
-            body = b""
-            if changed or answer:
-                body = responses.state_of_the_world(type_url, target.version, changed, self._identifier)
-            return Plan(body, target.version, target.resources, _names(changed), ())
+            return self._some_of_the_world(type_url, held, target, changed, answer)
         after = _with_kept(target.resources, held, gone) if keep and gone else target.resources
         version = target.version if after is target.resources else version_of(after)
         body = b""
         if changed or answer or (gone and not keep):
-            body = responses.state_of_the_world(type_url, version, after.values(), self._identifier)
+            body = responses.state_of_the_world(type_url, version, after.values(), (), self._identifier)
         elif after is not target.resources:
             after = held
         return Plan(body, version, after, _names(changed), gone)
+
+    def _some_of_the_world(
+        self, type_url: str, held: Held, target: Target, changed: list[Resource], answer: bool
+    ) -> Plan:
+        """Of these types a response need not have all there is, and says in `resource_errors` what there is not: nobody
+        waits for it. What a client has is not taken away from it like this."""
+        missing = [name for name in target.absent if name not in held]
+        if not (changed or missing or answer):
+            return Plan(b"", target.version, held if target.absent else target.resources, (), ())
+        after = target.resources
+        if target.absent:
+            after = {**after, **{name: Resource(name, "", b"") for name in target.absent}}
+        body = responses.state_of_the_world(type_url, target.version, changed, missing, self._identifier)
+        return Plan(body, target.version, after, _names(changed), ())
 
     def _delta(
         self,

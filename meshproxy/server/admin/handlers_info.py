@@ -106,9 +106,7 @@ async def init_dump(backend: AdminBackend, request: AdminRequest) -> AdminRespon
         return json_response({})
     unready = await backend.unready_targets()
     dumps = [
-        {"name": name, "target_names": list(targets)}
-        for name, targets in unready
-        if not mask or "Listener" in name
+        {"name": name, "target_names": list(targets)} for name, targets in unready if not mask or "Listener" in name
     ]
     if not dumps:
         return json_response({})

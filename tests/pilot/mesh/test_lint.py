@@ -100,3 +100,10 @@ def test_other_kinds_that_name_what_is_not_there() -> None:
         "StickySplit shop/t: spec.route: VirtualService shop/w has no http route r",
         f"VirtualService shop/w: spec.http[0].route[0].destination.host: there is no service short.{END}",
     ]
+
+
+def test_a_workload_whose_metadata_say_that_it_takes_mutual_tls() -> None:
+    spec = "address: 10.0.0.1"
+    labelled = document("WorkloadEntry", spec, "w", "shop, labels: {security.istio.io/tlsMode: istio}")
+    (doubt,) = doubts(labelled)
+    assert doubt.startswith("WorkloadEntry shop/w: spec: metadata.labels: mutual TLS to it needs secrets")

@@ -14,8 +14,13 @@ from tests.pilot.resources.support import ROOT, RULES, SHOP_PAGE, as_yaml, mesh_
 GOLDEN = ROOT / "xds" / "golden"
 SERVICES = "services"
 MODES = (SIDECAR, EXPLICIT, GRPC)
-EDGE = replace(SHOP_PAGE, mode=GATEWAY, labels=(("app", "edge"),), ips=("10.1.0.90",))
-PROXIES = {"gateway": EDGE, "sidecar": SHOP_PAGE}
+WITH_AGENT = (("meshproxy.io/sds-cluster", "sds-grpc"), ("product", "meshproxy"))
+EDGE = replace(SHOP_PAGE, mode=GATEWAY, labels=(("app", "edge"),), ips=("10.1.0.90",), metadata=WITH_AGENT)
+PROXIES = {
+    "gateway": EDGE,
+    "sidecar": SHOP_PAGE,
+    "tls": replace(SHOP_PAGE, mode=EXPLICIT, metadata=WITH_AGENT),
+}
 SAMPLES = sorted(path.stem for path in RULES.glob("*.yaml") if path.stem != SERVICES)
 
 

@@ -17,7 +17,7 @@ from meshproxy.config.validate import validate_message
 from meshproxy.filters import builtin
 from meshproxy.pilot.proxy import EXPLICIT
 from meshproxy.pilot.snapshot import Proxy, Snapshot
-from tests.pilot.resources.golden import EDGE, SAMPLES, SERVICES
+from tests.pilot.resources.golden import EDGE, SAMPLES, SERVICES, WITH_AGENT
 from tests.pilot.resources.static_form import MESSAGES, messages, static_bootstrap, with_secrets
 from tests.pilot.resources.support import SHOP_PAGE, mesh_of, sample, snapshot_of
 from tests.support.proxy import envoy_binary
@@ -38,6 +38,8 @@ CASES = [
     ("everything", EVERYTHING, replace(WEB, metadata=())),
     ("everything", EVERYTHING, replace(WEB, mode=EXPLICIT, metadata=())),
     ("everything", EVERYTHING, EDGE),
+    ("everything with an agent", EVERYTHING, replace(WEB, mode=EXPLICIT, metadata=WITH_AGENT)),
+    ("everything without an agent", EVERYTHING, replace(EDGE, metadata=())),
 ]
 NAMES = [f"{name}-{proxy.mode}" for name, _, proxy in CASES]
 

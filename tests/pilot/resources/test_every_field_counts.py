@@ -31,7 +31,7 @@ WEB = Proxy(
     ips=("10.0.0.8", "10.2.0.1"),
     region="eu",
     zone="a",
-    metadata=(("product", "meshproxy"),),
+    metadata=(("meshproxy.io/sds-cluster", "sds-grpc"), ("product", "meshproxy")),
 )
 PROXIES = [
     WEB,

@@ -20,11 +20,13 @@ LABELLED = {
   hosts: [reviews]
   http: [{match: [{sourceLabels: {app: web}}], route: [{destination: {host: reviews}}]}]""",
     "LocalRateLimit": "spec: {workloadSelector: {labels: {app: web}}, tokenBucket: {maxTokens: 1, fillInterval: 1s}}",
+    "Fault": "spec: {workloadSelector: {labels: {app: web}}, abort: {httpStatus: 503}}",
     "PythonFilter": "spec: {workloadSelector: {labels: {app: web}}, module: m}",
     "Gateway": "spec: {selector: {app: web}, servers: [{port: {number: 80, name: h, protocol: HTTP}, hosts: ['*']}]}",
 }
 GROUPS = {
     "LocalRateLimit": "meshproxy.io/v1",
+    "Fault": "meshproxy.io/v1",
     "PythonFilter": "meshproxy.io/v1",
 }
 
@@ -67,6 +69,13 @@ def test_what_no_rule_asks_for_makes_no_difference(fields: dict[str, object]) ->
 )
 def test_namespace_and_mode_always_do(fields: dict[str, object]) -> None:
     assert not alike(SERVICES, **fields)
+
+
+def test_who_has_secrets_matters_but_to_grpc_clients() -> None:
+    agent = (("meshproxy.io/sds-cluster", "sds-grpc"), *SHOP_PAGE.metadata)
+    assert not alike(SERVICES, metadata=agent)
+    grpc = replace(SHOP_PAGE, mode=GRPC)
+    assert scope(SERVICES, grpc) == scope(SERVICES, replace(grpc, metadata=agent))
 
 
 @pytest.mark.parametrize("kind", LABELLED)

@@ -25,12 +25,14 @@ _OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_le
 class Pilot:
     """A server whose mesh is a mapping of namespaces to snapshots."""
 
-    def __init__(self, builder: Any = None, deadline_s: float = 30.0, max_connection_age_s: float = 0.0) -> None:
+    def __init__(
+        self, builder: Any = None, deadline_s: float = 30.0, max_connection_age_s: float = 0.0, *, csds: bool = False
+    ) -> None:
         self.builder = builder or FixedBuilder()
         self.metrics = Metrics()
         self.snapshots = Snapshots(self.builder, self.metrics)
-        self.streams = Streams(self.snapshots, identified(fixed_proxy), self.metrics, deadline_s)
-        self.server = DiscoveryServer(self.streams, max_connection_age_s)
+        self.streams = Streams(self.snapshots, identified(fixed_proxy, required=True), self.metrics, deadline_s)
+        self.server = DiscoveryServer(self.streams, max_connection_age_s, csds=csds)
         self.target = ""
 
     def set(self, mesh: Any) -> None:

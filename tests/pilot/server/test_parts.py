@@ -10,7 +10,7 @@ import pytest
 
 from meshproxy.pilot.server.debounce import Debounce
 from meshproxy.pilot.server.identity import proved
-from meshproxy.pilot.server.throttle import Throttle
+from meshproxy.pilot.server.throttle import Throttle, longest_stalled
 from meshproxy.pilot.server.wanted import EVERYTHING, NOTHING, wanted
 from meshproxy.pilot.snapshot import Proxy
 
@@ -110,6 +110,13 @@ async def test_a_slow_write_counts_for_a_time_only() -> None:
     slow.release()
 
 
+def test_of_writes_that_stall_the_longest_are_given_up() -> None:
+    waiting = {"new": (0.5, 1000), "old": (3.0, 40), "oldest": (9.0, 30), "young": (2.0, 50), "idle": (0.0, 0)}
+    assert list(longest_stalled(waiting, 1.0, 120)) == []
+    assert list(longest_stalled(waiting, 1.0, 90)) == ["oldest"]
+    assert list(longest_stalled(waiting, 1.0, 60)) == ["oldest", "old"]
+
+
 SPIFFE = "spiffe://cluster.local/ns/shop/sa/cart"
 
 
@@ -121,6 +128,15 @@ def test_a_certificate_gives_the_service_account() -> None:
 def test_without_a_spiffe_identity_the_node_is_believed() -> None:
     proxy = Proxy("p", namespace="shop", service_account="cart")
     assert proved(proxy, ("dns.test",)) is proxy
+
+
+def test_a_certificate_without_an_identity_is_not_enough_where_one_is_required() -> None:
+    proxy = Proxy("p", namespace="shop")
+    for names in ((), ("https://shop.test",), ("spiffe://cluster.local/shop",)):
+        with pytest.raises(ValueError, match="the certificate has no SPIFFE identity"):
+            proved(proxy, names, required=True)
+    assert proved(proxy, (SPIFFE,), required=True).service_account == "cart"
+    assert proved(proxy, None, required=True) is proxy  # by a Unix socket: there are no certificates
 
 
 @pytest.mark.parametrize("proxy", [Proxy("p", namespace="other"), Proxy("p", namespace="shop", service_account="x")])

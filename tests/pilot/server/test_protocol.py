@@ -12,7 +12,15 @@ from meshproxy.config.subscription import ENDPOINT_TYPE as EDS
 from meshproxy.config.subscription import LISTENER_TYPE as LDS
 from meshproxy.config.subscription import ROUTE_TYPE as RDS
 from meshproxy.config.subscription import SECRET_TYPE as SDS
-from meshproxy.pilot.server.protocol import MAX_TYPES, PATIENCE_S, DeltaStream, RequestError, StateOfTheWorldStream
+from meshproxy.pilot.server import protocol
+from meshproxy.pilot.server.protocol import (
+    MAX_TYPES,
+    PATIENCE_S,
+    DeltaStream,
+    RequestError,
+    StateOfTheWorldStream,
+    TooMuchError,
+)
 from meshproxy.pilot.server.view import View
 from meshproxy.pilot.snapshot import Snapshot
 from tests.pilot.server.support import MESSAGES, ask, ask_delta, changed, cluster, endpoints, listener, routes, snapshot
@@ -692,7 +700,30 @@ class TestRequests:
     def test_a_type_that_nobody_knows_has_no_resources(self, stream: Any, wish: Any) -> None:
         book = Playbook(stream())
         book.receive(wish("type.googleapis.com/unknown", "x"))
-        assert list(book.next().resources) == []
+        answer = book.next()
+        assert list(answer.resources) == []
+        ack(book, answer, "x")
+        book.show(changed(BASE, clusters=[cluster("c")]))
+        assert book.next() is None  # once
+
+    def test_the_name_of_a_type_is_bounded(self, stream: Any, wish: Any) -> None:
+        with pytest.raises(RequestError, match="type_url is longer than 256 characters"):
+            Playbook(stream()).receive(wish("type.googleapis.com/" + "x" * 256))
+
+    def test_names_are_bounded_over_all_types(self, stream: Any, wish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(protocol, "MAX_NAMES", 4)
+        book = Playbook(stream())
+        book.receive(wish(EDS, "a", "b"))
+        book.receive(wish(CDS, "a", "b"))
+        with pytest.raises(TooMuchError, match="more than 4 names of resources"):
+            book.receive(wish(RDS, "r"))
+
+    def test_the_bytes_of_names_are_bounded(self, stream: Any, wish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(protocol, "MAX_NAME_BYTES", 100)
+        book = Playbook(stream())
+        book.receive(wish(EDS, "a" * 60))
+        with pytest.raises(TooMuchError, match="or 100 bytes of them"):
+            book.receive(wish(CDS, "b" * 60))
 
     def test_the_time_of_the_oldest_unanswered_response(self, stream: Any, wish: Any) -> None:
         book = Playbook(stream())
@@ -712,3 +743,56 @@ class TestRequests:
 def _answered(book: Playbook, type_url: str) -> Any:
     """The response of a type that is under way, as far as an ACK names it."""
     return discovery.DiscoveryResponse(type_url=type_url, nonce=_nonce(book, type_url))
+
+
+def test_versions_that_a_client_comes_with_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_NAMES", 2)
+    delta().receive(ask_delta(CDS, have={"a": "1", "b": "1"}))
+    with pytest.raises(TooMuchError):
+        delta().receive(ask_delta(CDS, have={"a": "1", "b": "1", "c": "1"}))
+
+
+def test_names_that_a_client_drops_under_a_wildcard_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_NAMES", 3)
+    book = delta()
+    book.receive(ask_delta(CDS))
+    book.next()
+    book.receive(ask_delta(CDS, drop=["x", "y"]))
+    with pytest.raises(TooMuchError):
+        book.receive(ask_delta(CDS, drop=["v", "w"]))
+
+
+@pytest.mark.parametrize("type_url", [EDS, RDS, SDS])
+def test_state_of_the_world_says_which_names_there_are_not(type_url: str) -> None:
+    book = sotw()
+    book.receive(ask(type_url, "a", "r", "nobody"))
+    answer = book.next()
+    missing = {error.resource_name.name: error.error_detail.code for error in answer.resource_errors}
+    present = set(book.view.snapshot.of_type(type_url)) if book.view is not None else set()
+    assert missing == dict.fromkeys({"a", "r", "nobody"} - present, 5)  # NOT_FOUND
+    ack(book, answer, "a", "r", "nobody")
+    assert book.next() is None  # once
+    # One more name: only of that one.
+    book.receive(ask(type_url, "a", "r", "nobody", "neither", nonce=answer.nonce, version=answer.version_info))
+    (error,) = book.next().resource_errors
+    assert error.resource_name.name == "neither"
+
+
+def test_what_was_not_there_is_sent_when_it_comes() -> None:
+    book = sotw()
+    book.receive(ask(EDS, "a", "c"))
+    ack(book, book.next(), "a", "c")
+    book.show(changed(BASE, endpoints=[endpoints("a"), endpoints("c")]))
+    answer = book.next()
+    assert (names(answer), list(answer.resource_errors)) == (["c"], [])
+
+
+def test_what_a_client_has_is_not_taken_away_by_an_error() -> None:
+    book = sotw()
+    book.receive(ask(EDS, "a", "b"))
+    ack(book, book.next(), "a", "b")
+    book.show(changed(BASE, endpoints=[endpoints("b", 81)]))
+    answer = book.next()
+    assert (names(answer), list(answer.resource_errors)) == (["b"], [])
+    ack(book, answer, "a", "b")
+    assert book.next() is None

@@ -136,6 +136,32 @@ async def test_what_envoy_refuses_is_told_and_the_rest_goes_on(delta: bool) -> N
 
 
 @WAYS
+async def test_envoy_takes_it_that_there_is_no_such_resource(delta: bool) -> None:
+    """State of the world says so in `resource_errors`: Envoy does not refuse that, and takes the resource later."""
+    async with pilot() as plane, EchoUpstream("v1") as v1:
+        whole = mesh({"a": [v1.port]}, [forward("/", "a")])["c"]
+        plane.set({"c": Snapshot({})})
+        async with envoy(plane, delta=delta) as proxy:
+            plane.set({"c": Snapshot({**whole.types, ENDPOINT_TYPE: {}, ROUTE_TYPE: {}})})
+            told = _only(plane).stream.subscriptions
+            await until(lambda: settled(plane) and ROUTE_TYPE in told and told[ROUTE_TYPE].accepted_version != "")
+            assert {
+                kind: _held(plane, kind)[name].version for kind, name in ((ROUTE_TYPE, "r"), (ENDPOINT_TYPE, "a"))
+            } == {
+                ROUTE_TYPE: "",
+                ENDPOINT_TYPE: "",
+            }
+            plane.set({"c": whole})
+            await until(lambda: settled(plane) and _held(plane, ROUTE_TYPE) == whole.types[ROUTE_TYPE])
+            async with asyncio.timeout(15.0):
+                while "main" not in (ports := await asyncio.to_thread(proxy.listener_ports)):
+                    pass
+            port = ports["main"]
+            await served(port, (200, "v1 /"))
+            assert not plane.streams.rejections
+
+
+@WAYS
 async def test_envoy_moves_to_another_pilot_and_serves_on(delta: bool) -> None:
     shown = mesh({"a": [1]}, [direct("/", "same")])
     async with pilot() as first:

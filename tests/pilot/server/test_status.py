@@ -34,7 +34,7 @@ MESH = {"tests": snapshot(clusters=[cluster("a")], endpoints=[endpoints("a")], l
 @asynccontextmanager
 async def busy_pilot() -> AsyncIterator[Pilot]:
     """Of one client: its clusters are taken, its endpoints sent, its listeners refused, a name is not there."""
-    async with pilot(mesh=MESH) as plane, client(plane.target) as proxy:
+    async with pilot(mesh=MESH, csds=True) as plane, client(plane.target) as proxy:
         await proxy.ask(LDS)
         await proxy.ack(await proxy.next(), error="listeners: no")
         await proxy.ask(CDS, "a", "nobody")
@@ -84,6 +84,35 @@ async def test_csds_shows_the_clients_that_are_asked_for(prefix: str, found: int
     async with busy_pilot() as plane:
         answer = await fetch(plane, node_matchers=[{"node_id": {"prefix": prefix}}])
         assert len(answer.config) == found
+
+
+async def test_csds_is_not_there_unless_it_is_asked_for() -> None:
+    async with pilot(mesh=MESH) as plane:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await fetch(plane)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_csds_makes_its_answers_in_slices() -> None:
+    """Of many resources, with others served between; together they are one ClientConfig."""
+    many = {f"c{number}": cluster(f"c{number}") for number in range(1000)}
+    async with pilot(mesh={"tests": snapshot(clusters=many.values())}) as plane, client(plane.target) as proxy:
+        await proxy.ask(CDS)
+        await proxy.ack(await proxy.next())
+        loop, turns = asyncio.get_running_loop(), list[int]()
+
+        def count() -> None:
+            turns.append(1)
+            loop.call_soon(count)
+
+        loop.call_soon(count)
+        answer = csds.ClientStatusResponse.FromString(await status.client_status(b"", plane.streams.clients))
+        assert len(turns) > 10
+        (config,) = answer.config
+        assert config.node.id == "client-1"
+        assert {row.name: row.xds_config.value for row in config.generic_xds_configs} == {
+            name: each.data for name, each in many.items()
+        }
 
 
 async def test_csds_streams() -> None:
@@ -179,6 +208,17 @@ async def test_the_metrics() -> None:
         assert samples["meshproxy_pilot_responses_total", "Cluster"] == 1
         assert samples["meshproxy_pilot_snapshots",] == 1
         assert samples["meshproxy_pilot_response_bytes_total",] > 0
+
+
+async def test_types_that_clients_make_up_have_one_label() -> None:
+    async with pilot(mesh=MESH) as plane, client(plane.target) as proxy:
+        for number in range(3):
+            await proxy.ask(f"type.googleapis.com/made.up.Type{number}", "x")
+            await proxy.ack(await proxy.next(), "x", error="no")
+        await until(lambda: len(plane.streams.rejections) == 3)
+        assert plane.count("responses_total", type="other") == 3
+        assert plane.count("rejections_total", type="other") == 3
+        assert "Type" not in plane.metrics.text()
 
 
 async def test_readiness_health_and_what_is_not_there() -> None:

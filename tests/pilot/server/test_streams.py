@@ -8,14 +8,18 @@ from typing import Any
 
 import grpc
 import pytest
+from h2.events import RemoteSettingsChanged
+from h2.settings import SettingCodes
 
 from meshproxy.config.subscription import CLUSTER_TYPE as CDS
 from meshproxy.config.subscription import ENDPOINT_TYPE as EDS
 from meshproxy.config.subscription import LISTENER_TYPE as LDS
+from meshproxy.pilot.server import protocol, snapshots, streams
 from meshproxy.pilot.server.kinds import stream_methods
+from meshproxy.pilot.server.server import MAX_STREAMS_OF_CONNECTION
 from meshproxy.pilot.snapshot import Resource, Snapshot
 from tests.pilot.server.clients import client, pilot, until
-from tests.pilot.server.support import changed, cluster, endpoints, listener, snapshot
+from tests.pilot.server.support import NODE, changed, cluster, endpoints, listener, snapshot
 
 BASE = snapshot(clusters=[cluster("a")], endpoints=[endpoints("a")], listeners=[listener("l")])
 MESH = {"tests": BASE}
@@ -100,6 +104,83 @@ async def test_a_client_that_does_not_answer_is_sent_away(method: str) -> None:
         await proxy.next()
         assert (await proxy.ended()).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert plane.count("slow_clients_total") == 1
+        await until(lambda: not plane.streams.clients)
+
+
+@BOTH
+async def test_who_asks_for_too_many_names_is_told_so(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_NAMES", 3)
+    async with pilot(mesh=MESH) as plane, client(plane.target, method) as proxy:
+        await proxy.ask(EDS, "a", "b")
+        await proxy.ack(await proxy.next(), *(() if proxy.is_delta else ("a", "b")))
+        await proxy.ask(CDS, "a", "b")
+        error = await proxy.ended()
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.details().startswith("more than 3 names of resources")
+        assert plane.count("refused_streams_total") == 1
+
+
+@pytest.mark.parametrize("first", ["client", "rules"])
+async def test_snapshots_that_clients_can_cause_are_bounded(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "MAX_SCOPES", 2)
+    mesh = dict.fromkeys(("one", "two", "three"), BASE)
+    async with pilot(mesh=None if first == "client" else mesh) as plane:
+        async with client(plane.target) as one, client(plane.target) as two, client(plane.target) as three:
+            asked = {name: type(NODE)(id=name, cluster=name) for name in mesh}
+            for number, (proxy, name) in enumerate(zip((one, two, three), mesh, strict=True), 1):
+                await proxy.ask(CDS, node=asked[name])
+                await until(lambda number=number: sum(each.requests for each in plane.streams.clients) >= number)
+            if first == "client":
+                plane.set(mesh)
+            error = await three.ended()
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert error.details().startswith("this pilot serves 2 different configurations")
+            for proxy in (one, two):
+                assert len((await proxy.next()).resources) == 1
+        async with client(plane.target) as again:  # of a scope that there is, or that there is room for
+            await until(lambda: not plane.streams.clients or len(plane.streams.clients) == 1)
+            await again.ask(CDS, node=asked["three"])
+            assert len((await again.next()).resources) == 1
+
+
+async def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_STREAMS", 1)
+    async with pilot(mesh=MESH) as plane, client(plane.target) as one:
+        await one.ask(CDS)
+        assert len((await one.next()).resources) == 1
+        async with client(plane.target) as other:
+            error = await other.ended()
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "this pilot serves 1 streams: ask another",
+        )
+
+
+async def test_streams_of_a_connection_are_bounded() -> None:
+    from h2.connection import H2Connection
+
+    async with pilot(mesh=MESH) as plane, asyncio.timeout(10.0):
+        host, _, port = plane.target.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        connection = H2Connection()
+        connection.initiate_connection()
+        writer.write(connection.data_to_send())
+        found: list[Any] = []
+        while not found:
+            events = connection.receive_data(await reader.read(65536))
+            found = [each for each in events if isinstance(each, RemoteSettingsChanged)]
+        writer.close()
+        changes = found[0].changed_settings
+        assert changes[SettingCodes.MAX_CONCURRENT_STREAMS].new_value == MAX_STREAMS_OF_CONNECTION == 100
+
+
+async def test_a_client_that_does_not_read_goes_early_where_too_much_waits() -> None:
+    """Long before its time to answer is over."""
+    large = {f"c{number}": Resource(f"c{number}", "1", b"x" * 1_000_000) for number in range(12)}
+    async with pilot(mesh={"tests": Snapshot({CDS: large})}, deadline_s=600.0) as plane, _mute(plane.target) as mute:
+        plane.streams.stalled_bytes = 1_000_000
+        await mute()
+        await until(lambda: plane.count("slow_clients_total") == 1)
         await until(lambda: not plane.streams.clients)
 
 

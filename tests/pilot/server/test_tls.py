@@ -63,6 +63,10 @@ async def test_a_client_must_show_who_it_is(tmp_path: Path, authority: Issued) -
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await served(target, authority, nobody)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        anybody = issue("client", authority, names=dns("client.test"))
+        with pytest.raises(grpc.aio.AioRpcError, match="the certificate has no SPIFFE identity") as caught:
+            await served(target, authority, anybody)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         liar = issue("client", authority, names=uri("spiffe://cluster.local/ns/other/sa/app"))
         with pytest.raises(grpc.aio.AioRpcError, match="its certificate says other/app") as caught:
             await served(target, authority, liar)
