@@ -18,7 +18,7 @@ BENCH_ARGS ?=
 # One file's tests stay in one process, so that they share the proxies they start.
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 # The directories whose tests run again on the mypyc build.
-COMPILED_TESTS = $(wildcard tests/codec tests/filters tests/http tests/integration tests/net tests/route tests/upstream)
+COMPILED_TESTS = $(wildcard tests/codec tests/filters tests/http tests/integration tests/istio tests/net tests/route tests/upstream)
 # Without -P, or with the checkout before the build on the path, the tests would quietly run the source again.
 ON_COMPILED = env PYTHONSAFEPATH=1 PYTHONPATH="$$compiled:$(CURDIR)" MESHPROXY_EXPECT_COMPILED=1
 

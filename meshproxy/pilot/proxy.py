@@ -71,8 +71,9 @@ def entries(proxy: Proxy, key: str) -> dict[str, str]:
 
 
 def _check_port(name: str, place: str, least: int) -> None:
-    port = place.rpartition(":")[2]
-    if not port.isdecimal() or not least <= int(port) < 65_536:
+    """`least` is 0 for listeners, of which only the port is said; the place of an application may have its address."""
+    port = place.rpartition(":")[2] if least else place
+    if not (port.isascii() and port.isdecimal()) or not least <= int(port) < 65_536:
         raise ValueError(f'the node says of "{name}": "{place}", which names no port')
 
 

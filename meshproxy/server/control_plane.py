@@ -79,8 +79,6 @@ class ControlPlane(ResourceSink):
         self._wanted: Counter[Key] = Counter()  # by how many workers
         self._first: dict[str, asyncio.Event] = {}  # of CDS and LDS: set with the first answer
         self._stats: dict[str, SubscriptionStats] = {}
-        # By source and type: the names of what the client could not even read of the response that is applied next.
-        self._unreadable: dict[tuple[bytes, str], list[Rejection]] = {}
         self._clusters_at: float = 0.0  # when clusters came last
 
     # -- start
@@ -299,28 +297,30 @@ class ControlPlane(ResourceSink):
             failed = self._supervisor.each("fetch_failed", source, type_url)
             self._supervisor.dispatcher.spawn(failed, "fetch failed")
 
-    def on_rejected(self, source: bytes, type_url: str, rejections: list[Rejection], version: str) -> None:
-        """The client could not even read these; `apply` follows, with the rest of the response."""
-        self._unreadable[source, type_url] = rejections
-        for rejection in rejections:
-            _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], rejection.name, rejection.reason)
-
     async def apply(
-        self, source: bytes, type_url: str, updates: list[ResourceUpdate], removed: list[str], version: str
+        self,
+        source: bytes,
+        type_url: str,
+        updates: list[ResourceUpdate],
+        removed: list[str],
+        version: str,
+        rejections: Sequence[Rejection] = (),
     ) -> list[Rejection]:
-        """Take these, each for itself. Returns those that are refused, with all that is wrong with them."""
+        """Take these, each for itself. Returns those that are refused, with all that is wrong with them. `rejections`
+        are what the client could not even read of the same response."""
         size = sum(len(update.data) for update in updates)
-        unreadable = self._unreadable.pop((source, type_url), [])
+        for each in rejections:
+            _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], each.name, each.reason)
         GARBAGE.pause()
         try:
             known = {update.name for update in updates}
-            lost = [each for each in unreadable if each.name not in known]
+            lost = [each for each in rejections if each.name not in known]
             reasons = await self._apply(source, type_url, updates, removed, [each.name for each in lost])
         finally:
             GARBAGE.settle(size)
         for each in lost:
             self.resources.record(source, type_url, each.name).refusal = Refusal(version, b"", each.reason)
-        rejected = bool(reasons or unreadable)
+        rejected = bool(reasons or rejections)
         if not rejected:
             self.resources.versions[type_url] = version
         stats = self._stats.get(type_url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse
@@ -39,17 +39,17 @@ class SinkOf:
         self._type_url = type_url
         self._lock = asyncio.Lock()
 
-    async def apply(self, updates: list[ResourceUpdate], removed: list[str], version: str) -> list[Rejection]:
+    async def apply(
+        self, updates: list[ResourceUpdate], removed: list[str], version: str, rejections: Sequence[Rejection] = ()
+    ) -> list[Rejection]:
+        """As that of the sink; a bug there refuses all that was to change."""
         async with self._lock:
             try:
-                return await self._sink.apply(self._source, self._type_url, updates, removed, version)
+                return await self._sink.apply(self._source, self._type_url, updates, removed, version, rejections)
             except Exception as error:  # noqa: BLE001  a bug in what applies them must not end the subscription
                 _log.exception("a response of %s could not be applied", self._type_url)
                 names = [*(each.name for each in updates), *removed]
                 return [Rejection(name, f"internal error: {error!r}") for name in names]
-
-    def on_rejected(self, rejections: list[Rejection], version: str) -> None:
-        self._sink.on_rejected(self._source, self._type_url, rejections, version)
 
     def on_failure(self, reason: str) -> None:
         self._sink.on_failure(self._source, self._type_url, reason)
@@ -137,10 +137,8 @@ class Feed:
         await in_slices(decoder.steps())
         change = state.change(decoder, queued.response)
         rejections: list[Rejection] = []
-        if change.rejections:
-            self.sink.on_rejected(change.rejections, change.version)
         if not change.only_heartbeats:
-            rejections = await self.sink.apply(change.updates, change.removed, change.version)
+            rejections = await self.sink.apply(change.updates, change.removed, change.version, change.rejections)
         state.conclude(change, rejections, same_stream=queued.stream == self.stream)
         self._renew(change, rejections)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,15 +66,21 @@ class ResourceSink:
     """Whom the client tells what control planes say; the source is the key of its ConfigSource."""
 
     async def apply(
-        self, source: bytes, type_url: str, updates: list[ResourceUpdate], removed: list[str], version: str
+        self,
+        source: bytes,
+        type_url: str,
+        updates: list[ResourceUpdate],
+        removed: list[str],
+        version: str,
+        rejections: Sequence[Rejection] = (),
     ) -> list[Rejection]:
         """Take new resources and let go those that are gone; the ones that are returned were not taken, and the reasons
-        go to the control plane. Another call for the type comes when this one is done; other types do not wait."""
-        raise NotImplementedError
+        go to the control plane. Another call for the type comes when this one is done; other types do not wait.
 
-    def on_rejected(self, source: bytes, type_url: str, rejections: list[Rejection], version: str) -> None:
-        """The client has refused these by itself, before `apply` is called with the rest: what nobody could read, or
-        tell whose it is. The control plane hears of them."""
+        `rejections` are what the client has refused by itself of the same response: what nobody could read, or tell
+        whose it is. The control plane hears of them anyway.
+        """
+        raise NotImplementedError
 
     def on_failure(self, source: bytes, type_url: str, reason: str) -> None:
         """The source cannot be reached, or has gone: whoever asked it for resources of the type waits on."""

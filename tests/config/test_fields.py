@@ -146,6 +146,21 @@ def test_what_is_not_done_yet_is_listed() -> None:
     assert all(note for _, note in not_yet)
 
 
+def test_of_extensions_that_are_not_started_those_are_told_that_may_be_missed() -> None:
+    """An internal listener's is not: what it is for is refused where it is asked for."""
+    package = "type.googleapis.com/envoy.extensions"
+    internal = {"@type": f"{package}.bootstrap.internal_listener.v3.InternalListener", "buffer_size_kb": 64}
+    struct = {
+        "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+        "type_url": internal["@type"],
+        "value": {"buffer_size_kb": 64},
+    }
+    wasm = {"@type": f"{package}.wasm.v3.WasmService", "singleton": True}
+    bootstrap = good()
+    bootstrap["bootstrap_extensions"] = [{"name": "x", "typed_config": each} for each in (internal, wasm, struct)]
+    assert check(bootstrap) == ([], [("bootstrap_extensions[1]", "the extension is not started")])
+
+
 def test_harmless_fields_are_passed_over() -> None:
     bootstrap = spoil("listener", "connection_balance_config", {"exact_balance": {}})
     bootstrap["stats_flush_interval"] = "5s"

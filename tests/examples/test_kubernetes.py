@@ -236,7 +236,7 @@ def serving(pod: Pod, port: int) -> bool:
         "print(channel.unary_unary('/grpc.health.v1.Health/Check')(b'', timeout=10, wait_for_ready=True).hex())"
     )
     command = shlex.join([sys.executable, "-c", check % port])
-    return bool(wait_for(lambda: pod.do("sh", "-c", f"{command} || true") == "0801", "SERVING", 30.0))
+    return bool(wait_for(lambda: pod.do("sh", "-c", f"{command} || true").strip() == "0801", "SERVING", 30.0))
 
 
 def ready(pod: Pod, probe: Any, ports: dict[str, int]) -> bool:

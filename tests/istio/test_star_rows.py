@@ -1,4 +1,4 @@
-"""docs/istio.md: what it says of a default sidecar's types and of our tests is so, and nothing that is sent is missing."""
+"""docs/istio.md: what it says of a default sidecar's types and of our tests is so, and no type is missing."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ class Row:
     """One of the page's tables."""
 
     def __init__(self, line: str) -> None:
-        self.what, behaviour, where, tests = (cell.strip() for cell in line.strip("|\n").split(" | "))
-        self.types = [name for name in _quoted(behaviour) if _PACKAGE.match(name)]
+        what, behaviour, where, tests = (cell.strip() for cell in line.strip("|\n").split(" | "))
+        self.what = what
+        self.types: list[str] = [name for name in _quoted(behaviour) if _PACKAGE.match(name)]
         self.files = _quoted(where)
         self.tests = _quoted(tests)
 
@@ -125,6 +126,7 @@ def test_the_bootstrap() -> None:
     assert [each["name"] for each in tree["bootstrap_extensions"]] == ["envoy.bootstrap.internal_listener"]
     errors = ConfigErrors()
     bootstrap = load_bootstrap(json.dumps(tree), errors=errors)
+    assert bootstrap is not None
     not_yet = check_fields(bootstrap, "", errors)
     assert str(errors) == ""
     assert sorted(path for path, _ in not_yet) == NOT_YET

@@ -14,6 +14,7 @@ from meshproxy.pilot.documents.rules import (
     Labels,
     Name,
     NotNegative,
+    Seconds,
     UInt32,
     at_least,
     between,
@@ -151,8 +152,8 @@ class LoadBalancer:
 @spec
 class TcpKeepalive:
     probes: UInt32 = 0
-    time: Duration | None = None
-    interval: Duration | None = None
+    time: Seconds | None = None
+    interval: Seconds | None = None
 
 
 @spec

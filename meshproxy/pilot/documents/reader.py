@@ -214,19 +214,20 @@ def _bytes(node: yaml.Node, at: At) -> Any:
 
 def _json(node: yaml.Node, at: At) -> Any:
     try:
-        return Json(json.dumps(_json_value(node, 0), sort_keys=True, ensure_ascii=False))
+        return Json(json.dumps(_json_value(node, 0, at), sort_keys=True, ensure_ascii=False))
     except ValueError as error:
         at.error(str(error))
         return FAILED
 
 
-def _json_value(node: yaml.Node, depth: int) -> Any:
+def _json_value(node: yaml.Node, depth: int, at: At) -> Any:
+    at.count()  # of what an alias stands for, each time
     if depth > _MAX_DEPTH:
         raise ValueError("is nested too deeply")
     if isinstance(node, yaml.SequenceNode):
-        return [_json_value(each, depth + 1) for each in node.value]
+        return [_json_value(each, depth + 1, at) for each in node.value]
     if isinstance(node, yaml.MappingNode):
-        return {str(key.value): _json_value(value, depth + 1) for key, value in node.value}
+        return {str(key.value): _json_value(value, depth + 1, at) for key, value in node.value}
     value = plain_value(node)
     return value if _is_quoted(node) else _number(value)
 

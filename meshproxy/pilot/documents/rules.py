@@ -17,6 +17,7 @@ _WILDCARD_LABEL: Final = re.compile(r"\*(?:-[-a-zA-Z0-9]{0,60}[a-zA-Z0-9])?", re
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _QUALIFIED: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+UINT32_MAX: Final = 2**32 - 1
 
 
 def _host_reason(value: str) -> str | None:
@@ -125,6 +126,17 @@ def at_least(low: float) -> Callable[[float], str | None]:
     return rule
 
 
+def at_most(high: float) -> Callable[[float], str | None]:
+    def rule(value: float) -> str | None:
+        return None if value <= high else f"must be at most {high}"
+
+    return rule
+
+
+def at_most_uint32_seconds(value: timedelta) -> str | None:
+    return None if value.total_seconds() <= UINT32_MAX else f"must be at most {UINT32_MAX}s"
+
+
 def label_name(value: str) -> str | None:
     """The key of a label: `app`, `example.com/app`."""
     prefix, slash, name = value.rpartition("/")
@@ -167,5 +179,7 @@ HeaderName: TypeAlias = Annotated[str, header_name]
 Duration: TypeAlias = Annotated[timedelta, at_least_1ms]
 Labels: TypeAlias = Annotated[tuple[tuple[str, str], ...], labels]
 ExportTo: TypeAlias = Annotated[tuple[str, ...], export_to]
-NotNegative: TypeAlias = Annotated[int, at_least(0)]
-UInt32: TypeAlias = Annotated[int, between(0, 2**32 - 1)]
+NotNegative: TypeAlias = Annotated[int, at_least(0), at_most(UINT32_MAX)]
+UInt32: TypeAlias = Annotated[int, between(0, UINT32_MAX)]
+# Where proxies count in whole seconds.
+Seconds: TypeAlias = Annotated[timedelta, at_least_1ms, at_most_uint32_seconds]

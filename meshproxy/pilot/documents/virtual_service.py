@@ -15,6 +15,7 @@ from meshproxy.pilot.documents.common import (
 )
 from meshproxy.pilot.documents.problems import At
 from meshproxy.pilot.documents.rules import (
+    UINT32_MAX,
     Duration,
     ExportTo,
     HeaderName,
@@ -340,8 +341,7 @@ class HTTPRoute:
     def check(self, at: At) -> None:
         if not self.route and self.redirect is None and self.direct_response is None:
             at.error("one of route, redirect, directResponse is required")
-        if len(self.route) > 1 and not any(each.weight for each in self.route):
-            (at / "route").error("all weights are 0")
+        _check_weights([each.weight for each in self.route], at / "route")
         self._check_authority(at)
 
     def _check_authority(self, at: At) -> None:
@@ -361,8 +361,15 @@ class RouteDestination:
 
 
 def _check_split(route: tuple[RouteDestination, ...], at: At) -> None:
-    if len(route) > 1 and not any(each.weight for each in route):
-        (at / "route").error("all weights are 0")
+    _check_weights([each.weight for each in route], at / "route")
+
+
+def _check_weights(weights: list[int | None], at: At) -> None:
+    """Proxies refuse a sum that is no uint32."""
+    if len(weights) > 1 and not any(weights):
+        at.error("all weights are 0")
+    if sum(weight or 0 for weight in weights) > UINT32_MAX:
+        at.error(f"the weights must not add up to more than {UINT32_MAX}")
 
 
 @spec

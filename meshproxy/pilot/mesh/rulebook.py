@@ -114,10 +114,19 @@ class _Reading:
         return is_new
 
     def _checked(self, parsed: Parsed) -> Parsed:
-        reasons = self._check(parsed.document) if self._check is not None and parsed.document is not None else []
+        reasons = self._reasons_against(parsed.document)
         if not reasons:
             return parsed
         return replace(parsed, document=None, errors=tuple(Problem("", 1, "spec", reason) for reason in reasons))
+
+    def _reasons_against(self, document: Document | None) -> list[str]:
+        """A value that no message can hold is the document's fault as well."""
+        if document is None or self._check is None:
+            return []
+        try:
+            return self._check(document)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one document, the others are in force
+            return [f"cannot be made into resources: {error}"]
 
     def _read_slowly(self, raw: RawDocument, parsed: Parsed) -> None:
         """One that is not simply fine."""

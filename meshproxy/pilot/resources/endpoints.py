@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from meshproxy.pilot.mesh.services import Endpoint
     from meshproxy.pilot.resources.locality import Group
 
+_MOST: Final = 2**32 - 1
+_SCALED: Final = 2**31
 _SOCKET_MATCH: Final = "envoy.transport_socket_match"
 
 
@@ -28,20 +30,31 @@ def of_subset(endpoints: Iterable[Endpoint], labels: Iterable[tuple[str, str]]) 
 
 def assignment(name: str, groups: Sequence[Group]) -> ClusterLoadAssignment:
     message = ClusterLoadAssignment(cluster_name=name)
-    message.endpoints.extend(_locality_endpoints(group) for group in groups)
+    weights = _weights(group.weight for group in groups)
+    message.endpoints.extend(map(_locality_endpoints, groups, weights))
     return message
 
 
-def _locality_endpoints(group: Group) -> LocalityLbEndpoints:
-    message = LocalityLbEndpoints(priority=group.priority, load_balancing_weight=uint32(max(group.weight, 1)))
+def _locality_endpoints(group: Group, weight: int) -> LocalityLbEndpoints:
+    message = LocalityLbEndpoints(priority=group.priority, load_balancing_weight=uint32(weight))
     region, zone, sub_zone = [*group.locality.split("/"), "", ""][:3]
     message.locality.CopyFrom(Locality(region=region, zone=zone, sub_zone=sub_zone))  # gRPC asks that it be there
-    message.lb_endpoints.extend(_endpoint(endpoint) for endpoint in group.endpoints)
+    weights = _weights(endpoint.weight for endpoint in group.endpoints)
+    message.lb_endpoints.extend(map(_endpoint, group.endpoints, weights))
     return message
 
 
-def _endpoint(endpoint: Endpoint) -> LbEndpoint:
-    message = LbEndpoint(load_balancing_weight=uint32(endpoint.weight or 1))
+def _weights(said: Iterable[int]) -> list[int]:
+    """1 for none. A proxy refuses weights whose sum is no uint32: the same shares then, in smaller numbers."""
+    weights = [max(weight, 1) for weight in said]
+    total = sum(weights)
+    if total <= _MOST:
+        return weights
+    return [max(weight * _SCALED // total, 1) for weight in weights]
+
+
+def _endpoint(endpoint: Endpoint, weight: int) -> LbEndpoint:
+    message = LbEndpoint(load_balancing_weight=uint32(weight))
     if endpoint.address.startswith(("unix://", "/")):
         message.endpoint.address.pipe.path = endpoint.address.removeprefix("unix://")
     else:
