@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -633,9 +634,14 @@ class Files:
         return [shown(self.factories[index]) for index in (0, -1)]
 
 
+async def step_by_step(steps: Iterator[None]) -> None:
+    for _ in steps:
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshproxy.net.slices.SLICE_S", 0.0)
+    monkeypatch.setattr("meshproxy.config.secrets.in_slices", step_by_step)
 
 
 def test_files_are_read_again_in_steps(w: World, tmp_path: Path, short_slices: None) -> None:

@@ -18,6 +18,7 @@ from meshproxy.config.fields.check import TABLES
 from meshproxy.config.fields.table import Verdict
 from meshproxy.config.loader import load_bootstrap
 from meshproxy.config.messages import find_descriptor, is_map, type_name
+from meshproxy.config.registry import Registry
 from meshproxy.config.typed_struct import TYPED_STRUCTS, unpack_any
 from meshproxy.filters.listener_filter import LISTENER_FILTERS
 from meshproxy.http.filter import HTTP_FILTERS
@@ -25,7 +26,7 @@ from meshproxy.http.network_filter import NETWORK_FILTERS
 from tests.istio.golden import DIRECTORY, resources
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-REGISTRIES = {
+REGISTRIES: dict[str, list[Registry[Any]]] = {
     "envoy.extensions.filters.http.": [HTTP_FILTERS],
     "envoy.extensions.filters.listener.": [LISTENER_FILTERS],
     "envoy.extensions.filters.network.": [NETWORK_FILTERS],

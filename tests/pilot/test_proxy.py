@@ -115,3 +115,9 @@ def test_metadata_of_another_shape_are_left_out(value: Any) -> None:
 )
 def test_where_it_has_its_secrets_from(fields: dict[str, Any], cluster: str | None) -> None:
     assert dict(proxy(**fields).metadata).get(SDS) == cluster
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:19080", "x19080", "\u0661\u0662", ""])
+def test_a_listener_has_a_port_and_nothing_else(place: str) -> None:
+    with pytest.raises(ValueError, match="names no port"):
+        proxy(metadata={PORTS: {"80": place}})

@@ -85,6 +85,19 @@ async def test_many_resources(tmp_path: Path) -> None:
         assert [name for name, _, _ in group] == [each.name for each in made]
 
 
+async def test_large_resources_do_not_share_a_record(tmp_path: Path) -> None:
+    """So that none of them takes long to write."""
+    path = tmp_path / "cache"
+    async with world() as w:
+        cache = cache_of(w, path)
+        made = [update(f"c{number}", cluster(f"c{number}", "n" * 300_000)) for number in range(5)]
+        cache.update(ADS, CLUSTER_TYPE, made, [])
+        await cache.close()
+        ((_, _, group),) = loaded(w, path)
+        assert [(each.name, each.message) for each in made] == [(name, message) for name, _, message in group]
+    assert path.read_bytes().count(CLUSTER_TYPE.encode()) == 2 * len(made)  # of each record, and of its resource
+
+
 async def test_it_is_written_once_a_second_at_most(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     async with world() as w:

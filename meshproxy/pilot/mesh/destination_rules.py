@@ -89,7 +89,7 @@ class DestinationRuleTable:
     def rules(self, hostname: str, service_namespace: str, client_namespace: str) -> tuple[MergedRule, ...]:
         """What stands in the client's namespace, else in the service's, else in the root namespace. As in Istio, what
         the root namespace says to all comes last for its own clients too: only its private rules come first."""
-        namespaces = (client_namespace, service_namespace, self._root)
+        namespaces: tuple[str, ...] = (client_namespace, service_namespace, self._root)
         if client_namespace == self._root:
             private = self._in_namespace(self._root, hostname, client_namespace, private=True)
             if private:

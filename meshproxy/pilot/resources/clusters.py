@@ -73,7 +73,8 @@ def outbound_cluster(made_from: Outbound) -> Cluster:
         sni=names.outbound_sni(service.hostname, port.number, made_from.subset),
         http2=http_version(port.protocol) == connection_pool.HTTP2,
         mesh_endpoints=made_from.mesh_endpoints,
-        sans=service.subject_alt_names or made_from.identities,
+        sans=service.subject_alt_names,
+        identities=made_from.identities,
         sds=made_from.sds,
     )
     _set_metadata(cluster, made_from)

@@ -117,8 +117,8 @@ def service_host(view: View, service: Service, port: ServicePort, *, alone: bool
 
 
 def service_routes(view: View, service: Service, port: ServicePort) -> list[Route]:
-    """Those of the Gateway API's routes that are attached to it, else those of its VirtualService that these proxies can
-    take on this port, else the one to its own cluster."""
+    """Those of the Gateway API's routes that are attached to it, else those of its VirtualService that are for these
+    proxies and this port, else the one to its own cluster."""
     attached = [
         Attached(document.name, document.namespace, document.spec)
         for document in view.mesh.routes(service, view.scope.namespace, port.number)

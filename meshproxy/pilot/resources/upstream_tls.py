@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -13,9 +14,11 @@ from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawB
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
-from meshproxy.pilot.resources.messages import agent, transport_socket
+from meshproxy.pilot.resources.connection_pool import HTTP_OPTIONS
+from meshproxy.pilot.resources.messages import agent, pack, transport_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,19 +46,38 @@ def set_transport_socket(
     sni: str,
     http2: bool,
     mesh_endpoints: bool,
-    sans: Iterable[str],
+    sans: tuple[str, ...],
+    identities: tuple[str, ...],
     sds: str,
 ) -> None:
     """`mesh_endpoints`: some say that they take the mesh's own TLS: they get it, others do not. `sans` is who a service
-    may prove to be, where no rule says so. `sds` is the proxy's cluster for secrets; "": it has none."""
+    may prove to be, where no rule says so; in the mesh else the `identities` of its endpoints. `sds` is the proxy's
+    cluster for secrets; "": it has none."""
     tls = policy.tls
+    if tls is not None and not tls.subject_alt_names and not tls.insecure_skip_verify:
+        tls = replace(tls, subject_alt_names=sans)
+    sans = sans or identities
     if tls is not None and tls.mode != "DISABLE":
         cluster.transport_socket.CopyFrom(_socket(tls, sni, http2=http2, sans=sans, sds=sds))
+        if tls.mode in ("SIMPLE", "MUTUAL") and not tls.sni:
+            _set_name_of_request(cluster, proves=not tls.subject_alt_names and not tls.insecure_skip_verify)
     elif tls is None and mesh_endpoints:
         context = mesh_context(sni, http2=http2, sans=sans, sds=sds) if sds else nobody()
         _set_matches(cluster, context)
     if policy.proxy_protocol is not None:
         _wrap(cluster, policy.proxy_protocol.version)
+
+
+def _set_name_of_request(cluster: Cluster, *, proves: bool) -> None:
+    """As Istio: without a server name in the rule it is the host of the request, and without names that a server may
+    prove to have, it has to be that one. Connections that are passed on have no such host."""
+    if HTTP_OPTIONS not in cluster.typed_extension_protocol_options:
+        return
+    packed = cluster.typed_extension_protocol_options[HTTP_OPTIONS]
+    options = HttpProtocolOptions.FromString(packed.value)
+    options.upstream_http_protocol_options.auto_sni = True
+    options.upstream_http_protocol_options.auto_san_validation = proves
+    packed.CopyFrom(pack(options))
 
 
 def needs_secrets(policy: TrafficPolicy, *, mesh_endpoints: bool) -> bool:

@@ -35,9 +35,12 @@ Identify = Callable[[Node, Names], Proxy]
 DEADLINE_S: Final = 30.0
 _WATCH_INTERVAL_S: Final = 1.0
 MAX_STREAMS: Final = 20_000
+MAX_NODE_BYTES: Final = 256 * 1024  # without its extensions
 # Responses from this size on are under way for a while, and wait for each other.
 _LARGE_BYTES: Final = 64 * 1024
 _MAX_REJECTIONS: Final = 200  # that are remembered
+_MAX_NAME: Final = 256
+_MAX_REASON: Final = 1024
 _log: Final = logging.getLogger("meshproxy.pilot")
 
 
@@ -88,8 +91,9 @@ class ClientStream:
                 self._introduce(request)
             rejection = self.stream.receive(request, time.monotonic())
         except (RequestError, TooManyScopesError, ValueError, DecodeError) as error:
-            self._streams.on_refused(self, str(error))
-            await self._context.abort(_code_of(error), str(error))
+            reason = str(error)[:_MAX_REASON]  # it may repeat what the client said
+            self._streams.on_refused(self, reason)
+            await self._context.abort(_code_of(error), reason)
         else:
             if rejection is not None:
                 self._streams.on_rejection(self, rejection)
@@ -98,8 +102,12 @@ class ClientStream:
     def _introduce(self, request: Any) -> None:
         if not request.node.id:
             raise RequestError("the first request of a stream must say who asks: node.id is required")
-        # A copy of its own: the request, which may name a thousand resources, is not kept.
-        node = Node.FromString(request.node.SerializeToString())
+        # A copy of its own: the request, which may name a thousand resources, is not kept, nor what Envoy can do.
+        request.node.ClearField("extensions")
+        data = request.node.SerializeToString()
+        if len(data) > MAX_NODE_BYTES:
+            raise TooMuchError(f"the node has more than {MAX_NODE_BYTES} bytes")
+        node = Node.FromString(data)
         self.proxy = self._streams.identify(node, _identities(self._context))
         self.node = node
         self._streams.snapshots.join(self)
@@ -167,7 +175,7 @@ class ClientStream:
     @property
     def name(self) -> str:
         """For the log."""
-        return self.proxy.id or self.address
+        return self.proxy.id[:_MAX_NAME] or self.address
 
     def overdue_s(self, now: float) -> float:
         """For how long the client owes an answer, or its first request."""

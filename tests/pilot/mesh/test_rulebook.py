@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshproxy.pilot.documents.document import Identity, split_documents
+from meshproxy.pilot.documents.document import Document, Identity, split_documents
 from meshproxy.pilot.documents.problems import Problem
 from meshproxy.pilot.mesh.rulebook import RuleBook
 from meshproxy.pilot.sources.source import RuleSet
@@ -137,3 +137,26 @@ def test_nothing_takes_effect_before_the_last_step() -> None:
     assert names(book) == []
     assert list(steps) == []
     assert names(book) == ["a", "b"]
+
+
+def test_a_document_that_cannot_be_checked_is_refused_alone() -> None:
+    def check(document: Document) -> list[str]:
+        if document.identity.name == "a":
+            raise OverflowError("too much")
+        return []
+
+    book = RuleBook(check=check)
+    book.update(rules(("f", together(entry("a"), entry("b")))))
+    assert names(book) == ["b"]
+    (rejection,) = book.rejections
+    assert [problem.reason for problem in rejection.problems] == ["cannot be made into resources: too much"]
+
+
+def test_an_alias_that_stands_for_more_and_more_is_counted_each_time() -> None:
+    lines = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8]"]
+    lines += [f"a{each}: &a{each} [{', '.join([f'*a{each - 1}'] * 8)}]" for each in range(1, 9)]
+    spec = "module: m\nconfig:\n" + "".join(f"  {line}\n" for line in lines)
+    book = RuleBook()
+    book.update(rules(("f", document_text("PythonFilter", spec))))
+    (rejection,) = book.rejections
+    assert "too large" in rejection.problems[0].reason

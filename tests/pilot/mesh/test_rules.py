@@ -130,6 +130,17 @@ def test_a_destination_rule_is_looked_for_at_the_client_then_the_service_then_th
     assert obeyed(mesh_of(SERVICE, rules[3]), "other") == []
 
 
+def test_what_the_root_says_to_all_comes_last_for_its_own_clients_too() -> None:
+    """Istio: else the rules for everybody would be the only ones for gateways of the root namespace."""
+    public = rule("'*.example'", "public", "istio-system")
+    private = rule("'*.example'", "private", "istio-system", "exportTo: [.]")
+    server = rule("a.example", "server", "server")
+    assert obeyed(mesh_of(SERVICE, public, server), "istio-system") == ["server"]
+    assert obeyed(mesh_of(SERVICE, public), "istio-system") == ["public"]
+    assert obeyed(mesh_of(SERVICE, public, private, server), "istio-system") == ["private"]
+    assert obeyed(mesh_of(SERVICE, public, private, server), "other") == ["server"]
+
+
 def test_a_destination_rule_that_is_not_exported_is_for_its_namespace() -> None:
     mesh = mesh_of(SERVICE, rule("a.example", "server", "server", "exportTo: [.]"))
     assert [obeyed(mesh, "server"), obeyed(mesh, "client")] == [["server"], []]
@@ -274,10 +285,21 @@ def test_routes_of_the_clients_namespace_come_before_those_of_the_services() -> 
         http_route("elsewhere", "other", "kind: Service, name: a"),
     )
     found = mesh.services.by_host["a.shop.svc.cluster.local"]["shop"]
-    assert [each.name for each in mesh.routes(found, "client")] == ["consumer"]
-    assert [each.name for each in mesh.routes(found, "x")] == ["producer"]
-    producer = mesh.routes(found, "x")[0]
-    assert mesh.updated([(producer, None)]).routes(found, "x") == ()
+    assert [each.name for each in mesh.routes(found, "client", 80)] == ["consumer"]
+    assert [each.name for each in mesh.routes(found, "x", 80)] == ["producer"]
+    producer = mesh.routes(found, "x", 80)[0]
+    assert mesh.updated([(producer, None)]).routes(found, "x", 80) == ()
+
+
+def test_routes_of_the_clients_namespace_leave_other_ports_to_those_of_the_services() -> None:
+    mesh = mesh_of(
+        service("a.shop.svc.cluster.local"),
+        http_route("producer", "shop", "kind: Service, name: a"),
+        http_route("consumer", "client", "kind: Service, name: a, namespace: shop, port: 80"),
+    )
+    found = mesh.services.by_host["a.shop.svc.cluster.local"]["shop"]
+    assert [each.name for each in mesh.routes(found, "client", 80)] == ["consumer"]
+    assert [each.name for each in mesh.routes(found, "client", 81)] == ["producer"]
 
 
 def test_parents_are_services_and_their_ports() -> None:

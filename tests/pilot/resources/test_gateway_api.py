@@ -57,6 +57,12 @@ def test_more_exact_conditions_come_first_wherever_they_stand() -> None:
     assert order == ["/a", "/a/long", "/a :method", "/a h", "/a q", "/a", "/[a-z]", "/"]
 
 
+def test_the_exact_root_is_more_exact_than_any_prefix() -> None:
+    exact, prefix = "{path: {type: Exact, value: /}}", "{path: {type: PathPrefix, value: /}, method: GET}"
+    (first, _) = routes("HTTPRoute", f"{{matches: [{prefix}], {TO}}}", f"{{matches: [{exact}], {TO}}}")
+    assert first.match.path == "/"
+
+
 def test_methods_of_grpc() -> None:
     to = "backendRefs: [{name: ratings, port: 9090}]"
     order = matches(

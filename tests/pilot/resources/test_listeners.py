@@ -16,7 +16,7 @@ from meshproxy.pilot.proxy import APPLICATIONS, EXPLICIT, PORTS
 from meshproxy.pilot.snapshot import Proxy, Snapshot
 from tests.pilot.resources.golden import EDGE
 from tests.pilot.resources.static_form import messages
-from tests.pilot.resources.support import SHOP_PAGE, mesh_of, resource, sample, snapshot_of
+from tests.pilot.resources.support import SHOP_PAGE, changed, mesh_of, resource, sample, snapshot_of
 
 TCP = """
 apiVersion: networking.istio.io/v1
@@ -166,6 +166,86 @@ def test_tcp_and_tls_by_address_network_and_name() -> None:
     ]
 
 
+OVERLAPPING = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: tls, namespace: shop}
+spec:
+  hosts: [two.example]
+  tls:
+    - match: [{port: 443, sniHosts: [two.example], destinationSubnets: [10.7.0.0/16, 10.8.0.1/16]}]
+      route: [{destination: {host: one.example}}]
+    - match: [{port: 443, sniHosts: [two.example], destinationSubnets: [10.8.0.0/16, 10.9.0.0/16]}]
+      route: [{destination: {host: two.example}}]
+    - match: [{port: 443, sniHosts: [two.example], destinationSubnets: [10.7.0.0/16]}]
+      route: [{destination: {host: two.example}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: tcp, namespace: shop}
+spec:
+  hosts: [one.example]
+  tcp:
+    - match: [{destinationSubnets: [10.96.1.7/24, 10.7.0.0/16, 10.7.0.0/16]}]
+      route: [{destination: {host: one.example, port: {number: 5000}}}]
+"""
+
+
+def test_of_chains_that_claim_one_thing_the_first_has_it() -> None:
+    snapshot = snapshot_of(changed(mesh_of(TCP), OVERLAPPING), SHOP_PAGE)
+    assert chains(snapshot, "0.0.0.0_443") == [
+        ("one.example tls", "outbound|443||one.example"),
+        ("two.example 10.7.0.0/16 10.8.0.0/16 tls", "outbound|443||one.example"),
+        ("two.example 10.9.0.0/16 tls", "outbound|443||two.example"),
+        ("", "PassthroughCluster"),
+    ]
+    # The network of two.example is claimed by the rule for one.example.
+    assert chains(snapshot, "0.0.0.0_5000") == [
+        ("10.96.1.0/24 10.7.0.0/16", "outbound|5000||one.example"),
+        ("", "outbound|5000||one.example"),
+    ]
+
+
+EDGES = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edges, namespace: shop}
+spec:
+  servers:
+    - {port: {number: 9443, name: a, protocol: TLS}, hosts: ["*.example", one.shop.test], tls: {mode: PASSTHROUGH}}
+    - port: {number: 9443, name: b, protocol: HTTPS}
+      hosts: [one.example, web.shop.test]
+      tls: {mode: SIMPLE, serverCertificate: /c.pem, privateKey: /k.pem}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: first, namespace: shop}
+spec:
+  hosts: [one.example]
+  gateways: [edges]
+  tls: [{match: [{sniHosts: [one.example]}], route: [{destination: {host: one.example, port: {number: 443}}}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: second, namespace: shop}
+spec:
+  hosts: [one.example, two.example]
+  gateways: [edges]
+  tls:
+    - match: [{sniHosts: [one.example, two.example]}]
+      route: [{destination: {host: two.example, port: {number: 443}}}]
+"""
+
+
+def test_servers_of_the_edge_that_claim_one_name() -> None:
+    snapshot = snapshot_of(mesh_of(f"{TCP}\n---\n{EDGES}"), EDGE)
+    assert chains(snapshot, "0.0.0.0_9443") == [
+        ("one.example tls", "outbound|443||one.example"),
+        ("two.example tls", "outbound|443||two.example"),
+        ("web.shop.test tls", "rds https.9443.b.edges.shop"),
+    ]
+
+
 def test_a_policy_for_tcp_stands_in_the_listener() -> None:
     snapshot = snapshot_of(mesh_of(TCP), SHOP_PAGE)
     chain = listener(snapshot, "0.0.0.0_5000").default_filter_chain
@@ -265,3 +345,33 @@ def test_nobody_waits_for_an_inspection_who_needs_none() -> None:
     for inspector in (tls, http):
         ports = inspector.filter_disabled.destination_port_range
         assert (ports.start, ports.end) == (9080, 9081)
+
+
+SECRETIVE = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: secretive, namespace: shop}
+spec:
+  selector: {app: edge}
+  servers:
+    - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.example], tls: {mode: SIMPLE, credentialName: a}}
+    - {port: {number: 444, name: mesh, protocol: HTTPS}, hosts: [a.example], tls: {mode: ISTIO_MUTUAL}}
+    - port: {number: 443, name: files, protocol: HTTPS}
+      hosts: [b.example]
+      tls: {mode: SIMPLE, serverCertificate: /c.pem, privateKey: /k.pem}
+"""
+
+
+def test_a_gateway_without_an_agent_does_not_serve_what_needs_its_secrets() -> None:
+    mesh = mesh_of(f"{sample('services')}\n---\n{SECRETIVE}")
+    served = {
+        metadata: {
+            name: [list(chain.filter_chain_match.server_names) for chain in message.filter_chains]
+            for name, message in messages(snapshot_of(mesh, replace(EDGE, metadata=metadata)), LISTENER_TYPE).items()
+        }
+        for metadata in (EDGE.metadata, ())
+    }
+    assert served == {
+        EDGE.metadata: {"0.0.0.0_443": [["a.example"], ["b.example"]], "0.0.0.0_444": [["a.example"]]},
+        (): {"0.0.0.0_443": [["b.example"]]},
+    }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from meshproxy.config.subscription import CLUSTER_TYPE
 from meshproxy.pilot.documents.destination_rule import Distribute, Failover, LocalityLbSetting
 from meshproxy.pilot.mesh.services import Endpoint
 from meshproxy.pilot.resources.locality import Origin, arranged, covers, grouped
+from tests.pilot.resources.support import SHOP_PAGE, mesh_of, resource, snapshot_of
 
 PLACES = ["eu/eu-1/a", "eu/eu-1/b", "eu/eu-2/a", "us/us-1/a", "asia/as-1/a"]
 ENDPOINTS = [Endpoint(f"10.0.0.{index}", 80, locality=place) for index, place in enumerate(PLACES)]
@@ -38,6 +41,34 @@ def test_a_rule_says_where_a_region_fails_over_to() -> None:
     setting = LocalityLbSetting(failover=(Failover(from_="eu", to="us"),))
     assert seen(setting, "eu/eu-1/a")[-2:] == [("us/us-1/a", 3, 1), ("asia/as-1/a", 4, 1)]
     assert [priority for _, priority, _ in seen(setting, "us/us-1/a")] == [0, 1, 1, 1, 1]
+
+
+def test_places_count_too_for_hosts_that_are_resolved() -> None:
+    text = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: far, namespace: shop}
+spec:
+  hosts: [far.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+  endpoints: [{address: a.example, locality: us/us-1}, {address: b.example, locality: eu/eu-1}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: far, namespace: shop}
+spec:
+  host: far.example
+  trafficPolicy:
+    loadBalancer: {localityLbSetting: {distribute: [{from: eu/*, to: {eu/*: 80, us/*: 20}}]}}
+"""
+    mesh = mesh_of(text)
+    shares = {}
+    for region in ("eu", "us"):
+        proxy = replace(SHOP_PAGE, region=region, zone="", metadata=())
+        localities = resource(snapshot_of(mesh, proxy), CLUSTER_TYPE, "outbound|80||far.example").load_assignment
+        shares[region] = {one.locality.region: one.load_balancing_weight.value for one in localities.endpoints}
+    assert shares == {"eu": {"eu": 80, "us": 20}, "us": {"eu": 1, "us": 1}}
 
 
 def test_who_is_nowhere_prefers_nobody() -> None:

@@ -28,6 +28,9 @@ class Client:
     def show(self, view: View) -> None:
         self.shown.append(view)
 
+    def turn_away(self, reason: str) -> None:
+        raise AssertionError(reason)
+
     @property
     def snapshots(self) -> list[Snapshot]:
         return [view.snapshot for view in self.shown]

@@ -14,11 +14,12 @@ from h2.settings import SettingCodes
 from meshproxy.config.subscription import CLUSTER_TYPE as CDS
 from meshproxy.config.subscription import ENDPOINT_TYPE as EDS
 from meshproxy.config.subscription import LISTENER_TYPE as LDS
+from meshproxy.pilot.proxy import proxy_of
 from meshproxy.pilot.server import protocol, snapshots, streams
 from meshproxy.pilot.server.kinds import stream_methods
 from meshproxy.pilot.server.server import MAX_STREAMS_OF_CONNECTION
 from meshproxy.pilot.snapshot import Resource, Snapshot
-from tests.pilot.server.clients import client, pilot, until
+from tests.pilot.server.clients import Pilot, client, pilot, until
 from tests.pilot.server.support import NODE, changed, cluster, endpoints, listener, snapshot
 
 BASE = snapshot(clusters=[cluster("a")], endpoints=[endpoints("a")], listeners=[listener("l")])
@@ -127,9 +128,11 @@ async def test_snapshots_that_clients_can_cause_are_bounded(first: str, monkeypa
     async with pilot(mesh=None if first == "client" else mesh) as plane:
         async with client(plane.target) as one, client(plane.target) as two, client(plane.target) as three:
             asked = {name: type(NODE)(id=name, cluster=name) for name in mesh}
-            for number, (proxy, name) in enumerate(zip((one, two, three), mesh, strict=True), 1):
-                await proxy.ask(CDS, node=asked[name])
-                await until(lambda number=number: sum(each.requests for each in plane.streams.clients) >= number)
+            await one.ask(CDS, node=asked["one"])
+            await until(lambda: _introduced(plane) == 1)
+            await two.ask(CDS, node=asked["two"])
+            await until(lambda: _introduced(plane) == 2)
+            await three.ask(CDS, node=asked["three"])
             if first == "client":
                 plane.set(mesh)
             error = await three.ended()
@@ -137,10 +140,49 @@ async def test_snapshots_that_clients_can_cause_are_bounded(first: str, monkeypa
             assert error.details().startswith("this pilot serves 2 different configurations")
             for proxy in (one, two):
                 assert len((await proxy.next()).resources) == 1
-        async with client(plane.target) as again:  # of a scope that there is, or that there is room for
-            await until(lambda: not plane.streams.clients or len(plane.streams.clients) == 1)
+        async with client(plane.target) as again:  # now there is room for it
+            await until(lambda: not plane.snapshots.scopes)
             await again.ask(CDS, node=asked["three"])
             assert len((await again.next()).resources) == 1
+
+
+def _introduced(plane: Pilot) -> int:
+    return sum(1 for each in plane.streams.clients if each.node is not None)
+
+
+@BOTH
+async def test_what_a_client_says_of_itself_is_bounded(method: str) -> None:
+    async with pilot(mesh=MESH) as plane, client(plane.target, method) as proxy:
+        await proxy.ask(CDS, node=type(NODE)(id="x" * 1024 * 1024))
+        error = await proxy.ended()
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "the node has more than 262144 bytes",
+        )
+
+
+async def test_the_log_and_the_status_do_not_repeat_all_that_a_client_says(caplog: pytest.LogCaptureFixture) -> None:
+    ports = {"meshproxy.io/ports": {"x" * 10_000: "none"}}
+    async with pilot(mesh=MESH) as plane, client(plane.target) as proxy:
+        plane.streams.identify = lambda node, _: proxy_of(node)
+        node = type(NODE)(id="y" * 10_000)
+        node.metadata.update(ports)
+        await proxy.ask(CDS, node=node)
+        error = await proxy.ended()
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert len(error.details()) == 1024
+        assert max(map(len, caplog.messages)) < 2048
+
+
+@BOTH
+async def test_the_extensions_of_a_node_are_not_kept(method: str) -> None:
+    """Envoy lists hundreds, and they are nothing that resources depend on."""
+    async with pilot(mesh=MESH) as plane, client(plane.target, method) as proxy:
+        node = type(NODE)(id="x", cluster="tests", extensions=[{"name": "envoy.filters.http.router"}])
+        await proxy.ask(CDS, node=node)
+        await proxy.next()
+        (found,) = plane.streams.clients
+        assert found.node == type(NODE)(id="x", cluster="tests")
 
 
 async def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
