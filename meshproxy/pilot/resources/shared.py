@@ -68,14 +68,14 @@ class SharedResources:
             return None
         setting = locality_setting(policy)
         origin = view.origin if prefers(policy) else None
-        endpoints = tuple(filter(is_address, view.endpoints(service, port.number)))  # EDS knows no names to resolve
+        endpoints = view.endpoints(service, port.number)
         labels = view.subset_labels(service, subset)
         name = names.outbound_cluster(service.hostname, port.number, subset)
         return self._once(
             service,
             ("endpoints", port.number, subset, labels, origin),
             (endpoints, setting),
-            lambda: assignment(name, placed(of_subset(endpoints, labels), setting, origin)),
+            lambda: assignment(name, placed(of_subset(filter(is_address, endpoints), labels), setting, origin)),
         )
 
     def _once(self, service: Service, key: Hashable, inputs: tuple[Any, ...], make: Callable[[], Any]) -> Resource:

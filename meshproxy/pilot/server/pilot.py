@@ -195,8 +195,9 @@ class TranslatedMesh(Builder):
 
 def _tell(before: tuple[Rejection, ...], after: tuple[Rejection, ...]) -> None:
     """Log what is refused now and was not before."""
+    known = set(before)
     for rejection in after:
-        if rejection not in before:
+        if rejection not in known:
             for problem in rejection.problems:
                 kept = "; its last good version stays in force" if rejection.keeps else ""
                 _log.warning("refused: %s%s", problem, kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import time
 from collections.abc import AsyncIterator
@@ -44,13 +45,15 @@ class DirectorySource:
 
     async def watch(self) -> AsyncIterator[RuleSet]:
         """See RuleSource.watch. A directory that is gone for a while changes nothing."""
-        told = seen = await asyncio.to_thread(self._stamps)
+        told = await asyncio.to_thread(self._stamps)
+        seen: dict[str, _Stamp] | None = told  # None: it cannot be told what is there
         yield await self.read()
         pause = _INTERVAL_S
         while True:
             await asyncio.sleep(pause)
             began = time.monotonic()
             rules = None
+            now: dict[str, _Stamp] | None = None
             try:
                 now = await asyncio.to_thread(self._stamps)
                 took = time.monotonic() - began
@@ -58,9 +61,9 @@ class DirectorySource:
                     rules = await self.read()
                     told = now
             except SourceError as error:
-                if seen:
+                if seen is not None:
                     self._log.warning("the rules stay as they are: %s", error)
-                now, took = {}, 0.0
+                now, took = None, 0.0
             is_new = bool(now) and now not in (seen, told)
             pause = _QUIET_S if is_new else max(_INTERVAL_S, _REST * took)
             seen = now
@@ -98,9 +101,13 @@ class DirectorySource:
 
     def _stamps(self) -> dict[str, _Stamp]:
         """The files and what tells one state of them from another. Raises SourceError."""
-        if self._root.is_file():
+        try:
+            is_file, is_directory = self._root.is_file(), self._root.is_dir()
+        except OSError as error:  # of a file system that is not at its best
+            raise SourceError(f"{self.name}: {_reason(error)}") from error
+        if is_file:
             return {str(self._root): _stamp(str(self._root))}
-        if not self._root.is_dir():
+        if not is_directory:
             raise SourceError(f"{self.name}: there is no such directory")
         found: dict[str, _Stamp] = {}
         visited: set[str] = set()
@@ -145,15 +152,20 @@ def _stands_in(there: dict[Identity, RawDocument], write: Write, path: str) -> b
 
 def _rewrite(path: str, writes: list[tuple[RawDocument, Write]]) -> None:
     """Puts new texts where the old ones stand, from the last to the first, so that lines stay where they are."""
-    lines = Path(path).read_text("utf-8-sig").splitlines(keepends=True)
+    lines = _lines(Path(path).read_text("utf-8-sig"))
     for raw, write in sorted(writes, key=lambda pair: -pair[0].line):
         count = raw.text.count("\n")
-        lines[raw.line - 1 : raw.line - 1 + count] = (write.text or "").splitlines(keepends=True)
+        lines[raw.line - 1 : raw.line - 1 + count] = _lines(write.text or "")
     text = "".join(lines)
     if split_documents(path, text):
         _replace_file(path, text)
     else:
         os.unlink(path)
+
+
+def _lines(text: str) -> list[str]:
+    """As they are counted: what else splits lines for Unicode stands within one."""
+    return list(io.StringIO(text, newline="\n"))
 
 
 def _replace_file(path: str, text: str) -> None:

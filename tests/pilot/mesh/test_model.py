@@ -50,7 +50,10 @@ def seen(mesh: Mesh) -> object:
                 ],
                 [{service.key for service in mesh.served_by(client, labels)} for labels in LABELS],
                 [
-                    (mesh.routes(service, client), [mesh.destination_rule(service, client, each) for each in LABELS])
+                    (
+                        [mesh.routes(service, client, port.number) for port in service.ports],
+                        [mesh.destination_rule(service, client, each) for each in LABELS],
+                    )
                     for _, service in sorted(mesh.services.visible(client).items())
                 ],
             )

@@ -192,3 +192,15 @@ async def test_what_someone_else_changed_is_not_overwritten(tmp_path: Path) -> N
         with pytest.raises(SourceError, match="Sidecar default/a was changed by someone else"):
             await source.write([Write(identity("a"), text("a", "mine.example"), was)])
     assert (tmp_path / "a.yaml").read_text() == text("a")
+
+
+async def test_a_file_system_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says that it cannot tell whether it is a directory: that is an error of the source, not its end."""
+    source = DirectorySource(str(tmp_path))
+
+    def fail(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", fail)
+    with pytest.raises(SourceError, match="Permission denied"):
+        await source.read()
