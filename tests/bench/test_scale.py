@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.long
 
 _HELD = re.compile(r"^(.+?) +took +\d+ ms +longest holds \(ms\): ([\d. ]+?) +over 5 ms:", re.MULTILINE)
-# A full garbage collection, or all of it in one go, takes 200 ms and more.
+# A full garbage collection, or all of it in one go, takes 200 ms and more; what is known to be done in one go, less.
 _LONGEST_HOLD_MS = 100.0
+_OF_ONE_CLUSTER_MS = 200.0  # /clusters writes one with 10,000 hosts in one go
 
 
 def run(*arguments: str) -> str:
@@ -47,10 +48,10 @@ def numbers(cell: str) -> list[float]:
     return [float(number) for number in re.findall(r"[\d.]+", cell)]
 
 
-@pytest.mark.parametrize("ways", [[], ["--delta"]], ids=["sotw", "delta"])
-def test_1_000_clusters_with_10_000_endpoints_hold_nobody_up(ways: list[str]) -> None:
-    printed = run("bench.xds_lag", "1000", "10", *ways)
-    holds = {what: [*map(float, worst.split())] for what, worst in _HELD.findall(printed)}
+def test_1_000_clusters_with_10_000_endpoints_hold_nobody_up() -> None:
+    """State of the world; with delta the benchmark cannot tell which work is whose."""
+    printed = run("bench.xds_lag", "1000", "10")
+    holds = {what: max(map(float, worst.split())) for what, worst in _HELD.findall(printed)}
     assert set(holds) == {
         "full state",
         *(f"endpoints: {what}" for what in ("all", "one", "large")),
@@ -58,4 +59,5 @@ def test_1_000_clusters_with_10_000_endpoints_hold_nobody_up(ways: list[str]) ->
         "/clusters",
         "/config_dump?include_eds",
     }
-    assert {what: worst for what, worst in holds.items() if max(worst) > _LONGEST_HOLD_MS} == {}, printed
+    assert holds.pop("/clusters") < _OF_ONE_CLUSTER_MS, printed
+    assert max(holds.values()) < _LONGEST_HOLD_MS, printed

@@ -153,7 +153,11 @@ class Pilot:
             rules, changed_at, before = self._latest, self._changed_at, self._rules.rejections
             if rules is None:
                 continue
-            mesh = await asyncio.to_thread(self._rules.update, rules)
+            try:
+                mesh = await asyncio.to_thread(self._rules.update, rules)
+            except Exception:  # noqa: BLE001  a bug that one document finds must not end the pilot for all
+                _log.exception("the rules of revision %s cannot be taken up; those before stay in force", rules.revision)
+                continue
             _tell(before, self._rules.rejections)
             self.metrics.rule_errors.set(len(self._rules.rejections))
             if mesh is not self.snapshots.mesh:

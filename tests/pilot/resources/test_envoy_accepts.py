@@ -17,9 +17,11 @@ from meshproxy.config.validate import validate_message
 from meshproxy.filters import builtin
 from meshproxy.pilot.proxy import EXPLICIT
 from meshproxy.pilot.snapshot import Proxy, Snapshot
+from tests.pilot.resources import test_upstream_tls as upstream_tls
 from tests.pilot.resources.golden import EDGE, SAMPLES, SERVICES, WITH_AGENT
 from tests.pilot.resources.static_form import MESSAGES, messages, static_bootstrap, with_secrets
 from tests.pilot.resources.support import SHOP_PAGE, mesh_of, sample, snapshot_of
+from tests.pilot.resources.test_listeners import EDGES, OVERLAPPING, TCP
 from tests.support.proxy import envoy_binary
 from tests.tls.certificates import issue, revocation_list
 
@@ -31,10 +33,15 @@ EVERYTHING = "\n---\n".join(
 WEB = replace(SHOP_PAGE, labels=(("app", "web"),), ips=("10.0.0.8",))
 ENVOY = replace(SHOP_PAGE, metadata=(("product", "envoy"),))
 SAMPLE_RULES = sample(SERVICES, *SAMPLES)
+# Rules that claim one thing, and TLS whose server name is the host of each request.
+ORIGINATION = upstream_tls.SERVICE + upstream_tls.RULE % "mode: SIMPLE"
+OVERLAPS = "---".join([*TCP.split("---")[:2], OVERLAPPING, EDGES, ORIGINATION])
 CASES = [
     ("samples", SAMPLE_RULES, ENVOY),
     ("samples", SAMPLE_RULES, replace(ENVOY, mode=EXPLICIT)),
     ("samples", SAMPLE_RULES, EDGE),
+    ("overlaps", OVERLAPS, ENVOY),
+    ("overlaps", OVERLAPS, EDGE),
     ("everything", EVERYTHING, replace(WEB, metadata=())),
     ("everything", EVERYTHING, replace(WEB, mode=EXPLICIT, metadata=())),
     ("everything", EVERYTHING, EDGE),

@@ -212,6 +212,7 @@ kind: Gateway
 metadata: {name: edges, namespace: shop}
 spec:
   servers:
+    - {port: {number: 9444, name: any, protocol: TLS}, hosts: ["*"], tls: {mode: PASSTHROUGH}}
     - {port: {number: 9443, name: a, protocol: TLS}, hosts: ["*.example", one.shop.test], tls: {mode: PASSTHROUGH}}
     - port: {number: 9443, name: b, protocol: HTTPS}
       hosts: [one.example, web.shop.test]
@@ -234,6 +235,16 @@ spec:
   tls:
     - match: [{sniHosts: [one.example, two.example]}]
       route: [{destination: {host: two.example, port: {number: 443}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: third, namespace: shop}
+spec:
+  hosts: ["*"]
+  gateways: [edges]
+  tls:
+    - match: [{port: 9444, sniHosts: ["*"]}]
+      route: [{destination: {host: two.example, port: {number: 443}}}]
 """
 
 
@@ -244,6 +255,7 @@ def test_servers_of_the_edge_that_claim_one_name() -> None:
         ("two.example tls", "outbound|443||two.example"),
         ("web.shop.test tls", "rds https.9443.b.edges.shop"),
     ]
+    assert chains(snapshot, "0.0.0.0_9444")[-1] == ("tls", "outbound|443||two.example")
 
 
 def test_a_policy_for_tcp_stands_in_the_listener() -> None:
