@@ -156,7 +156,7 @@ class Pilot:
             try:
                 mesh = await asyncio.to_thread(self._rules.update, rules)
             except Exception:  # noqa: BLE001  a bug that one document finds must not end the pilot for all
-                _log.exception("the rules of revision %s cannot be taken up; those before stay in force", rules.revision)
+                _log.exception("rules of revision %s cannot be taken up; those before stay in force", rules.revision)
                 continue
             _tell(before, self._rules.rejections)
             self.metrics.rule_errors.set(len(self._rules.rejections))
