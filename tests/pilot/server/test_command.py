@@ -69,7 +69,9 @@ def test_envoy_follows_rules_from_pilot_to_pilot(tmp_path: Path) -> None:
         # The pilot that serves it ends: it goes on with the other, which has the same, and follows that one.
         serving, other = (one, two) if one.json("/debug/clients") else (two, one)
         assert serving.stop() == 0
-        (shown,) = wait_for(lambda: other.json("/debug/clients"), "the client to come", DEADLINE_S)
+        (shown,) = wait_for(
+            lambda: [each for each in other.json("/debug/clients") if each["id"]], "the client to come", DEADLINE_S
+        )
         assert shown["id"] == "sidecar~127.0.0.1~client.shop~shop.svc.cluster.local"
         assert asked(port) == "second"
         (rules / "answer.yaml").write_text(ANSWER % {"body": "fourth"})
