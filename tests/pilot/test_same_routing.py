@@ -206,7 +206,12 @@ ROWS = [
     # Faults.
     row("fault-abort", header(("x-fault", "abort"), ("x-who", "me")), "509", "flags=FI", "attempts=0"),
     row("fault-abort-of-others", header(("x-fault", "abort")), DETAILS, "code=200"),
-    row("fault-abort-of-another-service", header(("x-fault", "abort"), ("x-who", "me")), "code=200", host="reviews"),
+    row(
+        "fault-abort-of-another-service",
+        header(("x-fault", "abort"), ("x-who", "me"), ("user-agent", "Mozilla Firefox 1")),
+        *(V3, "code=200"),
+        host="reviews",
+    ),
     row("fault-delay", header(("x-fault", "delay")), DETAILS, "code=200", "flags=DI"),
     row("fault-of-no-request", header(("x-fault", "never")), DETAILS, "code=200"),
     row("fault-beyond-those-at-one-time", header(("x-fault", "at-most-none")), DETAILS, "code=200"),
