@@ -134,6 +134,7 @@ async def test_snapshots_that_clients_can_cause_are_bounded(first: str, monkeypa
             await until(lambda: _introduced(plane) == 2)
             await three.ask(CDS, node=asked["three"])
             if first == "client":
+                await until(lambda: _introduced(plane) == 3)
                 plane.set(mesh)
             error = await three.ended()
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
