@@ -35,7 +35,6 @@ from meshproxy.upstream.manager import ClusterManager
 _LIMIT_MS: Final = 5.0
 _LOCALITIES: Final = 3
 _SELECTORS: Final = [{"keys": ["version"]}, {"keys": ["stage"]}, {"keys": ["stage", "version"]}]
-_DETECTION: Final = {"consecutive_5xx": 1, "max_ejection_percent": 100}
 
 # What is measured: the fields of the cluster.
 CLUSTERS: Final[dict[str, dict[str, Any]]] = {

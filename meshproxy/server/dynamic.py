@@ -78,11 +78,6 @@ class DynamicResources:
                 if name in records:
                     records[name].before = None
 
-    def taken(self, source: bytes, type_url: str, name: str) -> TakenVersion | None:
-        """What workers have of it."""
-        record = self.of(source, type_url).get(name)
-        return None if record is None else record.taken
-
     def all(self) -> Iterator[tuple[str, ResourceRecord]]:
         """With their types."""
         for (_, type_url), records in self._records.items():

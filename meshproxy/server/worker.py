@@ -84,7 +84,6 @@ class Worker:
         self.manager_stats = self.stats.acquire("listener_manager.", ListenerManagerStats)
         self._count = ConnectionCount(self.runtime.integer("overload.global_downstream_max_connections", _UNLIMITED))
         self._serving = False  # from `serve` on, listeners accept as soon as they are warm
-        self._bootstrap: Any = None
         self._factory: ResourceFactory | None = None  # as the bootstrap in force has it
         self._resources: Resources | None = None
         self._replaced: Resources | None = None  # between `commit_clusters` and `commit_listeners`

@@ -218,7 +218,6 @@ class Streams:
         self._deadline_s = deadline_s
         self._hold_s = min(LONGEST_HOLD_S, deadline_s / 4)
         self._watch: asyncio.Task[None] | None = None
-        self._going = False
 
     def start(self) -> None:
         """Begin to watch for slow clients."""
