@@ -20,6 +20,7 @@ LAYERS: Final = (
     ("cli",),
     ("demo",),
     ("testing",),
+    ("agent",),
     ("pilot",),
     ("server",),
     ("xds",),
@@ -27,6 +28,8 @@ LAYERS: Final = (
     ("filters",),
     ("http",),
     ("upstream",),
+    ("rbac",),
+    ("matching",),
     ("route",),
     ("config",),
     ("observe",),
@@ -48,7 +51,7 @@ LISTENER_FILTER_CONTRACT: Final = "meshproxy.filters.listener_filter"
 FACADE: Final = ""
 
 EVENT_LOOPS: Final = frozenset({"asyncio", "uvloop"})
-MAY_IMPORT_EVENT_LOOPS: Final = frozenset({"cli", "demo", "pilot", "testing", "server", "xds", "rpc", "net"})
+MAY_IMPORT_EVENT_LOOPS: Final = frozenset({"cli", "demo", "agent", "pilot", "testing", "server", "xds", "rpc", "net"})
 
 
 def violations(root: Path) -> list[str]:

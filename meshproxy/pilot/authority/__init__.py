@@ -1,0 +1,1 @@
+"""The authority of a mesh: who is who, certificates that say so for a while, and whom to believe."""
