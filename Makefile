@@ -15,8 +15,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-# One file's tests stay in one process, so that they share the proxies they start.
-PYTEST = -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+TESTS = tools/run_tests.sh $(WORKERS) $(PYTEST_ARGS)
 # The directories whose tests run again on the mypyc build.
 COMPILED_TESTS = $(wildcard tests/codec tests/filters tests/http tests/integration tests/istio tests/net tests/route tests/upstream)
 # Without -P, or with the checkout before the build on the path, the tests would quietly run the source again.
@@ -34,13 +33,13 @@ demo: venv  ## watch a canary release in a small mesh: a pilot, sidecars, real H
 test: lint test-source test-compiled  ## the gate: lint, types, all tests on the source, the core's again compiled
 
 test-source: venv
-	@[ "$$(id -u)" -ne 0 ] || tools/system_packages.sh iptables ip curl h2load nghttpd etcd etcdctl
-	@$(BIN)/python $(PYTEST) -m "not long" tests filters
+	@[ "$$(id -u)" -ne 0 ] || tools/system_packages.sh iptables ip curl h2load nghttpd etcd etcdctl openssl
+	@$(TESTS) -m "not long" tests filters
 
 test-compiled: venv
 	@tools/system_packages.sh compiler
 	compiled=$$($(BIN)/python tools/build_compiled.py)
-	$(ON_COMPILED) $(BIN)/python $(PYTEST) -m "not long" $(COMPILED_TESTS)
+	$(ON_COMPILED) $(TESTS) -m "not long" $(COMPILED_TESTS)
 
 test-long: venv  ## soak, scale, long fuzzing and chaos
 	@MESHPROXY_HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long $(PYTEST_ARGS) tests
