@@ -44,9 +44,12 @@ class Garbage:
 
     def settle(self, built_bytes: int) -> None:
         """So much was built, and is in force. Reference counts free most of what that replaces."""
+        if built_bytes >= _LARGE_BYTES:
+            self._put_away()
         self.resume()
-        if built_bytes < _LARGE_BYTES:
-            return
+
+    def _put_away(self) -> None:
+        """While it is off: at its first look, it would walk over all that was made since it paused."""
         resident = _resident_pages()
         if resident > 1.5 * self._resident > 0:
             gc.unfreeze()
