@@ -39,6 +39,7 @@ HOT = (
     "meshproxy/observe/stream_info.py",
     "meshproxy/observe/value_text.py",
     "meshproxy/observe/wire.py",
+    "meshproxy/rbac/*.py",
     "meshproxy/route/**/*.py",
     "meshproxy/rpc/*.py",
     "meshproxy/tls/engine.py",

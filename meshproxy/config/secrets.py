@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -19,6 +20,7 @@ from meshproxy.config.config_source import ConfigSource
 from meshproxy.config.context import BuildContext, Services
 from meshproxy.config.datasource import FileStamp, ReadFile, file_stamp, load_data_source
 from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.generic_secret import GenericSecret, read_generic_secret
 from meshproxy.config.subscription import SECRET_TYPE, InitTarget, ResourceWatcher, Subscription
 from meshproxy.config.tls_material import MaterialBuilder, digest_of
 from meshproxy.net.dispatcher import Task
@@ -28,6 +30,7 @@ from meshproxy.observe.tls_stats import SecretStats
 from meshproxy.tls import openssl
 from meshproxy.tls.material import LoadedCertificate, TlsConfigError, load_authorities
 from meshproxy.tls.options import ValidationOptions
+from meshproxy.tls.validity import untimely
 
 _log: Final = logging.getLogger("meshproxy.config")
 
@@ -35,8 +38,10 @@ _log: Final = logging.getLogger("meshproxy.config")
 CERTIFICATE: Final = "tls_certificate"
 VALIDATION: Final = "validation_context"
 TICKET_KEYS: Final = "session_ticket_keys"
+GENERIC: Final = "generic_secret"
+_KINDS: Final = (CERTIFICATE, VALIDATION, TICKET_KEYS, GENERIC)
 
-Material = LoadedCertificate | ValidationOptions | tuple[bytes, ...]
+Material = LoadedCertificate | ValidationOptions | tuple[bytes, ...] | GenericSecret
 
 _MAX_BYTES: Final = 1024 * 1024  # of one file or field: more would hold up the loop while it is read
 _LOOK_MS: Final = 500.0
@@ -45,20 +50,26 @@ _UNAVAILABLE: Final = "is not possible with this build of Python"
 
 
 def read_secret(
-    message: Any, kind: str, path: str, errors: ConfigErrors, load: Callable[[Any, str], bytes | None]
+    message: Any,
+    kind: str,
+    path: str,
+    errors: ConfigErrors,
+    load: Callable[[Any, str], bytes | None],
+    now: float | None = None,
 ) -> Generator[None, None, Material | None]:
-    """What a Secret message holds, checked: the key belongs to the certificate, the authorities can be read. None with
-    errors, which tell nothing of what it holds. In steps of about a millisecond."""
+    """What a Secret message holds, checked: the key belongs to the certificate, the authorities can be read, and with
+    `now` (Unix time), all is valid then. None with errors, which tell nothing of what it holds. In steps of about a
+    millisecond."""
     held = message.WhichOneof("type")
     if held != kind:
         errors.add(child(path, held or kind), f"a {kind} is what is asked for")
         return None
-    if not openssl.AVAILABLE:
+    if kind != GENERIC and not openssl.AVAILABLE:
         errors.add(child(path, kind), _UNAVAILABLE)
         return None
     builder = MaterialBuilder(path, errors, load)
     try:
-        material = yield from _read(builder, message, kind)
+        material = yield from _read(builder, message, kind, now)
         return None if builder.failed else material
     except TlsConfigError as error:
         for field, reason in error.problems:
@@ -66,21 +77,35 @@ def read_secret(
         return None
 
 
-def _read(builder: MaterialBuilder, message: Any, kind: str) -> Generator[None, None, Material | None]:
+def _read(
+    builder: MaterialBuilder, message: Any, kind: str, now: float | None
+) -> Generator[None, None, Material | None]:
     if kind == CERTIFICATE:
         options = builder.certificate(message.tls_certificate, kind)
-        return None if builder.failed else LoadedCertificate(options, message.name)
+        return None if builder.failed else _certificate(LoadedCertificate(options, message.name), builder, now)
     if kind == VALIDATION:
         validation = builder.validation(message.validation_context, kind)
-        return None if builder.failed else (yield from loaded(validation, message.name))
+        return None if builder.failed else (yield from loaded(validation, message.name, now))
+    if kind == GENERIC:
+        return read_generic_secret(builder, message.generic_secret, kind)
     return builder.ticket_keys(message.session_ticket_keys, kind)
 
 
-def loaded(validation: ValidationOptions, name: str = "") -> Generator[None, None, ValidationOptions]:
-    """With its authorities in OpenSSL's hands, in steps. Raises TlsConfigError."""
-    if not (validation.trusted_ca or validation.crl or validation.system_roots):
+def _certificate(certificate: LoadedCertificate, builder: MaterialBuilder, now: float | None) -> LoadedCertificate:
+    reason = "" if now is None else untimely(certificate.info.certificate, now)
+    if reason:
+        builder.error(f"{CERTIFICATE}.certificate_chain", reason)
+    return certificate
+
+
+def loaded(
+    validation: ValidationOptions, name: str = "", now: float | None = None
+) -> Generator[None, None, ValidationOptions]:
+    """With its authorities in OpenSSL's hands, in steps; with `now`, somebody is trusted then. Raises
+    TlsConfigError."""
+    if not (validation.has_authorities or validation.crl):
         return validation
-    authorities = yield from load_authorities(validation, name)
+    authorities = yield from load_authorities(validation, name, now)
     return replace(validation, authorities=authorities)
 
 
@@ -123,7 +148,7 @@ def build_static_secrets(messages: Any, path: str, context: BuildContext) -> Gen
     for index, message in enumerate(messages):
         where = item(path, "secrets", index)
         kind = message.WhichOneof("type")
-        if kind not in (CERTIFICATE, VALIDATION, TICKET_KEYS):
+        if kind not in _KINDS:
             continue  # the table of fields says so
         part = context.for_part(f"secrets.{message.name}", context.errors)
         material = yield from read_secret(message, kind, where, context.errors, part.load)
@@ -133,11 +158,25 @@ def build_static_secrets(messages: Any, path: str, context: BuildContext) -> Gen
     return secrets
 
 
+def static_secret(context: BuildContext, kind: str, name: str, path: str) -> Material | None:
+    """What the bootstrap has under this name, which stands at `path`; None, with an error, where there is nothing."""
+    known: StaticSecrets | None = context.static_secrets
+    if known is None or (kind, name) not in known:
+        context.errors.add(path, f"no {kind} of this name stands in static_resources.secrets")
+        return None
+    found = known.find(kind, name)
+    if found is None:
+        context.errors.add(path, "this secret of static_resources.secrets is no good")
+        return None
+    context.files.update(found.files)
+    return found.material
+
+
 # -- those of a control plane
 
 
 class SecretUser(Protocol):
-    """Who refers to secrets: a TLS context."""
+    """Who refers to secrets: a TLS context, a filter."""
 
     def refusal(self, material: Material) -> str:
         """Why it cannot use this; "" if it can."""
@@ -285,7 +324,7 @@ class Secret(ResourceWatcher):
     def _take(self, message: Any, errors: ConfigErrors) -> Generator[None, None, dict[str, FileStamp | None]]:
         """Read it, ask all who would use it, and only then hand it over. Returns the files that it names."""
         sources = _Sources(message, errors)
-        material = yield from read_secret(message, self._kind, "", errors, sources.load)
+        material = yield from read_secret(message, self._kind, "", errors, sources.load, time.time())
         digest = sources.digest()
         yield
         if material is None or digest == self._digest:

@@ -13,7 +13,15 @@ from typing import Any, Final
 from meshproxy.config.config_source import build_config_source
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
-from meshproxy.config.secrets import CERTIFICATE, TICKET_KEYS, VALIDATION, Material, SecretReference, loaded
+from meshproxy.config.secrets import (
+    CERTIFICATE,
+    TICKET_KEYS,
+    VALIDATION,
+    Material,
+    SecretReference,
+    loaded,
+    static_secret,
+)
 from meshproxy.config.tls_factory import CertificateGauges, SecretTlsSocketFactory, TlsParts, TlsSocketFactory
 from meshproxy.config.tls_material import NO_CA, MaterialBuilder, digest_of
 from meshproxy.config.values import bool_or, int_or
@@ -138,6 +146,8 @@ class _Builder(MaterialBuilder):
         ]
         if isinstance(parts.validation, ValidationOptions):
             parts.validation = at_once(loaded(parts.validation))
+        if parts.default_validation is not None and parts.default_validation.trust_bundles:
+            parts.default_validation = at_once(loaded(parts.default_validation))
 
     # -- CommonTlsContext
 
@@ -212,26 +222,13 @@ class _Builder(MaterialBuilder):
     def _secret(self, config: Any, field: str, kind: str) -> Material | SecretReference | None:
         """What the bootstrap has under this name; or a reference, where a control plane is to be asked."""
         if not config.HasField("sds_config"):
-            return self._static_secret(config.name, field, kind)
+            return static_secret(self._context, kind, config.name, child(self._path, f"{field}.name"))
         source = build_config_source(config.sds_config, child(self._path, f"{field}.sds_config"), self._context)
         if source is None:
             return None
         if not openssl.AVAILABLE:
             self.error(field, "is not possible with this build of Python")
         return SecretReference(kind, config.name, source, self._context)
-
-    def _static_secret(self, name: str, field: str, kind: str) -> Material | None:
-        known = self._context.static_secrets
-        if known is None or (kind, name) not in known:
-            self.error(f"{field}.name", f"no {kind} of this name stands in static_resources.secrets")
-            return None
-        found = known.find(kind, name)
-        if found is None:
-            self.error(f"{field}.name", "this secret of static_resources.secrets is no good")
-            return None
-        self._context.files.update(found.files)
-        material: Material = found.material
-        return material
 
     # -- one side only
 

@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.secrets import Material, SecretReference
+from meshproxy.config.spiffe_validator import spiffe_conflict
 from meshproxy.config.tls_material import NO_CA, digest_of
 from meshproxy.net.transport_socket import TransportSocket, TransportSocketFactory
 from meshproxy.observe.tls_stats import CertificateStats, SocketFactoryStats
@@ -101,11 +102,15 @@ class CertificateGauges:
         self._scopes: dict[str, CertificateStats] = {}
 
     def tell(self, tls: Certified) -> None:
-        """As Envoy: of certificates under one name the latest, but of a CA bundle the one that expires first."""
+        """As Envoy: of certificates under one name the latest, but of a CA bundle the one that expires first. Those of
+        SPIFFE's bundles have a number each."""
         for info in tls.certificates:
             self._set(info.secret_name or f"unnamed_cert_{_UNNAMED}", info.expires)
         trusted = tls.ca_certificates
-        if trusted:
+        if trusted and trusted[0].trust_domain:
+            for index, info in enumerate(trusted):
+                self._set(f"{info.secret_name or 'unnamed_ca_cert'}_{index}", info.expires)
+        elif trusted:
             name = trusted[0].secret_name or f"unnamed_ca_cert_{_UNNAMED}"
             self._set(name, min(info.expires for info in trusted))
 
@@ -204,6 +209,8 @@ class SecretTlsSocketFactory(TransportSocketFactory):
 
     def _refusal_of_validation(self, merged: list[ValidationOptions]) -> str:
         """Of what will be one."""
+        if any(each.trust_bundles for each in merged):
+            return spiffe_conflict(merged)
         if any(each.has_authorities for each in merged):
             return ""
         if any(each.san_matchers for each in merged):

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors, child, item
+from meshproxy.config.spiffe_validator import build_trust_bundles, spiffe_conflict
 from meshproxy.config.string_matcher import build_string_matcher
+from meshproxy.config.typed_struct import unpack_any
 from meshproxy.tls import x509
 from meshproxy.tls.options import CertificateOptions, ValidationOptions
 from meshproxy.tls.verify import SanMatcher
@@ -39,6 +41,10 @@ class MaterialBuilder:
 
     def error(self, field: str, reason: str) -> None:
         self._errors.add(child(self._path, field), reason)
+
+    def unpack(self, config: Any, field: str) -> Any:
+        """The message of an Any; None, with an error, where there is none that we know."""
+        return unpack_any(config, child(self._path, field), self._errors)
 
     def load(self, message: Any, field: str) -> bytes:
         """The bytes of a DataSource; nothing, with an error, where there are none. Its file is watched: links on the
@@ -85,12 +91,15 @@ class MaterialBuilder:
         """What is demanded of a peer's certificate. `check_names` is still to be asked."""
         trusted_ca = self.load(message.trusted_ca, f"{field}.trusted_ca") if message.HasField("trusted_ca") else b""
         crl = self.load(message.crl, f"{field}.crl") if message.HasField("crl") else b""
-        return ValidationOptions(
+        bundles = build_trust_bundles(message, f"{field}.custom_validator_config", self)
+        held = (message.SerializeToString(deterministic=True), trusted_ca, crl)
+        validation = ValidationOptions(
             field=field,
-            digest=digest_of((message.SerializeToString(deterministic=True), trusted_ca, crl)),
+            digest=digest_of((*held, *(part for each in bundles for part in (each.domain.encode(), each.trusted_ca)))),
             trusted_ca=trusted_ca,
             source=_source(message.trusted_ca),
             system_roots=message.HasField("system_root_certs"),
+            trust_bundles=bundles,
             crl=crl,
             only_leaf_crl=message.only_verify_leaf_cert_crl,
             san_matchers=self._san_matchers(message, field),
@@ -100,10 +109,14 @@ class MaterialBuilder:
             accept_untrusted=message.trust_chain_verification == message.ACCEPT_UNTRUSTED,
             max_verify_depth=message.max_verify_depth.value if message.HasField("max_verify_depth") else None,
         )
+        conflict = spiffe_conflict([validation]) if bundles else ""
+        if conflict:
+            self.error(f"{field}.custom_validator_config", conflict)
+        return validation
 
     def check_names(self, message: Any, field: str) -> None:
         """Names, and revocations, mean nothing where nobody is trusted."""
-        if message.HasField("trusted_ca") or message.HasField("system_root_certs"):
+        if any(message.HasField(name) for name in ("trusted_ca", "system_root_certs", "custom_validator_config")):
             return
         for name in ("match_typed_subject_alt_names", "match_subject_alt_names"):
             if getattr(message, name):

@@ -30,6 +30,8 @@ _NUMBERS: Final = {"float", "double"} | frozenset(
 _MOST_ANYS: Final = 20  # within each other
 _STRIDE: Final = 20  # elements of lists in a step: about a millisecond
 _NANOS: Final = 1_000_000_000
+# Whose rules Envoy does not apply: there must be one of these, but not beside `trust_bundles`. Who builds it says so.
+_LIFTED: Final = frozenset({"envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.trust_domains"})
 _HEADER_NAME: Final = re.compile(r":?[0-9a-zA-Z!#$%&'*+-.^_|~\x60]+")
 _HEADER_VALUE: Final = re.compile(r"[^\x00-\x08\x0A-\x1F\x7F]*")
 _LOOSE_HEADER: Final = re.compile(r"[^\x00\x0A\x0D]*")
@@ -143,7 +145,11 @@ def _plan(descriptor: Descriptor) -> _MessagePlan:
     options = descriptor.GetOptions().Extensions
     if options[validate_pb2.disabled] or options[validate_pb2.ignored]:
         return _MessagePlan([], [])
-    fields = [_FieldPlan(field, field.GetOptions().Extensions[validate_pb2.rules]) for field in descriptor.fields]
+    fields = [
+        _FieldPlan(field, field.GetOptions().Extensions[validate_pb2.rules])
+        for field in descriptor.fields
+        if field.full_name not in _LIFTED
+    ]
     oneofs = [
         (oneof.name, ", ".join(field.name for field in oneof.fields))
         for oneof in descriptor.oneofs

@@ -8,6 +8,7 @@ from meshproxy.filters.http import (
     buffer,
     compressor,
     cors,
+    credential_injector,
     decompressor,
     fault,
     grpc_http1_bridge,
@@ -24,6 +25,7 @@ from meshproxy.filters.http import (
     local_ratelimit,
     on_demand,
     python,
+    rbac,
     router,
     set_metadata,
 )
@@ -39,12 +41,14 @@ from meshproxy.filters.network import (
 )
 from meshproxy.filters.network import local_ratelimit as network_local_ratelimit
 from meshproxy.filters.network import python as python_network
+from meshproxy.filters.network import rbac as network_rbac
 from meshproxy.http import python_balancer, python_logger
 
 HTTP_FILTER_MODULES: Final = (
     buffer,
     compressor,
     cors,
+    credential_injector,
     decompressor,
     fault,
     grpc_http1_bridge,
@@ -61,6 +65,7 @@ HTTP_FILTER_MODULES: Final = (
     local_ratelimit,
     on_demand,
     python,
+    rbac,
     router,
     set_metadata,
 )
@@ -71,6 +76,7 @@ NETWORK_FILTER_MODULES: Final = (
     http_connection_manager,
     istio,
     network_local_ratelimit,
+    network_rbac,
     python_network,
     tcp_proxy,
 )

@@ -6,6 +6,7 @@ with.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
@@ -14,6 +15,7 @@ from meshproxy.config.context import BuildContext, Services
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.subscription import (
     EXTENSION_TYPE,
+    InitManager,
     InitTarget,
     ResourceWatcher,
     Subscription,
@@ -93,6 +95,7 @@ class ExtensionDiscovery(InitTarget, ResourceWatcher):
         self._fallback = default or MissingConfig()
         self.filter: HttpFilter = self._fallback  # the one in force
         self._context: BuildContext | None = None  # of that, if it was discovered
+        self._warming: BuildContext | None = None  # of a newer one, which waits for what it names (secrets)
         self._config: ConnectionManagerConfig | None = None
         self._upgrade = b""
         self._subscription: Subscription | None = None
@@ -121,18 +124,19 @@ class ExtensionDiscovery(InitTarget, ResourceWatcher):
         if built is None or errors or self._stopped:
             context.close()
             self._count_failure(bool(errors))
+            self._go_on()
         else:
-            self._replace(built, context)
             self.stats.config_reload += self._services.subscriptions.counts
-        self.set_ready()  # a first answer that is refused ends the waiting too, as in Envoy
+            self._warm(built, context)
 
     def refused(self) -> None:
         """An answer broke the API's rules: a first one ends the waiting."""
         self._count_failure(True)
-        self.set_ready()
+        self._go_on()
 
     def missing(self) -> None:
         """It did not come in time, or was removed."""
+        self._stop_warming()
         self._replace(self._fallback, None)
         self.set_ready()
 
@@ -141,9 +145,31 @@ class ExtensionDiscovery(InitTarget, ResourceWatcher):
         if self._subscription is not None:
             self._subscription.close()
             self._subscription = None
+        self._stop_warming()
         if self._context is not None:
             self._context.close()
             self._context = None
+
+    def _go_on(self) -> None:
+        """A first answer that is refused ends the waiting too, as in Envoy."""
+        if self._warming is None:
+            self.set_ready()
+
+    def _warm(self, built: HttpFilter, context: BuildContext) -> None:
+        """The filter in force stays until all is there that this one waits for."""
+        self._stop_warming()
+        self._warming = context
+        InitManager(context.init_targets).start(functools.partial(self._on_warm, built, context))
+
+    def _on_warm(self, built: HttpFilter, context: BuildContext) -> None:
+        self._warming = None
+        self._replace(built, context)
+        self.set_ready()
+
+    def _stop_warming(self) -> None:
+        if self._warming is not None:
+            self._warming.close()
+            self._warming = None
 
     def _count_failure(self, failed: bool) -> None:
         self.stats.config_fail += failed and self._services.subscriptions.counts

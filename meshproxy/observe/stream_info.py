@@ -40,6 +40,7 @@ class ConnectionInfo:
         self.transport_failure_reason: str = ""
         self.transport_socket: TransportSocket | None = None  # None: plain bytes
         self.client_cert: bytes | None = None  # its element of x-forwarded-client-cert, once a request asked for it
+        self.principal_names: list[bytes] | None = None  # of its certificate, once a rule asked for them
         self.ja3: str = ""
         self.ja4: str = ""
         self.dynamic_metadata: dict[str, dict[str, Any]] | None = None  # of listener filters

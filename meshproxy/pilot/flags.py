@@ -4,7 +4,8 @@ for it."""
 from __future__ import annotations
 
 import argparse
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 VERBS: Final = ("validate", "apply", "get", "delete", "diff")
 RULES_EXAMPLES: Final = """\
@@ -40,8 +41,13 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """`--rules` and `--etcd…`."""
     add = parser.add_argument_group("where the documents are").add_argument
     add("--rules", default="", metavar="PATH", help="a directory of YAML files, or one file")
-    add("--etcd", default="", metavar="HOST:PORT,…", help="endpoints of etcd v3, or https://… with TLS")
     add("--etcd-prefix", default=_PREFIX, metavar="KEY", help=f"below which key they are (default {_PREFIX})")
+    add_etcd_flags(add)
+
+
+def add_etcd_flags(add: Callable[..., Any]) -> None:
+    """How etcd is reached; `add` is a parser's or group's `add_argument`."""
+    add("--etcd", default="", metavar="HOST:PORT,…", help="endpoints of etcd v3, or https://… with TLS")
     add("--etcd-ca", default="", metavar="FILE", help="whom etcd's certificate must be of; means TLS")
     add("--etcd-cert", default="", metavar="FILE", help="the certificate shown to etcd")
     add("--etcd-key", default="", metavar="FILE", help="its key")

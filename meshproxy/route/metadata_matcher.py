@@ -144,25 +144,28 @@ def _build_or(messages: Any, path: str, errors: ConfigErrors) -> ValueMatcher | 
 
 def build_metadata_matchers(messages: Any, path: str, field: str, errors: ConfigErrors) -> list[MetadataMatcher]:
     """Compile a repeated field of `envoy.type.matcher.v3.MetadataMatcher`."""
-    matchers: list[MetadataMatcher] = []
-    for i in range(len(messages)):
-        message = messages[i]
-        value = build_value_matcher(message.value, child(item(path, field, i), "value"), errors)
-        if value is not None:
-            keys = [segment.key for segment in message.path]
-            matchers.append(MetadataMatcher(message.filter, keys, value, message.invert))
-    return matchers
+    built = [build_metadata_matcher(messages[i], item(path, field, i), errors) for i in range(len(messages))]
+    return [matcher for matcher in built if matcher is not None]
+
+
+def build_metadata_matcher(message: Any, path: str, errors: ConfigErrors) -> MetadataMatcher | None:
+    """Compile one; None with an error when that cannot be."""
+    value = build_value_matcher(message.value, child(path, "value"), errors)
+    if value is None:
+        return None
+    return MetadataMatcher(message.filter, [segment.key for segment in message.path], value, message.invert)
 
 
 def build_filter_state_matchers(messages: Any, path: str, field: str, errors: ConfigErrors) -> list[FilterStateMatcher]:
     """Compile a repeated field of `envoy.type.matcher.v3.FilterStateMatcher`."""
-    matchers: list[FilterStateMatcher] = []
-    for i in range(len(messages)):
-        message, at = messages[i], item(path, field, i)
-        if message.WhichOneof("matcher") != "string_match":
-            errors.add(at, "only string_match is supported on filter state")
-            continue
-        string = build_string_matcher(message.string_match, child(at, "string_match"), errors)
-        if string is not None:
-            matchers.append(FilterStateMatcher(message.key, string))
-    return matchers
+    built = [build_filter_state_matcher(messages[i], item(path, field, i), errors) for i in range(len(messages))]
+    return [matcher for matcher in built if matcher is not None]
+
+
+def build_filter_state_matcher(message: Any, path: str, errors: ConfigErrors) -> FilterStateMatcher | None:
+    """Compile one; None with an error when that cannot be."""
+    if message.WhichOneof("matcher") != "string_match":
+        errors.add(path, "only string_match is supported on filter state")
+        return None
+    string = build_string_matcher(message.string_match, child(path, "string_match"), errors)
+    return None if string is None else FilterStateMatcher(message.key, string)

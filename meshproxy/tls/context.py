@@ -20,6 +20,9 @@ from meshproxy.tls.material import (
     LoadedCertificate,
     Problem,
     TlsConfigError,
+    at_once,
+    has_revocations,
+    load_authorities,
     load_certificate,
     load_staple,
     load_store,
@@ -107,23 +110,38 @@ class TlsContext:
     # -- building
 
     def _build_judge(self, problems: list[Problem]) -> None:
-        validation = self.options.validation
+        validation = self._load_trust_bundles(problems)
         if validation is None:
             return
         loaded = validation.authorities
         self.ca_certificates = read_authorities(validation, problems) if loaded is None else loaded.infos
-        has_ca = bool(validation.trusted_ca) or validation.system_roots
         if not openssl.AVAILABLE:
             return
         self.judge = Judge(
-            verifies_chain=has_ca,
+            verifies_chain=validation.has_authorities,
             accepts_untrusted=validation.accept_untrusted,
             ignores_times=validation.ignore_times,
             san_matchers=validation.san_matchers,
             hashes=validation.hashes,
             public_key_hashes=validation.public_key_hashes,
             checks_key_usage=not self.is_server,
+            trust_bundles=_Bundles(validation) if validation.trust_bundles else None,
         )
+
+    def _load_trust_bundles(self, problems: list[Problem]) -> ValidationOptions | None:
+        """They are always loaded apart from the context, which trusts nobody itself."""
+        validation = self.options.validation
+        if validation is None or not validation.trust_bundles or validation.authorities is not None:
+            return validation
+        if not openssl.AVAILABLE:
+            return None  # there is a problem already
+        try:
+            validation = replace(validation, authorities=at_once(load_authorities(validation)))
+        except TlsConfigError as error:
+            problems += error.problems
+            return None
+        self.options = replace(self.options, validation=validation)
+        return validation
 
     def _add_identity(
         self, options: TlsOptions, certificate: CertificateOptions | LoadedCertificate | None, problems: list[Problem]
@@ -147,8 +165,8 @@ class TlsContext:
         if validation is not None:
             _load_authorities(context, validation, options.is_server, problems)
             context.verify_mode = ssl.CERT_OPTIONAL if options.is_server else ssl.CERT_REQUIRED
-        if options.is_server and options.require_client_certificate:
-            context.verify_mode = ssl.CERT_REQUIRED
+        if options.is_server and (options.require_client_certificate or (validation and validation.trust_bundles)):
+            context.verify_mode = ssl.CERT_REQUIRED  # SPIFFE's validator demands a certificate in any case, as Envoy's
         if context.verify_mode == ssl.CERT_NONE or not openssl.AVAILABLE:
             return
         if self.judge is None:  # a certificate is demanded, and anything that is one is good
@@ -160,6 +178,7 @@ class TlsContext:
                 hashes=frozenset(),
                 public_key_hashes=frozenset(),
                 checks_key_usage=False,
+                trust_bundles=None,
             )
         openssl.set_verifier(context, self.judge)
 
@@ -230,6 +249,7 @@ def _unavailable(options: TlsOptions) -> list[str]:
             "trust_chain_verification": validation.accept_untrusted,
             "allow_expired_certificate": validation.ignore_times,
             "max_verify_depth": validation.max_verify_depth is not None,
+            "custom_validator_config": bool(validation.trust_bundles),
             "trusted_ca": options.is_server,  # without a session id context of its own it could be bypassed
         }
         found = [f"{validation.field}.{name}" for name, is_set in asked.items() if is_set]
@@ -340,13 +360,37 @@ def _load_authorities(
         if validation.trusted_ca and is_server and openssl.AVAILABLE and not problems:
             with memory_file(validation.trusted_ca) as path:
                 openssl.set_client_ca_list(context, path)
-    # an intermediate certificate may be what is trusted
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
-    if validation.crl:
-        leaf_only = validation.only_leaf_crl
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF if leaf_only else ssl.VERIFY_CRL_CHECK_CHAIN
+    context.verify_flags |= ssl.VERIFY_X509_TRUSTED_FIRST
+    if not validation.trust_bundles:
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate certificate may be what is trusted
+        if validation.crl or has_revocations(validation.trusted_ca):
+            context.verify_flags |= _revocation_flags(validation)
     if validation.max_verify_depth is not None and openssl.AVAILABLE:
         openssl.set_verify_depth(context, validation.max_verify_depth)
+
+
+def _revocation_flags(validation: ValidationOptions) -> ssl.VerifyFlags:
+    return ssl.VERIFY_CRL_CHECK_LEAF if validation.only_leaf_crl else ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+class _Bundles:
+    """Those of trust domains, loaded, for a Judge."""
+
+    def __init__(self, validation: ValidationOptions) -> None:
+        assert validation.authorities is not None
+        self._by_domain = validation.authorities.by_domain
+        self._issuers = validation.authorities.revocation_issuers
+        self._revocation_flags = int(_revocation_flags(validation))
+
+    def find(self, domain: str, issuer: bytes) -> tuple[ssl.SSLContext, int] | None:
+        """What holds whom the domain's members are verified against, and the flags to do it with, for a certificate
+        that `issuer` has signed."""
+        found = self._by_domain.get(domain)
+        if found is None:
+            return None
+        if found.has_revocations:
+            return found.holder, self._revocation_flags
+        return found.holder, int(ssl.VERIFY_CRL_CHECK_LEAF) if issuer in self._issuers else 0
 
 
 def _set_server_sessions(context: ssl.SSLContext, options: TlsOptions, problems: list[Problem]) -> None:

@@ -5,6 +5,7 @@ All that is loaded goes through a memfd: keys never touch a file.
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import Generator, Iterator
@@ -15,16 +16,28 @@ from typing import Final, TypeVar
 from meshproxy.errors import MeshProxyError
 from meshproxy.tls import openssl
 from meshproxy.tls.ocsp import OcspStaple
-from meshproxy.tls.options import CertificateOptions, ValidationOptions
+from meshproxy.tls.options import CertificateOptions, TrustBundle, ValidationOptions
 from meshproxy.tls.selection import CURVES
-from meshproxy.tls.x509 import PEM_END, Certificate, DerError, certificates_of_pem
+from meshproxy.tls.validity import is_expired, none_is_timely
+from meshproxy.tls.x509 import (
+    CRL_BEGIN,
+    PEM_BEGIN,
+    PEM_END,
+    Certificate,
+    DerError,
+    certificates_of_pem,
+    issuers_of_revocations,
+)
 
 Problem = tuple[str, str]  # path of a field below the context, and what is wrong with it
 
 T = TypeVar("T")
 
+_log: Final = logging.getLogger("meshproxy.tls")
+
 _MIN_RSA_BITS: Final = 2048
 _CERTIFICATES_IN_A_STEP: Final = 4
+_NO_REVOCATIONS: Final = "Failed to load CRL"
 
 
 class TlsConfigError(MeshProxyError):
@@ -41,6 +54,7 @@ class CertificateInfo:
     def __init__(self, source: str, certificate: Certificate) -> None:
         self.source = source
         self.secret_name: str = ""  # of the secret that it came in
+        self.trust_domain: str = ""  # SPIFFE's, of one in its bundle
         self.certificate = certificate
         self.expires: float = certificate.not_after.timestamp()  # Unix time
         self.staple: OcspStaple | None = None
@@ -64,29 +78,93 @@ class LoadedCertificate:
 
 
 class LoadedAuthorities:
-    """Whom many contexts trust, and the revocation lists: one store for all of them. See `load_authorities`."""
+    """Whom many contexts trust, and the revocation lists: one store for all of them. See `load_authorities`.
+
+    Of trust bundles there is one for each domain, in `by_domain`; what has these trusts nobody itself.
+    """
 
     def __init__(self) -> None:
         self.infos: list[CertificateInfo] = []
         self.holder = _new_holder()
+        self.has_revocations: bool = False
+        self.by_domain: dict[str, LoadedAuthorities] = {}
+        self.revocation_issuers: frozenset[bytes] = frozenset()  # in DER, of the lists beside the bundles
 
 
-def load_authorities(options: ValidationOptions, secret_name: str = "") -> Generator[None, None, LoadedAuthorities]:
-    """In steps of about a millisecond: there may be hundreds. Raises TlsConfigError. Needs `openssl.AVAILABLE`."""
+def load_authorities(
+    options: ValidationOptions, secret_name: str = "", now: float | None = None
+) -> Generator[None, None, LoadedAuthorities]:
+    """In steps of about a millisecond: there may be hundreds. Raises TlsConfigError. Needs `openssl.AVAILABLE`.
+
+    With `now` (Unix time), those that have expired are left out, with a warning, and one of the others must be valid.
+    """
+    if options.trust_bundles:
+        return (yield from _load_domains(options, secret_name, now))
+    if options.ignore_times:
+        now = None
     loaded = LoadedAuthorities()
     problems: list[Problem] = []
     for part in _parts(options.trusted_ca):
-        _add_authorities(loaded, part, options, problems)
+        _add_authorities(loaded, part, options, problems, now)
         if problems:
             break
         yield
     for info in loaded.infos:
         info.secret_name = secret_name
+    if not problems and options.trusted_ca and now is not None:
+        _check_times(loaded, options, now, problems)
     if not problems:
         load_store(loaded.holder, replace(options, trusted_ca=b""), problems)
     if problems:
         raise TlsConfigError(problems)
+    loaded.has_revocations = bool(options.crl) or has_revocations(options.trusted_ca)
     return loaded
+
+
+def _load_domains(
+    options: ValidationOptions, secret_name: str, now: float | None
+) -> Generator[None, None, LoadedAuthorities]:
+    """A store for each domain, apart from the others."""
+    whole = LoadedAuthorities()
+    whole.revocation_issuers = _issuers_of_revocations(options)
+    for bundle in options.trust_bundles:
+        own = replace(options, trust_bundles=(), trusted_ca=bundle.trusted_ca, system_roots=False, source=bundle.source)
+        try:
+            loaded = yield from load_authorities(own, secret_name, now)
+        except TlsConfigError as error:
+            raise TlsConfigError([_of_bundle(bundle, problem) for problem in error.problems]) from None
+        # A list is about those whom its issuer has signed: members of other domains cannot be looked up in it.
+        is_about = not whole.revocation_issuers.isdisjoint(info.certificate.raw_subject for info in loaded.infos)
+        loaded.has_revocations = is_about or has_revocations(bundle.trusted_ca)
+        with memory_file(bundle.trusted_ca) as path:
+            openssl.add_client_ca_names(whole.holder, path)
+        for info in loaded.infos:
+            info.trust_domain = bundle.domain
+        whole.infos += loaded.infos
+        whole.by_domain[bundle.domain] = loaded
+        yield
+    return whole
+
+
+def _issuers_of_revocations(options: ValidationOptions) -> frozenset[bytes]:
+    try:
+        return frozenset(issuers_of_revocations(options.crl))
+    except DerError:
+        raise TlsConfigError([(f"{options.field}.crl", _NO_REVOCATIONS)]) from None
+
+
+def _of_bundle(bundle: TrustBundle, problem: Problem) -> Problem:
+    field, reason = problem
+    return problem if field.endswith(".crl") else (bundle.field, f"{reason} (of {bundle.domain})")
+
+
+def _check_times(loaded: LoadedAuthorities, options: ValidationOptions, now: float, problems: list[Problem]) -> None:
+    """Somebody must be left who is trusted now."""
+    reason = none_is_timely((info.certificate for info in loaded.infos), now)
+    if not loaded.infos:
+        reason = "all authorities have expired"
+    if reason:
+        problems.append((f"{options.field}.trusted_ca", reason))
 
 
 def at_once(steps: Generator[None, None, T]) -> T:
@@ -115,11 +193,19 @@ def _parts(pem: bytes) -> Iterator[bytes]:
 
 
 def _add_authorities(
-    loaded: LoadedAuthorities, pem: bytes, options: ValidationOptions, problems: list[Problem]
+    loaded: LoadedAuthorities, pem: bytes, options: ValidationOptions, problems: list[Problem], now: float | None
 ) -> None:
-    part = replace(options, trusted_ca=pem)
-    loaded.infos += read_authorities(part, problems)
+    found = read_authorities(replace(options, trusted_ca=pem), problems)
     if problems:
+        return
+    expired = [info for info in found if now is not None and is_expired(info.certificate, now)]
+    if expired:
+        pem = _without(pem, [found.index(info) for info in expired])
+        found = [info for info in found if info not in expired]
+        for info in expired:
+            _log.warning("an authority of %s is left out: it has expired (%s)", info.source, info.certificate.subject)
+    loaded.infos += found
+    if not found and not has_revocations(pem):
         return
     with memory_file(pem) as path:
         try:
@@ -127,6 +213,18 @@ def _add_authorities(
             openssl.add_client_ca_names(loaded.holder, path)
         except ssl.SSLError:
             problems.append(_no_authorities(options))
+
+
+def _without(pem: bytes, indices: list[int]) -> bytes:
+    """Without the certificates at these places; the rest stays as it is."""
+    kept: list[bytes] = []
+    begin = 0
+    for index in range(pem.count(PEM_BEGIN)):
+        first = pem.index(PEM_BEGIN, begin)
+        end = pem.index(PEM_END, first) + len(PEM_END)
+        kept.append(pem[begin : first if index in indices else end])
+        begin = end
+    return b"".join([*kept, pem[begin:]])
 
 
 def _new_holder() -> ssl.SSLContext:
@@ -218,6 +316,11 @@ def load_store(context: ssl.SSLContext, validation: ValidationOptions, problems:
         _load_crl(context, validation, problems)
 
 
+def has_revocations(pem: bytes) -> bool:
+    """Whether there are revocation lists among certificates: they count, as in Envoy."""
+    return CRL_BEGIN in pem
+
+
 def _load_crl(context: ssl.SSLContext, validation: ValidationOptions, problems: list[Problem]) -> None:
     before = context.cert_store_stats()["crl"]
     with memory_file(validation.crl) as path:
@@ -226,7 +329,7 @@ def _load_crl(context: ssl.SSLContext, validation: ValidationOptions, problems: 
         except ssl.SSLError:
             before = -1
     if before < 0 or context.cert_store_stats()["crl"] == before:
-        problems.append((f"{validation.field}.crl", "Failed to load CRL"))
+        problems.append((f"{validation.field}.crl", _NO_REVOCATIONS))
 
 
 def _no_authorities(validation: ValidationOptions) -> Problem:

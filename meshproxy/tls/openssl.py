@@ -22,6 +22,7 @@ _log = logging.getLogger("meshproxy.tls")
 
 X509_V_OK: Final = 0
 X509_V_ERR_CERT_REJECTED: Final = 28
+_X509_V_ERR_UNSPECIFIED: Final = 1
 _IGNORABLE_TIMES: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 _KEY_EXCHANGE_RSA: Final = 1037  # NID_kx_rsa
@@ -96,6 +97,13 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "SSL_get_verify_result": (ctypes.c_long, (_P,)),
     "SSL_get_peer_signature_type_nid": (_INT, (_P, ctypes.POINTER(_INT))),
     "X509_verify_cert": (_INT, (_P,)),
+    "X509_STORE_CTX_new": (_P, ()),
+    "X509_STORE_CTX_init": (_INT, (_P, _P, _P, _P)),
+    "X509_STORE_CTX_free": (None, (_P,)),
+    "X509_STORE_CTX_get0_param": (_P, (_P,)),
+    "X509_STORE_CTX_get0_untrusted": (_P, (_P,)),
+    "X509_VERIFY_PARAM_set1": (_INT, (_P, _P)),
+    "X509_VERIFY_PARAM_set_flags": (_INT, (_P, ctypes.c_ulong)),
     "X509_STORE_CTX_get0_cert": (_P, (_P,)),
     "X509_STORE_CTX_get_error": (_INT, (_P,)),
     "X509_STORE_CTX_get_error_depth": (_INT, (_P,)),
@@ -344,6 +352,30 @@ def verify_chain(store_context: int, *, ignore_times: bool) -> tuple[int, int]:
         return X509_V_OK, 0
     error = int(_lib.X509_STORE_CTX_get_error(store_context))
     return error or X509_V_ERR_CERT_REJECTED, int(_lib.X509_STORE_CTX_get_error_depth(store_context))
+
+
+def verify_chain_of(
+    store_context: int, trusted: ssl.SSLContext, flags: int, *, ignore_times: bool
+) -> tuple[int, int]:
+    """As `verify_chain`, but by those whom `trusted` trusts, and with more flags (`ssl.VerifyFlags`)."""
+    inner = _lib.X509_STORE_CTX_new()
+    if not inner:
+        return _X509_V_ERR_UNSPECIFIED, 0
+    try:
+        store = _lib.SSL_CTX_get_cert_store(_context_pointer(trusted))
+        certificate = _lib.X509_STORE_CTX_get0_cert(store_context)
+        sent = _lib.X509_STORE_CTX_get0_untrusted(store_context)
+        if _lib.X509_STORE_CTX_init(inner, store, certificate, sent) != 1:
+            return _X509_V_ERR_UNSPECIFIED, 0
+        parameters = _lib.X509_STORE_CTX_get0_param(inner)
+        given = _lib.X509_STORE_CTX_get0_param(store_context)
+        if _lib.X509_VERIFY_PARAM_set1(parameters, given) != 1:
+            return _X509_V_ERR_UNSPECIFIED, 0
+        if _lib.X509_VERIFY_PARAM_set_flags(parameters, flags) != 1:
+            return _X509_V_ERR_UNSPECIFIED, 0
+        return verify_chain(inner, ignore_times=ignore_times)
+    finally:
+        _lib.X509_STORE_CTX_free(inner)
 
 
 def _ignoring_times(ok: int, store_context: int) -> int:

@@ -35,8 +35,20 @@ class CertificateOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrustBundle:
+    """Whom the members of a SPIFFE trust domain are verified against: PEM, with revocation lists where there are any.
+    `field` is its path below the context."""
+
+    field: str
+    domain: str
+    trusted_ca: bytes
+    source: str = "<inline>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationOptions:
-    """A `CertificateValidationContext`; `field` is its path below the context. `digest` is of all that it demands."""
+    """A `CertificateValidationContext`; `field` is its path below the context. `digest` is of all that it demands.
+    Where there are `trust_bundles`, these count and `trusted_ca` does not, as in Envoy."""
 
     field: str
     digest: bytes = b""
@@ -44,6 +56,7 @@ class ValidationOptions:
     trusted_ca: bytes = b""
     source: str = "<inline>"
     system_roots: bool = False
+    trust_bundles: tuple[TrustBundle, ...] = ()
     crl: bytes = b""
     only_leaf_crl: bool = False
     san_matchers: tuple[SanMatcher, ...] = ()
@@ -56,22 +69,27 @@ class ValidationOptions:
     @property
     def has_authorities(self) -> bool:
         """Whether somebody is trusted, so that names in certificates mean anything."""
-        return bool(self.trusted_ca) or self.system_roots
+        return bool(self.trusted_ca) or self.system_roots or bool(self.trust_bundles)
 
     def merged_into(self, default: ValidationOptions) -> ValidationOptions:
         """As protobuf merges this into `default` (CombinedCertificateValidationContext): lists are joined, and what is
         set here goes before what is set there."""
         authorities = default if not self.trusted_ca else self
         revocations = default if not self.crl else self
+        bundles = self.trust_bundles or default.trust_bundles
         roots = self.system_roots or default.system_roots
-        same = (authorities.trusted_ca, revocations.crl, roots) == (self.trusted_ca, self.crl, self.system_roots)
+        owner = default if bundles and not self.trust_bundles else self
+        is_owners = (revocations.crl, bundles) == (owner.crl, owner.trust_bundles)
+        if not bundles:
+            is_owners = is_owners and (authorities.trusted_ca, roots) == (owner.trusted_ca, owner.system_roots)
         return replace(
             self,
             digest=hashlib.sha256(default.digest + self.digest).digest(),
-            authorities=self.authorities if same else None,
+            authorities=owner.authorities if is_owners else None,
             trusted_ca=authorities.trusted_ca,
             source=authorities.source,
             system_roots=roots,
+            trust_bundles=bundles,
             crl=revocations.crl,
             only_leaf_crl=self.only_leaf_crl or default.only_leaf_crl,
             san_matchers=default.san_matchers + self.san_matchers,

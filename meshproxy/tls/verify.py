@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Final, Protocol
 
 from meshproxy.tls import openssl, x509
+from meshproxy.tls.spiffe import trust_domain_of
 
 # What a failed handshake counts under.
 NO_FAILURE: Final = 0
@@ -17,6 +19,10 @@ VERIFY_HASH: Final = 5
 # X509_V_ERR_UNABLE_TO_GET_CRL … CRL_PATH_VALIDATION_ERROR: what is wrong with, or says, a revocation list
 _REVOCATION_ERRORS: Final = frozenset({3, 5, 8, 11, 12, 15, 16, 23, 33, 35, 36, 41, 44, 54})
 
+# Bits of the key usage extension (RFC 5280 section 4.2.1.3).
+_KEY_CERT_SIGN: Final = 5
+_CRL_SIGN: Final = 6
+
 _MAX_JUDGED: Final = 256
 
 
@@ -24,6 +30,14 @@ class TextMatcher(Protocol):
     """A compiled StringMatcher."""
 
     def match(self, value: bytes) -> bool: ...
+
+
+class TrustBundles(Protocol):
+    """SPIFFE's trust domains, each with those who sign its members."""
+
+    def find(self, domain: str, issuer: bytes) -> tuple[ssl.SSLContext, int] | None:
+        """What holds them, and flags to verify with what `issuer` (a name in DER) has signed; None for a domain that is
+        not trusted."""
 
 
 class SanMatcher:
@@ -84,6 +98,7 @@ class Judge:
         hashes: frozenset[bytes],
         public_key_hashes: frozenset[bytes],
         checks_key_usage: bool,
+        trust_bundles: TrustBundles | None = None,
     ) -> None:
         self._verifies_chain = verifies_chain
         self._accepts_untrusted = accepts_untrusted
@@ -92,6 +107,7 @@ class Judge:
         self._hashes = hashes
         self._public_key_hashes = public_key_hashes
         self._checks_key_usage = checks_key_usage
+        self._trust_bundles = trust_bundles
         self._reads_leaf = bool(san_matchers or hashes or public_key_hashes)
         self._judged: dict[tuple[bytes, str, str], tuple[int, str]] = {}
         self.expected_name: str = ""  # the DNS name that the peer of this handshake must have, instead of the matchers'
@@ -123,7 +139,9 @@ class Judge:
             openssl.set_verify_error(store_context, openssl.X509_V_ERR_CERT_REJECTED)
             return False
         if self._verifies_chain:
-            error, depth = openssl.verify_chain(store_context, ignore_times=self._ignores_times)
+            error, depth = self._verify_chain(store_context)
+            if self.failure != NO_FAILURE:
+                return False
             if error != openssl.X509_V_OK:
                 self._fail(VERIFY_ERROR, _chain_error(error, depth))
                 if not self._accepts_untrusted:
@@ -139,6 +157,22 @@ class Judge:
             openssl.set_verify_error(store_context, error)
             return False
         return True
+
+    def _verify_chain(self, store_context: int) -> tuple[int, int]:
+        """(X509_V_OK or the error, the depth where it is); a failure may be set instead."""
+        bundles = self._trust_bundles
+        if bundles is None:
+            return openssl.verify_chain(store_context, ignore_times=self._ignores_times)
+        openssl.set_verify_error(store_context, openssl.X509_V_OK)  # as below: the alert never says more
+        member = _member(openssl.leaf_certificate(store_context))
+        if member is None:
+            self._fail(VERIFY_ERROR, "cert precheck")
+            return openssl.X509_V_OK, 0
+        found = bundles.find(_trust_domain(member), member.raw_issuer)
+        if found is None:
+            self._fail(VERIFY_ERROR, "no trust bundle store")
+            return openssl.X509_V_OK, 0
+        return openssl.verify_chain_of(store_context, *found, ignore_times=self._ignores_times)
 
     def _fail(self, failure: int, reason: str) -> None:
         self.failure = failure
@@ -163,6 +197,8 @@ class Judge:
         except (x509.DerError, ValueError):
             return VERIFY_ERROR, "verify cert failed: the certificate cannot be read"
         if not self._names_match(names):
+            if self._trust_bundles is not None:
+                return VERIFY_SAN, "verify cert failed: SAN match"
             shown = ", ".join(text for _, text in names)
             return VERIFY_SAN, f"verify cert failed: SAN matcher, certificate SANs are [{shown}]"
         if (self._hashes or self._public_key_hashes) and not self._is_pinned(certificate):
@@ -182,6 +218,27 @@ class Judge:
         if bytes.fromhex(certificate.fingerprint_sha256()) in self._hashes:
             return True
         return certificate.public_key_sha256() in self._public_key_hashes
+
+
+def _member(der: bytes) -> x509.Certificate | None:
+    """A certificate that can be a member's: it says what its key is for, and signs no others (X509-SVID sections 4.2
+    and 5.2). None for any other."""
+    try:
+        certificate = x509.Certificate(der)
+        signs = any(certificate.allows_key_usage(bit) for bit in (_KEY_CERT_SIGN, _CRL_SIGN))
+        return None if signs or certificate.is_authority else certificate
+    except (x509.DerError, ValueError):
+        return None
+
+
+def _trust_domain(member: x509.Certificate) -> str:
+    """That of its SPIFFE ID, which is its only URI (section 2); "" for none."""
+    try:
+        uris = member.alt_names_of(x509.URI)
+    except (x509.DerError, ValueError):
+        return ""
+    domain = trust_domain_of(uris[0]) if len(uris) == 1 else ""
+    return domain if domain and uris[0].startswith(f"spiffe://{domain}/") else ""
 
 
 def _chain_error(error: int, depth: int) -> str:

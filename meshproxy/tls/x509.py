@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import ipaddress
 from base64 import b64encode
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
@@ -20,6 +21,7 @@ DNS: Final = 2
 URI: Final = 6
 IP_ADDRESS: Final = 7
 
+_BOOLEAN: Final = 0x01
 _INTEGER: Final = 0x02
 _BIT_STRING: Final = 0x03
 _OBJECT_ID: Final = 0x06
@@ -33,6 +35,7 @@ _EXPLICIT_0: Final = 0xA0
 _EXTENSIONS: Final = 0xA3
 
 _KEY_USAGE: Final = "2.5.29.15"
+_BASIC_CONSTRAINTS: Final = "2.5.29.19"
 _TLS_FEATURE: Final = "1.3.6.1.5.5.7.1.24"
 _SUBJECT_ALT_NAME: Final = "2.5.29.17"
 _RSA: Final = "1.2.840.113549.1.1.1"
@@ -62,8 +65,10 @@ _NAMES: Final = {
     "0.9.2342.19200300.100.1.25": "DC",
 }
 
-_PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 PEM_END: Final = b"-----END CERTIFICATE-----"
+CRL_BEGIN: Final = b"-----BEGIN X509 CRL-----"
+_CRL_END: Final = b"-----END X509 CRL-----"
 
 
 class DerError(ValueError):
@@ -139,6 +144,16 @@ class Certificate:
     def subject(self) -> str:
         """As RFC 2253 writes it."""
         return _name_text(self._subject)
+
+    @property
+    def raw_subject(self) -> bytes:
+        """In DER: to compare."""
+        return self._subject.whole
+
+    @property
+    def raw_issuer(self) -> bytes:
+        """In DER: to compare."""
+        return self._issuer.whole
 
     @property
     def issuer(self) -> str:
@@ -218,6 +233,15 @@ class Certificate:
         bits = Der(extension, 0, len(extension)).content[1:]
         return bit // 8 < len(bits) and bool(bits[bit // 8] & (0x80 >> bit % 8))
 
+    @property
+    def is_authority(self) -> bool:
+        """Whether it may sign others: basic constraints (RFC 5280 section 4.2.1.9)."""
+        extension = self._extension(_BASIC_CONSTRAINTS)
+        if extension is None:
+            return False
+        fields = Der(extension, 0, len(extension)).children()
+        return bool(fields) and fields[0].tag == _BOOLEAN and fields[0].content != b"\0"
+
     def fingerprint_sha256(self) -> str:
         return hashlib.sha256(self.der).hexdigest()
 
@@ -254,18 +278,34 @@ def url_encoded_pem(der: bytes) -> str:
 
 def certificates_of_pem(pem: bytes) -> list[Certificate]:
     """Every certificate in PEM text. Raises DerError for a bad one."""
-    found: list[Certificate] = []
-    position = pem.find(_PEM_BEGIN)
+    return [Certificate(der) for der in _ders_of_pem(pem, PEM_BEGIN, PEM_END)]
+
+
+def issuers_of_revocations(pem: bytes) -> list[bytes]:
+    """The names, in DER, of those who have signed the revocation lists in PEM text (RFC 5280 section 5.1). Raises
+    DerError for a bad one."""
+    found: list[bytes] = []
+    for der in _ders_of_pem(pem, CRL_BEGIN, _CRL_END):
+        fields = Der(der, 0, len(der)).child(0).children()
+        if fields and fields[0].tag == _INTEGER:  # the version
+            fields = fields[1:]
+        if len(fields) < 2:
+            raise DerError("no revocation list")
+        found.append(fields[1].whole)
+    return found
+
+
+def _ders_of_pem(pem: bytes, begin: bytes, finish: bytes) -> Iterator[bytes]:
+    position = pem.find(begin)
     while position >= 0:
-        end = pem.find(PEM_END, position)
+        end = pem.find(finish, position)
         if end < 0:
-            raise DerError("no end of a PEM certificate")
+            raise DerError("no end of PEM")
         try:
-            found.append(Certificate(binascii.a2b_base64(pem[position + len(_PEM_BEGIN) : end])))
+            yield binascii.a2b_base64(pem[position + len(begin) : end])
         except binascii.Error as error:
             raise DerError("bad PEM") from error
-        position = pem.find(_PEM_BEGIN, end)
-    return found
+        position = pem.find(begin, end)
 
 
 def _object_id(element: Der) -> str:

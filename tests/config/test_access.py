@@ -183,7 +183,7 @@ def test_an_optional_filter_of_an_unknown_kind_goes(wrapped: bool) -> None:
     assert [each.name for each in message.http_filters] == ["router"]
 
 
-@pytest.mark.parametrize("name", ["rbac.v3.RBAC", "ext_proc.v3.ExternalProcessor", "oauth2.v3.OAuth2"])
+@pytest.mark.parametrize("name", ["ext_authz.v3.ExtAuthz", "ext_proc.v3.ExternalProcessor", "oauth2.v3.OAuth2"])
 def test_an_optional_filter_that_envoy_has_is_an_error(name: str) -> None:
     """Envoy would run it: what it keeps out there must not come in here."""
     message = hcm()

@@ -87,8 +87,8 @@ def test_what_an_honoured_field_holds_has_a_table(name: str) -> None:
         ("route", "match.headers", [{"name": "a", "string_match": {"custom": {"name": "x"}}}],
          f"{ROUTE_PATH}.match.headers[0].string_match.custom", "custom"),
         ("route", "typed_per_filter_config",
-         {"x": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute"}},
-         f"{ROUTE_PATH}.typed_per_filter_config[x]", "RBACPerRoute is not supported yet"),
+         {"x": {"@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"}},
+         f"{ROUTE_PATH}.typed_per_filter_config[x]", "ExtAuthzPerRoute is not supported yet"),
         ("listener", "drain_type", "MODIFY_ONLY", "static_resources.listeners[0].drain_type",
          "MODIFY_ONLY is not supported yet (supported: DEFAULT)"),
         ("cluster", "health_checks", [{}], f"{CLUSTER_PATH}.health_checks", "health checks"),
@@ -108,12 +108,11 @@ def test_what_we_cannot_do_is_refused(where: str, field: str, value: Any, path: 
 
 def test_a_filter_that_guards_access_is_refused_though_it_is_empty() -> None:
     bootstrap = good()
-    rbac = {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"}
-    hcm(bootstrap)["http_filters"].insert(0, {"name": "rbac", "typed_config": rbac})
+    authz = {"@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"}
+    hcm(bootstrap)["http_filters"].insert(0, {"name": "authz", "typed_config": authz})
     errors, _ = check(bootstrap)
-    assert errors == [
-        (f"{HCM_PATH}.http_filters[0].typed_config", "envoy.extensions.filters.http.rbac.v3.RBAC: is not supported yet")
-    ]
+    kind = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
+    assert errors == [(f"{HCM_PATH}.http_filters[0].typed_config", f"{kind}: is not supported yet")]
 
 
 def test_what_a_typed_struct_stands_for_is_walked() -> None:

@@ -849,7 +849,6 @@ def test_names_without_an_authority_in_secrets_of_the_bootstrap(w: World) -> Non
 @pytest.mark.parametrize(
     ("held", "path", "reason"),
     [
-        ({"generic_secret": {"secret": {"inline_string": "x"}}}, "s.generic_secret", "no filter"),
         ({"tls_certificate": {"private_key_provider": {"provider_name": "cryptomb"}}},
          "s.tls_certificate.private_key_provider", "private key providers"),
         ({"validation_context": {"custom_validator_config": {"name": "spiffe"}}},

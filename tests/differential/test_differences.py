@@ -7,6 +7,7 @@ from typing import Any
 from tests.differential.cases import Case
 from tests.differential.http2 import SILENT_KEY, all_http2_rows
 from tests.differential.test_compression import DIFFERENCES as COMPRESSION
+from tests.differential.test_credential_injector import DIFFERENCES as CREDENTIALS
 from tests.differential.test_discovery import DIFFERENCES as DISCOVERY
 from tests.differential.test_filter_chains import ROWS as CHAIN_ROWS
 from tests.differential.test_grpc_tracing import DIFFERENCES as GRPC_TRACING
@@ -40,7 +41,7 @@ def declared_keys() -> set[str]:
     of_compression = {*COMPRESSION, *DISCOVERY}
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
     of_connections |= {SILENT_KEY for row in all_http2_rows() if row.silent}
-    of_tls |= SECRETS
+    of_tls |= SECRETS | CREDENTIALS
     return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING | GRPC_TRACING | XDS_PROTOCOL
 
 

@@ -33,8 +33,8 @@ class Topic:
     access logs come before the harness' own, and to path `@LOG@` their lines are compared too). `clusters` maps a
     name to YAML of Cluster fields, with `hosts` naming servers of the scripted upstream, or `dead` (refuses), or with
     the text `@a@` for the port of server a; clusters `a`,
-    `b`, `c`, `dead` and `empty` are always there. `bootstrap` is YAML merged into the bootstrap. `vhosts` (YAML list)
-    is for every listener.
+    `b`, `c`, `dead` and `empty` are always there. `bootstrap` is YAML merged into the bootstrap, `secrets` (YAML list)
+    are its static ones. `vhosts` (YAML list) is for every listener.
     """
 
     cases: Sequence[Case] = ()
@@ -42,6 +42,7 @@ class Topic:
     clusters: dict[str, str] = field(default_factory=dict)
     vhosts: str = ""
     bootstrap: str = ""
+    secrets: str = ""
 
     def accepted(self) -> "Topic":
         """Without the cases that meshproxy refuses, and without listeners that only they use."""
@@ -63,6 +64,7 @@ class Topic:
             "static_resources": {
                 "listeners": [self._listener(name, text, log_path) for name, text in self.listeners.items()],
                 "clusters": [cluster(name, text, ports) for name, text in (names | self.clusters).items()],
+                "secrets": yaml.safe_load(self.secrets) or [],
             },
         }
         tree |= mapping(self.bootstrap)

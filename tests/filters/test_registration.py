@@ -21,6 +21,7 @@ EXTENSIONS = "type.googleapis.com/envoy.extensions.filters.http"
     [
         "buffer.v3.Buffer",
         "cors.v3.Cors",
+        "credential_injector.v3.CredentialInjector",
         "fault.v3.HTTPFault",
         "grpc_http1_bridge.v3.Config",
         "grpc_http1_reverse_bridge.v3.FilterConfig",

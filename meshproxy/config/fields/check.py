@@ -23,6 +23,7 @@ from meshproxy.config.fields import (
     http_connection_manager,
     istio,
     listener,
+    rbac,
     route,
     tls,
     tracing,
@@ -50,6 +51,7 @@ TABLES: Final[Tables] = {
     **tracing.TABLES,
     **grpc_service.TABLES,
     **istio.TABLES,
+    **rbac.TABLES,
 }
 
 

@@ -13,13 +13,11 @@ _COMPRESSION = "envoy.extensions.compression."
 _NETWORK = "envoy.extensions.filters.network."
 # Extensions that a sidecar meets and that we know, but cannot do: a chain that asks for one is refused as a whole.
 _UNSUPPORTED: Final = (
-    _NETWORK + "rbac.v3.RBAC",
     _NETWORK + "ext_authz.v3.ExtAuthz",
     _HTTP + "ext_authz.v3.ExtAuthz",
     _HTTP + "ext_proc.v3.ExternalProcessor",
     _HTTP + "jwt_authn.v3.JwtAuthentication",
     _HTTP + "ratelimit.v3.RateLimit",
-    _HTTP + "rbac.v3.RBAC",
 )
 
 # Code for another engine, which does here as Python.
@@ -118,6 +116,13 @@ TABLES: Final[Tables] = {
     _HTTP + "grpc_http1_reverse_bridge.v3.FilterConfigPerRoute": MessageTable("disabled"),
     "envoy.config.core.v3.GrpcMethodList": MessageTable("services"),
     "envoy.config.core.v3.GrpcMethodList.Service": MessageTable("name method_names"),
+    _HTTP + "credential_injector.v3.CredentialInjector": MessageTable(
+        "overwrite allow_request_without_credential credential"
+    ),
+    "envoy.extensions.http.injected_credentials.generic.v3.Generic": MessageTable("credential header"),
+    "envoy.extensions.http.injected_credentials.oauth2.v3.OAuth2": MessageTable(
+        refused_whole="tokens are not fetched: let something else do that, and give the proxy the token as a secret"
+    ),
     _HTTP + "cors.v3.Cors": MessageTable(),
     _HTTP + "cors.v3.CorsPolicy": MessageTable("*"),
     _HTTP + "buffer.v3.Buffer": MessageTable("max_request_bytes"),

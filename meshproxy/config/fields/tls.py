@@ -38,10 +38,8 @@ TABLES: Final[Tables] = {
         },
     ),
     _TLS + "SdsSecretConfig": MessageTable("name sds_config"),
-    _TLS + "Secret": MessageTable(
-        "name tls_certificate session_ticket_keys validation_context",
-        refused={"generic_secret": "no filter takes a secret by its name"},
-    ),
+    _TLS + "Secret": MessageTable("name tls_certificate session_ticket_keys validation_context generic_secret"),
+    _TLS + "GenericSecret": MessageTable("secret secrets"),
     _TLS + "TlsParameters": MessageTable(
         "tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites ecdh_curves signature_algorithms",
         refused={"compliance_policies": "OpenSSL has no compliance policies"},
@@ -63,14 +61,13 @@ TABLES: Final[Tables] = {
     _TLS + "CertificateValidationContext": MessageTable(
         "trusted_ca system_root_certs verify_certificate_spki verify_certificate_hash "
         "match_typed_subject_alt_names match_subject_alt_names crl allow_expired_certificate trust_chain_verification "
-        "only_verify_leaf_cert_crl max_verify_depth",
+        "only_verify_leaf_cert_crl max_verify_depth custom_validator_config",
         ignored={"watched_directory": _WATCHED},
         only={"require_signed_certificate_timestamp": "false"},
-        refused={
-            "ca_certificate_provider_instance": _PROVIDERS,
-            "custom_validator_config": "extensions of TLS are not supported",
-        },
+        refused={"ca_certificate_provider_instance": _PROVIDERS},
     ),
+    _TLS + "SPIFFECertValidatorConfig": MessageTable("trust_domains trust_bundles"),
+    _TLS + "SPIFFECertValidatorConfig.TrustDomain": MessageTable("name trust_bundle"),
     _TLS + "CertificateValidationContext.SystemRootCerts": MessageTable(),
     _TLS + "SubjectAltNameMatcher": MessageTable(
         "matcher",

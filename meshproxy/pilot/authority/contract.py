@@ -60,8 +60,8 @@ class Authority(Protocol):
         SPIFFE identity it must be the caller's. `lifetime_s` 0: the default; what is asked for is never exceeded, nor
         is the longest allowed. Raises Refused."""
 
-    async def issue(self, caller: Caller, lifetime_s: float) -> Issued:
-        """With a key that is made here. Raises Refused."""
+    async def issue(self, caller: Caller, lifetime_s: float, dns_names: tuple[str, ...] = ()) -> Issued:
+        """With a key that is made here. Only what the pilot itself serves with has `dns_names`. Raises Refused."""
 
     def bundle(self) -> TrustBundle:
         """The same object as long as nothing changes."""

@@ -71,6 +71,13 @@ class WorkloadSelector:
     labels: Labels = ()
 
 
+@spec
+class MatchLabels:
+    """Workloads with all these labels; some kinds say `matchLabels` where others say `labels`."""
+
+    match_labels: Labels = ()
+
+
 def check_unique(at: At, values: Sequence[str | int], step: str, what: str) -> None:
     """Tells of a value that stands twice: `values[i]` is `at[i].step`."""
     seen: set[str | int] = set()

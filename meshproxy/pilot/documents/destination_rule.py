@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
-from meshproxy.pilot.documents.common import AGENTS_SECRETS, PortSelector, check_unique
+from meshproxy.pilot.documents.common import AGENTS_SECRETS, MatchLabels, PortSelector, check_unique
 from meshproxy.pilot.documents.problems import At
 from meshproxy.pilot.documents.rules import (
     Duration,
@@ -296,13 +296,6 @@ class Subset:
     name: Name
     labels: Labels = ()
     traffic_policy: TrafficPolicy | None = None
-
-
-@spec
-class MatchLabels:
-    """The selector of a DestinationRule; unlike others it says `matchLabels`."""
-
-    match_labels: Labels = ()
 
 
 @spec

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final
 
-from meshproxy.pilot.documents.kinds import GATEWAY_API, ISTIO, KINDS, MESHPROXY, Kind
+from meshproxy.pilot.documents.kinds import GATEWAY_API, ISTIO, KINDS, MESHPROXY, SECURITY, Kind
 from meshproxy.pilot.documents.spec import Json, field_name
 
 _INTRO: Final = """\
@@ -50,7 +50,8 @@ meshproxy rules apply -f canary.yaml --etcd 127.0.0.1:2379  # to etcd, from whic
 - **Services** come from ServiceEntry, and from Kubernetes' Service. Their endpoints are listed, or WorkloadEntries of
   the same namespace with all labels of the selector. Entries of one host and namespace are one service: the oldest
   decides, others add ports, addresses and endpoints. A workload takes the mesh's mutual TLS where its label
-  `security.istio.io/tlsMode` is `istio`; `istio-locality` is a locality with dots.
+  `security.istio.io/tlsMode` is `istio`, or it has a `serviceAccount` and no such label; `istio-locality` is a locality
+  with dots.
 - **Who sees what**: `exportTo`, everything by default. A Service of Kubernetes says it by the annotation
   `networking.istio.io/exportTo`. Of services with one host a namespace sees its own, else the oldest. A Sidecar
   narrows it.
@@ -58,6 +59,10 @@ meshproxy rules apply -f canary.yaml --etcd 127.0.0.1:2379  # to etcd, from whic
 - **DestinationRule**: looked for in the client's namespace, then in the service's, then in the root namespace
   (`istio-system`), by the most specific host; rules of one host, namespace and selector are merged, the oldest first.
   A subset's policy takes the place of the rule's field by field; `portLevelSettings` takes the place of all of it.
+- **PeerAuthentication** says what a workload's proxy takes: mutual TLS, plaintext, or both (`PERMISSIVE`, the default).
+  One with a `selector` comes before that of the namespace, and that before the root namespace's; of equals the oldest
+  is heard. `UNSET` is what the one behind it says. A port (of the workload, not of its service) may have its own mode
+  where there is a selector. In the root namespace a selector selects nobody.
 - **HTTPRoute, GRPCRoute** are attached to services; those of the client's namespace come before those of the
   service's. A backend may be of any namespace: there is no ReferenceGrant, since all documents are one operator's.
 - **LocalRateLimit, Fault, PythonFilter, Sidecar** of the root namespace hold for all namespaces.
@@ -72,6 +77,7 @@ meshproxy rules apply -f canary.yaml --etcd 127.0.0.1:2379  # to etcd, from whic
 """
 _GROUPS: Final = {
     ISTIO: "`v1`, `v1beta1` and `v1alpha3` are read alike.",
+    SECURITY: "Who may talk to whom. `v1` and `v1beta1` are read alike.",
     GATEWAY_API: "Routes whose parents are services (GAMMA); those of gateways are refused.",
     MESHPROXY: "Traffic policy that Istio's rules have no words for.",
     "": "Kubernetes' Service alone, for its host, ports and selector; Pods and EndpointSlices are not read.",

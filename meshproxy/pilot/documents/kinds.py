@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from meshproxy.pilot.documents.authorization_policy import AuthorizationPolicy
 from meshproxy.pilot.documents.destination_rule import DestinationRule
 from meshproxy.pilot.documents.gateway import Gateway
 from meshproxy.pilot.documents.gateway_api import GRPCRoute, HTTPRoute
 from meshproxy.pilot.documents.kubernetes import KubernetesService
 from meshproxy.pilot.documents.meshproxy_api import Fault, LocalRateLimit, PythonFilter, StickySplit
+from meshproxy.pilot.documents.security import PeerAuthentication
 from meshproxy.pilot.documents.service_entry import ServiceEntry, WorkloadEntry
 from meshproxy.pilot.documents.sidecar import Sidecar
 from meshproxy.pilot.documents.virtual_service import VirtualService
 
 ISTIO: Final = "networking.istio.io"
+SECURITY: Final = "security.istio.io"
 GATEWAY_API: Final = "gateway.networking.k8s.io"
 MESHPROXY: Final = "meshproxy.io"
 _ISTIO_VERSIONS: Final = ("v1", "v1beta1", "v1alpha3")
@@ -42,6 +45,8 @@ KINDS: Final = (
     Kind("WorkloadEntry", ISTIO, _ISTIO_VERSIONS, "workloadentries", WorkloadEntry),
     Kind("Sidecar", ISTIO, _ISTIO_VERSIONS, "sidecars", Sidecar),
     Kind("Gateway", ISTIO, _ISTIO_VERSIONS, "gateways", Gateway),
+    Kind("AuthorizationPolicy", SECURITY, ("v1", "v1beta1"), "authorizationpolicies", AuthorizationPolicy),
+    Kind("PeerAuthentication", SECURITY, ("v1", "v1beta1"), "peerauthentications", PeerAuthentication),
     Kind("HTTPRoute", GATEWAY_API, ("v1", "v1beta1"), "httproutes", HTTPRoute),
     Kind("GRPCRoute", GATEWAY_API, ("v1",), "grpcroutes", GRPCRoute),
     Kind("LocalRateLimit", MESHPROXY, ("v1",), "localratelimits", LocalRateLimit),

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from meshproxy.pilot.documents.authorization_policy import AuthorizationPolicy, AuthorizationRule
 from meshproxy.pilot.documents.common import AGENTS_SECRETS
 from meshproxy.pilot.documents.document import Document, Identity
 from meshproxy.pilot.documents.gateway_api import HTTPRoute
 from meshproxy.pilot.documents.service_entry import TLS_MODE
 from meshproxy.pilot.documents.virtual_service import MESH, Destination, VirtualService
 from meshproxy.pilot.mesh.model import Mesh, parents, service_host
-from meshproxy.pilot.mesh.names import full_gateway, full_host
+from meshproxy.pilot.mesh.mutual_tls import STRICT
+from meshproxy.pilot.mesh.names import full_gateway, full_host, selects
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,66 @@ def _sticky_split(mesh: Mesh, document: Document) -> _Found:
         yield ("route",), f"{identity} has no http route {document.spec.route}"
 
 
+def _authorization_policy(mesh: Mesh, document: Document) -> _Found:
+    spec: AuthorizationPolicy = document.spec
+    if spec.action == "ALLOW" and not spec.rules:
+        yield (), "allows nothing, since it has no rules: all that it selects is denied"
+    for index, rule in enumerate(spec.rules):
+        if index and not (spec.rules[index - 1].from_ or spec.rules[index - 1].to or spec.rules[index - 1].when):
+            yield ("rules", index), f"makes no difference: rules[{index - 1}] matches everything"
+        yield from (
+            (("rules", index, *steps), "only who shows a JWT has it, and no JWTs are verified yet: nobody has")
+            for steps in _of_tokens(rule)
+        )
+    if spec.action == "DENY" and mesh.mutual_tls(document.namespace, dict(spec.selections[0])).mode != STRICT:
+        for steps in _of_identities(spec):
+            yield steps, "a caller in plaintext has no identity, and is not denied: only STRICT mutual TLS refuses it"
+    if not spec.target_refs and spec.selector is not None and not _runs(mesh, document):
+        yield ("selector",), "no workload that is listed here has these labels"
+
+
+def _of_identities(spec: AuthorizationPolicy) -> Iterator[tuple[str | int, ...]]:
+    """Where its rules name who is denied."""
+    for index, rule in enumerate(spec.rules):
+        for number, each in enumerate(rule.from_):
+            named = {
+                "principals": each.source.principals,
+                "namespaces": each.source.namespaces,
+                "serviceAccounts": each.source.service_accounts,
+            }
+            yield from (("rules", index, "from", number, "source", step) for step, values in named.items() if values)
+
+
+def _of_tokens(rule: AuthorizationRule) -> Iterator[tuple[str | int, ...]]:
+    """Where a rule asks for what stands in a JWT."""
+    for number, each in enumerate(rule.from_):
+        for step in ("requestPrincipals", "notRequestPrincipals"):
+            if each.source.request_principals if step == "requestPrincipals" else each.source.not_request_principals:
+                yield "from", number, "source", step
+    for number, condition in enumerate(rule.when):
+        if condition.key.startswith("request.auth."):
+            yield "when", number, "key"
+
+
+def _runs(mesh: Mesh, document: Document) -> bool:
+    """Whether some endpoint, or some gateway, is selected."""
+    wanted = document.spec.selector.match_labels
+    for_all = document.namespace == mesh.config.root_namespace
+    gateways = [one for documents in mesh.namespaces_of("Gateway").values() for one in documents]
+    if any(selects(wanted, dict(one.spec.selector)) for one in gateways):
+        return True
+    return any(
+        selects(wanted, dict(endpoint.labels))
+        for host, namespaces in mesh.services.by_host.items()
+        for namespace in namespaces
+        if for_all or namespace == document.namespace
+        for endpoints in mesh.endpoints((host, namespace)).values()
+        for endpoint in endpoints
+    )
+
+
 _CHECKS = {
+    "AuthorizationPolicy": _authorization_policy,
     "VirtualService": _virtual_service,
     "DestinationRule": _destination_rule,
     "ServiceEntry": _service_entry,

@@ -12,9 +12,12 @@ from meshproxy.pilot.documents.common import covers, overlap
 from meshproxy.pilot.documents.document import Document, Identity
 from meshproxy.pilot.documents.meshproxy_api import HashOn
 from meshproxy.pilot.mesh.destination_rules import DestinationRuleTable, MergedRule
+from meshproxy.pilot.mesh.mutual_tls import DISABLE, MutualTls, mutual_tls
 from meshproxy.pilot.mesh.names import full_host, resolve, selects
 from meshproxy.pilot.mesh.services import (
     NO_ENDPOINTS,
+    TAKES_MESH_TLS,
+    Endpoint,
     Endpoints,
     Service,
     ServiceKey,
@@ -33,6 +36,7 @@ _PLACES: Final = _SERVICES | {"WorkloadEntry"}
 # How many updates are remembered, so that `changes` need not compare everything.
 _REMEMBERED: Final = 32
 _ROUTES: Final = frozenset({"HTTPRoute", "GRPCRoute"})
+_PEERS: Final = "PeerAuthentication"
 
 # A document as it was and as it is; None where it was or is not.
 Change: TypeAlias = tuple[Document | None, Document | None]
@@ -40,11 +44,20 @@ Change: TypeAlias = tuple[Document | None, Document | None]
 
 @dataclass(frozen=True, slots=True)
 class MeshConfig:
-    """What the pilot's flags say. `outbound` is for traffic to what is no service, where no Sidecar says it."""
+    """What the pilot's flags say. `outbound` is for traffic to what is no service, where no Sidecar says it. Identities
+    are of the trust domain; those of its aliases, which it had before, or shall have, are believed as well."""
 
     domain: str = "cluster.local"
     root_namespace: str = "istio-system"
     outbound: Literal["ALLOW_ANY", "REGISTRY_ONLY"] = "ALLOW_ANY"
+    trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
+    federated_domains: tuple[str, ...] = ()  # other meshes, whose workloads may call those of this one
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        """All in which its workloads may have their identities; the first is that of new ones."""
+        return tuple(dict.fromkeys((self.trust_domain, *self.trust_domain_aliases)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +184,23 @@ class Mesh:
             if document.spec.workload_selector is None or selects(document.spec.workload_selector.labels, labels)
         )
 
+    def mutual_tls(self, namespace: str, labels: dict[str, str]) -> MutualTls:
+        """Which connections a workload with these labels takes."""
+        root = self.config.root_namespace
+        own = self.of_kind(_PEERS, namespace) if namespace != root else ()
+        return mutual_tls(self.of_kind(_PEERS, root), own, labels)
+
+    def authorization_policies(self, namespace: str, labels: dict[str, str]) -> tuple[Document, ...]:
+        """Those of a workload: the root namespace's, then its own, by age."""
+        namespaces = dict.fromkeys((self.config.root_namespace, namespace))
+        return tuple(
+            document
+            for each in namespaces
+            for document in self.of_kind("AuthorizationPolicy", each)
+            if each == namespace or not document.spec.target_refs
+            if any(selects(wanted, labels) for wanted in document.spec.selections)
+        )
+
     def sticky_split(self, virtual_service: Identity, route: str) -> tuple[HashOn, ...]:
         """What users are told apart by on a route of a VirtualService, () for nothing; a StickySplit that names the
         route comes before one for all."""
@@ -205,7 +235,7 @@ class Mesh:
             kind = (pair[0] or pair[1]).identity.kind  # type: ignore[union-attr]
             by_kind.setdefault(kind, []).append(pair)
         mesh, touched = self._with_rules(documents, by_kind), frozenset[ServiceKey]()
-        if _PLACES & by_kind.keys():
+        if (_PLACES | {_PEERS}) & by_kind.keys():
             mesh, touched = mesh._with_services(by_kind)
         identities = frozenset(each.identity for pair in pairs for each in pair if each is not None)
         update = _Update(self._mark, identities, touched)
@@ -234,6 +264,7 @@ class Mesh:
         touched = {key for pair in declaring for each in pair if each for key in keys_of(each, self.config.domain)}
         for document in _selecting(declared, entries):
             touched.update(keys_of(document, self.config.domain))
+        touched |= self._of_peers(declared, by_kind.get(_PEERS, []))
         services: dict[ServiceKey, Service | None] = {}
         endpoints = dict(self._endpoints)
         for key in touched:
@@ -242,10 +273,45 @@ class Mesh:
             service = build_service(key[0], documents) if documents else None
             if service != old:
                 services[key] = service
-            _put_endpoints(endpoints, key, service, documents, workloads)
+            self._put_endpoints(endpoints, key, service, documents, workloads)
         table = self.services.replaced(services) if services else self.services
         mesh = replace(self, services=table, _endpoints=endpoints, _declared=declared, _workloads=workloads)
         return mesh, frozenset(touched)
+
+    def _of_peers(self, declared: _Declared, changed: list[Change]) -> set[ServiceKey]:
+        """The services whose endpoints these PeerAuthentications are about."""
+        namespaces = {each.namespace for pair in changed for each in pair if each is not None}
+        if self.config.root_namespace in namespaces:
+            return set(declared.by_key)
+        return {key for key in declared.by_key if key[1] in namespaces} if namespaces else set()
+
+    def _put_endpoints(
+        self,
+        endpoints: dict[ServiceKey, Endpoints],
+        key: ServiceKey,
+        service: Service | None,
+        documents: list[Document],
+        workloads: WorkloadIndex,
+    ) -> None:
+        """Set those of one service; what is equal stays the same object."""
+        if service is None:
+            endpoints.pop(key, None)
+            return
+        selected = {str(each.identity): workloads.selected(each.namespace, selector_of(each)) for each in documents}
+        built = build_endpoints(service, documents, selected)
+        built = {number: tuple(map(self._as_it_takes, some)) for number, some in built.items()}
+        if built != endpoints.get(key, NO_ENDPOINTS):
+            if built:
+                endpoints[key] = built
+            else:
+                endpoints.pop(key, None)
+
+    def _as_it_takes(self, endpoint: Endpoint) -> Endpoint:
+        """Whose proxy is told not to take mutual TLS is sent none."""
+        if endpoint.tls_mode != TAKES_MESH_TLS:
+            return endpoint
+        mode = self.mutual_tls(endpoint.namespace, dict(endpoint.labels)).of(endpoint.port)
+        return replace(endpoint, tls_mode="disabled") if mode == DISABLE else endpoint
 
     def changes(self, previous: Mesh | None) -> Changes:
         """What is different from an earlier mesh."""
@@ -395,23 +461,3 @@ def _selecting(declared: _Declared, entries: list[Change]) -> list[Document]:
         for document in declared.selects(entry.namespace, workload_labels(entry)):
             found[document.identity] = document
     return list(found.values())
-
-
-def _put_endpoints(
-    endpoints: dict[ServiceKey, Endpoints],
-    key: ServiceKey,
-    service: Service | None,
-    documents: list[Document],
-    workloads: WorkloadIndex,
-) -> None:
-    """Set those of one service; what is equal stays the same object."""
-    if service is None:
-        endpoints.pop(key, None)
-        return
-    selected = {str(each.identity): workloads.selected(each.namespace, selector_of(each)) for each in documents}
-    built = build_endpoints(service, documents, selected)
-    if built != endpoints.get(key, NO_ENDPOINTS):
-        if built:
-            endpoints[key] = built
-        else:
-            endpoints.pop(key, None)

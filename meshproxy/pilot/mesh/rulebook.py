@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from meshproxy.pilot.documents.closed import closed_spec
 from meshproxy.pilot.documents.document import Document, Identity, Parsed, RawDocument, located, parse_text
 from meshproxy.pilot.documents.problems import Problem
 from meshproxy.pilot.mesh.model import Mesh, MeshConfig, empty_mesh
@@ -17,12 +18,14 @@ Check: TypeAlias = Callable[[Document], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A document (or a whole file) that is not accepted. `keeps`: an earlier version of it stays in force."""
+    """A document (or a whole file) that is not accepted. `keeps`: an earlier version of it stays in force. `denies`:
+    it says who may do what, and nobody may until it is mended."""
 
     source: str
     identity: Identity | None
     problems: tuple[Problem, ...]
     keeps: bool
+    denies: bool = False
 
 
 class RuleBook:
@@ -37,6 +40,7 @@ class RuleBook:
         self._check = check
         self._parsed: dict[str, Parsed] = {}  # by text: what did not change is not read again
         self._sources: dict[Identity, str] = {}  # of what is in force
+        self._closed: frozenset[Identity] = frozenset()  # what stands there in place of refused documents
 
     def update(self, rules: RuleSet) -> Mesh:
         """Take a new set of documents; returns the mesh, the same object when nothing changed."""
@@ -53,9 +57,10 @@ class RuleBook:
                 yield
         kept = self._kept(reading, {problem.source for problem in rules.unreadable})
         unreadable = [Rejection(problem.source, None, (problem,), bool(kept)) for problem in rules.unreadable]
-        in_force = kept | reading.accepted
-        self.mesh = self._changed(in_force)
-        self.rejections = (*unreadable, *(reading.rejection(each, kept) for each in reading.refused))
+        closed = reading.closed(kept)
+        self.mesh = self._changed(kept | reading.accepted | closed)
+        self._closed = frozenset(closed) | (self._closed & kept.keys())
+        self.rejections = (*unreadable, *(reading.rejection(each, kept, closed) for each in reading.refused))
         self.warnings = tuple(reading.warnings)
         self.revision = rules.revision
         self._parsed = reading.parsed
@@ -69,7 +74,8 @@ class RuleBook:
         return {
             identity: document
             for identity, document in self.mesh.documents.items()
-            if identity not in reading.accepted and (identity in reading.claimed or self._sources[identity] in unknown)
+            if identity not in reading.accepted
+            and (identity not in self._closed if identity in reading.claimed else self._sources[identity] in unknown)
         }
 
     def _changed(self, in_force: dict[Identity, Document]) -> Mesh:
@@ -148,7 +154,22 @@ class _Reading:
         reason = f"{identity} stands in {first.source}:{first.line} already"
         return Parsed(identity, None, (Problem(raw.source, raw.line, "metadata.name", reason),))
 
-    def rejection(self, refused: tuple[RawDocument, Parsed], kept: dict[Identity, Document]) -> Rejection:
+    def closed(self, kept: dict[Identity, Document]) -> dict[Identity, Document]:
+        """What stands in force in place of refused documents that guard something, where no good version does."""
+        found: dict[Identity, Document] = {}
+        for raw, parsed in self.refused:
+            identity = parsed.identity
+            if identity is not None and identity not in kept and self.claimed.get(identity) is raw:
+                spec = closed_spec(identity.kind, raw.text)
+                if spec is not None:
+                    found[identity] = Document(identity, spec)
+        return found
+
+    def rejection(
+        self, refused: tuple[RawDocument, Parsed], kept: dict[Identity, Document], closed: dict[Identity, Document]
+    ) -> Rejection:
         raw, parsed = refused
+        if parsed.identity in closed and self.claimed.get(parsed.identity) is raw:
+            return Rejection(raw.source, parsed.identity, parsed.errors, keeps=False, denies=True)
         keeps = parsed.identity in kept and self.claimed.get(parsed.identity) is raw if parsed.identity else bool(kept)
         return Rejection(raw.source, parsed.identity, parsed.errors, keeps)

@@ -68,7 +68,7 @@ class Endpoint:
     weight: int = 1
     network: str = ""
     service_account: str = ""
-    tls_mode: str = "disabled"  # or "istio": it takes the mesh's mutual TLS
+    tls_mode: str = "disabled"  # or TAKES_MESH_TLS: the mesh's mutual TLS
     workload: str = ""  # the name of its WorkloadEntry
     namespace: str = ""
 
@@ -76,6 +76,7 @@ class Endpoint:
 # By the numbers of the service's ports.
 Endpoints: TypeAlias = Mapping[int, tuple[Endpoint, ...]]
 NO_ENDPOINTS: Final[Endpoints] = {}
+TAKES_MESH_TLS: Final = "istio"  # a mode of TLS
 
 
 class ServiceTable:
@@ -256,7 +257,7 @@ def _endpoint(entry: WorkloadEntry, port: ServicePort, name: str, namespace: str
         entry.weight or 1,
         entry.network,
         entry.service_account,
-        by_label.get(TLS_MODE, "disabled"),
+        by_label.get(TLS_MODE) or (TAKES_MESH_TLS if entry.service_account else "disabled"),
         name,
         namespace,
     )

@@ -71,7 +71,7 @@ def outbound_cluster(made_from: Outbound) -> Cluster:
         cluster,
         policy,
         sni=names.outbound_sni(service.hostname, port.number, made_from.subset),
-        http2=http_version(port.protocol) == connection_pool.HTTP2,
+        version=connection_pool.version_of(policy, http_version(port.protocol)),
         mesh_endpoints=made_from.mesh_endpoints,
         sans=service.subject_alt_names,
         identities=made_from.identities,

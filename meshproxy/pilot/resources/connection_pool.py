@@ -88,7 +88,7 @@ def _set_http(cluster: Cluster, tcp: TcpSettings | None, http: HttpSettings | No
     http2 = Http2ProtocolOptions()
     if http is not None and http.max_concurrent_streams:
         http2.max_concurrent_streams.CopyFrom(uint32(http.max_concurrent_streams))
-    version = _version(http, protocol)
+    version = _version_of(http, protocol)
     if version == DOWNSTREAM:
         options.use_downstream_protocol_config.http_protocol_options.SetInParent()
         options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
@@ -99,7 +99,13 @@ def _set_http(cluster: Cluster, tcp: TcpSettings | None, http: HttpSettings | No
     cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pack(options))
 
 
-def _version(http: HttpSettings | None, protocol: str) -> str:
+def version_of(policy: TrafficPolicy, protocol: str) -> str:
+    """The version of HTTP that a cluster will speak, for `protocol` as in `set_connection_pool`."""
+    pool = policy.connection_pool
+    return _version_of(pool.http if pool is not None else None, protocol) if protocol else ""
+
+
+def _version_of(http: HttpSettings | None, protocol: str) -> str:
     """`useClientProtocol` wins over `h2UpgradePolicy`, and that over the port's own."""
     if http is not None and http.use_client_protocol:
         return DOWNSTREAM

@@ -1,14 +1,26 @@
-"""TLS that a proxy at the edge ends: the `tls` of a Gateway's server."""
+"""TLS that a proxy ends: the `tls` of a Gateway's server, and what proxies of the mesh speak among themselves."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext, TlsParameters
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
+    CertificateValidationContext,
+    SubjectAltNameMatcher,
+    TlsParameters,
+)
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
 
 from meshproxy.pilot.resources.messages import boolean, transport_socket
-from meshproxy.pilot.resources.upstream_tls import IDENTITY, ROOTS, TLS, credential, san_matchers, secret
+from meshproxy.pilot.resources.upstream_tls import (
+    IDENTITY,
+    ROOTS,
+    TLS,
+    credential,
+    san_matchers,
+    secret,
+    set_versions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +49,22 @@ def downstream_socket(tls: ServerTLSSettings, alpn: Sequence[str], sds: str) -> 
     _set_certificate(common, tls, sds)
     if tls.mode in _VERIFIES:
         _set_validation(common, tls, sds)
+    return transport_socket(TLS, context)
+
+
+def mesh_socket(alpn: Sequence[str], trust_domains: Sequence[str], sds: str) -> TransportSocket:
+    """For callers that prove to be of these trust domains, by the mesh's certificates."""
+    context = DownstreamTlsContext(require_client_certificate=boolean(True))
+    common = context.common_tls_context
+    common.alpn_protocols.extend(alpn)
+    set_versions(common)
+    common.tls_certificate_sds_secret_configs.append(secret(IDENTITY, sds))
+    combined = common.combined_validation_context
+    combined.validation_context_sds_secret_config.CopyFrom(secret(ROOTS, sds))
+    for domain in trust_domains:
+        matcher = combined.default_validation_context.match_typed_subject_alt_names.add()
+        matcher.san_type = SubjectAltNameMatcher.URI
+        matcher.matcher.prefix = f"spiffe://{domain}/"
     return transport_socket(TLS, context)
 
 

@@ -9,6 +9,7 @@ from envoy.config.core.v3.base_pb2 import Locality, Metadata
 from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
+from meshproxy.pilot.mesh.services import TAKES_MESH_TLS
 from meshproxy.pilot.resources.messages import address, uint32
 
 if TYPE_CHECKING:
@@ -59,14 +60,14 @@ def _endpoint(endpoint: Endpoint, weight: int) -> LbEndpoint:
         message.endpoint.address.pipe.path = endpoint.address.removeprefix("unix://")
     else:
         message.endpoint.address.CopyFrom(address(endpoint.address, endpoint.port))
-    if endpoint.tls_mode == "istio":
+    if endpoint.tls_mode == TAKES_MESH_TLS:
         message.metadata.CopyFrom(_TAKES_MESH_TLS)
     return message
 
 
 def _mesh_tls() -> Metadata:
     metadata = Metadata()
-    metadata.filter_metadata[_SOCKET_MATCH]["tlsMode"] = "istio"
+    metadata.filter_metadata[_SOCKET_MATCH]["tlsMode"] = TAKES_MESH_TLS
     return metadata
 
 

@@ -148,9 +148,17 @@ def _tcp_chains(view: View, served: Served) -> list[FilterChain]:
     for document in _bound(view, served):
         targets = tcp_rule_targets(view, document, served.server.port.number, (served.key,))
         if targets:
-            chains = [chain_of(target) for target in targets]
+            chains = [_guarded(view, chain_of(target)) for target in targets]
             return [_secured(served, chain, view.scope.sds) for chain in chains] if served.ends_tls else chains
     return []
+
+
+def _guarded(view: View, chain: FilterChain) -> FilterChain:
+    """Behind what says who may connect."""
+    behind = list(chain.filters)
+    del chain.filters[:]
+    chain.filters.extend([*view.authorization.network, *behind])
+    return chain
 
 
 def _passed_on(view: View, served: Served) -> list[FilterChain]:
@@ -160,14 +168,14 @@ def _passed_on(view: View, served: Served) -> list[FilterChain]:
         for target in rule_targets(view, document, served.server.port.number, (served.key,)):
             names = [name for name in target.server_names if any(covers(host, name) for host in served.hosts)]
             if names:
-                chains.append(tls_chain(target, names))
+                chains.append(_guarded(view, tls_chain(target, names)))
     return chains
 
 
 def _http(view: View, served: Served, listener: str) -> Filter:
     """The edge believes no header about where a request comes from."""
     port = served.server.port.number
-    filters = http_policies.python_filters(view.python_filters, http_policies.INBOUND)
+    filters = [*view.authorization.http, *http_policies.python_filters(view.python_filters, http_policies.INBOUND)]
     filters += http_policies.inbound_policies(view.policies, port)
     message = manager(f"outbound_{listener}", served.routes, filters)
     message.use_remote_address.CopyFrom(boolean(True))

@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 Named = Mapping[str, Resource]
 
 _ROUTING: Final = frozenset(
-    {"VirtualService", "HTTPRoute", "GRPCRoute", "StickySplit", "LocalRateLimit", "Fault", "PythonFilter", "Gateway"}
+    {
+        "VirtualService",
+        "HTTPRoute",
+        "GRPCRoute",
+        "StickySplit",
+        "LocalRateLimit",
+        "Fault",
+        "PythonFilter",
+        "Gateway",
+        "AuthorizationPolicy",
+    }
 )
 _HTTP_PORT: Final = 80  # where hosts stand that are no services
 

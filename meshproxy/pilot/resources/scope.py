@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from meshproxy.pilot import proxy as proxies
+from meshproxy.pilot.mesh.mutual_tls import MutualTls
 from meshproxy.pilot.proxy import EXPLICIT, GATEWAY, GRPC
 from meshproxy.pilot.resources.view import OutboundScope
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from meshproxy.pilot.snapshot import Proxy
 
 _OURS: Final = "meshproxy"
+_ANY: Final = MutualTls()
 _SELECTING: Final = ("Sidecar", "LocalRateLimit", "Fault", "PythonFilter")
 _REMEMBERED: Final = 2  # meshes: the one in force, and the one before it while proxies move over
 
@@ -49,6 +51,7 @@ class ProxyScope:
 
     outbound: OutboundScope
     inbound: tuple[InboundPort, ...] = ()
+    mutual_tls: MutualTls = _ANY  # which connections its workload takes
 
 
 def scope_of(mesh: Mesh, proxy: Proxy, facts: Facts) -> ProxyScope:
@@ -66,7 +69,8 @@ def scope_of(mesh: Mesh, proxy: Proxy, facts: Facts) -> ProxyScope:
     )
     if proxy.mode in (GATEWAY, GRPC):
         return ProxyScope(outbound)
-    return ProxyScope(outbound, tuple(_inbound(proxy, facts, explicit=explicit)))
+    takes = mesh.mutual_tls(proxy.namespace, dict(proxy.labels))
+    return ProxyScope(outbound, tuple(_inbound(proxy, facts, explicit=explicit)), takes)
 
 
 def _locality(proxy: Proxy) -> str:
@@ -184,7 +188,7 @@ def _everywhere(mesh: Mesh) -> set[Pair]:
 
 
 def _by_namespace(mesh: Mesh) -> dict[str, frozenset[Pair]]:
-    kinds = (*_SELECTING, "DestinationRule")
+    kinds = (*_SELECTING, "DestinationRule", "AuthorizationPolicy")
     namespaces = {namespace for kind in kinds for namespace in mesh.namespaces_of(kind)}
     return {namespace: frozenset(_selected(mesh, namespace)) for namespace in namespaces}
 
@@ -198,6 +202,8 @@ def _selected(mesh: Mesh, namespace: str) -> set[Pair]:
     for document in mesh.of_kind("DestinationRule", namespace):
         if document.spec.workload_selector is not None:
             found.update(document.spec.workload_selector.match_labels)
+    for document in mesh.of_kind("AuthorizationPolicy", namespace):
+        found.update(pair for labels in document.spec.selections for pair in labels)
     return found
 
 

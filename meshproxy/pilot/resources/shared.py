@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
-from meshproxy.pilot.mesh.services import Endpoint, is_address
+from meshproxy.pilot.mesh.services import TAKES_MESH_TLS, Endpoint, is_address
 from meshproxy.pilot.resources import names
 from meshproxy.pilot.resources.clusters import Outbound, kind_of, outbound_cluster
 from meshproxy.pilot.resources.endpoints import assignment, of_subset
@@ -15,6 +15,7 @@ from meshproxy.pilot.resources.grpc_client import grpc_cluster
 from meshproxy.pilot.resources.locality import locality_setting, placed, prefers
 from meshproxy.pilot.resources.upstream_tls import needs_secrets
 from meshproxy.pilot.snapshot import Resource
+from meshproxy.tls.spiffe import Identity
 
 if TYPE_CHECKING:
     from meshproxy.pilot.documents.destination_rule import TrafficPolicy
@@ -40,7 +41,7 @@ class SharedResources:
         rule = view.rule(service)
         policy = view.policy(service, subset, port.number)
         endpoints = _of(view, service, port, subset)
-        mesh_endpoints = any(endpoint.tls_mode == "istio" for endpoint in endpoints) and not service.external
+        mesh_endpoints = any(endpoint.tls_mode == TAKES_MESH_TLS for endpoint in endpoints) and not service.external
         sds = view.scope.sds if needs_secrets(policy, mesh_endpoints=mesh_endpoints) else ""
         made_from = Outbound(
             service,
@@ -49,7 +50,7 @@ class SharedResources:
             policy,
             view.scope.intercepted,
             mesh_endpoints,
-            _identities(endpoints, view.mesh.config.domain),
+            _identities(endpoints, view.mesh.config.trust_domains),
             endpoints if service.resolution.startswith("DNS") or not view.scope.intercepted else (),
             sds,
             view.origin if service.resolution == "DNS" and prefers(policy) else None,
@@ -104,7 +105,7 @@ def _of(view: View, service: Service, port: ServicePort, subset: str) -> tuple[E
     return of_subset(endpoints, view.subset_labels(service, subset))
 
 
-def _identities(endpoints: Iterable[Endpoint], trust_domain: str) -> tuple[str, ...]:
-    """The SPIFFE identities of their service accounts."""
-    accounts = {(one.namespace, one.service_account) for one in endpoints if one.service_account}
-    return tuple(f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}" for namespace, account in sorted(accounts))
+def _identities(endpoints: Iterable[Endpoint], trust_domains: Iterable[str]) -> tuple[str, ...]:
+    """The SPIFFE identities of their service accounts, in any of these trust domains."""
+    accounts = sorted({(one.namespace, one.service_account) for one in endpoints if one.service_account})
+    return tuple(Identity(domain, *account).uri for account in accounts for domain in trust_domains)

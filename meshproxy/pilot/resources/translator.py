@@ -97,7 +97,7 @@ def _inbound(view: View, scope: ProxyScope, before: Built | None) -> dict[str, N
     if scope.inbound or view.scope.intercepted:
         made = {
             CLUSTER_TYPE: named(inbound_clusters(scope.inbound)),
-            LISTENER_TYPE: named(inbound_listeners(view, scope.inbound)),
+            LISTENER_TYPE: named(inbound_listeners(view, scope.inbound, scope.mutual_tls)),
         }
     made = {url: unchanged(old.get(url), resources) for url, resources in made.items()}
     same = old.keys() == made.keys() and all(old[url] is made[url] for url in made)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac
 
 from meshproxy.config.errors import ConfigErrors
 from meshproxy.config.validate import validate_message
@@ -18,6 +20,7 @@ from meshproxy.pilot.mesh.destination_rules import MergedRule, traffic_policy
 from meshproxy.pilot.mesh.services import Service, ServicePort
 from meshproxy.pilot.resources import names
 from meshproxy.pilot.resources.actions import act
+from meshproxy.pilot.resources.authorization import HTTP_RBAC, authorization
 from meshproxy.pilot.resources.clusters import Outbound, outbound_cluster
 from meshproxy.pilot.resources.downstream_tls import downstream_socket
 from meshproxy.pilot.resources.gateway_api import Attached, routes_of
@@ -99,12 +102,21 @@ def _gateway(document: Document) -> Iterator[tuple[str, Any]]:
             yield f"servers[{index}].tls as a transport socket", downstream_socket(server.tls, (), _SDS)
 
 
+def _authorization_policy(document: Document) -> Iterator[tuple[str, Any]]:
+    made = authorization([document], (_DOMAIN,))
+    for filter_ in (*made.http, *made.network):
+        message = http_rbac.RBAC() if filter_.name == HTTP_RBAC else network_rbac.RBAC()
+        filter_.typed_config.Unpack(message)
+        yield f"as {filter_.name}", message
+
+
 _MESSAGES: Final[dict[str, Callable[[Document], Iterator[tuple[str, Any]]]]] = {
     "VirtualService": _virtual_service,
     "DestinationRule": _destination_rule,
     "HTTPRoute": _route,
     "GRPCRoute": _route,
     "Gateway": _gateway,
+    "AuthorizationPolicy": _authorization_policy,
     "LocalRateLimit": lambda document: iter([("as a rate limit", rate_limit(document.spec))]),
     "Fault": lambda document: iter([("as a fault", fault(document.spec))]),
     "StickySplit": lambda document: (("as a hash policy", split_policy(one)) for one in document.spec.hash_on),

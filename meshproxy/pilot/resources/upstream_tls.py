@@ -11,13 +11,13 @@ from envoy.extensions.transport_sockets.proxy_protocol.v3.upstream_proxy_protoco
     ProxyProtocolUpstreamTransport,
 )
 from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
-from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher, TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
-from meshproxy.pilot.resources.connection_pool import HTTP_OPTIONS
+from meshproxy.pilot.resources.connection_pool import DOWNSTREAM, HTTP1, HTTP2, HTTP_OPTIONS
 from meshproxy.pilot.resources.messages import agent, pack, transport_socket
 
 if TYPE_CHECKING:
@@ -36,6 +36,17 @@ IDENTITY: Final = "default"
 ROOTS: Final = "ROOTCA"
 _NO_HASH: Final = "00" * 32  # a SHA-256 that no certificate has
 
+# What clients of the mesh offer (ALPN), by which proxies tell its mutual TLS from other TLS, and HTTP from other bytes.
+MESH_HTTP: Final = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
+MESH_TCP: Final = ("istio-peer-exchange", "istio")
+# By the version of HTTP. Where that is the request's own nothing may be agreed on: the bytes say it.
+_OFFERED: Final = {
+    HTTP1: ("istio-http/1.1", "istio", "http/1.1"),
+    HTTP2: ("istio-h2", "istio", "h2"),
+    DOWNSTREAM: ("istio-http/1.1", "istio"),
+    "": ("istio",),
+}
+
 _SAN_TYPES: Final = (SubjectAltNameMatcher.DNS, SubjectAltNameMatcher.URI, SubjectAltNameMatcher.IP_ADDRESS)
 
 
@@ -44,25 +55,25 @@ def set_transport_socket(
     policy: TrafficPolicy,
     *,
     sni: str,
-    http2: bool,
+    version: str,
     mesh_endpoints: bool,
     sans: tuple[str, ...],
     identities: tuple[str, ...],
     sds: str,
 ) -> None:
-    """`mesh_endpoints`: some say that they take the mesh's own TLS: they get it, others do not. `sans` is who a service
-    may prove to be, where no rule says so; in the mesh else the `identities` of its endpoints. `sds` is the proxy's
-    cluster for secrets; "": it has none."""
+    """`version` is that of HTTP, as `connection_pool.version_of` has it. `mesh_endpoints`: some say that they take the
+    mesh's own TLS: they get it, others do not. `sans` is who a service may prove to be, where no rule says so; in the
+    mesh else the `identities` of its endpoints. `sds` is the proxy's cluster for secrets; "": it has none."""
     tls = policy.tls
     if tls is not None and not tls.subject_alt_names and not tls.insecure_skip_verify:
         tls = replace(tls, subject_alt_names=sans)
     sans = sans or identities
     if tls is not None and tls.mode != "DISABLE":
-        cluster.transport_socket.CopyFrom(_socket(tls, sni, http2=http2, sans=sans, sds=sds))
+        cluster.transport_socket.CopyFrom(_socket(tls, sni, version, sans=sans, sds=sds))
         if tls.mode in ("SIMPLE", "MUTUAL") and not tls.sni:
             _set_name_of_request(cluster, proves=not tls.subject_alt_names and not tls.insecure_skip_verify)
     elif tls is None and mesh_endpoints:
-        context = mesh_context(sni, http2=http2, sans=sans, sds=sds) if sds else nobody()
+        context = mesh_context(sni, version, sans=sans, sds=sds) if sds else nobody()
         _set_matches(cluster, context)
     if policy.proxy_protocol is not None:
         _wrap(cluster, policy.proxy_protocol.version)
@@ -84,15 +95,15 @@ def needs_secrets(policy: TrafficPolicy, *, mesh_endpoints: bool) -> bool:
     return mesh_endpoints if policy.tls is None else policy.tls.needs_secrets
 
 
-def _socket(tls: ClientTLSSettings, sni: str, *, http2: bool, sans: Iterable[str], sds: str) -> TransportSocket:
+def _socket(tls: ClientTLSSettings, sni: str, version: str, *, sans: Iterable[str], sds: str) -> TransportSocket:
     if tls.needs_secrets and not sds:
         return transport_socket(TLS, nobody())
     if tls.mode == "ISTIO_MUTUAL":
-        context = mesh_context(tls.sni or sni, http2=http2, sans=tls.subject_alt_names or sans, sds=sds)
+        context = mesh_context(tls.sni or sni, version, sans=tls.subject_alt_names or sans, sds=sds)
         return transport_socket(TLS, context)
     context = UpstreamTlsContext(sni=tls.sni or "")
     common = context.common_tls_context
-    if http2:
+    if version == HTTP2:
         common.alpn_protocols.append("h2")
     if tls.mode == "MUTUAL":
         _set_certificate(common, tls, sds)
@@ -129,16 +140,23 @@ def _set_validation(common: CommonTlsContext, tls: ClientTLSSettings, sds: str) 
     validation.match_typed_subject_alt_names.extend(san_matchers(tls.subject_alt_names))
 
 
-def mesh_context(sni: str, *, http2: bool, sans: Iterable[str], sds: str) -> UpstreamTlsContext:
+def mesh_context(sni: str, version: str, *, sans: Iterable[str], sds: str) -> UpstreamTlsContext:
     """Both sides prove who they are by the mesh's certificates."""
     context = UpstreamTlsContext(sni=sni)
     common = context.common_tls_context
-    common.alpn_protocols.extend(["istio", "h2"] if http2 else ["istio"])
+    common.alpn_protocols.extend(_OFFERED[version])
+    set_versions(common)
     common.tls_certificate_sds_secret_configs.append(secret(IDENTITY, sds))
     combined = common.combined_validation_context
     combined.validation_context_sds_secret_config.CopyFrom(secret(ROOTS, sds))
     combined.default_validation_context.match_typed_subject_alt_names.extend(san_matchers(sans))
     return context
+
+
+def set_versions(common: CommonTlsContext) -> None:
+    """What proxies of the mesh speak among themselves, as with Istio; Envoy's clients else go no further than 1.2."""
+    common.tls_params.tls_minimum_protocol_version = TlsParameters.TLSv1_2
+    common.tls_params.tls_maximum_protocol_version = TlsParameters.TLSv1_3
 
 
 def nobody() -> UpstreamTlsContext:

@@ -13,6 +13,7 @@ from meshproxy.pilot.documents.common import covers
 from meshproxy.pilot.mesh.destination_rules import traffic_policy
 from meshproxy.pilot.mesh.model import obeys, sees
 from meshproxy.pilot.resources import names
+from meshproxy.pilot.resources.authorization import Authorization, authorization
 from meshproxy.pilot.resources.dependencies import destinations
 from meshproxy.pilot.resources.locality import Origin
 
@@ -128,6 +129,13 @@ class View:
     @functools.cached_property
     def python_filters(self) -> Sequence[Document]:
         return self.mesh.policies("PythonFilter", self.scope.namespace, self._labels) if self.scope.ours else ()
+
+    @functools.cached_property
+    def authorization(self) -> Authorization:
+        """Filters for the front of all chains that take what comes in."""
+        config = self.mesh.config
+        policies = self.mesh.authorization_policies(self.scope.namespace, self._labels)
+        return authorization(policies, (config.trust_domain, *config.trust_domain_aliases))
 
     @functools.cached_property
     def virtual_services(self) -> VirtualServices:

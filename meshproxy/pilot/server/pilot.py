@@ -173,6 +173,7 @@ class Pilot:
                 "document": None if rejection.identity is None else str(rejection.identity),
                 "problems": [str(problem) for problem in rejection.problems],
                 "an_earlier_version_is_in_force": rejection.keeps,
+                "denies_everything": rejection.denies,
             }
             for rejection in self._rules.rejections
         ]
@@ -197,11 +198,16 @@ class TranslatedMesh(Builder):
         return self._translator.build_snapshot(mesh, scope, previous)
 
 
+def _in_its_place(rejection: Rejection) -> str:
+    if rejection.denies:
+        return "; until it is mended, all that it selects is denied to everybody"
+    return "; its last good version stays in force" if rejection.keeps else ""
+
+
 def _tell(before: tuple[Rejection, ...], after: tuple[Rejection, ...]) -> None:
     """Log what is refused now and was not before."""
     known = set(before)
     for rejection in after:
         if rejection not in known:
             for problem in rejection.problems:
-                kept = "; its last good version stays in force" if rejection.keeps else ""
-                _log.warning("refused: %s%s", problem, kept)
+                _log.warning("refused: %s%s", problem, _in_its_place(rejection))

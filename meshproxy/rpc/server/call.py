@@ -23,6 +23,7 @@ class Peer:
     address: str = ""  # `10.0.0.1:4711`, or `unix:`
     credentials: Credentials | None = None  # None: not a Unix socket, or a server that cannot tell
     uris: tuple[str, ...] = ()  # the URI names of the certificate that it showed, and that was verified
+    serial: int = 0  # of that certificate; 0: it showed none, or the server cannot tell
     certificate: bytes = b""  # that certificate, DER
     is_encrypted: bool = False
 

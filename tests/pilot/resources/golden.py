@@ -18,6 +18,7 @@ WITH_AGENT = (("meshproxy.io/sds-cluster", "sds-grpc"), ("product", "meshproxy")
 EDGE = replace(SHOP_PAGE, mode=GATEWAY, labels=(("app", "edge"),), ips=("10.1.0.90",), metadata=WITH_AGENT)
 PROXIES = {
     "gateway": EDGE,
+    "mutual-tls": replace(SHOP_PAGE, metadata=WITH_AGENT),
     "sidecar": SHOP_PAGE,
     "tls": replace(SHOP_PAGE, mode=EXPLICIT, metadata=WITH_AGENT),
 }

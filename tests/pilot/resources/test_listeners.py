@@ -125,7 +125,8 @@ def test_behind_interception_everything_has_its_place() -> None:
         (":15006", "BlackHoleCluster"),
         (":9080", "routes inbound|9080||"),
         ("http/1.1 h2c raw_buffer", "routes InboundPassthroughCluster"),
-        ("", "InboundPassthroughCluster"),
+        ("raw_buffer", "InboundPassthroughCluster"),
+        ("tls", "InboundPassthroughCluster"),
     ]
     bound = {name for name, one in messages(snapshot, LISTENER_TYPE).items() if not one.HasField("bind_to_port")}
     assert bound == {"virtualOutbound", "virtualInbound"}

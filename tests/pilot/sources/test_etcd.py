@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from meshproxy.pilot.documents.document import Identity
-from meshproxy.pilot.sources.etcd import EtcdSettings, EtcdSource, key_of, parse_endpoints
+from meshproxy.pilot.sources.etcd import EtcdSource, key_of
+from meshproxy.pilot.sources.etcd_client import EtcdSettings, parse_endpoints
 from meshproxy.pilot.sources.source import RuleSet, SourceError, Write
 from tests.pilot.sources.etcd import Etcd, free_port
 from tests.tls.certificates import ip, issue

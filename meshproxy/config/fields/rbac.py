@@ -1,0 +1,42 @@
+"""Role based access control. Nothing here is among what may be left out (access.py): what it asks for is done, or the
+resource is refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshproxy.config.fields.table import MessageTable, Tables
+
+_RBAC: Final = "envoy.config.rbac.v3."
+_HTTP: Final = "envoy.extensions.filters.http.rbac.v3."
+_NETWORK: Final = "envoy.extensions.filters.network.rbac.v3."
+_MATCHERS: Final = "matcher trees are not supported: say it in rules"
+_EXPRESSIONS: Final = "CEL expressions are not supported: say it in permissions and principals"
+
+TABLES: Final[Tables] = {
+    _HTTP + "RBAC": MessageTable(
+        "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix track_per_rule_stats",
+        refused={"matcher shadow_matcher": _MATCHERS},
+    ),
+    _HTTP + "RBACPerRoute": MessageTable("rbac"),
+    _NETWORK + "RBAC": MessageTable(
+        "rules shadow_rules shadow_rules_stat_prefix stat_prefix enforcement_type delay_deny",
+        refused={"matcher shadow_matcher": _MATCHERS},
+    ),
+    _RBAC + "RBAC": MessageTable(
+        "action policies", ignored={"audit_logging_options": "is for gRPC's own servers: Envoy does not look at it"}
+    ),
+    _RBAC + "Policy": MessageTable(
+        "permissions principals", refused={"condition checked_condition cel_config": _EXPRESSIONS}
+    ),
+    _RBAC + "Permission": MessageTable(
+        "*", refused={"matcher": "upstream addresses are not known when rules are asked (upstream_ip_port)"}
+    ),
+    _RBAC + "Permission.Set": MessageTable("rules"),
+    _RBAC + "Principal": MessageTable("*"),
+    _RBAC + "Principal.Set": MessageTable("ids"),
+    _RBAC + "Principal.Authenticated": MessageTable("principal_name"),
+    _RBAC + "SourcedMetadata": MessageTable("metadata_matcher metadata_source"),
+    "envoy.type.matcher.v3.PathMatcher": MessageTable("path"),
+    "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config": MessageTable("*"),
+}

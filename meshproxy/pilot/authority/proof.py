@@ -1,0 +1,144 @@
+"""Who calls: what a call proves of the workload behind it.
+
+In this order: a bearer token, a certificate of the mesh (for renewal), the user of the process at the other end of a
+Unix socket. What is shown and is no good counts against the caller, whatever else it has; a token and a certificate
+must agree. Nothing is believed that came in the clear.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshproxy.codec import grpc as codes
+from meshproxy.pilot.authority.contract import Caller, TrustBundle
+from meshproxy.pilot.authority.tokens import TokenVerifier
+from meshproxy.pilot.authority.uids import UidTable
+from meshproxy.pilot.authority.unproved import Unproved
+from meshproxy.rpc.server.call import Peer, RpcFailure, ServerCall
+from meshproxy.tls.spiffe import Identity, parse_identity
+
+_NOBODY: Final = "no valid proof of identity"
+_NOT_NOW: Final = "identities cannot be verified now"
+_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
+
+
+# Told of everybody who proves nothing: the reason, what was tried ("jwt", "certificate", "uid" or ""), and from where.
+OnUnproved = Callable[[str, str, str], None]
+
+
+class Revocations:
+    """What the revocation lists of a bundle say."""
+
+    def __init__(self, bundle: Callable[[], TrustBundle]) -> None:
+        self._bundle = bundle
+        self._of: bytes | None = None
+        self._lists: list[Any] = []
+
+    def revoked(self, certificate: Any) -> bool:
+        """Whether its issuer has taken it back."""
+        from cryptography import x509
+
+        crl = self._bundle().crl
+        if crl is not self._of:
+            self._lists = [x509.load_pem_x509_crl(found) for found in _CRL.findall(crl)]
+            self._of = crl
+        serial = certificate.serial_number
+        return any(
+            each.issuer == certificate.issuer and each.get_revoked_certificate_by_serial_number(serial) is not None
+            for each in self._lists
+        )
+
+
+class Prover:
+    """`trust_domains`: the mesh's own one first, then its aliases, whose certificates count like its own."""
+
+    def __init__(
+        self,
+        trust_domains: tuple[str, ...],
+        bundle: Callable[[], TrustBundle],
+        on_unproved: OnUnproved,
+        tokens: TokenVerifier | None = None,
+        uids: UidTable | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._trust_domains = trust_domains
+        self._revocations = Revocations(bundle)
+        self._on_unproved = on_unproved
+        self._tokens = tokens
+        self._uids = uids
+        self._clock = clock
+
+    async def prove(self, call: ServerCall) -> Caller:
+        """Who calls. Raises RpcFailure, UNAUTHENTICATED, that tells nobody why."""
+        peer = call.peer
+        try:
+            return await self._prove(call, peer)
+        except Unproved as error:
+            self._on_unproved(error.reason, _kind_of(call), peer.address)
+            if error.is_ours:
+                raise RpcFailure(codes.UNAVAILABLE, _NOT_NOW) from None
+            raise RpcFailure(codes.UNAUTHENTICATED, _NOBODY) from None
+
+    async def _prove(self, call: ServerCall, peer: Peer) -> Caller:
+        if not peer.is_encrypted and not peer.address.startswith("unix:"):
+            raise Unproved("in the clear, over a network")
+        shown = self._identity_of_certificate(peer) if peer.certificate else None
+        token = _bearer_token(call)
+        if token is not None:
+            if self._tokens is None:
+                raise Unproved("a token, and no key set to verify it with")
+            identity = await self._tokens.verify(token)
+            if shown not in (None, identity):
+                raise Unproved("a token and a certificate of different workloads")
+            return Caller(identity, "jwt", peer.address)
+        if shown is not None:
+            return Caller(shown, "certificate", peer.address)
+        if peer.credentials is not None and self._uids is not None:
+            found = self._uids.identity(peer.credentials.uid)
+            if found is None:
+                raise Unproved(f"uid {peer.credentials.uid} is not in the table")
+            return Caller(found, "uid", f"{peer.address} pid {peer.credentials.pid} uid {peer.credentials.uid}")
+        raise Unproved("no proof")
+
+    def _identity_of_certificate(self, peer: Peer) -> Identity:
+        """The server has verified whom it is of, when the connection began: it may have ended since."""
+        from cryptography import x509
+
+        try:
+            certificate = x509.load_der_x509_certificate(peer.certificate)
+        except ValueError:
+            raise Unproved("malformed certificate") from None
+        now = dt.datetime.fromtimestamp(self._clock(), dt.UTC)
+        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+            raise Unproved("the certificate has expired, or is not valid yet")
+        if self._revocations.revoked(certificate):
+            raise Unproved("the certificate is revoked")
+        identity = parse_identity(peer.uris[0]) if len(peer.uris) == 1 else None
+        if identity is None:
+            raise Unproved("the certificate is of no workload")
+        if identity.trust_domain not in self._trust_domains:
+            raise Unproved("the certificate is of another trust domain")
+        return Identity(self._trust_domains[0], identity.namespace, identity.service_account)
+
+
+def _bearer_token(call: ServerCall) -> str | None:
+    """RFC 6750 section 2.1; None where the caller has no `authorization`."""
+    values = call.metadata.get("authorization", ())
+    if not values:
+        return None
+    scheme, _, token = values[0].partition(" ")
+    if len(values) != 1 or scheme.lower() != "bearer" or not token:
+        raise Unproved("the authorization is no bearer token")
+    return token
+
+
+def _kind_of(call: ServerCall) -> str:
+    if "authorization" in call.metadata:
+        return "jwt"
+    if call.peer.certificate:
+        return "certificate"
+    return "uid" if call.peer.credentials is not None else ""

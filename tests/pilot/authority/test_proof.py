@@ -1,0 +1,184 @@
+"""Who a call is of: every proof, and whatever is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from meshproxy.codec import grpc as codes
+from meshproxy.pilot.authority.contract import Caller, TrustBundle
+from meshproxy.pilot.authority.jwks import FileKeys, Key, KeySetError
+from meshproxy.pilot.authority.proof import Prover
+from meshproxy.pilot.authority.tokens import TokenVerifier
+from meshproxy.pilot.authority.uids import UidTable
+from meshproxy.rpc.server.call import Credentials, Peer, RpcFailure
+from meshproxy.tls.spiffe import Identity
+from tests.pilot.authority.fakes import AUDIENCE, ISSUER, TRUST_DOMAIN, FakeCall, Signer, bearer, jwks
+from tests.tls.certificates import Issued, issue, revocation_list, uri
+
+WEB = Identity(TRUST_DOMAIN, "shop", "web")
+TLS = Peer("10.0.0.1:4711", is_encrypted=True)
+ROOT = issue("root", ca=True)
+
+
+class World:
+    """A prover, what it has told of those who prove nothing, and the bundle it goes by."""
+
+    def __init__(self, folder: Path, *, tokens: bool = True, uids: bool = True) -> None:
+        self.signer = Signer()
+        self.refusals: list[tuple[str, str, str]] = []
+        self.bundle = TrustBundle(ROOT.pem, b"")
+        (folder / "jwks.json").write_bytes(jwks(self.signer))
+        (folder / "uids.yaml").write_text("1000: shop/web")
+        keys = FileKeys(str(folder / "jwks.json"))
+        self.prover = Prover(
+            (TRUST_DOMAIN, "old.test"),
+            lambda: self.bundle,
+            lambda *told: self.refusals.append(told),
+            TokenVerifier(keys, ISSUER, (AUDIENCE,), TRUST_DOMAIN) if tokens else None,
+            UidTable(str(folder / "uids.yaml"), TRUST_DOMAIN) if uids else None,
+        )
+
+    async def prove(self, peer: Peer, metadata: Mapping[str, Sequence[str]] | None = None) -> Caller:
+        return await self.prover.prove(FakeCall(peer, metadata=metadata))
+
+    async def refused(self, peer: Peer, metadata: Mapping[str, Sequence[str]] | None = None) -> tuple[str, str]:
+        """Why, and what was tried. The caller is told nothing of it."""
+        before = len(self.refusals)
+        with pytest.raises(RpcFailure) as caught:
+            await self.prove(peer, metadata)
+        assert (caught.value.status, caught.value.message) == (codes.UNAUTHENTICATED, "no valid proof of identity")
+        ((reason, proof, address),) = self.refusals[before:]
+        assert address == peer.address
+        return reason, proof
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def certified(name: str = WEB.uri, *, days: tuple[int, int] = (-1, 30), more: Sequence[str] = ()) -> tuple[Peer, Issued]:
+    """Somebody with a certificate of the mesh."""
+    names = [name, *more]
+    mine = issue("workload", ROOT, names=[each for text in names for each in uri(text)], days=days)
+    return Peer("10.0.0.1:4711", uris=tuple(names), certificate=mine.der, is_encrypted=True), mine
+
+
+def on_unix(uid: int) -> Peer:
+    return Peer("unix:/run/pilot.sock", Credentials(77, uid, 5))
+
+
+async def test_a_token(world: World) -> None:
+    token = world.signer.token()
+    assert await world.prove(TLS, bearer(token)) == Caller(WEB, "jwt", "10.0.0.1:4711")
+    assert (await world.prove(on_unix(5), bearer(token))).proof == "jwt"
+    assert (await world.prove(TLS, {"authorization": [f"bearer {token}"]})).identity == WEB
+
+
+async def test_a_certificate(world: World) -> None:
+    peer, _ = certified()
+    assert await world.prove(peer) == Caller(WEB, "certificate", "10.0.0.1:4711")
+    # One of an alias of the trust domain: the next is of the domain itself.
+    peer, _ = certified("spiffe://old.test/ns/shop/sa/web")
+    assert (await world.prove(peer)).identity == WEB
+
+
+async def test_a_uid(world: World) -> None:
+    caller = await world.prove(on_unix(1000))
+    assert caller == Caller(WEB, "uid", "unix:/run/pilot.sock pid 77 uid 1000")
+    assert await world.refused(on_unix(1001)) == ("uid 1001 is not in the table", "uid")
+
+
+async def test_nothing_counts_in_the_clear(world: World) -> None:
+    peer, _ = certified()
+    plain = Peer(peer.address, uris=peer.uris, certificate=peer.certificate)
+    assert (await world.refused(plain))[0] == "in the clear, over a network"
+    assert await world.refused(Peer("10.0.0.1:1"), bearer(world.signer.token())) == (
+        "in the clear, over a network",
+        "jwt",
+    )
+
+
+async def test_nobody(world: World) -> None:
+    assert await world.refused(TLS) == ("no proof", "")
+    assert await world.refused(Peer("unix:/run/pilot.sock")) == ("no proof", "")  # a server that cannot tell the uid
+    assert await world.refused(Peer("10.0.0.1:1", uris=(WEB.uri,), is_encrypted=True)) == ("no proof", "")
+
+
+async def test_a_bad_token_is_worse_than_none(world: World) -> None:
+    """Whatever else the caller has."""
+    peer, _ = certified()
+    bad = bearer(world.signer.token(exp=1))
+    for who in (TLS, peer, on_unix(1000)):
+        assert await world.refused(who, bad) == ("expired token", "jwt")
+    for value in ("", "Basic YTpi", "Bearer", "Bearer ", world.signer.token()):
+        assert (await world.refused(on_unix(1000), {"authorization": [value]}))[0] == "the authorization is no bearer token"
+    twice = {"authorization": [f"Bearer {world.signer.token()}"] * 2}
+    assert (await world.refused(TLS, twice))[0] == "the authorization is no bearer token"
+
+
+async def test_a_token_and_a_certificate_must_agree(world: World) -> None:
+    peer, _ = certified("spiffe://mesh.test/ns/shop/sa/db")
+    why = "a token and a certificate of different workloads"
+    assert (await world.refused(peer, bearer(world.signer.token())))[0] == why
+    peer, _ = certified()
+    assert (await world.prove(peer, bearer(world.signer.token()))).proof == "jwt"
+
+
+async def test_what_nobody_was_configured_to_verify(tmp_path: Path) -> None:
+    world = World(tmp_path, tokens=False, uids=False)
+    assert (await world.refused(TLS, bearer(world.signer.token())))[0] == "a token, and no key set to verify it with"
+    assert (await world.refused(on_unix(1000)))[0] == "no proof"
+
+
+@pytest.mark.parametrize("days", [(-30, -2), (2, 30)])
+async def test_a_connection_may_outlive_its_certificate(world: World, days: tuple[int, int]) -> None:
+    peer, _ = certified(days=days)
+    assert await world.refused(peer) == ("the certificate has expired, or is not valid yet", "certificate")
+
+
+async def test_a_revoked_certificate(world: World) -> None:
+    peer, mine = certified()
+    other, _ = certified()
+    await world.prove(peer)
+    world.bundle = TrustBundle(ROOT.pem, revocation_list(issue("elsewhere", ca=True), mine) + revocation_list(ROOT))
+    await world.prove(peer)  # the serial is another issuer's
+    world.bundle = TrustBundle(ROOT.pem, revocation_list(ROOT) + revocation_list(ROOT, mine))
+    assert await world.refused(peer) == ("the certificate is revoked", "certificate")
+    await world.prove(other)
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (("spiffe://foreign.test/ns/shop/sa/web",), "the certificate is of another trust domain"),
+        (("spiffe://mesh.test/shop/web",), "the certificate is of no workload"),
+        (("https://mesh.test/",), "the certificate is of no workload"),
+        ((WEB.uri, "spiffe://mesh.test/ns/shop/sa/db"), "the certificate is of no workload"),
+    ],
+)
+async def test_certificates_of_others(world: World, names: tuple[str, ...], why: str) -> None:
+    peer, _ = certified(names[0], more=names[1:])
+    assert await world.refused(peer) == (why, "certificate")
+
+
+async def test_what_is_no_certificate(world: World) -> None:
+    broken = Peer("10.0.0.1:1", uris=(WEB.uri,), certificate=b"nonsense", is_encrypted=True)
+    assert await world.refused(broken) == ("malformed certificate", "certificate")
+
+
+async def test_when_it_is_our_fault_the_caller_may_come_again() -> None:
+    class NoKeys:
+        async def candidates(self, key_id: str) -> list[Key]:
+            raise KeySetError(f"no answer for {key_id}")
+
+    told: list[str] = []
+    tokens = TokenVerifier(NoKeys(), ISSUER, (AUDIENCE,), TRUST_DOMAIN)
+    prover = Prover((TRUST_DOMAIN,), lambda: TrustBundle(b"", b""), lambda *why: told.append(why[0]), tokens)
+    with pytest.raises(RpcFailure) as caught:
+        await prover.prove(FakeCall(TLS, metadata=bearer(Signer().token())))
+    assert (caught.value.status, caught.value.message) == (codes.UNAVAILABLE, "identities cannot be verified now")
+    assert told == ["no keys: no answer for one"]
