@@ -297,6 +297,8 @@ def _meshproxy(workers: int, *, source: bool = False) -> Callable[[], Sequence[s
         # `env` execs, so the process that it started is the proxy.
         environment = ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={ROOT}"] if source else []
         python = [*environment, sys.executable, "-m", "meshproxy", "run", "--concurrency", str(workers)]
+        # `build_of` reads what it has mapped.
+        python += ["--enable-core-dump"]
         return [*python, "--shutdown-delay-s", "0", "--drain-time-s", "1", "--log-level", "warning", *_FLUSH]
 
     return command

@@ -32,6 +32,7 @@ __all__ = [
     "LbRequest",
     "ListenerFilter",
     "LoadBalancer",
+    "MissingSecretError",
     "NetworkFilter",
     "Result",
     "Stream",
@@ -42,6 +43,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from meshproxy.codec.headers import HeaderMap
+    from meshproxy.errors import MissingSecretError
     from meshproxy.filters.listener.python import ListenerFilter
     from meshproxy.filters.listener_filter import CLOSE, NEEDS_DATA, AcceptedSocket
     from meshproxy.http.async_client import CallError, HttpResponse
@@ -79,6 +81,7 @@ else:
         "LbRequest": "meshproxy.http.python_balancer",
         "ListenerFilter": "meshproxy.filters.listener.python",
         "LoadBalancer": "meshproxy.http.user_classes",
+        "MissingSecretError": "meshproxy.errors",
         "NetworkFilter": "meshproxy.http.user_classes",
         "Result": "meshproxy.http.filter",
         "Stream": "meshproxy.http.stream",

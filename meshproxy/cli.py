@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Final
 
+from meshproxy.agent.flags import AGENT_EXAMPLES, add_agent_flags
 from meshproxy.completion import SHELLS, completion_script
+from meshproxy.pilot.authority.flags import AUTHORITY_EXAMPLES, add_authority_command
 from meshproxy.pilot.flags import RULES_EXAMPLES, add_rules_flags
 from meshproxy.pilot.pilot_flags import PILOT_EXAMPLES, add_pilot_flags
 from meshproxy.version import __version__, is_compiled
@@ -22,6 +24,7 @@ examples:
   meshproxy explain -c envoy.yaml http://a/b     where this request goes, and why
   meshproxy filter new hello                     a filter in Python to begin with, and its test
   meshproxy pilot --rules rules/                 a control plane: tell proxies what a mesh's documents mean
+  meshproxy agent --ca pilot:15012 …             certificates for the proxies of a pod, renewed
   meshproxy demo                                 watch a canary release, with real traffic
   eval "$(meshproxy completion bash)"            let the shell complete commands and flags
 """
@@ -64,7 +67,6 @@ _IGNORED_SWITCHES: Final = (
     "--skip-hot-restart-parent-stats",
     "--log-format-escaped",
     "--log-stacktrace-single-entry",
-    "--enable-core-dump",
     "--enable-fine-grain-logging",
     "--enable-mutex-tracing",
     "--cpuset-threads",
@@ -108,6 +110,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         from meshproxy.pilot.rules_command import run_rules
 
         return run_rules(options)
+    if options.command == "agent":
+        if find_spec("cryptography") is None:
+            print("meshproxy agent: cryptography is needed: pip install 'meshproxy[authority]'", file=sys.stderr)
+            return 2
+        from meshproxy.agent.command import run_agent
+
+        return run_agent(options)
+    if options.command == "authority":
+        if find_spec("cryptography") is None:
+            print("meshproxy authority: cryptography is needed: pip install 'meshproxy[authority]'", file=sys.stderr)
+            return 2
+        from meshproxy.pilot.authority.command import run_authority
+
+        return run_authority(options)
     if options.command == "explain":
         from meshproxy.server.explain.command import explain
 
@@ -177,6 +193,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_rules_flags(rules)
+    agent = commands.add_parser(
+        "agent",
+        help="have a pod's key certified, and serve its proxies their secrets",
+        description="The agent of a pod: it makes the key, has it certified by the mesh's authority, and serves the "
+        "pod's proxies certificate, key and roots over SDS.",
+        epilog=AGENT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_agent_flags(agent)
+    authority = commands.add_parser(
+        "authority",
+        help="the certificate authority of a mesh: make it, rotate its roots, revoke",
+        description="Make and look after the authority that a pilot issues certificates with (docs/security.md).",
+        epilog=AUTHORITY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_authority_command(authority)
     commands.add_parser("version", help="print the version, and whether the hot modules are compiled")
     completion = commands.add_parser(
         "completion",
@@ -251,6 +284,11 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
         "--reject-unknown-dynamic-fields",
         action="store_true",
         help="refuse a control plane's resource for a field that is newer than this proxy, wherever it stands",
+    )
+    add(
+        "--enable-core-dump",
+        action="store_true",
+        help="let crashes leave core dumps, and debuggers read the memory, with the keys that are in it",
     )
     add("--admin-address-path", default="", metavar="FILE", help="write the admin's address there")
     add("--mode", choices=("serve", "validate"), default="serve", help="validate: check the configuration and end")

@@ -38,6 +38,10 @@ class HookTimeoutError(MeshProxyError):
     """A filter's hook waited longer than it may."""
 
 
+class MissingSecretError(MeshProxyError):
+    """A secret that a filter asks for is not there, or none of those that its configuration names."""
+
+
 class ProtocolError(MeshProxyError):
     """A peer broke its protocol.
 

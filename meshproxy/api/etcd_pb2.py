@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18meshproxy/api/etcd.proto\x12\x11meshproxy.etcd.v1\".\n\x06Header\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\"<\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\"O\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\"r\n\rRangeResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.meshproxy.etcd.v1.Header\x12(\n\x03kvs\x18\x02 \x03(\x0b\x32\x1b.meshproxy.etcd.v1.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\"(\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"!\n\x12\x44\x65leteRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"\x93\x01\n\tRequestOp\x12\x34\n\x0brequest_put\x18\x02 \x01(\x0b\x32\x1d.meshproxy.etcd.v1.PutRequestH\x00\x12\x45\n\x14request_delete_range\x18\x03 \x01(\x0b\x32%.meshproxy.etcd.v1.DeleteRangeRequestH\x00\x42\t\n\x07request\"\xd3\x01\n\x07\x43ompare\x12\x31\n\x06result\x18\x01 \x01(\x0e\x32!.meshproxy.etcd.v1.Compare.Result\x12\x31\n\x06target\x18\x02 \x01(\x0e\x32!.meshproxy.etcd.v1.Compare.Target\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x14\n\x0cmod_revision\x18\x06 \x01(\x03\"\x13\n\x06Result\x12\t\n\x05\x45QUAL\x10\x00\"*\n\x06Target\x12\x0b\n\x07VERSION\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x07\n\x03MOD\x10\x02\"h\n\nTxnRequest\x12+\n\x07\x63ompare\x18\x01 \x03(\x0b\x32\x1a.meshproxy.etcd.v1.Compare\x12-\n\x07success\x18\x02 \x03(\x0b\x32\x1c.meshproxy.etcd.v1.RequestOp\"K\n\x0bTxnResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.meshproxy.etcd.v1.Header\x12\x11\n\tsucceeded\x18\x02 \x01(\x08\"e\n\x12WatchCreateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x17\n\x0fprogress_notify\x18\x04 \x01(\x08\"M\n\x0cWatchRequest\x12=\n\x0e\x63reate_request\x18\x01 \x01(\x0b\x32%.meshproxy.etcd.v1.WatchCreateRequest\"z\n\x05\x45vent\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.meshproxy.etcd.v1.Event.Type\x12\'\n\x02kv\x18\x02 \x01(\x0b\x32\x1b.meshproxy.etcd.v1.KeyValue\"\x1b\n\x04Type\x12\x07\n\x03PUT\x10\x00\x12\n\n\x06\x44\x45LETE\x10\x01\"\xb8\x01\n\rWatchResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.meshproxy.etcd.v1.Header\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12(\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x18.meshproxy.etcd.v1.Eventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18meshproxy/api/etcd.proto\x12\x11meshproxy.etcd.v1\".\n\x06Header\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\"<\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\"O\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\"r\n\rRangeResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.meshproxy.etcd.v1.Header\x12(\n\x03kvs\x18\x02 \x03(\x0b\x32\x1b.meshproxy.etcd.v1.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\"(\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"4\n\x12\x44\x65leteRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\"\x93\x01\n\tRequestOp\x12\x34\n\x0brequest_put\x18\x02 \x01(\x0b\x32\x1d.meshproxy.etcd.v1.PutRequestH\x00\x12\x45\n\x14request_delete_range\x18\x03 \x01(\x0b\x32%.meshproxy.etcd.v1.DeleteRangeRequestH\x00\x42\t\n\x07request\"\xd3\x01\n\x07\x43ompare\x12\x31\n\x06result\x18\x01 \x01(\x0e\x32!.meshproxy.etcd.v1.Compare.Result\x12\x31\n\x06target\x18\x02 \x01(\x0e\x32!.meshproxy.etcd.v1.Compare.Target\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x14\n\x0cmod_revision\x18\x06 \x01(\x03\"\x13\n\x06Result\x12\t\n\x05\x45QUAL\x10\x00\"*\n\x06Target\x12\x0b\n\x07VERSION\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x07\n\x03MOD\x10\x02\"h\n\nTxnRequest\x12+\n\x07\x63ompare\x18\x01 \x03(\x0b\x32\x1a.meshproxy.etcd.v1.Compare\x12-\n\x07success\x18\x02 \x03(\x0b\x32\x1c.meshproxy.etcd.v1.RequestOp\"K\n\x0bTxnResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.meshproxy.etcd.v1.Header\x12\x11\n\tsucceeded\x18\x02 \x01(\x08\"e\n\x12WatchCreateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x17\n\x0fprogress_notify\x18\x04 \x01(\x08\"M\n\x0cWatchRequest\x12=\n\x0e\x63reate_request\x18\x01 \x01(\x0b\x32%.meshproxy.etcd.v1.WatchCreateRequest\"z\n\x05\x45vent\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.meshproxy.etcd.v1.Event.Type\x12\'\n\x02kv\x18\x02 \x01(\x0b\x32\x1b.meshproxy.etcd.v1.KeyValue\"\x1b\n\x04Type\x12\x07\n\x03PUT\x10\x00\x12\n\n\x06\x44\x45LETE\x10\x01\"\xb8\x01\n\rWatchResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.meshproxy.etcd.v1.Header\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12(\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x18.meshproxy.etcd.v1.Eventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,27 +42,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTREQUEST']._serialized_start=354
   _globals['_PUTREQUEST']._serialized_end=394
   _globals['_DELETERANGEREQUEST']._serialized_start=396
-  _globals['_DELETERANGEREQUEST']._serialized_end=429
-  _globals['_REQUESTOP']._serialized_start=432
-  _globals['_REQUESTOP']._serialized_end=579
-  _globals['_COMPARE']._serialized_start=582
-  _globals['_COMPARE']._serialized_end=793
-  _globals['_COMPARE_RESULT']._serialized_start=730
-  _globals['_COMPARE_RESULT']._serialized_end=749
-  _globals['_COMPARE_TARGET']._serialized_start=751
-  _globals['_COMPARE_TARGET']._serialized_end=793
-  _globals['_TXNREQUEST']._serialized_start=795
-  _globals['_TXNREQUEST']._serialized_end=899
-  _globals['_TXNRESPONSE']._serialized_start=901
-  _globals['_TXNRESPONSE']._serialized_end=976
-  _globals['_WATCHCREATEREQUEST']._serialized_start=978
-  _globals['_WATCHCREATEREQUEST']._serialized_end=1079
-  _globals['_WATCHREQUEST']._serialized_start=1081
-  _globals['_WATCHREQUEST']._serialized_end=1158
-  _globals['_EVENT']._serialized_start=1160
-  _globals['_EVENT']._serialized_end=1282
-  _globals['_EVENT_TYPE']._serialized_start=1255
-  _globals['_EVENT_TYPE']._serialized_end=1282
-  _globals['_WATCHRESPONSE']._serialized_start=1285
-  _globals['_WATCHRESPONSE']._serialized_end=1469
+  _globals['_DELETERANGEREQUEST']._serialized_end=448
+  _globals['_REQUESTOP']._serialized_start=451
+  _globals['_REQUESTOP']._serialized_end=598
+  _globals['_COMPARE']._serialized_start=601
+  _globals['_COMPARE']._serialized_end=812
+  _globals['_COMPARE_RESULT']._serialized_start=749
+  _globals['_COMPARE_RESULT']._serialized_end=768
+  _globals['_COMPARE_TARGET']._serialized_start=770
+  _globals['_COMPARE_TARGET']._serialized_end=812
+  _globals['_TXNREQUEST']._serialized_start=814
+  _globals['_TXNREQUEST']._serialized_end=918
+  _globals['_TXNRESPONSE']._serialized_start=920
+  _globals['_TXNRESPONSE']._serialized_end=995
+  _globals['_WATCHCREATEREQUEST']._serialized_start=997
+  _globals['_WATCHCREATEREQUEST']._serialized_end=1098
+  _globals['_WATCHREQUEST']._serialized_start=1100
+  _globals['_WATCHREQUEST']._serialized_end=1177
+  _globals['_EVENT']._serialized_start=1179
+  _globals['_EVENT']._serialized_end=1301
+  _globals['_EVENT_TYPE']._serialized_start=1274
+  _globals['_EVENT_TYPE']._serialized_end=1301
+  _globals['_WATCHRESPONSE']._serialized_start=1304
+  _globals['_WATCHRESPONSE']._serialized_end=1488
 # @@protoc_insertion_point(module_scope)

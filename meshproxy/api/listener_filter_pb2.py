@@ -22,17 +22,18 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2 as envoy_dot_extensions_dot_transport__sockets_dot_tls_dot_v3_dot_secret__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meshproxy/api/listener_filter.proto\x12$meshproxy.filters.listener.python.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xc4\x01\n\x06Python\x12\x0e\n\x04\x66ile\x18\x01 \x01(\tH\x00\x12\x10\n\x06module\x18\x02 \x01(\tH\x00\x12\x15\n\x0b\x65ntry_point\x18\x03 \x01(\tH\x00\x12\r\n\x05\x63lass\x18\x04 \x01(\t\x12\'\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\tfail_open\x18\x06 \x01(\x08\x12,\n\tslow_hook\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06sourceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meshproxy/api/listener_filter.proto\x12$meshproxy.filters.listener.python.v1\x1a\x36\x65nvoy/extensions/transport_sockets/tls/v3/secret.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x91\x02\n\x06Python\x12\x0e\n\x04\x66ile\x18\x01 \x01(\tH\x00\x12\x10\n\x06module\x18\x02 \x01(\tH\x00\x12\x15\n\x0b\x65ntry_point\x18\x03 \x01(\tH\x00\x12\r\n\x05\x63lass\x18\x04 \x01(\t\x12\'\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\tfail_open\x18\x06 \x01(\x08\x12,\n\tslow_hook\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12K\n\x07secrets\x18\t \x03(\x0b\x32:.envoy.extensions.transport_sockets.tls.v3.SdsSecretConfigB\x08\n\x06sourceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meshproxy.api.listener_filter_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PYTHON']._serialized_start=140
-  _globals['_PYTHON']._serialized_end=336
+  _globals['_PYTHON']._serialized_start=196
+  _globals['_PYTHON']._serialized_end=469
 # @@protoc_insertion_point(module_scope)

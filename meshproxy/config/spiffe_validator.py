@@ -40,7 +40,9 @@ def build_trust_bundles(message: Any, field: str, builder: Builder) -> tuple[Tru
         builder.error(at, f"{config.DESCRIPTOR.full_name} is not supported as a validator of certificates")
         return ()
     if config.HasField("trust_bundles"):  # goes before the other, as its documentation says
-        return tuple(_of_json(builder.load(config.trust_bundles, f"{at}.trust_bundles"), f"{at}.trust_bundles", builder))
+        return tuple(
+            _of_json(builder.load(config.trust_bundles, f"{at}.trust_bundles"), f"{at}.trust_bundles", builder)
+        )
     bundles = tuple(_of_domains(config, at, builder))
     if not bundles:
         builder.error(f"{at}.trust_domains", "no trust domain, so that nobody is trusted")
@@ -75,7 +77,7 @@ def _of_domains(config: Any, field: str, builder: Builder) -> Iterator[TrustBund
 
 
 def _of_json(text: bytes, field: str, builder: Builder) -> Iterator[TrustBundle]:
-    """Of a map of SPIFFE bundles by their trust domains (each a JWK set, SPIFFE_Trust_Domain_and_Bundle.md section 4)."""
+    """Of a map of SPIFFE bundles by their trust domains: each is a JWK set (SPIFFE_Trust_Domain_and_Bundle.md)."""
     if not text:
         return
     try:

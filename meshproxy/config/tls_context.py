@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import ssl
+import time
 from typing import Any, Final
 
 from meshproxy.config.config_source import build_config_source
@@ -28,6 +30,7 @@ from meshproxy.config.values import bool_or, int_or
 from meshproxy.net.transport_socket import TransportSocketFactory
 from meshproxy.observe.tls_stats import SocketFactoryStats, TlsCounter, TlsStats
 from meshproxy.tls import openssl
+from meshproxy.tls.certs import Certified
 from meshproxy.tls.context import TlsContext, check_parameters
 from meshproxy.tls.material import LoadedCertificate, TlsConfigError, at_once
 from meshproxy.tls.options import (
@@ -38,6 +41,9 @@ from meshproxy.tls.options import (
     TlsOptions,
     ValidationOptions,
 )
+from meshproxy.tls.validity import untimely
+
+_log: Final = logging.getLogger("meshproxy.config")
 
 _COMMON: Final = "common_tls_context"
 _VERSIONS: Final = {
@@ -130,13 +136,24 @@ class _Builder(MaterialBuilder):
             check_parameters(base)
             self._load_given()
             context.init_targets += references
-            return SecretTlsSocketFactory(base, parts, session_scope, events, stats, context.tls, gauges)
+            factory = SecretTlsSocketFactory(base, parts, session_scope, events, stats, context.tls, gauges)
+            self._warn_of_times(factory)
+            return factory
         options = parts.options(base, session_scope)
         assert options is not None
         tls = TlsContext(options)
+        self._warn_of_times(tls)
         context.tls.append(tls)
         context.when_in_force(functools.partial(gauges.tell, tls))
         return TlsSocketFactory(tls, events)
+
+    def _warn_of_times(self, tls: Certified) -> None:
+        """As Envoy, a file's certificates are used whenever they are valid; but somebody should know."""
+        now = time.time()
+        for info in (*tls.certificates, *tls.ca_certificates):
+            reason = untimely(info.certificate, now)
+            if reason:
+                _log.warning("%s: %s: %s", self._path, info.source, reason)
 
     def _load_given(self) -> None:
         """What stands beside secrets is looked at now."""

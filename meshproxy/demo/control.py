@@ -7,23 +7,35 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from meshproxy.demo.identities import AUDIENCE, ISSUER, Authority, Lifetimes, Platform
 from meshproxy.demo.processes import Processes, Served
 
+_PILOT_NAME: Final = "127.0.0.1"  # in its own certificate: as what agents call it
 _ROUTES: Final = "RouteConfiguration"
+_SIGNS: Final = "signing"
 
 
 class Pilot(Served):
-    """`meshproxy pilot` on a directory of documents. `xds` is where it serves proxies, `admin` its own pages."""
+    """`meshproxy pilot` on a directory of documents, with an authority. `xds` is the Unix socket where it serves
+    proxies, `authority` where it serves agents, `admin` its own pages."""
 
-    def __init__(self, processes: Processes, rules: Path) -> None:
+    def __init__(
+        self, processes: Processes, rules: Path, authority: Authority, platform: Platform, lifetimes: Lifetimes
+    ) -> None:
         self.rules = rules
+        self.xds = str(rules.with_name("pilot.sock"))
         self._address_path = rules.with_name("pilot.json")
         child = processes.start(
-            "pilot", "meshproxy", "pilot", "--rules", str(rules), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-            "--address-path", str(self._address_path), "--drain-time-s", "1",
+            "pilot", "meshproxy", "pilot", "--rules", str(rules), "--listen", f"unix:{self.xds}",
+            "--http", "127.0.0.1:0", "--address-path", str(self._address_path), "--drain-time-s", "1",
+            *authority.flags, "--authority-listen", "127.0.0.1:0", "--tls-from-authority", _PILOT_NAME,
+            "--jwks", str(platform.key_set), "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE,
+            "--certificate-lifetime", f"{lifetimes.certificate_s}s",
+            "--longest-certificate-lifetime", f"{lifetimes.certificate_s}s",
+            "--root-overlap", f"{lifetimes.root_overlap_s}s", "--authority-audit", str(rules.with_name("audit.json")),
         )  # fmt: skip
         super().__init__(child, "the pilot")
-        self.xds = ""
+        self.authority = ""
 
     async def wait_until_it_serves(self) -> None:
         """Raises DemoError when it ends instead."""
@@ -33,7 +45,7 @@ class Pilot(Served):
         if not self._address_path.exists():
             return False
         addresses = json.loads(self._address_path.read_text(encoding="utf-8"))
-        self.xds, self.admin = addresses["xds"][0], addresses["http"]
+        self.authority, self.admin = addresses["authority"][0], addresses["http"]
         return await self._says("/ready", "ready")
 
     async def routes(self) -> dict[str, str]:
@@ -49,6 +61,11 @@ class Pilot(Served):
         answer = json.loads(await self.ask("/debug/rejections"))
         found = [f"{each['client']} refused {each['type']}: {each['reason']}" for each in answer["clients"]]
         return found + [f"the pilot refused {each}" for each in answer["rules"]["refused"]]
+
+    async def signs(self) -> str:
+        """The name of the root that signs now."""
+        issuers = json.loads(await self.ask("/debug/authority"))["issuers"]
+        return str(next(each["name"] for each in issuers if each["phase"] == _SIGNS))
 
     async def push(self, name: str, text: str, clients: int) -> float:
         """Put `text` in the place of a file, in one step; returns the seconds until the last of so many clients had it.

@@ -52,6 +52,10 @@ class Child:
     def runs(self) -> bool:
         return self.process.poll() is None
 
+    async def ended(self) -> int:
+        """Its exit code, once it has one."""
+        return await asyncio.to_thread(self.process.wait)
+
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self.process.kill()

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
 SERVICES: Final = "services.yaml"
 CANARY: Final = "canary.yaml"
+SECURITY: Final = "security.yaml"
 NAMESPACE: Final = "demo"
+USERS: Final = "users"  # service accounts
+SHOP: Final = "shop"
 SERVICE_PORT: Final = 80
 
 _PORT: Final = re.compile(r"(ports: \{http: )(\d+)")
@@ -53,6 +56,11 @@ def read_services() -> str:
     return _packaged(SERVICES)
 
 
+def read_security() -> str:
+    """The text of examples/mesh/security.yaml."""
+    return _packaged(SECURITY)
+
+
 def read_canary(path: str) -> str:
     """The text of the file at `path`, or of examples/mesh/canary.yaml for "". Raises ExampleError when it cannot be
     read."""
@@ -83,28 +91,35 @@ def with_canary_share(text: str, percent: int) -> str:
     return changed
 
 
-def sidecar(
-    name: str, address: str, pilot: str, *, labels: Mapping[str, str], applications: Mapping[int, int] | None = None
-) -> str:
-    """The bootstrap of a sidecar at `address`, on free ports. `pilot` is host:port; `applications` are the ports of its
-    application on 127.0.0.1, by the ports at which the mesh finds it."""
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """One that is to run. `applications` are the ports of its application on 127.0.0.1, by the ports at which the mesh
+    finds it; `pilot` and `agent` are the Unix sockets of who tells it the rules, and its certificates."""
+
+    name: str
+    address: str
+    account: str
+    labels: Mapping[str, str]
+    pilot: str
+    agent: str
+    applications: Mapping[int, int] = field(default_factory=dict)
+
+
+def bootstrap(sidecar: Sidecar) -> str:
+    """Its configuration, on free ports."""
     config = yaml.safe_load(_packaged("sidecar.yaml"))
-    config["node"]["id"] = f"sidecar~{address}~{name}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local"
-    config["node"]["cluster"] = name
-    metadata = config["node"]["metadata"]
-    metadata["LABELS"] = dict(labels)
-    metadata["meshproxy.io/ports"] = {str(SERVICE_PORT): 0}
-    metadata["meshproxy.io/applications"] = {
-        str(port): f"127.0.0.1:{application}" for port, application in (applications or {}).items()
+    node = config["node"]
+    node["id"] = f"sidecar~{sidecar.address}~{sidecar.name}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local"
+    node["cluster"] = sidecar.name
+    node["metadata"] |= {
+        "SERVICE_ACCOUNT": sidecar.account,
+        "LABELS": dict(sidecar.labels),
+        "meshproxy.io/ports": {str(SERVICE_PORT): 0},
+        "meshproxy.io/applications": {str(at): f"127.0.0.1:{port}" for at, port in sidecar.applications.items()},
     }
-    host, _, port = pilot.rpartition(":")
-    _socket(config["admin"])["port_value"] = 0
+    config["admin"]["address"]["socket_address"]["port_value"] = 0
+    sockets = {"pilot": sidecar.pilot, "agent": sidecar.agent}
     for cluster in config["static_resources"]["clusters"]:
         endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
-        _socket(endpoint).update({"address": host, "port_value": int(port)})
+        endpoint["address"]["pipe"]["path"] = sockets[cluster["name"]]
     return yaml.safe_dump(config, sort_keys=False)
-
-
-def _socket(message: Any) -> dict[str, Any]:
-    found: dict[str, Any] = message["address"]["socket_address"]
-    return found

@@ -7,10 +7,11 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from meshproxy.demo import checks
+from meshproxy.demo import checks, security
 from meshproxy.demo.board import board, ios, one_line, others
 from meshproxy.demo.checks import Finding
 from meshproxy.demo.clients import STAYING_CONNECTED, TESTER, Traffic
+from meshproxy.demo.identities import Lifetimes
 from meshproxy.demo.processes import DemoError, Processes
 from meshproxy.demo.rules import CANARY, SERVICE_PORT, with_canary_share
 from meshproxy.demo.screen import BOLD, DIM, GREEN, RED, Screen
@@ -35,6 +36,7 @@ CHAOS_MS: Final = 200.0
 DEAD: Final = "v2-b"
 TWIN: Final = "v2-a"
 
+_SHORTEST_S: Final = 8.0  # that a certificate lasts, however short the acts
 _TICK_S: Final = 0.1
 _TICKS_PER_LOOK: Final = 5  # at the statistics of the users' sidecar
 _MANAGER: Final = f"http.outbound_127.0.0.1_{SERVICE_PORT}"
@@ -56,8 +58,10 @@ class Story:
     async def set_the_stage(self, processes: Processes, directory: Path) -> None:
         """Start everything, on free ports. Raises ExampleError for a file that does not fit."""
         with_canary_share(self._canary, MORE_PERCENT)
-        self._stage = Stage(processes, directory, self._canary)
+        certificate_s = max(_SHORTEST_S, self._act_s)
+        self._stage = Stage(processes, directory, self._canary, Lifetimes(certificate_s, certificate_s / 4))
         await self._stage.start(self._screen)
+        self._root = await self._stage.pilot.signs()
         self._stage.introduce(self._screen, self._source)
 
     async def play(self) -> None:
@@ -78,12 +82,14 @@ class Story:
             "The VirtualService's route `ios` matches their user-agent and splits by weight: v1 95, v2 5.",
             "Everyone else falls through to the next route: version 1. One kind of client asks for the fault: slow.",
         )
+        await self._stage.authority.rotate()
         await self._push(PUSH_2, MORE_PERCENT)
         await self._act(
             ACT_2,
             f"now {MORE_PERCENT} %, without a restart",
-            f"The weights in {CANARY} were rewritten under load: the pilot told all {self._stage.sidecars} sidecars,",
+            f"The weights in {CANARY} were rewritten under load: the pilot told {len(self._stage.sidecars)} sidecars,",
             f"and the last one had it {self._pushes[MORE_PERCENT]:.2f} s later. Every connection stayed.",
+            "Meanwhile their certificates are renewed every few seconds, and the authority's root is replaced.",
         )
         self._ledger.act = KILL
         await self._stage.instances[DEAD].child.kill()
@@ -99,11 +105,12 @@ class Story:
             "rolled back: version 2 is seen by nobody",
             "Weights 100 and 0, by the same way.",
         )
+        await security.until_renewed(self._stage, self._root)  # short acts may be over before
 
     async def _push(self, meanwhile: str, percent: int) -> None:
         self._ledger.act = meanwhile
         text = with_canary_share(self._canary, percent)
-        self._pushes[percent] = await self._stage.pilot.push(CANARY, text, self._stage.sidecars)
+        self._pushes[percent] = await self._stage.pilot.push(CANARY, text, len(self._stage.sidecars))
 
     async def _act(self, act: str, title: str, *explained: str) -> None:
         """One act: a title, what in the file makes it so, and the live table."""
@@ -189,8 +196,9 @@ class Story:
                 CHAOS_MS,
             ),
             checks.counts_agree(ledger, stats.get(f"{_MANAGER}.downstream_rq_total", 0)),
-            checks.rules_are_the_same(await pilot.routes(), self._stage.sidecars, self._pushes),
+            checks.rules_are_the_same(await pilot.routes(), len(self._stage.sidecars), self._pushes),
             checks.nothing_was_refused(await pilot.refusals()),
+            *await security.findings(self._stage, self._root),
             self._traced,
         ]
 

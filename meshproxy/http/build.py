@@ -136,21 +136,22 @@ class BuiltFilters(NamedTuple):
 
 
 def _build_filters(entries: Any, path: str, context: BuildContext) -> BuiltFilters | None:
-    """The router must stand last, and nowhere else."""
+    """The router must stand last, and nowhere else. What routes say to a name, they say to all filters that share it:
+    these must be of one kind."""
     built: list[HttpFilter] = []
     extensions: list[Any] = []
     disabled: set[str] = set()
-    names: set[str] = set()
+    sharing: dict[str, tuple[type[object], bool]] = {}
     for index, entry in enumerate(entries):
         where = f"{path}[{index}]"
-        if entry.name in names:
-            context.errors.add(child(where, "name"), f"the name {entry.name!r} is used twice")
-        names.add(entry.name)
         last = index == len(entries) - 1
         http_filter = _build_filter(entry, where, last, extensions, context)
         if http_filter is None:
             continue
         http_filter.name = entry.name
+        kind = (type(http_filter), bool(entry.disabled))
+        if sharing.setdefault(entry.name, kind) != kind:
+            context.errors.add(child(where, "name"), f"the name {entry.name!r} is used by another kind of filter")
         if isinstance(http_filter, RouterOptions) != last:
             reason = "the router must be the last filter" if not last else "the last filter must be the router"
             context.errors.add(where, reason)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 from meshproxy.config.context import Services
-from meshproxy.errors import MeshProxyError
+from meshproxy.config.filter_secret import FilterSecret
+from meshproxy.errors import MeshProxyError, MissingSecretError
 from meshproxy.http.async_client import HttpClient
 from meshproxy.net.dispatcher import Task, new_future
 from meshproxy.net.timers import Timer
@@ -41,6 +42,7 @@ class FilterContext:
         self.config = config
         self.state: Any = None
         self.log = named_log("filter", name)
+        self.secrets: dict[str, FilterSecret] = {}  # those that the configuration names: `secret` tells what they are
         self._stats = stats
         self._services = services
         self._tasks: set[Task[Any]] = set()
@@ -53,6 +55,21 @@ class FilterContext:
         """Add to a counter of the filter's own, which `/stats` shows beside those that every Python filter has."""
         dynamic = self._stats.dynamic
         dynamic[counter] = dynamic.get(counter, 0) + amount
+
+    def secret(self, name: str, key: str = "") -> bytes:
+        """The secret of this name among the configuration's `secrets`, or of its several values the one called `key`.
+
+        Ask whenever you need it: it changes while the filter runs. Raises MissingSecretError where it is not there; a
+        listener waits for its secrets, but not for ever, and `on_start` comes before they do.
+        """
+        held = self.secrets.get(name)
+        if held is None:
+            raise MissingSecretError(f"the configuration of filter {self.name} names no secret {name!r}")
+        current = held.current
+        value = None if current is None else current.values.get(key) if key else current.value
+        if not value:
+            raise MissingSecretError(f"the secret {name!r} of filter {self.name} is not there (yet)")
+        return value
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Task[Any]:
         """Run a background task, which is cancelled when the filter ends; what it raises is logged and counted.

@@ -14,8 +14,10 @@ from time import monotonic
 from typing import Any, ClassVar, Final
 
 from meshproxy.config.context import BuildContext
-from meshproxy.config.errors import child
+from meshproxy.config.errors import child, item
+from meshproxy.config.filter_secret import FilterSecret, refer_to_secret
 from meshproxy.config.python_class import PythonClass, describe_failure, load_class
+from meshproxy.config.tls_material import digest_of
 from meshproxy.config.values import milliseconds_or
 from meshproxy.http.filter_context import FilterContext, FilterStats
 from meshproxy.net.hook_watch import HOOK_WATCH, HookOwner
@@ -25,7 +27,7 @@ _DEFAULT_SLOW_HOOK_MS: Final = 50
 
 _errors: Final = log_once_per(1.0, "filter")
 
-VersionKey = tuple[str, str, str, bytes]  # (where it stands, content of the file, class, configuration)
+VersionKey = tuple[str, str, str, bytes]  # (where it stands, content of the file, class, configuration and secrets)
 
 
 class ConnectionStats(FilterStats):
@@ -195,6 +197,8 @@ def build_version(
         version.owner.slow_s = milliseconds_or(message, "slow_hook", _DEFAULT_SLOW_HOOK_MS) / 1000.0
     version.acquire()
     context.keep(version)
+    if not _refer_to_secrets(message, path, context, version.context.secrets):
+        return None
     if context.services is not None:
         failure = version.start()
         if failure:
@@ -214,13 +218,31 @@ def _version_of(
     make: MakeVersion,
 ) -> PythonVersion:
     where = f"{context.resource} {context.listener_stat_prefix}{prefix}"
-    written = bytes(message.config.SerializeToString(deterministic=True))
+    written = digest_of(each.SerializeToString(deterministic=True) for each in (message.config, *_secrets(message)))
     key = (where, loaded.version, loaded.kind.__qualname__, written)
     version = _versions.get(key)
     if version is None or version.kind is not loaded.kind:
         made = FilterContext(context.filter_name, config, stats, context.services)
         version = _versions[key] = make(key, loaded, made, stats)
     return version
+
+
+def _secrets(message: Any) -> list[Any]:
+    """The SdsSecretConfigs of a message that has a field for them."""
+    return list(message.secrets) if "secrets" in message.DESCRIPTOR.fields_by_name else []
+
+
+def _refer_to_secrets(message: Any, path: str, context: BuildContext, known: dict[str, FilterSecret]) -> bool:
+    """A version that runs already has its secrets from all who were built with it."""
+    before = len(context.errors)
+    seen: set[str] = set()
+    for index, each in enumerate(_secrets(message)):
+        where = item(path, "secrets", index)
+        if each.name in seen:
+            context.errors.add(child(where, "name"), "the name is used twice")
+        seen.add(each.name)
+        refer_to_secret(each, where, context, known.setdefault(each.name, FilterSecret()))
+    return len(context.errors) == before
 
 
 def refuse_coroutines(kind: type[Any], hooks: tuple[str, ...], path: str, context: BuildContext) -> bool:

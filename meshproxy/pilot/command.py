@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import resource
 import signal
 import sys
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
@@ -23,8 +25,13 @@ from meshproxy.pilot.server.pilot import Pilot, PilotSettings
 from meshproxy.pilot.server.tls import TlsFiles
 from meshproxy.pilot.sources.open import open_source
 from meshproxy.server.heap import keep_freed_memory
+from meshproxy.tls.spiffe import trust_domain_of
+
+if TYPE_CHECKING:
+    from meshproxy.pilot.server.authority import OpenAuthority, ProofSettings
 
 _ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_NEED_AUTHORITY: Final = ("jwks", "uid_table", "authority_listen", "authority_socket", "tls_from_authority")
 
 
 def run_pilot(options: argparse.Namespace) -> int:
@@ -55,19 +62,26 @@ async def _run(options: argparse.Namespace, settings: PilotSettings) -> int:
     loop = asyncio.get_running_loop()
     for number in _ENDING_SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    await Pilot(open_source(options), settings).run(stop)
+    await Pilot(open_source(options), settings, _open_authority(options)).run(stop)
     return 0
 
 
 def pilot_settings(options: argparse.Namespace) -> PilotSettings:
     """From the flags. Raises ConfigError."""
-    if bool(options.rules) == bool(options.etcd):
+    if bool(options.rules) == bool(options.etcd) and not (options.rules and options.authority == "etcd"):
         raise ConfigError("--rules, --etcd", "one of them says where the documents are")
     return PilotSettings(
-        listen=tuple(options.listen or ("127.0.0.1:15010",)),
-        http=_http_address(options.http),
+        listen=tuple(options.listen or (() if options.authority_listen else ("127.0.0.1:15010",))),
+        http=_address("--http", options.http) if options.http else None,
         tls=_tls(options),
-        mesh=MeshConfig(options.domain, options.root_namespace, options.outbound),
+        mesh=MeshConfig(
+            options.domain,
+            options.root_namespace,
+            options.outbound,
+            trust_domain=options.trust_domain,
+            trust_domain_aliases=tuple(options.trust_domain_alias),
+            federated_domains=tuple(each.partition("=")[0] for each in options.federate),
+        ),
         debounce_quiet_s=options.debounce_ms / 1000.0,
         debounce_most_s=options.debounce_max_ms / 1000.0,
         deadline_s=options.client_deadline_s,
@@ -76,6 +90,48 @@ def pilot_settings(options: argparse.Namespace) -> PilotSettings:
         any_certificate=options.tls_any_certificate,
         csds=options.csds,
         address_path=options.address_path,
+        proof=_proof(options),
+    )
+
+
+def _open_authority(options: argparse.Namespace) -> OpenAuthority | None:
+    if not options.authority:
+        return None
+    from meshproxy.pilot.authority.open import open_authority
+
+    return partial(open_authority, options)
+
+
+def _proof(options: argparse.Namespace) -> ProofSettings | None:
+    """Who may ask the authority. Raises ConfigError."""
+    if not options.authority:
+        for flag in _NEED_AUTHORITY:
+            if getattr(options, flag):
+                raise ConfigError(f"--{flag.replace('_', '-')}", "is nothing without --authority")
+        return None
+    if importlib.util.find_spec("cryptography") is None or importlib.util.find_spec("jwt") is None:
+        raise ConfigError("--authority", "needs packages: pip install 'meshproxy[authority]'")
+    if options.jwks and not options.jwt_issuer:
+        raise ConfigError("--jwks", "needs --jwt-issuer: whose tokens are meant")
+    if options.tls_from_authority and (options.tls_cert or options.tls_ca):
+        raise ConfigError("--tls-from-authority", "stands in the place of --tls-cert, --tls-key and --tls-ca")
+    if options.authority_listen and not options.tls_from_authority and not options.tls_cert:
+        raise ConfigError("--authority-listen", "needs --tls-from-authority, or --tls-cert and --tls-key")
+    for alias in options.trust_domain_alias:
+        if trust_domain_of(f"spiffe://{alias}") != alias:
+            raise ConfigError("--trust-domain-alias", f"{alias!r} is no trust domain")
+    from meshproxy.pilot.server.authority import ProofSettings
+
+    return ProofSettings(
+        jwks=options.jwks,
+        jwks_ca=options.jwks_ca,
+        issuer=options.jwt_issuer,
+        audiences=tuple(options.jwt_audience or ("istio-ca",)),
+        uid_table=options.uid_table,
+        aliases=tuple(options.trust_domain_alias),
+        listen=tuple(_address("--authority-listen", each) for each in options.authority_listen),
+        sockets=tuple(options.authority_socket),
+        names=tuple(name for each in options.tls_from_authority for name in each.split(",") if name),
     )
 
 
@@ -85,11 +141,9 @@ def _tls(options: argparse.Namespace) -> TlsFiles | None:
     return TlsFiles(options.tls_cert, options.tls_key, options.tls_ca) if options.tls_cert else None
 
 
-def _http_address(text: str) -> Address | None:
-    if not text:
-        return None
+def _address(flag: str, text: str) -> Address:
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not is_ip(host) or not port.isdigit() or int(port) > 65535:
-        raise ConfigError("--http", f"{text!r} is not an IP address and a port")
+        raise ConfigError(flag, f"{text!r} is not an IP address and a port")
     return Address(host, int(port))

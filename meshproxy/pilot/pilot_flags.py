@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+from meshproxy.pilot.authority.flags import add_authority_flags, add_serving_flags
 from meshproxy.pilot.flags import add_source_flags
 
 PILOT_EXAMPLES: Final = """\
@@ -12,6 +14,10 @@ examples:
   meshproxy pilot --rules rules/                             serve on 127.0.0.1:15010, pages on 127.0.0.1:15014
   meshproxy pilot --rules rules/ --listen 0.0.0.0:15012 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem
   meshproxy pilot --etcd 10.0.0.1:2379 --listen 0.0.0.0:15010 --listen unix:/run/pilot.sock
+  meshproxy pilot --rules rules/ --authority ca/ --authority-passphrase-file passphrase \\
+    --authority-listen 0.0.0.0:15012 --tls-from-authority pilot.mesh,10.0.0.1 \\
+    --jwks jwks.json --jwt-issuer https://kubernetes.default.svc
+                                                             … and give proxies and agents their certificates
   curl 127.0.0.1:15014/debug/clients                         who is served what
 
 A change of the rules is pushed when it has been quiet for --debounce-ms. What is wrong with a document, or what a
@@ -81,6 +87,59 @@ def add_pilot_flags(parser: argparse.ArgumentParser) -> None:
         help="connections are renewed at about this age, so that clients spread over pilots (default: never)",
     )
     add("-l", "--log-level", default="info", metavar="LEVEL", help="trace, debug, info, warning, error, off")
+    group = parser.add_argument_group("the authority (docs/security.md)")
+    add_authority_flags(group.add_argument)
+    add_serving_flags(group.add_argument)
+    _add_proof_flags(parser.add_argument_group("who gets certificates, and where").add_argument)
+
+
+def _add_proof_flags(add: Callable[..., Any]) -> None:
+    add(
+        "--authority-listen",
+        action="append",
+        default=[],
+        metavar="IP:PORT",
+        help="certificates, secrets (SDS) and xDS, by TLS, for callers with a token or a certificate of the mesh; may "
+        "be repeated. Without --listen there is no other port",
+    )
+    add(
+        "--authority-socket",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="the same on a Unix socket, where callers are known by their uid; may be repeated",
+    )
+    add(
+        "--tls-from-authority",
+        action="append",
+        default=[],
+        metavar="NAME,…",
+        help="the pilot's own certificate is one of the authority, with these names or addresses: in the place of "
+        "--tls-cert, --tls-key and --tls-ca",
+    )
+    add(
+        "--jwks",
+        default="",
+        metavar="FILE|URL",
+        help="the keys (RFC 7517) of tokens that prove who calls; https:// only",
+    )
+    add("--jwks-ca", default="", metavar="FILE", help="whom the server of the URL must be of (default: the system's)")
+    add("--jwt-issuer", default="", metavar="TEXT", help="whose tokens they are (iss)")
+    add(
+        "--jwt-audience",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="whom they must be for (aud); may be repeated (default istio-ca)",
+    )
+    add("--uid-table", default="", metavar="FILE", help="YAML, `uid: namespace/service account`, for Unix sockets")
+    add(
+        "--trust-domain-alias",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another trust domain whose identities are those of this one; may be repeated",
+    )
 
 
 def _count(text: str) -> int:

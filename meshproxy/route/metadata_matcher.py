@@ -6,7 +6,7 @@ from typing import Any
 
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
-from meshproxy.observe.stream_info import StreamInfo
+from meshproxy.observe.stream_info import StateObject, StreamInfo
 
 
 class ValueMatcher:
@@ -98,16 +98,22 @@ class MetadataMatcher:
 
 
 class FilterStateMatcher:
-    """One condition on the text of a filter state object."""
+    """One condition on the text of a filter state object, of the stream or of its connection."""
 
     def __init__(self, key: str, string: StringMatcher) -> None:
         self.key = key
         self.string = string
 
     def matches(self, info: StreamInfo) -> bool:
-        state = info.filter_state
-        value = None if state is None else state.get(self.key)
+        value = self._find(info.filter_state)
+        if value is None:
+            value = self._find(info.connection.filter_state)
+        if isinstance(value, StateObject):
+            value = value.text()
         return value is not None and self.string.match(value if isinstance(value, bytes) else str(value).encode())
+
+    def _find(self, state: dict[str, Any] | None) -> Any:
+        return None if state is None else state.get(self.key)
 
 
 def build_value_matcher(message: Any, path: str, errors: ConfigErrors) -> ValueMatcher | None:

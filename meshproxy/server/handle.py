@@ -110,6 +110,7 @@ class RemoteWorker(WorkerHandle):
                     *("--log-level", options.log_level, "--component-log-level", options.component_log_level),
                     *("--file-flush-interval-msec", str(options.file_flush_interval_msec)),
                     *("--drain-over-s", str(options.drain_over_s)),
+                    *(["--enable-core-dump"] if options.enable_core_dump else []),
                 ],
                 pass_fds=[theirs.fileno(), cells_fd],
                 stdin=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from meshproxy.server.bootstrap import read_bootstrap
 from meshproxy.server.heap import keep_freed_memory
 from meshproxy.server.options import Options
 from meshproxy.server.resources import ResourceBuilder
+from meshproxy.server.secrecy import keep_memory_private
 from meshproxy.server.supervisor import StartFailed, Supervisor, describe
 
 _BUILTIN: Final = meshproxy.filters.builtin  # imported, so that the filters are registered
@@ -69,6 +70,8 @@ async def _run(options: Options) -> int:
 
 
 def _serve(options: Options) -> int:
+    if not options.enable_core_dump:
+        keep_memory_private()
     LOG_FILES.flush_interval_s = options.file_flush_interval_msec / 1000.0
     keep_freed_memory()
     gc.freeze()  # what the imports made lives for ever: do not look at it again

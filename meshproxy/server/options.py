@@ -24,6 +24,7 @@ class Options:
     service_zone: str = ""
     allow_unknown_static_fields: bool = False
     reject_unknown_dynamic_fields: bool = False
+    enable_core_dump: bool = False
     xds_cache: str = ""  # a file that keeps what a control plane said
 
     @property

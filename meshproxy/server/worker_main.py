@@ -19,6 +19,7 @@ from meshproxy.observe.log import setup_logging
 from meshproxy.observe.log_file import LOG_FILES
 from meshproxy.server.control import ANSWER, CALL, INTEREST, PART, ControlSocket, Frame
 from meshproxy.server.heap import keep_freed_memory
+from meshproxy.server.secrecy import keep_memory_private
 from meshproxy.server.service import WAITING, WorkerService
 from meshproxy.server.subscriptions import Interest
 from meshproxy.server.worker import Worker
@@ -89,8 +90,11 @@ def main() -> int:
     parser.add_argument("--component-log-level", default="")
     parser.add_argument("--file-flush-interval-msec", type=int, default=1000)
     parser.add_argument("--drain-over-s", type=float, default=0.0)
+    parser.add_argument("--enable-core-dump", action="store_true")
     options = parser.parse_args()
     setup_logging(options.log_level, options.component_log_level)
+    if not options.enable_core_dump:
+        keep_memory_private()
     LOG_FILES.flush_interval_s = options.file_flush_interval_msec / 1000.0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor decides

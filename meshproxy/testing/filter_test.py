@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import json
 import sys
@@ -29,6 +30,8 @@ _TIMEOUT_S: Final = 30.0
 _PYTHON: Final = "type.googleapis.com/meshproxy.filters.http.python.v1"
 _EXTENSIONS: Final = "type.googleapis.com/envoy.extensions.filters"
 
+Secret = bytes | Mapping[str, bytes]  # what a generic secret holds
+
 
 class FilterTest:
     """Runs a filter (a class, or a file and the name of its class), configured with `config`, before an `upstream`;
@@ -36,8 +39,9 @@ class FilterTest:
 
     `clusters` are others that the filter calls: their upstreams are in `cluster`, by name. `route_config` is what the
     filter's `PythonPerRoute` says for paths under `/route/`. `options` are those of the `Python` message, such as
-    `{"fail_open": True, "hook_timeout": "0.1s"}`. A configuration that the class does not accept raises ConfigError
-    with its path, as the proxy would refuse it.
+    `{"fail_open": True, "hook_timeout": "0.1s"}`. `secrets` are those that the filter may ask for, each with what it
+    holds: bytes, or a mapping of several by their keys. A configuration that the class does not accept raises
+    ConfigError with its path, as the proxy would refuse it.
     """
 
     _stats_prefix: ClassVar[str] = "http.test.python.{name}."
@@ -52,6 +56,7 @@ class FilterTest:
         clusters: Iterable[str] = (),
         route_config: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        secrets: Mapping[str, Secret] | None = None,
     ) -> None:
         self.upstream = Upstream()
         self.cluster: dict[str, Upstream] = {name: Upstream() for name in clusters}
@@ -62,6 +67,7 @@ class FilterTest:
         self._config = dict(config or {})
         self._route_config = route_config
         self._options = dict(options or {})
+        self._secrets = dict(secrets or {})
         self._worker: Worker | None = None
         self._loop: MemoryLoop | None = None
         self._log = _Recorder()
@@ -168,7 +174,9 @@ class FilterTest:
         assert worker is not None
         self._config = self._config if config is None else dict(config)
         errors = ConfigErrors()
-        bootstrap = load_bootstrap(json.dumps(self._bootstrap(self._ports)), errors=errors)
+        described = self._bootstrap(self._ports)
+        described["static_resources"]["secrets"] = [_secret(name, held) for name, held in self._secrets.items()]
+        bootstrap = load_bootstrap(json.dumps(described), errors=errors)
         if bootstrap is not None and not errors:
             await worker.prepare(bootstrap, {}, errors)
         if errors:
@@ -179,6 +187,11 @@ class FilterTest:
             raise ConfigError(first.path, "\n".join([first.reason, *map(str, others)]))
         await worker.commit({})
         self._record(worker.listeners["main"])
+
+    async def rotate(self, name: str, secret: Secret) -> None:
+        """The secret changes, under the filter that runs."""
+        self._secrets[name] = secret
+        await self.reload()
 
     def _record(self, listener: ActiveListener) -> None:
         terminal: Any = listener.current_chains[0].config.terminal
@@ -193,7 +206,8 @@ class FilterTest:
         """The message that names the class; `kind` is the place of its type."""
         source = {"entry_point": self._name} if self._class else {"file": self._file, "class": self._class_name}
         python = f"type.googleapis.com/meshproxy.{kind}.python.v1.Python"
-        return {"@type": python, **source, "config": self._config, **self._options}
+        named = {"secrets": [{"name": name} for name in self._secrets]} if self._secrets else {}
+        return {"@type": python, **source, "config": self._config, **named, **self._options}
 
     def _manager(self, filters: list[dict[str, Any]]) -> dict[str, Any]:
         """A connection manager that sends everything to the cluster `upstream`."""
@@ -237,6 +251,17 @@ class _Recorder(AccessLog):
 
     def log(self, info: StreamInfo) -> None:
         self.last = info
+
+
+def _secret(name: str, held: Secret) -> dict[str, Any]:
+    """A Secret message."""
+    if isinstance(held, bytes):
+        return {"name": name, "generic_secret": {"secret": _inline(held)}}
+    return {"name": name, "generic_secret": {"secrets": {key: _inline(value) for key, value in held.items()}}}
+
+
+def _inline(data: bytes) -> dict[str, str]:
+    return {"inline_bytes": base64.b64encode(data).decode()}
 
 
 def _address(port: int) -> dict[str, Any]:

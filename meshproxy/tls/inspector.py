@@ -109,7 +109,7 @@ def _why_no_record(header: bytes, data: bytes) -> str:
 
 
 def _name_protocol(data: bytes) -> str:
-    """"" while it may yet become one of those that have a name."""
+    """ "" while it may yet become one of those that have a name."""
     for start, name in _OTHER_PROTOCOLS:
         if data.startswith(start):
             return name

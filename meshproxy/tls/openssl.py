@@ -354,9 +354,7 @@ def verify_chain(store_context: int, *, ignore_times: bool) -> tuple[int, int]:
     return error or X509_V_ERR_CERT_REJECTED, int(_lib.X509_STORE_CTX_get_error_depth(store_context))
 
 
-def verify_chain_of(
-    store_context: int, trusted: ssl.SSLContext, flags: int, *, ignore_times: bool
-) -> tuple[int, int]:
+def verify_chain_of(store_context: int, trusted: ssl.SSLContext, flags: int, *, ignore_times: bool) -> tuple[int, int]:
     """As `verify_chain`, but by those whom `trusted` trusts, and with more flags (`ssl.VerifyFlags`)."""
     inner = _lib.X509_STORE_CTX_new()
     if not inner:

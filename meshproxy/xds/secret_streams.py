@@ -105,6 +105,7 @@ class StateOfTheWorldSecrets(SecretStream):
         if names - self.names:
             self._asked_again = True
         self.names = names
+        self._held = {name: version for name, version in self._held.items() if name in names}
 
     def next(self, find: Find) -> bytes | None:
         if self._in_flight:

@@ -33,7 +33,7 @@ from meshproxy.tls.facts import TlsFacts
 from meshproxy.tls.not_ready import NotReadySocket
 from meshproxy.tls.options import TlsOptions
 from tests.support.subscriptions import FakeSubscriptions
-from tests.tls.certificates import Issued, dns, issue, uri, world
+from tests.tls.certificates import Issued, dns, issue, key_usage, revocation_list, uri, world
 from tests.tls.harness import client as ours_client
 
 Yaml = dict[str, Any]
@@ -360,6 +360,17 @@ def test_sessions_survive_a_new_certificate_but_not_a_new_authority(w: World) ->
 
 # -- what is refused
 
+BAD_CRL = b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
+OLD_CA, EARLY_CA = issue("old", ca=True, days=(-10, -1)), issue("early", ca=True, days=(2, 4))
+
+
+def members(domains: dict[str, bytes]) -> Yaml:
+    """A validation context for members of these trust domains."""
+    config = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig"}
+    bundles = [{"name": name, "trust_bundle": inline(pem)} for name, pem in domains.items()]
+    validator = {"name": "spiffe", "typed_config": config | {"trust_domains": bundles}}
+    return {"custom_validator_config": validator}
+
 
 SAN = {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": "spiffe://mesh/client"}}]}
 MALFORMED = certificate(world().server) | {"certificate_chain": inline(b"-----BEGIN CERTIFICATE-----\nAAAA")}
@@ -374,6 +385,9 @@ BAD = [
      "tls_certificate.private_key.inline_bytes", "longer than"),
     (secret("s", tls_certificate=certificate(world().server) | {"private_key": {"filename": "/no/such"}}),
      "tls_certificate.private_key.filename", "No such file"),
+    (certificate_secret("s", world().expired), "tls_certificate.certificate_chain", "has expired, on "),
+    (certificate_secret("s", issue("early", world().ca, days=(2, 4))), "tls_certificate.certificate_chain",
+     "is not valid before "),
     (authority_secret("s", world().ca), "validation_context", "a tls_certificate is what is asked for"),
     (secret("s"), "tls_certificate", "a tls_certificate is what is asked for"),
 ]  # fmt: skip
@@ -398,6 +412,14 @@ def test_a_bad_certificate_is_refused_and_the_old_one_stays(w: World, message: A
         ({"trusted_ca": inline(world().ca.pem), "verify_certificate_hash": ["z" * 64]},
          "validation_context.verify_certificate_hash[0]", "Invalid hex-encoded"),
         (SAN, "validation_context", "without trusted CA is insecure"),
+        ({"trusted_ca": inline(OLD_CA.pem)}, "validation_context.trusted_ca", "all authorities have expired"),
+        ({"trusted_ca": inline(EARLY_CA.pem)}, "validation_context.trusted_ca", "is not valid before "),
+        ({"trusted_ca": inline(EARLY_CA.pem + OLD_CA.pem)}, "validation_context.trusted_ca", "is not valid before "),
+        (members({"a.test": OLD_CA.pem}),
+         "validation_context.custom_validator_config.typed_config.trust_domains[0].trust_bundle",
+         "all authorities have expired (of a.test)"),
+        (members({"a.test": world().ca.pem}) | {"crl": inline(BAD_CRL)},
+         "validation_context.crl", "Failed to load CRL"),
     ],
 )  # fmt: skip
 def test_a_bad_authority_is_refused_and_the_old_one_stays(w: World, held: Yaml, path: str, reason: str) -> None:
@@ -408,6 +430,151 @@ def test_a_bad_authority_is_refused_and_the_old_one_stays(w: World, held: Yaml, 
     assert (found, reason in why) == (path, True)
     assert talk(serving(), factory)[1].established
     assert not talk(serving(issue("other", world().other_ca)), factory)[1].established
+
+
+@pytest.mark.parametrize("message", [certificate_secret("s", world().expired), certificate_secret("s", OLD_CA)])
+def test_an_expired_certificate_is_not_taken_where_there_is_none(w: World, message: Any) -> None:
+    factory = w.downstream(tls_certificate_sds_secret_configs=[ads("s")])
+    told = warm(w.contexts[0])
+    assert "has expired" in w.deliver(message)[0][1]
+    assert told == ["ready"]
+    assert isinstance(factory.new(), NotReadySocket)
+
+
+def test_a_certificate_that_is_just_made_may_be_ahead_of_our_clock(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate_of_now = issue("now", world().ca, names=dns("a.test"), days=(0, 1))
+    made = certificate_of_now.certificate.not_valid_before_utc.timestamp()
+    factory = w.downstream(tls_certificate_sds_secret_configs=[ads("s")])
+    warm(w.contexts[0])
+    monkeypatch.setattr("time.time", lambda: made - 61.0)
+    assert "is not valid before" in w.deliver(certificate_secret("s", certificate_of_now))[0][1]
+    monkeypatch.setattr("time.time", lambda: made - 59.0)
+    assert w.deliver(certificate_secret("s", certificate_of_now)) == []
+    assert shown(factory) == "CN=now"
+
+
+def test_of_a_bundle_those_are_left_out_that_have_expired(w: World, caplog: pytest.LogCaptureFixture) -> None:
+    """An authority of the same name and key as one that is valid would be found in its place."""
+    factory = w.upstream(validation_context_sds_secret_config=ads("ca"))
+    warm(w.contexts[0])
+    bundle = OLD_CA.pem + b"# a comment\n" + world().ca.pem + OLD_CA.pem + EARLY_CA.pem
+    assert w.deliver(secret("ca", validation_context={"trusted_ca": inline(bundle)})) == []
+    assert talk(serving(), factory)[1].established
+    assert [info.certificate.common_name for info in factory.ca_certificates] == ["ca", "early"]
+    assert caplog.text.count("is left out: it has expired (CN=old") == 2
+
+
+def test_what_was_revoked_among_the_authorities_counts(w: World) -> None:
+    """As Envoy: a revocation list may stand in `trusted_ca`, and survives that an authority there has expired."""
+    factory = w.upstream(validation_context_sds_secret_config=ads("ca"))
+    warm(w.contexts[0])
+    for bundle in (OLD_CA.pem + world().ca.pem, world().ca.pem):
+        revoking = bundle + revocation_list(world().ca, world().server)
+        assert w.deliver(secret("ca", validation_context={"trusted_ca": inline(revoking)})) == []
+        _, client = talk(serving(), factory)
+        assert "revoked" in client.failure
+        assert talk(serving(issue("good", world().ca)), factory)[1].established
+
+
+def test_expired_authorities_are_taken_where_times_do_not_count(w: World) -> None:
+    factory = w.upstream(validation_context_sds_secret_config=ads("ca"))
+    warm(w.contexts[0])
+    assert w.deliver(authority_secret("ca", OLD_CA, allow_expired_certificate=True)) == []
+    assert talk(serving(issue("of old", OLD_CA)), factory)[1].established
+
+
+# -- trust domains
+
+
+SIGNS = key_usage(signs=True)
+OF_A = issue("of a", world().ca, names=uri("spiffe://a.test/x"), key_usage=SIGNS)
+OF_B = issue("of b", world().other_ca, names=uri("spiffe://b.test/x"), key_usage=SIGNS)
+CROSSED = issue("crossed", world().ca, names=uri("spiffe://b.test/x"), key_usage=SIGNS)
+FEDERATED = members({"a.test": world().ca.pem, "b.test": world().other_ca.pem})
+
+
+def taken(w: World, factory: TransportSocketFactory) -> list[str]:
+    """Whom a server lets in."""
+    known = {"a": OF_A, "b": OF_B, "crossed": CROSSED}
+    return [name for name, issued in known.items() if talk(factory, asking(certificate=issued))[0].established]
+
+
+def trusting(w: World, default: Yaml | None = None) -> SecretTlsSocketFactory:
+    validation: Yaml = {"validation_context_sds_secret_config": ads("ca")}
+    if default is not None:
+        validation = {"combined_validation_context": {"default_validation_context": default} | validation}
+    factory = w.downstream(tls_certificate_sds_secret_configs=[ads("server")], **validation)
+    warm(w.contexts[0])
+    w.deliver(certificate_secret("server", world().server))
+    return factory
+
+
+def test_members_are_judged_by_the_authorities_of_their_domain(w: World) -> None:
+    factory = trusting(w)
+    w.deliver(authority_secret("ca", world().ca))
+    assert taken(w, factory) == ["a", "crossed"]
+    assert w.deliver(secret("ca", validation_context=FEDERATED)) == []
+    assert taken(w, factory) == ["a", "b"]
+    assert not talk(factory, asking())[0].established  # a certificate is demanded
+    assert [info.trust_domain for info in factory.ca_certificates] == ["a.test", "b.test"]
+
+
+@pytest.mark.parametrize(
+    ("default", "held", "expected"),
+    [
+        (FEDERATED, {"trusted_ca": inline(world().ca.pem)}, ["a", "b"]),  # which trust bundles leave unheard
+        ({"trusted_ca": inline(world().ca.pem)}, FEDERATED, ["a", "b"]),
+        (FEDERATED, members({"a.test": world().ca.pem}), ["a"]),  # the secret's goes before it
+        (FEDERATED, {"crl": inline(revocation_list(world().ca, OF_A))}, ["b"]),
+        ({"crl": inline(revocation_list(world().ca, OF_A))}, FEDERATED, ["b"]),
+        (FEDERATED, {"crl": inline(revocation_list(world().ca, CROSSED))}, ["a", "b"]),
+        (SAN, FEDERATED, []),
+    ],
+)
+def test_trust_bundles_are_merged(w: World, default: Yaml, held: Yaml, expected: list[str]) -> None:
+    factory = trusting(w, default)
+    assert w.deliver(secret("ca", validation_context=held)) == []
+    assert taken(w, factory) == expected
+
+
+def test_the_list_of_an_intermediate_authority_is_about_whom_it_signed(w: World) -> None:
+    """Its own is not needed for others, though the issuer stands in no bundle."""
+    middle = issue("middle", world().ca, ca=True)
+    below = issue("below", middle, names=uri("spiffe://a.test/y"), key_usage=SIGNS)
+    both = Issued(below.certificate, below.key)
+    presented = certificate(both) | {"certificate_chain": inline(below.pem + middle.pem)}
+    client = build(w, presented)
+    factory = trusting(w)
+    assert w.deliver(secret("ca", validation_context=FEDERATED | {"crl": inline(revocation_list(middle))})) == []
+    assert talk(factory, client)[0].established
+    revoking = FEDERATED | {"crl": inline(revocation_list(middle, below))}
+    assert w.deliver(secret("ca", validation_context=revoking)) == []
+    assert "revoked" in talk(factory, client)[0].failure
+    assert taken(w, factory) == ["a", "b"]
+
+
+def build(w: World, presented: Yaml) -> TransportSocketFactory:
+    """A client that presents it."""
+    given = {"common_tls_context": {"tls_certificates": [presented]}}
+    message = json_format.ParseDict(given, tls_pb2.UpstreamTlsContext())
+    factory = build_upstream_tls(message, "tls", World().context(), "cluster.c.")
+    assert factory is not None
+    return factory
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        ({"verify_certificate_hash": ["ab" * 32]}, "verify_certificate_hash"),
+        ({"trust_chain_verification": "ACCEPT_UNTRUSTED"}, "trust_chain_verification"),
+        ({"match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "a"}}]}, "only URI"),
+    ],
+)
+def test_what_trust_bundles_would_leave_unheard_is_refused(w: World, held: Yaml, reason: str) -> None:
+    factory = trusting(w, FEDERATED)
+    ((path, why),) = w.deliver(secret("ca", validation_context=held))
+    assert (path, reason in why) == ("validation_context", True)
+    assert isinstance(factory.new(), NotReadySocket)
 
 
 def test_an_authority_is_demanded_where_names_are_to_be_checked(w: World) -> None:
@@ -851,8 +1018,8 @@ def test_names_without_an_authority_in_secrets_of_the_bootstrap(w: World) -> Non
     [
         ({"tls_certificate": {"private_key_provider": {"provider_name": "cryptomb"}}},
          "s.tls_certificate.private_key_provider", "private key providers"),
-        ({"validation_context": {"custom_validator_config": {"name": "spiffe"}}},
-         "s.validation_context.custom_validator_config", "extensions of TLS"),
+        ({"validation_context": {"require_signed_certificate_timestamp": True}},
+         "s.validation_context.require_signed_certificate_timestamp", "is not supported"),
     ],
 )  # fmt: skip
 def test_what_a_secret_may_not_hold(held: Yaml, path: str, reason: str) -> None:

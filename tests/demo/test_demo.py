@@ -15,7 +15,7 @@ from meshproxy.demo.rules import read_canary, with_canary_share
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = [sys.executable, "-m", "meshproxy", "demo", "--seconds", "1"]
-PROCESSES = 10  # the pilot, and five sidecars with four instances behind them
+PROCESSES = 15  # the pilot, and five sidecars, each with its agent, and four instances behind them
 
 
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -96,6 +96,12 @@ def assert_all_is_shown(output: str) -> None:
     summary = output.split("Summary")[1]
     assert "✘" not in summary, output
     assert re.search(r"✔ 0 of [\d,]+ requests failed", summary)
+    encrypted = re.search(r"✔ (\d+) of (\d+) connections between sidecars were mutual TLS", summary)
+    assert encrypted is not None
+    assert encrypted[1] == encrypted[2]
+    assert re.search(r"✔ ([5-9]|\d\d+) certificates gave way to newer ones, in 5 sidecars", summary)
+    assert "✔ the authority's root was replaced" in summary
+    assert "in the clear, past the users' sidecar: refused by all" in summary
     assert len(processes_in(output)) == PROCESSES + 2  # of the epilogue
     epilogue = output.split("Epilogue")[1].split("Summary")[0]
     spans = re.findall(r"^ +(\w+): (.+?) +\d+\.\d\d ms +━+$", epilogue, re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,9 +12,11 @@ from meshproxy.cli import main
 from meshproxy.demo.rules import (
     PLACES,
     ExampleError,
+    Sidecar,
+    bootstrap,
     read_canary,
+    read_security,
     read_services,
-    sidecar,
     with_canary_share,
     with_ports,
 )
@@ -25,10 +28,12 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mesh"
 def test_the_demonstration_shows_the_example_that_people_read() -> None:
     assert read_canary("") == (EXAMPLE / "canary.yaml").read_text()
     assert read_services() == (EXAMPLE / "services.yaml").read_text()
+    assert read_security() == (EXAMPLE / "security.yaml").read_text()
 
 
 def test_the_documents_are_fine_and_go_together(capsys: pytest.CaptureFixture[str]) -> None:
-    files = [argument for name in ("services", "canary") for argument in ("-f", str(EXAMPLE / f"{name}.yaml"))]
+    names = ("services", "security", "canary")
+    files = [argument for name in names for argument in ("-f", str(EXAMPLE / f"{name}.yaml"))]
     assert main(["rules", "validate", *files]) == 0
     assert capsys.readouterr().err == ""
 
@@ -57,20 +62,36 @@ def test_the_places_are_those_of_the_example() -> None:
                 dict(document.spec.labels),
             )
     assert found == {
-        place.name: (place.address, place.port, {"app": "shop", "version": place.version}) for place in PLACES
+        place.name: (
+            place.address,
+            place.port,
+            {"app": "shop", "version": place.version},
+        )
+        for place in PLACES
     }
 
 
 def test_a_sidecar_says_who_it_is() -> None:
-    config = yaml.safe_load(sidecar("v1-a", "127.0.0.11", "10.0.0.1:15", labels={"a": "b"}, applications={8111: 9}))
+    sidecar = Sidecar("v1-a", "127.0.0.11", "shop", {"a": "b"}, "/run/pilot.sock", "/run/agent.sock", {8111: 9})
+    config = yaml.safe_load(bootstrap(sidecar))
     assert config["node"]["id"] == "sidecar~127.0.0.11~v1-a.demo~demo.svc.cluster.local"
     assert config["node"]["metadata"] == {
         "INTERCEPTION_MODE": "NONE",
+        "SERVICE_ACCOUNT": "shop",
         "LABELS": {"a": "b"},
         "meshproxy.io/ports": {"80": 0},
         "meshproxy.io/applications": {"8111": "127.0.0.1:9"},
+        "meshproxy.io/sds-cluster": "agent",
     }
-    assert "10.0.0.1" in str(config["static_resources"]["clusters"])
+    assert {each["name"]: path_of(each) for each in config["static_resources"]["clusters"]} == {
+        "pilot": "/run/pilot.sock",
+        "agent": "/run/agent.sock",
+    }
+
+
+def path_of(cluster: dict[str, Any]) -> str:
+    endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    return str(endpoint["address"]["pipe"]["path"])
 
 
 def test_a_file_that_does_not_fit_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -173,6 +173,8 @@ ROUTES = [
         listener="rbac",
     ),
 ]
+ROUTES += [Case(f"two_filters_{name}", get(f"/{name}"), route=ROUTE, listener="twice") for name in ("p", "q", "other")]
+ROUTES.append(Case("two_filters_on_route", get("/q"), route=on_route(rules=rules("LOG", p=policy())), listener="twice"))
 HEADERS = [
     decided("header_exact", header("x-a", **text(exact="1")), ("x-a", "1")),
     decided("header_exact_other", header("x-a", **text(exact="1")), ("x-a", "2")),
@@ -367,6 +369,10 @@ TOPIC = Topic(
         "rbac": filters(rbac()) + TOLD,
         "prefixed": filters(rbac(rules_stat_prefix="enforced.", shadow_rules_stat_prefix="dry_run_")) + TOLD,
         "denies": filters(rbac(rules=rules())) + TOLD,
+        "twice": filters(
+            rbac(rules=rules("DENY", q=policy(path(exact="/q")))), rbac(rules=rules(p=policy(path(prefix="/p"))))
+        )
+        + TOLD,
         "normalizes": filters(rbac()) + TOLD + NORMALIZES,
         "forwarded": filters(rbac()) + TOLD + "\nuse_remote_address: false\nxff_num_trusted_hops: 0",
         "metadata": filters(SET_METADATA, rbac()) + TOLD,

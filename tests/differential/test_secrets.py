@@ -281,7 +281,7 @@ def dumped_secrets(side: TlsSide) -> list[Any]:
 
 # -- what differs on purpose
 
-DIFFERENCES = {"sessions-after-renewal"}
+DIFFERENCES = {"sessions-after-renewal", "expired-secret"}
 
 
 def resumption(side: TlsSide, session: ssl.SSLSession | None, context: ssl.SSLContext) -> tuple[bool, ssl.SSLSession]:
@@ -314,3 +314,31 @@ def test_sessions_survive_the_renewal_of_a_certificate() -> None:
                 resumption(side, held, context)[0] for side, (_, held) in zip((envoy, subject), again, strict=True)
             ]
             assert later == [False, not SUBJECT_IS_ENVOY]
+
+
+@pytest.mark.parametrize("days", [(-10, -1), (2, 4)], ids=["expired", "early"])
+def test_what_is_not_valid_now_is_not_taken(days: tuple[int, int]) -> None:
+    """The row `expired-secret` of docs/envoy-differences.md: of a certificate, and of authorities."""
+    start_subject = start_envoy if SUBJECT_IS_ENVOY else start_meshproxy
+    untimely = issue("untimely", world().ca, names=dns("a.test"), days=days)
+    untimely_ca = issue("ca", ca=True, days=days, key=world().ca.key, subject=world().ca.certificate.subject)
+    with Files() as files:
+        fill(files)
+        mutual = server(
+            files.secret("server"), fields=REQUIRED, validation_context_sds_secret_config=files.secret("ca")
+        )
+        made = World({"mutual": TlsListener({"mutual": TlsChain(mutual)})})
+        with TlsSide(made, start_envoy) as envoy, TlsSide(made, start_subject) as subject:
+            sides = Sides(files, envoy, subject)
+            before = sides.compare("mutual")
+            files.certificate("server", untimely)
+            files.put("ca", validation_context={"trusted_ca": inline(untimely_ca.pem)})
+            met = []
+            for side in (envoy, subject):
+                counter = "update_rejected" if side is subject and not SUBJECT_IS_ENVOY else "update_success"
+                for name in ("server", "ca"):
+                    counted = f"sds.{name}.{counter}"
+                    wait_for(lambda: side.proxy.stats(counted)[counted] == 1 + (counter == "update_success"), counted)  # noqa: B023
+                met.append(flat(side.run("mutual", CLIENT)))
+            assert met[0]["handshake"] != before["handshake"]
+            assert SUBJECT_IS_ENVOY or met[1] == before

@@ -3,14 +3,18 @@ configuration: who is taken for a member of which trust domain, on either side."
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 
 from tests.differential.pair import SUBJECT_IS_ENVOY
+from tests.differential.test_secrets import Files, Sides, flat, server
 from tests.differential.tls import (
     TLS,
     Client,
@@ -25,7 +29,7 @@ from tests.differential.tls import (
     server_tls,
 )
 from tests.differential.topic import Yaml
-from tests.support.proxy import start_envoy, start_meshproxy
+from tests.support.proxy import envoy_binary, start_envoy, start_meshproxy
 from tests.tls.certificates import Issued, issue, key_usage, revocation_list, uri, world
 
 CA_A, CA_B = issue("a", ca=True), issue("b", ca=True)
@@ -139,7 +143,6 @@ SERVED = ("of_a", "of_b", "crossed", "two", "authority", "expired", "below_with"
 
 # Who meets something else: the rows of docs/envoy-differences.md.
 DIFFERENT = {"two": "spiffe-two-uris"}
-DIFFERENCES = set(DIFFERENT.values())
 UNKNOWN = "<SSLV3_ALERT_CERTIFICATE_UNKNOWN>"
 
 
@@ -159,15 +162,6 @@ def sides() -> Iterator[tuple[TlsSide, TlsSide]]:
     start_subject = start_envoy if SUBJECT_IS_ENVOY else start_meshproxy
     with TlsSide(made(), start_envoy) as envoy, TlsSide(made(), start_subject) as subject:
         yield envoy, subject
-
-
-def flat(found: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """`connection.flags` …, but for what is different in every failed handshake (test_tls.py has it)."""
-    parts: dict[str, str] = {}
-    for name, value in found.items():
-        if name not in ("kind", "listener", "version", "local", "subject", "uri"):
-            parts |= flat(value, f"{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return parts
 
 
 ROWS = [(listener, who) for listener, asked in ASKED.items() for who in asked]
@@ -192,6 +186,120 @@ def test_servers_as_envoy(sides: tuple[TlsSide, TlsSide], who: str) -> None:
 
 
 def test_stats_as_envoy(sides: tuple[TlsSide, TlsSide]) -> None:
-    """When the first certificate expires, those of all trust bundles counted, and which are told of."""
-    pattern = "days_until|ssl.certificate"
+    """When certificates expire, each of a trust bundle under a number."""
+    pattern = r"days_until|^(listener\.(both|map|several)|cluster\.two)\.ssl\.certificate"
     assert sides[1].proxy.stats(pattern) == sides[0].proxy.stats(pattern)
+
+
+def test_a_secret_brings_trust_domains() -> None:
+    """By SDS: the next connections are judged by the domains that it names, and `/certs` and expiry tell of them."""
+    start_subject = start_envoy if SUBJECT_IS_ENVOY else start_meshproxy
+    with Files() as files:
+        files.certificate("server", world().server)
+        files.put("roots", **json.loads(CONTEXTS["only_a"]))
+        trusting = server(files.secret("server"), validation_context_sds_secret_config=files.secret("roots"))
+        one = World({"one": TlsListener({"one": TlsChain(trusting)})})
+        with TlsSide(one, start_envoy) as envoy, TlsSide(one, start_subject) as subject:
+            sides = Sides(files, envoy, subject)
+
+            def answers() -> list[str]:
+                clients = [Client(certificate=MEMBERS[who]) for who in ("of_a", "of_b", "crossed")]
+                met = [[flat(side.run("one", client))["answer"] for client in clients] for side in (envoy, subject)]
+                assert met[0] == met[1]
+                return met[1]
+
+            assert answers() == ["200 one", UNKNOWN, UNKNOWN]
+            files.put("roots", **json.loads(CONTEXTS["both"]))
+            sides.settle("roots", "update_success", 2)
+            assert answers() == ["200 one", "200 one", UNKNOWN]
+            files.put("roots", **json.loads(spiffe({"a.test": b"no certificate"})))
+            sides.settle("roots", "update_rejected", 1)
+            assert answers() == ["200 one", "200 one", UNKNOWN]
+            assert subject.proxy.stats("ssl.certificate") == envoy.proxy.stats("ssl.certificate")
+            assert serials(subject) == serials(envoy)
+
+
+def serials(side: TlsSide) -> list[str]:
+    """Of those who are trusted, in their order. (Envoy calls all of them by the last domain.)"""
+    (context,) = json.loads(side.proxy.admin("/certs")[1])["certificates"]
+    return [each["serial_number"] for each in context["ca_cert"]]
+
+
+# -- what is taken
+
+
+def with_keys(*keys: Yaml) -> str:
+    return spiffe(bundles=json.dumps({"trust_domains": {"a.test": {"keys": list(keys)}}}))
+
+
+def domains(*names: str) -> str:
+    """The same authority for each of these, which may be one twice."""
+    made = json.loads(spiffe({}))
+    config = made["validation_context"]["custom_validator_config"]["typed_config"]
+    config["trust_domains"] = [{"name": name, "trust_bundle": inline(CA_A.pem)} for name in names]
+    return json.dumps(made)
+
+
+KEY: Yaml = {"kty": "EC", "use": "x509-svid", "x5c": [base64.b64encode(CA_A.der).decode()]}
+TAKEN = {
+    "domains": CONTEXTS["both"],
+    "map_before_domains": spiffe({"a.test": b"no certificate"}, bundle_map(a_test=[CA_A])),
+}
+REFUSED = {
+    "one_domain_twice": (domains("a.test", "a.test"), "trust_domains[1].name"),
+    "no_certificate": (spiffe({"a.test": b"none"}), "trust_domains[0].trust_bundle"),
+    "no_json": (spiffe(bundles="none"), "trust_bundles"),
+    "no_domains": (spiffe(bundles="{}"), "trust_bundles"),
+    "no_keys": (spiffe(bundles='{"trust_domains": {"a.test": {}}}'), "trust_bundles"),
+    "key_without_certificate": (with_keys({"kty": "EC", "use": "x509-svid"}), "trust_bundles"),
+    "certificate_that_is_none": (with_keys(KEY | {"x5c": ["AAAA"]}), "trust_bundles"),
+    "certificate_no_base64": (with_keys(KEY | {"x5c": ["*"]}), "trust_bundles"),
+}
+# What Envoy takes and does not look at: the row `spiffe-unheard`.
+UNHEARD = {
+    "hash": spiffe(BOTH, verify_certificate_hash=["ab" * 32]),
+    "spki": spiffe(BOTH, verify_certificate_spki=[base64.b64encode(bytes(32)).decode()]),
+    "untrusted": spiffe(BOTH, trust_chain_verification="ACCEPT_UNTRUSTED"),
+    "other_name": spiffe(BOTH, **san("DNS", exact="a.test")),
+    "nobody": spiffe({}),
+}
+DIFFERENCES = {*DIFFERENT.values(), "spiffe-unheard", "spiffe-token-keys"}
+
+
+def verdicts(common: str, directory: Path) -> tuple[bool, bool, str]:
+    """Whether Envoy takes it, whether we do, and what we say of it."""
+    config = directory / "config.yaml"
+    config.write_text(World({"one": TlsListener({"one": TlsChain(server_tls(common=common))})}).bootstrap({}, config))
+    envoy = [envoy_binary(), "--mode", "validate", "--log-level", "error", "--use-dynamic-base-id"]
+    ours = envoy if SUBJECT_IS_ENVOY else [sys.executable, "-m", "meshproxy", "validate"]
+    results = [
+        subprocess.run([*argv, "-c", str(config)], capture_output=True, text=True, timeout=60, check=False)
+        for argv in (envoy, ours)
+    ]
+    return results[0].returncode == 0, results[1].returncode == 0, results[1].stdout + results[1].stderr
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_taken(name: str, tmp_path: Path) -> None:
+    assert verdicts(TAKEN[name], tmp_path)[:2] == (True, True)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, tmp_path: Path) -> None:
+    common, field = REFUSED[name]
+    theirs, ours, told = verdicts(common, tmp_path)
+    assert (theirs, ours) == (False, False)
+    assert SUBJECT_IS_ENVOY or f"custom_validator_config.typed_config.{field}" in told
+
+
+@pytest.mark.parametrize("name", UNHEARD)
+def test_unheard(name: str, tmp_path: Path) -> None:
+    theirs, ours, told = verdicts(UNHEARD[name], tmp_path)
+    assert (theirs, ours) == (True, SUBJECT_IS_ENVOY)
+    assert SUBJECT_IS_ENVOY or "validation_context.custom_validator_config" in told
+
+
+def test_keys_of_tokens(tmp_path: Path) -> None:
+    """The row `spiffe-token-keys` of docs/envoy-differences.md."""
+    theirs, ours, _ = verdicts(with_keys({"kty": "EC", "use": "jwt-svid"}, KEY), tmp_path)
+    assert (theirs, ours) == (False, not SUBJECT_IS_ENVOY)

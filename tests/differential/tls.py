@@ -34,6 +34,8 @@ CONNECTION_LOG = {
     "flags": "%RESPONSE_FLAGS%",
     "termination": "%CONNECTION_TERMINATION_DETAILS%",
     "details": "%RESPONSE_CODE_DETAILS%",
+    "rbac": "%DYNAMIC_METADATA(envoy.filters.network.rbac)%",
+    "log_hint": "%DYNAMIC_METADATA(envoy.common:access_log_hint)%",
 }
 REQUEST_LOG = {
     "flags": "%RESPONSE_FLAGS%",
@@ -45,6 +47,7 @@ REQUEST_LOG = {
     "upstream_version": "%UPSTREAM_TLS_VERSION%",
     "upstream_subject": "%UPSTREAM_PEER_SUBJECT%",
     "upstream_local": "%UPSTREAM_LOCAL_URI_SAN%",
+    "rbac": "%DYNAMIC_METADATA(envoy.filters.http.rbac)%",
 }
 
 

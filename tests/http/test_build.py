@@ -84,3 +84,20 @@ def test_an_error_in_http2_protocol_options_has_its_path() -> None:
     config, errors = build(http2_protocol_options={"custom_settings_parameters": parameters})
     assert config is None
     assert errors == ["m.http2_protocol_options.custom_settings_parameters[0].value"]
+
+
+GRPC_STATS = {"@type": "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"}
+FAULT = {"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault"}
+
+
+def test_filters_of_one_kind_may_share_a_name() -> None:
+    config, errors = build(http_filters=[{"name": "a", "typed_config": FAULT}, {"name": "a", "typed_config": FAULT}])
+    assert (config is not None, errors) == (True, [])
+
+
+@pytest.mark.parametrize(
+    "second", [{"typed_config": GRPC_STATS}, {"typed_config": FAULT, "disabled": True}], ids=["another", "disabled"]
+)
+def test_filters_of_which_routes_would_say_different_things_may_not(second: dict[str, Any]) -> None:
+    _, errors = build(http_filters=[{"name": "a", "typed_config": FAULT}, {"name": "a", **second}])
+    assert errors == ["m.http_filters[1].name"]

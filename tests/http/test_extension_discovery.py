@@ -8,15 +8,18 @@ import pytest
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf import json_format
 
-from meshproxy.config.subscription import EXTENSION_TYPE
+from meshproxy.config.subscription import EXTENSION_TYPE, SECRET_TYPE
 from meshproxy.http.build import build_connection_manager
 from tests.http.discovery import ADS, PREFIX, Discovered, extension
 from tests.http.harness import get
 
 MUTATION = "header_mutation.v3.HeaderMutation"
 BUFFER = "buffer.v3.Buffer"
+INJECTOR = "credential_injector.v3.CredentialInjector"
+GENERIC = "type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic"
 ANSWER = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
 ROUTES = {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [ANSWER]}]}
 STATS = "extension_config_discovery.http_filter.mark."
@@ -44,6 +47,18 @@ def proxy() -> Discovered:
 def marks(answer: bytes) -> list[bytes]:
     lines = answer.partition(b"\r\n\r\n")[0].split(b"\r\n")
     return [line.partition(b": ")[2] for line in lines if line.startswith(b"x-mark")]
+
+
+def injecting(name: str) -> Any:
+    """A filter that needs a secret."""
+    credential = {"name": name, "sds_config": ADS}
+    typed = {"@type": GENERIC, "credential": credential}
+    return extension("mark", INJECTOR, credential={"name": "generic", "typed_config": typed})
+
+
+def generic_secret(name: str) -> Any:
+    held = {"name": name, "generic_secret": {"secret": {"inline_string": "abc"}}}
+    return json_format.ParseDict(held, Secret())
 
 
 def build(proxy: Discovered, *filters: dict[str, Any]) -> Any:
@@ -134,6 +149,23 @@ def test_a_configuration_that_is_refused(proxy: Discovered, kind: str, config: d
     assert warm == ["warm"]
     assert proxy.ask(built)[0] == 500
     assert (proxy.stat(STATS + "config_reload"), proxy.stat(STATS + "config_fail")) == (0, 1)
+
+
+def test_a_filter_that_waits_itself(proxy: Discovered) -> None:
+    """For a secret: the filter before it is in force, and the listener warms, until it is there, or not going to be."""
+    built, context = build(proxy, discovery(type_urls=[PREFIX + MUTATION, PREFIX + INJECTOR]))
+    warm = proxy.start(context)
+    proxy.subscriptions.deliver(EXTENSION_TYPE, "mark", injecting("first"))
+    assert (warm, proxy.ask(built)[0]) == ([], 500)
+    proxy.subscriptions.miss(SECRET_TYPE, "first")
+    assert (warm, proxy.ask(built)[0]) == (["warm"], 401)
+    proxy.subscriptions.deliver(EXTENSION_TYPE, "mark", injecting("second"))
+    proxy.subscriptions.deliver(EXTENSION_TYPE, "mark", injecting("third"))
+    assert (proxy.subscriptions.names(SECRET_TYPE), proxy.ask(built)[0]) == (["first", "third"], 401)
+    proxy.subscriptions.deliver(SECRET_TYPE, "third", generic_secret("third"))
+    assert (proxy.subscriptions.names(SECRET_TYPE), proxy.ask(built)[0]) == (["third"], 200)
+    context.close()
+    assert proxy.subscriptions.watches == []
 
 
 def test_a_refused_configuration_leaves_the_one_in_force(proxy: Discovered) -> None:

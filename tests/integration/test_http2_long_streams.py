@@ -61,7 +61,9 @@ class Bench:
 
     def __init__(self, cleanup: ExitStack) -> None:
         self._listening = {kind: cleanup.enter_context(_listening_socket()) for kind in ("h1", "h2")}
-        self.proxy: ProxyProcess = cleanup.enter_context(start_meshproxy(self._bootstrap()))
+        self.proxy: ProxyProcess = cleanup.enter_context(
+            start_meshproxy(self._bootstrap(), "--enable-core-dump")  # its memory is measured
+        )
         self.ports = self.proxy.listener_ports()
         self.cleanup = cleanup
 

@@ -64,7 +64,9 @@ class Bench:
         self._listening.settimeout(DEADLINE_S)
         self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _END_BUFFER)
         self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _END_BUFFER)
-        self.proxy: ProxyProcess = cleanup.enter_context(start_meshproxy(self._bootstrap()))
+        self.proxy: ProxyProcess = cleanup.enter_context(
+            start_meshproxy(self._bootstrap(), "--enable-core-dump")  # its memory is measured
+        )
         self.ports = self.proxy.listener_ports()
 
     def _bootstrap(self) -> str:

@@ -37,6 +37,7 @@ class PilotProcess:
                 stderr=output,
             )
         addresses = wait_for(lambda: _addresses(path), "the addresses", DEADLINE_S)
+        self.addresses = addresses
         self.port = int(addresses["xds"][0].rpartition(":")[2])
         self._http = addresses["http"]
         wait_for(lambda: self.page("/ready") == "ready\n", "/ready", DEADLINE_S)

@@ -80,14 +80,14 @@ TABLES: Final[Tables] = {
         },
     ),
     "meshproxy.filters.http.python.v1.Python": MessageTable(
-        "file module entry_point class config fail_open hook_timeout slow_hook"
+        "file module entry_point class config fail_open hook_timeout slow_hook secrets"
     ),
     "meshproxy.filters.http.python.v1.PythonPerRoute": MessageTable("config"),
     "meshproxy.filters.network.python.v1.Python": MessageTable(
-        "file module entry_point class config fail_open hook_timeout slow_hook"
+        "file module entry_point class config fail_open hook_timeout slow_hook secrets"
     ),
     "meshproxy.filters.listener.python.v1.Python": MessageTable(
-        "file module entry_point class config fail_open slow_hook"
+        "file module entry_point class config fail_open slow_hook secrets"
     ),
     _HTTP + "header_mutation.v3.HeaderMutation": MessageTable("mutations most_specific_header_mutations_wins"),
     _HTTP + "header_mutation.v3.HeaderMutationPerRoute": MessageTable("mutations"),

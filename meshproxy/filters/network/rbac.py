@@ -114,8 +114,9 @@ class GuardedConnection(TransportSocket):
         self._follow()
         if self._denied or not self.established:
             return []
-        comes = bool(pieces) or (ends and not self.at_end)
-        if comes and (self._rules.continuous or not self._asked) and not self._ask():
+        # An end is asked about like data: who never says a word is not to hear what the other side says after it.
+        asks = bool(pieces) and self._rules.continuous if self._asked else bool(pieces) or ends
+        if asks and not self._ask():
             return []
         self.at_end = ends
         return pieces

@@ -30,7 +30,7 @@ from meshproxy.pilot.authority.limits import Limits
 from meshproxy.pilot.authority.material import Crl, Material, make_crls, make_material
 from meshproxy.pilot.authority.memory import Memory, Remembered
 from meshproxy.pilot.authority.metrics import AuthorityMetrics
-from meshproxy.pilot.authority.rotation import advance, due_at, is_due, new_root
+from meshproxy.pilot.authority.rotation import advance, due_at, is_due, new_root, signs_itself
 from meshproxy.pilot.authority.settings import AuthorityError, AuthoritySettings
 from meshproxy.pilot.authority.state import RETIRING, SIGNING, TRUSTED, State, changes
 from meshproxy.pilot.authority.store import ConflictError, Record, Store
@@ -76,7 +76,7 @@ class CertificateAuthority:
         self._used = used
         self._settings = settings
         self._federation = federation
-        self._federated = federation.read()
+        self._federated = federation.known
         self._now = now
         self._limits = Limits(
             (settings.identity_rate, settings.identity_burst), (settings.rate, settings.burst), time.monotonic()
@@ -85,6 +85,7 @@ class CertificateAuthority:
         self._watchers: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._taking = asyncio.Lock()
+        self._told: set[str] = set()
         self._log = component_logger("authority")
         self._show()
 
@@ -116,6 +117,8 @@ class CertificateAuthority:
     def start(self) -> None:
         """Follow the store, rotate roots, renew CRLs."""
         self._tasks = [asyncio.ensure_future(self._follow()), asyncio.ensure_future(self._tend())]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """End that, and give back the store."""
@@ -145,9 +148,9 @@ class CertificateAuthority:
         """See contract.Authority."""
         return await self._issue(caller, lifetime_s, csr)
 
-    async def issue(self, caller: Caller, lifetime_s: float) -> Issued:
+    async def issue(self, caller: Caller, lifetime_s: float, dns_names: tuple[str, ...] = ()) -> Issued:
         """See contract.Authority."""
-        return await self._issue(caller, lifetime_s, None)
+        return await self._issue(caller, lifetime_s, None, dns_names)
 
     def bundle(self) -> TrustBundle:
         """See contract.Authority."""
@@ -183,7 +186,7 @@ class CertificateAuthority:
 
     # -- issuing
 
-    async def _issue(self, caller: Caller, lifetime_s: float, csr: bytes | None) -> Issued:
+    async def _issue(self, caller: Caller, lifetime_s: float, csr: bytes | None, hosts: tuple[str, ...] = ()) -> Issued:
         began = time.perf_counter()
         lifetime_s = await self._admitted(caller, lifetime_s)
         for _ in range(_TRIES):
@@ -193,7 +196,7 @@ class CertificateAuthority:
             issuer, signer = await self._signer(caller, used)
             validity = leaf_validity(self._now(), lifetime_s, self._settings.skew_s, signer.ends)
             try:
-                issued = await asyncio.to_thread(_make, signer, caller.identity.uri, validity, csr)
+                issued = await asyncio.to_thread(_make, signer, (caller.identity.uri, *hosts), validity, csr)
                 record = Record(issued.serial, issuer, caller.identity.uri, issued.not_after)
                 await self._memory.store.record(record, used.remembered.stored)
                 await asyncio.to_thread(self._audit_issue, caller, issued, issuer)
@@ -273,6 +276,10 @@ class CertificateAuthority:
             async for found in states:
                 await self._safely(self._take(found))
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._log.critical("the authority does not look after itself any more", exc_info=task.exception())
+
     async def _tend(self) -> None:
         settings = self._settings
         shortest = min(settings.longest_lifetime_s, settings.crl_lifetime_s, settings.root_lifetime_s)
@@ -297,12 +304,14 @@ class CertificateAuthority:
         records = await self._memory.store.records(now) if state.in_phase(RETIRING) else []
 
         def decide(present: State, seal: Seal) -> State:
-            signing = present.signing
-            if signing is not None and self._signs_itself(present) and is_due(present, settings, now):
+            if signs_itself(present) and is_due(present, settings, now):
                 present = new_root(present, settings, seal, now)
             return advance(present, settings, now, records)
 
-        if is_due(state, settings, now) or advance(state, settings, now, records) != state:
+        wants_root = is_due(state, settings, now)
+        if wants_root and not signs_itself(state):
+            self._log_once("the intermediate is old: meshproxy authority rotate --intermediate")
+        if (wants_root and signs_itself(state)) or advance(state, settings, now, records) != state:
             before, found = await self._memory.change(decide)
             await asyncio.to_thread(_audit_changes, self.audit, before, found.state)
             await self._take(found)
@@ -313,10 +322,10 @@ class CertificateAuthority:
         self._show()
         self._tell()
 
-    def _signs_itself(self, state: State) -> bool:
-        """A root of ours: of an intermediate only the outside authority can make a successor."""
-        signing = state.signing
-        return signing is not None and not self._used.material.signers[signing.name].chain
+    def _log_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            self._log.warning("%s", message)
 
     async def _take(self, found: Remembered) -> None:
         """Use this state from now on, unless a later one is known."""
@@ -347,7 +356,7 @@ class CertificateAuthority:
             metrics.issuers.labels(phase).set(len(material.state.in_phase(phase)))
         signing = material.signing
         metrics.ends.set(0.0 if signing is None else signing[1].ends - now)
-        metrics.root_ends.set(material.root_ends - now)
+        metrics.root_ends.set(max(0.0, material.root_ends - now))
 
 
 def _use(found: Remembered, before: _Used | None, where: str, now: float, settings: AuthoritySettings) -> _Used:
@@ -360,11 +369,11 @@ def _use(found: Remembered, before: _Used | None, where: str, now: float, settin
     return _Used(found, material, crl)
 
 
-def _make(signer: Signer, uri: str, validity: Validity, csr: bytes | None) -> Issued:
-    """Raises BadRequestError."""
+def _make(signer: Signer, names: tuple[str, ...], validity: Validity, csr: bytes | None) -> Issued:
+    """`names` are the identity, then hosts. Raises BadRequestError."""
     own = make_key("P-256") if csr is None else None
-    key: PublicKey = read_csr(csr, uri) if csr is not None else own.public_key()  # type: ignore[union-attr]
-    certificate = make_leaf(signer, key, uri, validity, new_serial())
+    key: PublicKey = read_csr(csr, names[0]) if csr is not None else own.public_key()  # type: ignore[union-attr]
+    certificate = make_leaf(signer, key, names, validity, new_serial())
     return Issued(
         chain=to_pem([certificate]) + signer.chain,
         serial=certificate.serial_number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import secrets
 from collections.abc import Sequence
@@ -109,16 +110,20 @@ def _is_signed(csr: x509.CertificateSigningRequest) -> bool:
 # -- what is made
 
 
-def make_leaf(signer: Signer, key: PublicKey, uri: str, validity: Validity, serial: int) -> x509.Certificate:
-    """An SVID: one URI and no other name, critical since the subject is empty (RFC 5280 section 4.2.1.6)."""
+def make_leaf(
+    signer: Signer, key: PublicKey, names: Sequence[str], validity: Validity, serial: int
+) -> x509.Certificate:
+    """An SVID: one URI, critical since the subject is empty (RFC 5280 section 4.2.1.6). `names` are that, and the hosts
+    and IP addresses of a server, which workloads have none of."""
     builder = _builder(x509.Name([]), key, signer.certificate.subject, validity, serial)
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+    uri, *hosts = names
+    subject = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri), *map(_host_name, hosts)])
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return (
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(is_ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        .add_extension(names, critical=True)
+        .add_extension(subject, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(authority_key_identifier(signer.certificate), critical=False)
         .sign(signer.key, hash_for(signer.key))
@@ -205,6 +210,13 @@ def _builder(
     )
 
 
+def _host_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
 def _authority_name(trust_domain: str, identifier: x509.SubjectKeyIdentifier) -> x509.Name:
     """Another one for each key: who verifies looks issuers, and their CRLs, up by name."""
     return x509.Name(
@@ -253,6 +265,13 @@ def to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
     return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
 
 
+def public_der_of(certificate: x509.Certificate) -> bytes:
+    """As keys.public_der."""
+    return certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
 def is_self_signed(certificate: x509.Certificate) -> bool:
     return _is_issued_by(certificate, certificate)
 
@@ -266,7 +285,7 @@ def check_chain(chain: Sequence[x509.Certificate], now: float) -> None:
         name = each.subject.rfc4514_string()
         if not _is_authority(each, below=index):
             raise AuthorityError(f"{name}: may not sign certificates, or not with so many authorities below it")
-        if index == 0 and not _usage(each).crl_sign:
+        if index == 0 and not _may_sign(each)[1]:
             raise AuthorityError(f"{name}: may not sign CRLs, so nothing could be revoked")
         if not each.not_valid_before_utc.timestamp() <= now <= each.not_valid_after_utc.timestamp():
             raise AuthorityError(f"{name}: is not valid now")
@@ -286,12 +305,18 @@ def _is_authority(certificate: x509.Certificate, below: int) -> bool:
     """`below`: how many authorities stand between it and leaves."""
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = _usage(certificate)
     except (x509.ExtensionNotFound, *_UNUSABLE):
         return False
     depth = constraints.path_length
-    return constraints.ca and usage.key_cert_sign and (depth is None or depth >= below)
+    return constraints.ca and _may_sign(certificate)[0] and (depth is None or depth >= below)
 
 
-def _usage(certificate: x509.Certificate) -> x509.KeyUsage:
-    return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+def _may_sign(certificate: x509.Certificate) -> tuple[bool, bool]:
+    """Certificates, and CRLs. Without the extension a key may do everything (RFC 5280 section 4.2.1.3)."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return True, True
+    except _UNUSABLE:
+        return False, False
+    return usage.key_cert_sign, usage.crl_sign

@@ -143,8 +143,8 @@ class DirectoryStore:
     def _held(self, kind: int) -> Iterator[None]:
         """The directory made where it is missing, looked at, and locked."""
         try:
-            self._issued.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in (self._root, self._issued):
+                path.mkdir(mode=0o700, exist_ok=True)
                 _refuse_others(path)
             lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -34,6 +34,11 @@ class Federation:
                 if strict:
                     raise
                 self._log.warning("the roots of %s stay as they are: %s", domain, error)
+        return self.known
+
+    @property
+    def known(self) -> tuple[tuple[str, bytes], ...]:
+        """As it was read last."""
         return tuple((domain, self._known[domain]) for domain, _ in self._files if domain in self._known)
 
 

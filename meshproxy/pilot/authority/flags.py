@@ -1,4 +1,4 @@
-"""The flags that say where the authority is and what it goes by. It imports nothing, since every command pays for it."""
+"""The flags that say where the authority is and what it goes by. It imports little: every command pays for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshproxy.pilot.flags import add_etcd_flags
 VERBS: Final = ("init", "import", "rotate", "revoke", "readmit", "status", "roots")
 AUTHORITY_EXAMPLES: Final = """\
 examples:
-  openssl rand -base64 32 > passphrase                        keep it apart from the directory
+  (umask 077; openssl rand -base64 32 > passphrase)           keep it apart from the directory
   export MESHPROXY_AUTHORITY_PASSPHRASE_FILE=passphrase
   meshproxy authority init --authority ca/ --trust-domain cluster.local
   meshproxy authority init --authority ca/ --intermediate > ca.csr   an outside authority is to sign this …
@@ -24,7 +24,7 @@ examples:
 
 Pilots that run on the same directory or etcd follow at once (docs/security.md).
 
-exit codes: 0 done, 1 it cannot be done, 2 the flags are wrong, or the store cannot be reached or opened
+exit codes: 0 done, 1 it cannot be done, 2 the flags are wrong
 """
 _PREFIX: Final = "/meshproxy/authority"
 _PASSPHRASE: Final = "MESHPROXY_AUTHORITY_PASSPHRASE"

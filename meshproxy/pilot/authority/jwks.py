@@ -55,7 +55,7 @@ class KeySource(Protocol):
     """Where keys come from."""
 
     async def candidates(self, key_id: str) -> list[Key]:
-        """The keys of this name; all there are where a token names none (""). Raises KeySetError when none are known."""
+        """The keys of this name; all where a token names none (""). Raises KeySetError when there are none at all."""
 
 
 def read_keys(data: bytes) -> list[Key]:

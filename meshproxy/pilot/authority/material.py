@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meshproxy.pilot.authority.certificates import (
     Signer,
     is_self_signed,
     make_crl,
+    public_der_of,
     read_certificates,
     to_pem,
 )
@@ -72,14 +72,10 @@ def make_signer(issuer: Issuer, seal: Seal, where: str) -> Signer:
         raise AuthorityError(f"{where}: {issuer.name}: its certificate was never imported")
     key = seal.unlock(issuer.key)
     chain = read_certificates(issuer.chain, f"{where}: {issuer.name}")
-    if public_der(key) != _public_der_of(chain[0]):
+    if public_der(key) != public_der_of(chain[0]):
         raise AuthorityError(f"{where}: {issuer.name}: its certificate is of another key")
     sent = [each for each in chain if not is_self_signed(each)]
     return Signer(chain[0], key, to_pem(sent))
-
-
-def _public_der_of(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def make_crls(material: Material, now: float, lifetime_s: float) -> Crl:

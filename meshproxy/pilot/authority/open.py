@@ -18,7 +18,7 @@ from meshproxy.pilot.authority.settings import AuthorityError, AuthoritySettings
 from meshproxy.pilot.authority.store import Store
 from meshproxy.tls.spiffe import trust_domain_of
 
-_PASSPHRASE: Final = "MESHPROXY_AUTHORITY_PASSPHRASE"  # noqa: S105 - the name of a variable
+_PASSPHRASE: Final = "MESHPROXY_AUTHORITY_PASSPHRASE"
 _MAX_BYTES: Final = 4096
 
 

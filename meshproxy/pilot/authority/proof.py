@@ -7,10 +7,11 @@ must agree. Nothing is believed that came in the clear.
 
 from __future__ import annotations
 
-import datetime as dt
+import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from meshproxy.codec import grpc as codes
@@ -28,6 +29,15 @@ _CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", 
 
 # Told of everybody who proves nothing: the reason, what was tried ("jwt", "certificate", "uid" or ""), and from where.
 OnUnproved = Callable[[str, str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """Who calls, and until when the proof holds (Unix time). `certificate` is `cryptography`'s, where it was one."""
+
+    caller: Caller
+    ends: float = math.inf
+    certificate: Any = None
 
 
 class Revocations:
@@ -54,7 +64,8 @@ class Revocations:
 
 
 class Prover:
-    """`trust_domains`: the mesh's own one first, then its aliases, whose certificates count like its own."""
+    """`trust_domains`: the mesh's own one first, then its aliases, whose certificates count like its own. `is_barred`:
+    whether an operator has shut out the identity of this URI."""
 
     def __init__(
         self,
@@ -63,6 +74,7 @@ class Prover:
         on_unproved: OnUnproved,
         tokens: TokenVerifier | None = None,
         uids: UidTable | None = None,
+        is_barred: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust_domains = trust_domains
@@ -70,41 +82,53 @@ class Prover:
         self._on_unproved = on_unproved
         self._tokens = tokens
         self._uids = uids
+        self._is_barred = is_barred
         self._clock = clock
 
-    async def prove(self, call: ServerCall) -> Caller:
+    async def prove(self, call: ServerCall) -> Proved:
         """Who calls. Raises RpcFailure, UNAUTHENTICATED, that tells nobody why."""
         peer = call.peer
         try:
-            return await self._prove(call, peer)
+            proved = await self._prove(call, peer)
+            if self._is_barred(proved.caller.identity.uri):
+                raise Unproved("the identity is shut out")
         except Unproved as error:
             self._on_unproved(error.reason, _kind_of(call), peer.address)
             if error.is_ours:
                 raise RpcFailure(codes.UNAVAILABLE, _NOT_NOW) from None
             raise RpcFailure(codes.UNAUTHENTICATED, _NOBODY) from None
+        return proved
 
-    async def _prove(self, call: ServerCall, peer: Peer) -> Caller:
+    def holds(self, proved: Proved) -> bool:
+        """Whether it would still be proved, by what has become known since."""
+        revoked = proved.certificate is not None and self._revocations.revoked(proved.certificate)
+        return self._clock() < proved.ends and not revoked and not self._is_barred(proved.caller.identity.uri)
+
+    async def _prove(self, call: ServerCall, peer: Peer) -> Proved:
         if not peer.is_encrypted and not peer.address.startswith("unix:"):
             raise Unproved("in the clear, over a network")
-        shown = self._identity_of_certificate(peer) if peer.certificate else None
+        shown = self._by_certificate(peer) if peer.certificate else None
         token = _bearer_token(call)
         if token is not None:
-            if self._tokens is None:
-                raise Unproved("a token, and no key set to verify it with")
-            identity = await self._tokens.verify(token)
-            if shown not in (None, identity):
-                raise Unproved("a token and a certificate of different workloads")
-            return Caller(identity, "jwt", peer.address)
+            return await self._by_token(token, shown, peer)
         if shown is not None:
-            return Caller(shown, "certificate", peer.address)
+            return shown
         if peer.credentials is not None and self._uids is not None:
             found = self._uids.identity(peer.credentials.uid)
             if found is None:
                 raise Unproved(f"uid {peer.credentials.uid} is not in the table")
-            return Caller(found, "uid", f"{peer.address} pid {peer.credentials.pid} uid {peer.credentials.uid}")
+            return Proved(Caller(found, "uid", f"{peer.address} pid {peer.credentials.pid} uid {peer.credentials.uid}"))
         raise Unproved("no proof")
 
-    def _identity_of_certificate(self, peer: Peer) -> Identity:
+    async def _by_token(self, token: str, shown: Proved | None, peer: Peer) -> Proved:
+        if self._tokens is None:
+            raise Unproved("a token, and no key set to verify it with")
+        found = await self._tokens.verify(token)
+        if shown is not None and shown.caller.identity != found.identity:
+            raise Unproved("a token and a certificate of different workloads")
+        return Proved(Caller(found.identity, "jwt", peer.address), found.expires_at)
+
+    def _by_certificate(self, peer: Peer) -> Proved:
         """The server has verified whom it is of, when the connection began: it may have ended since."""
         from cryptography import x509
 
@@ -112,8 +136,8 @@ class Prover:
             certificate = x509.load_der_x509_certificate(peer.certificate)
         except ValueError:
             raise Unproved("malformed certificate") from None
-        now = dt.datetime.fromtimestamp(self._clock(), dt.UTC)
-        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        ends = certificate.not_valid_after_utc.timestamp()
+        if not certificate.not_valid_before_utc.timestamp() <= self._clock() < ends:
             raise Unproved("the certificate has expired, or is not valid yet")
         if self._revocations.revoked(certificate):
             raise Unproved("the certificate is revoked")
@@ -122,7 +146,8 @@ class Prover:
             raise Unproved("the certificate is of no workload")
         if identity.trust_domain not in self._trust_domains:
             raise Unproved("the certificate is of another trust domain")
-        return Identity(self._trust_domains[0], identity.namespace, identity.service_account)
+        ours = Identity(self._trust_domains[0], identity.namespace, identity.service_account)
+        return Proved(Caller(ours, "certificate", peer.address), ends, certificate)
 
 
 def _bearer_token(call: ServerCall) -> str | None:

@@ -1,4 +1,4 @@
-"""A certificate with a key that is made here, and its successors: the next one comes at about two thirds of its life."""
+"""A certificate with a key that is made here, and its successors: each comes at about two thirds of a life."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def renewal_delay_s(left_s: float, uniform: Callable[[float, float], float] = ra
     return max(left_s, 0.0) * uniform(_EARLIEST, _LATEST)
 
 
-def retry_delay_s(
-    failures: int, lifetime_s: float, uniform: Callable[[float, float], float] = random.uniform
-) -> float:
+def retry_delay_s(failures: int, lifetime_s: float, uniform: Callable[[float, float], float] = random.uniform) -> float:
     """After the first failure, the second …: twice as long each time, anywhere within it, but never long against a
     life."""
     longest = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(failures - 1, 16), lifetime_s / 10.0)
@@ -34,8 +32,8 @@ def retry_delay_s(
 
 
 class RenewedCertificate:
-    """Of `caller`. `on_change` is called with each one after the first; what is there is used until it has ended, and
-    after that, until there is another."""
+    """Of `caller`. `on_change` is called when `current` is another one, but for the first of `start`. Each is used until
+    there is another, even after it has ended."""
 
     def __init__(
         self,
@@ -54,11 +52,14 @@ class RenewedCertificate:
         self._dns_names = dns_names
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> Issued:
-        """The first one. Raises Refused."""
-        self.current = issued = await self._issue()
-        self._task = asyncio.ensure_future(self._renew(issued))
-        return issued
+    def begin(self) -> None:
+        """Get the first one, as soon as the authority gives it."""
+        self._task = asyncio.ensure_future(self._renew(None))
+
+    async def start(self) -> None:
+        """Get the first one now. Raises Refused."""
+        self.current = await self._issue()
+        self._task = asyncio.ensure_future(self._renew(self.current))
 
     def close(self) -> None:
         """Renew no more."""
@@ -69,10 +70,12 @@ class RenewedCertificate:
     async def _issue(self) -> Issued:
         return await self._authority.issue(self._caller, self._lifetime_s, self._dns_names)
 
-    async def _renew(self, issued: Issued) -> None:
+    async def _renew(self, issued: Issued | None) -> None:
         while True:
-            await asyncio.sleep(renewal_delay_s(issued.not_after - time.time()))
-            issued = self.current = await self._next(issued.not_after - issued.not_before)
+            if issued is not None:
+                await asyncio.sleep(renewal_delay_s(issued.not_after - time.time()))
+            lifetime_s = _LAST_RETRY_S if issued is None else issued.not_after - issued.not_before
+            issued = self.current = await self._next(lifetime_s)
             self._on_change()
 
     async def _next(self, lifetime_s: float) -> Issued:

@@ -30,6 +30,12 @@ def new_root(state: State, settings: AuthoritySettings, seal: Seal, now: float) 
     return state.with_issuer(Issuer(name_of(key), phase, now, seal.lock(key), to_pem([certificate])))
 
 
+def signs_itself(state: State) -> bool:
+    """Whether a root of ours signs: of an intermediate only the outside authority can make a successor."""
+    signing = state.signing
+    return signing is not None and len(read_certificates(signing.chain, signing.name)) == 1
+
+
 def is_due(state: State, settings: AuthoritySettings, now: float) -> bool:
     """Whether the root that signs is so old that it needs a successor, and has none."""
     signing = state.signing

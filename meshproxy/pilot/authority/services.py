@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Final
 
@@ -18,6 +19,7 @@ _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTI
 # What Istio's clients may say in the metadata of a request, and what we do not do.
 _IMPERSONATED: Final = "ImpersonatedIdentity"
 _SIGNER: Final = "CertSigner"
+_REQUEST_S: Final = 20.0  # that a caller has to say what it wants
 
 
 class CertificateService:
@@ -32,8 +34,8 @@ class CertificateService:
         return {CREATE_CERTIFICATE: self._create}
 
     async def _create(self, call: ServerCall) -> None:
-        caller = await self._prover.prove(call)
-        request = _read(await call.receive())
+        caller = (await self._prover.prove(call)).caller
+        request = _read(await _only_message(call))
         try:
             issued = await self._authority.sign(request.csr.encode(), caller, float(request.validity_duration))
         except Refused as refused:
@@ -42,6 +44,14 @@ class CertificateService:
         chain = [found.decode() for found in _CERTIFICATE.findall(issued.chain)]
         roots = self._authority.bundle().roots.decode()
         await call.send(IstioCertificateResponse(cert_chain=[*chain, roots]).SerializeToString())
+
+
+async def _only_message(call: ServerCall) -> bytes | None:
+    try:
+        async with asyncio.timeout(_REQUEST_S):
+            return await call.receive()
+    except TimeoutError:
+        raise RpcFailure(codes.DEADLINE_EXCEEDED, "nothing was asked for") from None
 
 
 def _read(data: bytes | None) -> IstioCertificateRequest:

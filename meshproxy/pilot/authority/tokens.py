@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from meshproxy.pilot.authority.jwks import KeySetError, KeySource
 from meshproxy.pilot.authority.unproved import Unproved
@@ -16,6 +16,13 @@ LEEWAY_S: Final = 10.0  # clocks differ
 _MAX_CANDIDATES: Final = 4  # keys that a token without a key's name is tried with
 _SERVICE_ACCOUNT: Final = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 _REQUIRED: Final = ["exp", "iss", "sub", "aud"]
+
+
+class Token(NamedTuple):
+    """What a good one says; `expires_at` is Unix time."""
+
+    identity: Identity
+    expires_at: float
 
 
 class TokenVerifier:
@@ -36,14 +43,15 @@ class TokenVerifier:
         self._trust_domain = trust_domain
         self._clock = clock
 
-    async def verify(self, token: str) -> Identity:
-        """Whom the token is of."""
+    async def verify(self, token: str) -> Token:
+        """Whom the token is of, and until when."""
         if len(token) > MAX_TOKEN_BYTES:
             raise Unproved("the token is too long")
-        identity = self._identity_in(await self._claims(token))
+        claims = await self._claims(token)
+        identity = self._identity_in(claims)
         if not identity.is_valid:
             raise Unproved("the token names no namespace and service account that may stand in an identity")
-        return identity
+        return Token(identity, _time(claims, "exp") + LEEWAY_S)
 
     async def _claims(self, token: str) -> dict[str, Any]:
         import jwt

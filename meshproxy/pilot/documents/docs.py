@@ -65,6 +65,8 @@ meshproxy rules apply -f canary.yaml --etcd 127.0.0.1:2379  # to etcd, from whic
   where there is a selector. In the root namespace a selector selects nobody.
 - **HTTPRoute, GRPCRoute** are attached to services; those of the client's namespace come before those of the
   service's. A backend may be of any namespace: there is no ReferenceGrant, since all documents are one operator's.
+- **AuthorizationPolicy**: of those of the root namespace and of its own that select a workload, a DENY that matches
+  refuses; then, where there are ALLOWs, one of them has to match. One that is refused, and was never good, denies all.
 - **LocalRateLimit, Fault, PythonFilter, Sidecar** of the root namespace hold for all namespaces.
 
 ## Where they are

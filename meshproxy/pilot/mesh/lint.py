@@ -14,6 +14,7 @@ from meshproxy.pilot.documents.service_entry import TLS_MODE
 from meshproxy.pilot.documents.virtual_service import MESH, Destination, VirtualService
 from meshproxy.pilot.mesh.model import Mesh, parents, service_host
 from meshproxy.pilot.mesh.mutual_tls import STRICT
+from meshproxy.pilot.mesh.mutual_tls_doubts import destination_doubts, peer_doubts
 from meshproxy.pilot.mesh.names import full_gateway, full_host, selects
 
 
@@ -96,6 +97,7 @@ def _destination_rule(mesh: Mesh, document: Document) -> _Found:
     host = full_host(document.spec.host, document.namespace, mesh.config.domain)
     if not host.startswith("*") and host not in mesh.services.by_host:
         yield ("host",), f"there is no service {host}"
+    yield from destination_doubts(mesh, document)
 
 
 def _service_entry(mesh: Mesh, document: Document) -> _Found:
@@ -204,6 +206,7 @@ def _runs(mesh: Mesh, document: Document) -> bool:
 
 _CHECKS = {
     "AuthorizationPolicy": _authorization_policy,
+    "PeerAuthentication": peer_doubts,
     "VirtualService": _virtual_service,
     "DestinationRule": _destination_rule,
     "ServiceEntry": _service_entry,

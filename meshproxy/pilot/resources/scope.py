@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from meshproxy.pilot import proxy as proxies
+from meshproxy.pilot.documents.service_entry import TLS_MODE
 from meshproxy.pilot.mesh.mutual_tls import MutualTls
 from meshproxy.pilot.proxy import EXPLICIT, GATEWAY, GRPC
 from meshproxy.pilot.resources.view import OutboundScope
@@ -84,7 +85,8 @@ def _inbound(proxy: Proxy, facts: Facts, *, explicit: bool) -> list[InboundPort]
     found: dict[tuple[str, int], InboundPort] = {}
     for ip in proxy.ips:
         for service, number, endpoint in facts.at_address(ip):
-            if service.namespace != proxy.namespace or not set(endpoint.labels) <= labels:
+            told = {pair for pair in endpoint.labels if pair[0] != TLS_MODE}  # which is for others to know
+            if service.namespace != proxy.namespace or not told <= labels:
                 continue
             port = InboundPort(
                 endpoint.port,

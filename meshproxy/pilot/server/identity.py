@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.pilot.snapshot import Proxy
+from meshproxy.rpc.server.call import ServerCall
+from meshproxy.rpc.server.google import GoogleServerCall
+
+if TYPE_CHECKING:
+    from meshproxy.pilot.authority.proof import Prover
 
 # `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, as Istio's certificates have it.
 _SPIFFE: Final = re.compile(r"spiffe://[^/]+/ns/([^/]+)/sa/([^/]+)")
 
-# The URIs in a client's certificate; None where it came without TLS, by a Unix socket.
+# The URIs that a client has proved to be its own; None where it came without TLS, by a Unix socket.
 Names = tuple[str, ...] | None
+NamesOf = Callable[[Any], Awaitable[Names]]  # of a call's context
 
 
 def identified(proxy_of: Callable[[Any], Proxy], *, required: bool = False) -> Callable[[Any, Names], Proxy]:
@@ -24,6 +30,30 @@ def identified(proxy_of: Callable[[Any], Proxy], *, required: bool = False) -> C
         return proved(proxy_of(node), names, required=required)
 
     return identify
+
+
+async def names_of_certificate(context: Any) -> Names:
+    """Those in the certificate that the client has shown to grpcio. None without TLS."""
+    peer = GoogleServerCall(context).peer
+    return peer.uris if peer.is_encrypted else None
+
+
+def names_proved(prover: Prover, *, any_certificate: bool = False) -> NamesOf:
+    """With an authority: by a token, a certificate of the mesh, or a user of this machine. Raises RpcFailure for a bad
+    proof, and on TLS for none; with `any_certificate` one without a SPIFFE identity leaves the node its word. Who
+    shows nothing in the clear, or on a Unix socket whose other end grpcio does not tell, is taken at its word, too."""
+
+    async def names_of(context: Any) -> Names:
+        call: ServerCall = getattr(context, "call", None) or GoogleServerCall(context)
+        peer = call.peer
+        if "authorization" not in call.metadata:
+            if not peer.is_encrypted and peer.credentials is None:
+                return None
+            if any_certificate and peer.certificate and not any(uri.startswith("spiffe:") for uri in peer.uris):
+                return peer.uris
+        return ((await prover.prove(call)).caller.identity.uri,)
+
+    return names_of
 
 
 def proved(proxy: Proxy, names: Names, *, required: bool = False) -> Proxy:

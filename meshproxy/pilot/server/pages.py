@@ -23,6 +23,7 @@ _ABOUT: Final = {
     "/debug/clients": "the streams that are open, what each asks for and has; ?id=NODE for one, with names",
     "/debug/snapshots": "what is served, one for each distinct scope; ?scope=NUMBER for one, with its resources",
     "/debug/rejections": "what clients refused, and documents that are refused",
+    "/debug/authority": "issuers with their ends, what was issued, revoked and refused; no keys",
     "/metrics": "for Prometheus",
     "/ready": "200 as soon as clients are served",
     "/healthz": "200",
@@ -30,18 +31,21 @@ _ABOUT: Final = {
 
 
 class Pages:
-    """`handle` answers an `AdminServer`. `rules` says what the documents come to, and which are refused."""
+    """`handle` answers an `AdminServer`. `rules` says what the documents come to, and which are refused; `authority`,
+    what there is to say of it, or None."""
 
-    def __init__(self, server: DiscoveryServer, rules: Callable[[], Any]) -> None:
+    def __init__(self, server: DiscoveryServer, rules: Callable[[], Any], authority: Callable[[], Any]) -> None:
         self._server = server
         self._streams = server.streams
         self._rules = rules
+        self._authority = authority
         self._pages: dict[str, Page] = {
             "/": self._index,
             "/debug": self._index,
             "/debug/clients": self._clients,
             "/debug/snapshots": self._snapshots,
             "/debug/rejections": self._rejections,
+            "/debug/authority": self._show_authority,
             "/metrics": self._metrics,
             "/ready": self._ready,
             "/healthz": lambda _: AdminResponse("ok\n"),
@@ -98,6 +102,10 @@ class Pages:
             for client, rejection in self._streams.rejections.values()
         ]
         return _json({"clients": refused, "rules": self._rules()})
+
+    def _show_authority(self, _request: AdminRequest) -> AdminResponse:
+        shown = self._authority()
+        return AdminResponse("this pilot has no authority\n", 404) if shown is None else _json(shown)
 
     def _metrics(self, _request: AdminRequest) -> AdminResponse:
         return AdminResponse(self._streams.metrics.text(), content_type=_METRICS_TEXT)

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.errors import ConfigError
 from meshproxy.net.address import Address
@@ -22,19 +22,23 @@ from meshproxy.pilot.proxy import proxy_of
 from meshproxy.pilot.resources.translator import Translator
 from meshproxy.pilot.resources.trial import reasons_against
 from meshproxy.pilot.server.debounce import Debounce
-from meshproxy.pilot.server.identity import identified
+from meshproxy.pilot.server.identity import identified, names_proved
 from meshproxy.pilot.server.metrics import Metrics
 from meshproxy.pilot.server.pages import Pages
 from meshproxy.pilot.server.server import DiscoveryServer
 from meshproxy.pilot.server.snapshots import Builder, Snapshots
 from meshproxy.pilot.server.streams import Streams
-from meshproxy.pilot.server.tls import TlsFiles
+from meshproxy.pilot.server.tls import PortTls, TlsFiles
 from meshproxy.pilot.snapshot import Proxy, Snapshot
 from meshproxy.pilot.sources.source import RuleSet, RuleSource
 from meshproxy.server.admin.server import AdminServer
 
+if TYPE_CHECKING:
+    from meshproxy.pilot.server.authority import AuthorityServer, OpenAuthority, ProofSettings
+
 # How long a thread may hold the interpreter while others wait: what is built must not be felt by the streams.
 _SWITCH_S: Final = 0.001
+_LAST_CALLS_S: Final = 1.0  # of the authority's callers, when the pilot ends
 _log: Final = logging.getLogger("meshproxy.pilot")
 
 
@@ -54,12 +58,16 @@ class PilotSettings:
     any_certificate: bool = False  # one without a SPIFFE identity will do
     csds: bool = False
     address_path: str = ""
+    proof: ProofSettings | None = None  # there is one where there is an authority
 
 
 class Pilot:
-    """Everything of one process. `addresses` and `http_address` are what it listens on once it has started."""
+    """Everything of one process. `addresses` and `http_address` are what it listens on once it has started; those of
+    `authority`, the authority's own ports."""
 
-    def __init__(self, source: RuleSource, settings: PilotSettings) -> None:
+    def __init__(
+        self, source: RuleSource, settings: PilotSettings, open_authority: OpenAuthority | None = None
+    ) -> None:
         self.metrics = Metrics()
         self.snapshots = Snapshots(TranslatedMesh(), self.metrics)
         proves = settings.tls is not None and bool(settings.tls.ca) and not settings.any_certificate
@@ -68,10 +76,12 @@ class Pilot:
         self.server = DiscoveryServer(self.streams, settings.max_connection_age_s, csds=settings.csds)
         self.addresses: list[str] = []
         self.http_address: Address | None = None
+        self.authority: AuthorityServer | None = None
+        self._open_authority = open_authority
         self._settings = settings
         self._source = source
         self._rules = RuleBook(settings.mesh, reasons_against)
-        self._pages = Pages(self.server, self._describe_rules)
+        self._pages = Pages(self.server, self._describe_rules, self._describe_authority)
         self._admin: AdminServer | None = None
         self._latest: RuleSet | None = None
         self._changed_at = 0.0
@@ -94,9 +104,11 @@ class Pilot:
 
     async def _listen(self) -> None:
         settings = self._settings
+        tls: PortTls | None = settings.tls
+        if self._open_authority is not None and settings.proof is not None:
+            tls = await self._start_authority(self._open_authority, settings.proof) or tls
         for address in settings.listen:
-            tls = None if address.startswith("unix:") else settings.tls
-            self.addresses.append(self.server.listen(address, tls))
+            self.addresses.append(self.server.listen(address, None if address.startswith("unix:") else tls))
         if settings.http is not None:
             self._admin = AdminServer(Dispatcher(asyncio.get_running_loop()), self._pages.handle)
             try:
@@ -105,22 +117,46 @@ class Pilot:
                 raise ConfigError(str(settings.http), error.strerror or str(error)) from None
             self.http_address = self._admin.address
         await self.server.start()
-        _log.info("listening on %s", ", ".join(self.addresses))
+        own = [] if self.authority is None else self.authority.addresses
+        _log.info("listening on %s", ", ".join([*self.addresses, *own]))
         if settings.address_path:
             self._write_addresses(settings.address_path)
 
+    async def _start_authority(self, open_authority: OpenAuthority, settings: ProofSettings) -> PortTls | None:
+        """Returns what TLS ports are to show, where that is its concern."""
+        from meshproxy.pilot.server.authority import AuthorityServer
+
+        opened = await open_authority(self.metrics.registry)
+        if opened is None:
+            return None
+        try:
+            self.authority = made = AuthorityServer(opened, settings, self._settings.mesh.root_namespace)
+        except ConfigError:
+            await opened.close()
+            raise
+        await made.start()
+        self.streams.names_of = names_proved(made.prover, any_certificate=self._settings.any_certificate)
+        tls = made.mesh_credentials()
+        self.server.serve_too(made.handlers, certificates=tls is not None)
+        await made.listen(self.server.own_handlers(), self._settings.tls)
+        return tls
+
     def _write_addresses(self, path: str) -> None:
         http = None if self.http_address is None else str(self.http_address)
+        own = [] if self.authority is None else self.authority.addresses
         folder = os.path.dirname(os.path.abspath(path))
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-            json.dump({"xds": self.addresses, "http": http}, file)
+            json.dump({"xds": self.addresses, "http": http, "authority": own}, file)
         Path(file.name).replace(path)
 
     async def _close(self, tasks: list[asyncio.Task[Any]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.server.stop(self._settings.drain_s if self.streams.clients else 0.0)
+        drain_s = self._settings.drain_s if self.streams.clients else 0.0
+        await self.server.stop(drain_s)
+        if self.authority is not None:
+            await self.authority.close(_LAST_CALLS_S)
         if self._admin is not None:
             await self._admin.close()
         await self._source.close()
@@ -165,6 +201,9 @@ class Pilot:
                 self.snapshots.update(mesh, changed_at)
                 _log.info("rules of revision %s: %d documents", rules.revision, len(mesh.documents))
             self.server.ready = True
+
+    def _describe_authority(self) -> dict[str, Any] | None:
+        return None if self.authority is None else self.authority.view()
 
     def _describe_rules(self) -> dict[str, Any]:
         refused = [

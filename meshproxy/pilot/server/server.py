@@ -12,8 +12,11 @@ import grpc.aio
 from meshproxy.errors import ConfigError
 from meshproxy.pilot.server import status
 from meshproxy.pilot.server.kinds import stream_methods
+from meshproxy.pilot.server.own_calls import stream_handler
 from meshproxy.pilot.server.streams import Streams
-from meshproxy.pilot.server.tls import TlsFiles, credentials
+from meshproxy.pilot.server.tls import PortTls
+from meshproxy.rpc.server.call import Handlers, ServerCall
+from meshproxy.rpc.server.google import add_handlers
 
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 MAX_STREAMS_OF_CONNECTION: Final = 100
@@ -38,26 +41,42 @@ class DiscoveryServer:
         self.streams = streams
         self.ready = False
         self._server = grpc.aio.server(options=_options(max_connection_age_s))
-        handlers = self._handlers()
+        self._handlers = self._stream_handlers()
         if csds:
-            handlers |= self._status_handlers()
-        for path, handler in handlers.items():
-            _, service, method = path.split("/")
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+            self._handlers |= self._status_handlers()
 
-    def listen(self, address: str, tls: TlsFiles | None = None) -> str:
+    def serve_too(self, handlers: Handlers, *, certificates: bool) -> None:
+        """Before it starts: these methods on the same ports, in the place of those that are there. `certificates`:
+        whether those of callers count."""
+        for path in handlers:
+            self._handlers.pop(path, None)
+        add_handlers(self._server, handlers, certificates=certificates)
+
+    def own_handlers(self) -> Handlers:
+        """The streams, for a server of our own."""
+        handlers = {
+            path: stream_handler(self.streams, type_url, delta=delta)
+            for path, (delta, type_url) in stream_methods().items()
+        }
+        handlers[_HEALTH_CHECK] = self._check_own
+        return handlers
+
+    def listen(self, address: str, tls: PortTls | None = None) -> str:
         """Add a port: `host:port` (port 0: any free one) or `unix:PATH`. Returns the address. Raises ConfigError."""
         try:
             if tls is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, credentials(tls))
+                port = self._server.add_secure_port(address, tls.credentials())
         except RuntimeError:
             raise ConfigError(address, "nobody can listen on this address") from None
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     async def start(self) -> None:
         """Serve."""
+        for path, handler in self._handlers.items():
+            _, service, method = path.split("/")
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         self.streams.snapshots.start()
         self.streams.start()
         await self._server.start()
@@ -72,7 +91,7 @@ class DiscoveryServer:
         await self.streams.close()
         await self.streams.snapshots.close()
 
-    def _handlers(self) -> dict[str, Any]:
+    def _stream_handlers(self) -> dict[str, Any]:
         handlers: dict[str, Any] = {
             path: grpc.stream_stream_rpc_method_handler(self._stream(type_url, delta=delta))
             for path, (delta, type_url) in stream_methods().items()
@@ -105,6 +124,10 @@ class DiscoveryServer:
 
     async def _check(self, _request: bytes, _context: Any) -> bytes:
         return _SERVING if self.ready else _NOT_SERVING
+
+    async def _check_own(self, call: ServerCall) -> None:
+        await call.receive()
+        await call.send(_SERVING if self.ready else _NOT_SERVING)
 
 
 def _options(max_connection_age_s: float) -> Iterable[tuple[str, int]]:

@@ -19,7 +19,7 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.protobuf.message import DecodeError
 
-from meshproxy.pilot.server.identity import Names
+from meshproxy.pilot.server.identity import Names, NamesOf, names_of_certificate
 from meshproxy.pilot.server.kinds import label_of, short_name
 from meshproxy.pilot.server.metrics import Metrics
 from meshproxy.pilot.server.protocol import DeltaStream, Rejection, RequestError, StateOfTheWorldStream, TooMuchError
@@ -28,6 +28,8 @@ from meshproxy.pilot.server.snapshots import Snapshots, TooManyScopesError
 from meshproxy.pilot.server.throttle import LONGEST_HOLD_S, STALLED_BYTES, Throttle, longest_stalled
 from meshproxy.pilot.server.view import View
 from meshproxy.pilot.snapshot import Proxy
+from meshproxy.rpc.server.call import RpcFailure
+from meshproxy.rpc.server.google import status_code
 
 Identify = Callable[[Node, Names], Proxy]
 
@@ -88,9 +90,9 @@ class ClientStream:
         try:
             request = self._request.FromString(data)
             if self.node is None:
-                self._introduce(request)
+                self._introduce(request, await self._streams.names_of(self._context))
             rejection = self.stream.receive(request, time.monotonic())
-        except (RequestError, TooManyScopesError, ValueError, DecodeError) as error:
+        except (RequestError, TooManyScopesError, ValueError, DecodeError, RpcFailure) as error:
             reason = str(error)[:_MAX_REASON]  # it may repeat what the client said
             self._streams.on_refused(self, reason)
             await self._context.abort(_code_of(error), reason)
@@ -99,7 +101,7 @@ class ClientStream:
                 self._streams.on_rejection(self, rejection)
             self.poke()
 
-    def _introduce(self, request: Any) -> None:
+    def _introduce(self, request: Any, names: Names) -> None:
         if not request.node.id:
             raise RequestError("the first request of a stream must say who asks: node.id is required")
         # A copy of its own: the request, which may name a thousand resources, is not kept, nor what Envoy can do.
@@ -108,7 +110,7 @@ class ClientStream:
         if len(data) > MAX_NODE_BYTES:
             raise TooMuchError(f"the node has more than {MAX_NODE_BYTES} bytes")
         node = Node.FromString(data)
-        self.proxy = self._streams.identify(node, _identities(self._context))
+        self.proxy = self._streams.identify(node, names)
         self.node = node
         self._streams.snapshots.join(self)
 
@@ -201,13 +203,15 @@ class ClientStream:
 
 
 class Streams:
-    """All clients. `identify` makes a proxy of a node and of what its certificate proves; it may raise ValueError."""
+    """All clients. `names_of` says what one has proved, or raises RpcFailure; `identify` makes a proxy of a node and of
+    that; it may raise ValueError."""
 
     def __init__(
         self, snapshots: Snapshots, identify: Identify, metrics: Metrics, deadline_s: float = DEADLINE_S
     ) -> None:
         self.snapshots = snapshots
         self.identify = identify
+        self.names_of: NamesOf = names_of_certificate
         self.metrics = metrics
         self.throttle = Throttle()
         self.stalled_bytes = STALLED_BYTES
@@ -296,13 +300,7 @@ class Streams:
 
 
 def _code_of(error: Exception) -> grpc.StatusCode:
+    if isinstance(error, RpcFailure):
+        return status_code(error.status)
     too_much = isinstance(error, (TooMuchError, TooManyScopesError))
     return grpc.StatusCode.RESOURCE_EXHAUSTED if too_much else grpc.StatusCode.INVALID_ARGUMENT
-
-
-def _identities(context: Any) -> Names:
-    """What the client's certificate proves: the URIs in it. None without TLS."""
-    facts = context.auth_context()
-    if facts.get("transport_security_type") != [b"ssl"]:
-        return None
-    return tuple(bytes(name).decode("utf-8", "replace") for name in facts.get("peer_uri", ()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -15,6 +15,13 @@ from meshproxy.errors import ConfigError
 _log: Final = logging.getLogger("meshproxy.pilot")
 
 
+class PortTls(Protocol):
+    """What makes a port one with TLS."""
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """grpcio's. Raises ConfigError."""
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """PEM files. With `ca`, every client must show a certificate that it has signed."""
@@ -22,6 +29,11 @@ class TlsFiles:
     certificate: str
     key: str
     ca: str = ""
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For a port. Raises ConfigError when a file cannot be read."""
+        source = CertificateSource(self)
+        return grpc.dynamic_ssl_server_credentials(source.read(), source.fetch, bool(self.ca))
 
 
 class CertificateSource:
@@ -52,12 +64,6 @@ class CertificateSource:
             return None
         self._stamps = stamps
         return found
-
-
-def credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """For a port. Raises ConfigError when a file cannot be read."""
-    source = CertificateSource(files)
-    return grpc.dynamic_ssl_server_credentials(source.read(), source.fetch, bool(files.ca))
 
 
 def _read(name: str) -> bytes:

@@ -272,7 +272,8 @@ def _peer_of(connection: Connection) -> Peer:
         uris = tuple(facts.peer_names(URI))
     except DerError:
         uris = ()  # it names nobody
-    return Peer(address, None, uris, 0 if facts.peer is None else int(facts.peer.serial, 16), is_encrypted=True)
+    serial = 0 if facts.peer is None else int(facts.peer.serial, 16)
+    return Peer(address, None, uris, serial, facts.peer_der, is_encrypted=True)
 
 
 def credentials_of(sock: socket.socket) -> Credentials:

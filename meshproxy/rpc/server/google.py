@@ -20,17 +20,19 @@ _log: Final = logging.getLogger("meshproxy.rpc")
 
 
 class GoogleServerCall:
-    """A `ServerCall` on a `grpc.aio.ServicerContext` of a method that streams bytes both ways."""
+    """A `ServerCall` on a `grpc.aio.ServicerContext` of a method that streams bytes both ways. Without `certificates`
+    those of callers count for nothing: grpcio has verified them, but not for this."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, *, certificates: bool = True) -> None:
         self._context = context
+        self._certificates = certificates
         self._peer: Peer | None = None
         self._metadata: dict[str, list[str]] | None = None
 
     @property
     def peer(self) -> Peer:
         if self._peer is None:
-            self._peer = _peer_of(self._context)
+            self._peer = _peer_of(self._context, certificates=self._certificates)
         return self._peer
 
     @property
@@ -53,20 +55,25 @@ class GoogleServerCall:
             raise asyncio.CancelledError from None  # the caller is gone
 
 
-def add_handlers(server: Any, handlers: Handlers) -> None:
+def add_handlers(server: Any, handlers: Handlers, *, certificates: bool = True) -> None:
     """Let a `grpc.aio.Server` that has not started take these calls."""
     for path, handler in handlers.items():
         _, service, method = path.split("/")
-        taken = grpc.stream_stream_rpc_method_handler(_serving(handler, path))
+        taken = grpc.stream_stream_rpc_method_handler(_serving(handler, path, certificates=certificates))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: taken}),))
 
 
-def _serving(handler: Handler, path: str) -> Callable[[Any, Any], Awaitable[None]]:
+def status_code(status: int) -> grpc.StatusCode:
+    """grpcio's word for a number."""
+    return _CODES.get(status, grpc.StatusCode.UNKNOWN)
+
+
+def _serving(handler: Handler, path: str, *, certificates: bool) -> Callable[[Any, Any], Awaitable[None]]:
     async def serve(_requests: Any, context: Any) -> None:
         try:
-            await handler(GoogleServerCall(context))
+            await handler(GoogleServerCall(context, certificates=certificates))
         except RpcFailure as failure:
-            await context.abort(_CODES.get(failure.status, grpc.StatusCode.UNKNOWN), failure.message)
+            await context.abort(status_code(failure.status), failure.message)
         except Exception:  # noqa: BLE001  grpcio would tell the caller what it says
             _log.exception("%s has failed", path)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
@@ -74,11 +81,11 @@ def _serving(handler: Handler, path: str) -> Callable[[Any, Any], Awaitable[None
     return serve
 
 
-def _peer_of(context: Any) -> Peer:
+def _peer_of(context: Any, *, certificates: bool) -> Peer:
     facts = context.auth_context()
     encrypted = facts.get("transport_security_type") == [b"ssl"]
-    shown = facts.get("x509_pem_cert", ()) if encrypted else ()
-    uris = facts.get("peer_uri", ()) if encrypted else ()
+    shown = facts.get("x509_pem_cert", ()) if encrypted and certificates else ()
+    uris = facts.get("peer_uri", ()) if encrypted and certificates else ()
     return Peer(
         address=_address_of(context.peer()),
         uris=tuple(bytes(uri).decode("utf-8", "replace") for uri in uris),

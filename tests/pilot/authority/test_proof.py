@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class World:
         self.signer = Signer()
         self.refusals: list[tuple[str, str, str]] = []
         self.bundle = TrustBundle(ROOT.pem, b"")
+        self.barred: set[str] = set()
+        self.later_s = 0.0
         (folder / "jwks.json").write_bytes(jwks(self.signer))
         (folder / "uids.yaml").write_text("1000: shop/web")
         keys = FileKeys(str(folder / "jwks.json"))
@@ -39,10 +42,12 @@ class World:
             lambda *told: self.refusals.append(told),
             TokenVerifier(keys, ISSUER, (AUDIENCE,), TRUST_DOMAIN) if tokens else None,
             UidTable(str(folder / "uids.yaml"), TRUST_DOMAIN) if uids else None,
+            lambda uri: uri in self.barred,
+            lambda: time.time() + self.later_s,
         )
 
     async def prove(self, peer: Peer, metadata: Mapping[str, Sequence[str]] | None = None) -> Caller:
-        return await self.prover.prove(FakeCall(peer, metadata=metadata))
+        return (await self.prover.prove(FakeCall(peer, metadata=metadata))).caller
 
     async def refused(self, peer: Peer, metadata: Mapping[str, Sequence[str]] | None = None) -> tuple[str, str]:
         """Why, and what was tried. The caller is told nothing of it."""
@@ -60,7 +65,9 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def certified(name: str = WEB.uri, *, days: tuple[int, int] = (-1, 30), more: Sequence[str] = ()) -> tuple[Peer, Issued]:
+def certified(
+    name: str = WEB.uri, *, days: tuple[int, int] = (-1, 30), more: Sequence[str] = ()
+) -> tuple[Peer, Issued]:
     """Somebody with a certificate of the mesh."""
     names = [name, *more]
     mine = issue("workload", ROOT, names=[each for text in names for each in uri(text)], days=days)
@@ -115,7 +122,9 @@ async def test_a_bad_token_is_worse_than_none(world: World) -> None:
     for who in (TLS, peer, on_unix(1000)):
         assert await world.refused(who, bad) == ("expired token", "jwt")
     for value in ("", "Basic YTpi", "Bearer", "Bearer ", world.signer.token()):
-        assert (await world.refused(on_unix(1000), {"authorization": [value]}))[0] == "the authorization is no bearer token"
+        assert (await world.refused(on_unix(1000), {"authorization": [value]}))[
+            0
+        ] == "the authorization is no bearer token"
     twice = {"authorization": [f"Bearer {world.signer.token()}"] * 2}
     assert (await world.refused(TLS, twice))[0] == "the authorization is no bearer token"
 
@@ -182,3 +191,28 @@ async def test_when_it_is_our_fault_the_caller_may_come_again() -> None:
         await prover.prove(FakeCall(TLS, metadata=bearer(Signer().token())))
     assert (caught.value.status, caught.value.message) == (codes.UNAVAILABLE, "identities cannot be verified now")
     assert told == ["no keys: no answer for one"]
+
+
+async def test_an_identity_that_is_shut_out(world: World) -> None:
+    peer, _ = certified()
+    held = await world.prover.prove(FakeCall(peer))
+    world.barred.add(WEB.uri)
+    assert not world.prover.holds(held)
+    for who, metadata in ((peer, None), (on_unix(1000), None), (TLS, bearer(world.signer.token()))):
+        assert (await world.refused(who, metadata))[0] == "the identity is shut out"
+
+
+async def test_a_proof_ends(world: World) -> None:
+    peer, mine = certified()
+    by_certificate = await world.prover.prove(FakeCall(peer))
+    by_token = await world.prover.prove(FakeCall(TLS, metadata=bearer(world.signer.token(exp=int(time.time()) + 300))))
+    by_uid = await world.prover.prove(FakeCall(on_unix(1000)))
+    holding = [by_certificate, by_token, by_uid]
+    assert all(map(world.prover.holds, holding))
+    world.later_s = 400.0
+    assert [world.prover.holds(each) for each in holding] == [True, False, True]
+    world.later_s = 31 * 86400.0
+    assert [world.prover.holds(each) for each in holding] == [False, False, True]
+    world.later_s = 0.0
+    world.bundle = TrustBundle(ROOT.pem, revocation_list(ROOT, mine))
+    assert [world.prover.holds(each) for each in holding] == [False, True, True]

@@ -53,28 +53,28 @@ async def reason(verifier: TokenVerifier, token: str) -> str:
 
 
 async def test_a_service_account_by_its_subject(verifier: TokenVerifier, signer: Signer) -> None:
-    assert await verifier.verify(signer.token()) == WEB
+    assert (await verifier.verify(signer.token())).identity == WEB
 
 
 async def test_a_service_account_by_its_claim(verifier: TokenVerifier, signer: Signer) -> None:
     claim = {"namespace": "shop", "serviceaccount": {"name": "web", "uid": "7"}, "pod": {"name": "web-1"}}
-    assert await verifier.verify(signer.token(sub="a user id", **{"kubernetes.io": claim})) == WEB
-    assert await verifier.verify(signer.token(**{"kubernetes.io": claim})) == WEB
+    assert (await verifier.verify(signer.token(sub="a user id", **{"kubernetes.io": claim}))).identity == WEB
+    assert (await verifier.verify(signer.token(**{"kubernetes.io": claim}))).identity == WEB
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"])
 async def test_rsa_algorithms(verifier: TokenVerifier, rsa_signer: Signer, algorithm: str) -> None:
-    assert await verifier.verify(Signer("rsa", algorithm, rsa_signer.key).token()) == WEB
+    assert (await verifier.verify(Signer("rsa", algorithm, rsa_signer.key).token())).identity == WEB
 
 
 async def test_p_384(tmp_path: Path) -> None:
     signer = Signer("large", "ES384")
-    assert await verifier_of(tmp_path, signer).verify(signer.token()) == WEB
+    assert (await verifier_of(tmp_path, signer).verify(signer.token())).identity == WEB
 
 
 async def test_a_token_without_a_key_id(verifier: TokenVerifier, signer: Signer) -> None:
     token = jwt.encode(_claims(), signer.key, "ES256")
-    assert await verifier.verify(token) == WEB
+    assert (await verifier.verify(token)).identity == WEB
 
 
 def _claims(**more: Any) -> dict[str, Any]:
@@ -134,10 +134,12 @@ async def test_clocks_may_differ_a_little(tmp_path: Path, signer: Signer) -> Non
         if refused:
             await reason(verifier, token)
         else:
-            assert await verifier.verify(token) == WEB
+            assert (await verifier.verify(token)).identity == WEB
 
 
-async def test_whoever_could_only_verify_cannot_sign(verifier: TokenVerifier, signer: Signer, rsa_signer: Signer) -> None:
+async def test_whoever_could_only_verify_cannot_sign(
+    verifier: TokenVerifier, signer: Signer, rsa_signer: Signer
+) -> None:
     """RFC 8725 sections 2.1 and 3.1: `none`, and a public key as the secret of an HMAC."""
     assert "no key fits" in await reason(verifier, unsigned({"alg": "none", "kid": "one"}, _claims()))
     assert "no key fits" in await reason(verifier, unsigned({"alg": "None", "kid": "one"}, _claims()))

@@ -107,3 +107,59 @@ def test_a_workload_whose_metadata_say_that_it_takes_mutual_tls() -> None:
     labelled = document("WorkloadEntry", spec, "w", "shop, labels: {security.istio.io/tlsMode: istio}")
     (doubt,) = doubts(labelled)
     assert doubt.startswith("WorkloadEntry shop/w: spec: metadata.labels: mutual TLS to it needs secrets")
+
+
+def policy(spec: str) -> object:
+    return document("AuthorizationPolicy", spec, "p", "shop")
+
+
+ALL = "selector: {matchLabels: {app: web}}\nrules:\n- from: [{source: {principals: [a/b]}}]"
+STRICT = document("PeerAuthentication", "mtls: {mode: STRICT}", "strict", "shop")
+
+
+def web(name: str = "web") -> object:
+    endpoint = f"{{address: 10.0.0.1, labels: {{app: {name}}}}}"
+    return document(
+        "ServiceEntry",
+        f"hosts: [{name}.{END}]\nports: [{{number: 80, name: http}}]\nresolution: STATIC\nendpoints: [{endpoint}]",
+        name,
+        "shop",
+    )
+
+
+def test_a_policy_that_does_what_it_says_raises_no_doubts() -> None:
+    assert doubts(web(), policy(ALL)) == []
+    assert doubts(web(), STRICT, policy(f"action: DENY\n{ALL}")) == []
+
+
+def test_a_policy_that_selects_nothing() -> None:
+    reason = "AuthorizationPolicy shop/p: spec.selector: no workload that is listed here has these labels"
+    assert doubts(web("other"), policy(ALL)) == [reason]
+
+
+def test_a_policy_that_allows_nothing() -> None:
+    reason = "allows nothing, since it has no rules: all that it selects is denied"
+    assert doubts(policy("{}")) == [f"AuthorizationPolicy shop/p: spec: {reason}"]
+
+
+def test_rules_behind_one_that_matches_everything() -> None:
+    reason = "AuthorizationPolicy shop/p: spec.rules[1]: makes no difference: rules[0] matches everything"
+    assert doubts(policy("rules: [{}, {to: [{operation: {paths: [/a]}}]}]")) == [reason]
+
+
+def test_rules_about_tokens() -> None:
+    spec = """
+    rules:
+    - from: [{source: {requestPrincipals: ['*']}}, {source: {notRequestPrincipals: [a/b]}}]
+      when: [{key: request.auth.audiences, values: [a]}]
+    """
+    reason = "only who shows a JWT has it, and no JWTs are verified yet: nobody has"
+    where = ("from[0].source.requestPrincipals", "from[1].source.notRequestPrincipals", "when[0].key")
+    assert doubts(policy(spec)) == [f"AuthorizationPolicy shop/p: spec.rules[0].{each}: {reason}" for each in where]
+
+
+def test_who_is_denied_by_name_may_come_without_one() -> None:
+    reason = "a caller in plaintext has no identity, and is not denied: only STRICT mutual TLS refuses it"
+    assert doubts(web(), policy(f"action: DENY\n{ALL}")) == [
+        f"AuthorizationPolicy shop/p: spec.rules[0].from[0].source.principals: {reason}"
+    ]

@@ -160,3 +160,72 @@ def test_an_alias_that_stands_for_more_and_more_is_counted_each_time() -> None:
     book.update(rules(("f", document_text("PythonFilter", spec))))
     (rejection,) = book.rejections
     assert "too large" in rejection.problems[0].reason
+
+
+def policy(action: str, name: str = "p", selector: str = "selector: {matchLabels: {app: web}}", more: str = "") -> str:
+    return document_text("AuthorizationPolicy", f"{selector}\naction: {action}\nrules: [{{}}]", name, "shop", more)
+
+
+def in_force(book: RuleBook) -> dict[str, tuple[str, object]]:
+    """Action and selection of every policy."""
+    return {
+        one.name: (one.spec.action, one.spec.selections) for one in book.mesh.of_kind("AuthorizationPolicy", "shop")
+    }
+
+
+WEB = ((("app", "web"),),)
+
+
+def test_a_policy_that_was_never_good_denies_everything_to_whom_it_selects() -> None:
+    book = RuleBook()
+    book.update(rules(("f", together(entry("a"), policy("CUSTOM")))))
+    assert in_force(book) == {"p": ("DENY", WEB)}
+    (rejection,) = book.rejections
+    assert (rejection.denies, rejection.keeps) == (True, False)
+    book.update(rules(("f", policy("ALOW"))))
+    assert [(one.denies, one.keeps) for one in book.rejections] == [(True, False)]
+    book.update(rules(("f", policy("ALLOW"))))
+    assert (in_force(book), book.rejections) == ({"p": ("ALLOW", WEB)}, ())
+
+
+def test_a_policy_that_was_good_stays_as_it_was() -> None:
+    book = RuleBook()
+    book.update(rules(("f", policy("ALLOW"))))
+    book.update(rules(("f", policy("ALOW"))))
+    assert in_force(book) == {"p": ("ALLOW", WEB)}
+    assert [(one.denies, one.keeps) for one in book.rejections] == [(False, True)]
+
+
+def test_a_selector_that_cannot_be_read_is_everybody() -> None:
+    for selector in ("selector: {matchLabels: {app: 1}}", "selector: {labels: {app: web}}", "selector: web"):
+        book = RuleBook()
+        book.update(rules(("f", policy("ALLOW", selector=selector))))
+        assert in_force(book) == {"p": ("DENY", ((),))}
+
+
+def test_what_would_refuse_nobody_is_not_made_to() -> None:
+    book = RuleBook()
+    dry_run = ', annotations: {istio.io/dry-run: "true"}'
+    audit = document_text("AuthorizationPolicy", "action: AUDIT\nrules: [{from: []}]", "audit", "shop")
+    book.update(rules(("f", together(audit, policy("ALOW", more=dry_run), entry("a", "many")))))
+    assert in_force(book) == {}
+    assert [one.denies for one in book.rejections] == [False, False, False]
+
+
+def test_a_denial_goes_with_its_document_but_not_with_a_file_that_cannot_be_read() -> None:
+    book = RuleBook()
+    broken = Problem("f", 1, "", "cannot be read")
+    book.update(rules(("f", policy("ALOW"))))
+    for _ in range(2):
+        book.update(rules(("g", entry("a")), unreadable=(broken,)))
+        assert in_force(book) == {"p": ("DENY", WEB)}
+    book.update(rules(("f", policy("ALOW"))))
+    assert [(one.denies, one.keeps) for one in book.rejections] == [(True, False)]
+    book.update(rules(("f", entry("a"))))
+    assert in_force(book) == {}
+
+
+def test_what_no_proxy_would_take_denies_as_well() -> None:
+    book = RuleBook(check=lambda _: ["no proxy takes this"])
+    book.update(rules(("f", policy("ALLOW"))))
+    assert in_force(book) == {"p": ("DENY", WEB)}

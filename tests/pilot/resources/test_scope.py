@@ -22,12 +22,14 @@ LABELLED = {
     "LocalRateLimit": "spec: {workloadSelector: {labels: {app: web}}, tokenBucket: {maxTokens: 1, fillInterval: 1s}}",
     "Fault": "spec: {workloadSelector: {labels: {app: web}}, abort: {httpStatus: 503}}",
     "PythonFilter": "spec: {workloadSelector: {labels: {app: web}}, module: m}",
+    "AuthorizationPolicy": "spec: {selector: {matchLabels: {app: web}}}",
     "Gateway": "spec: {selector: {app: web}, servers: [{port: {number: 80, name: h, protocol: HTTP}, hosts: ['*']}]}",
 }
 GROUPS = {
     "LocalRateLimit": "meshproxy.io/v1",
     "Fault": "meshproxy.io/v1",
     "PythonFilter": "meshproxy.io/v1",
+    "AuthorizationPolicy": "security.istio.io/v1",
 }
 
 

@@ -1,0 +1,99 @@
+"""Keys, requests for certificates, and what an authority answers. Keys live in memory, and in no text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from meshproxy.errors import MeshProxyError
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+_MAX_ROOTS: Final = 1000
+
+
+class MaterialError(MeshProxyError):
+    """What an authority, or a file, has is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A certificate with its intermediates, and its key. `not_after` is Unix time."""
+
+    chain: bytes  # PEM, the leaf first
+    key: bytes = field(repr=False)  # PEM (PKCS#8)
+    not_after: float = 0.0
+
+
+def new_key(kind: str) -> Key:
+    """`ecdsa-p256` or `rsa-2048`."""
+    if kind == "rsa-2048":
+        return rsa.generate_private_key(65537, 2048)
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def certificate_request(key: Key, uri: str) -> bytes:
+    """A CSR (PEM) that names the identity as the certificate will: in a URI, and with no subject."""
+    name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(name, critical=True)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def read_answer(answer: Sequence[str], key: Key, uri: str, now: float) -> tuple[KeyPair, bytes]:
+    """What an authority gives for a request with that key: the pair, and its last element, which are the roots (PEM;
+    none where it has but one). Raises MaterialError for a certificate that is not for us, or not for now."""
+    if not answer:
+        raise MaterialError("the authority's answer is empty")
+    last = answer[len(answer) - 1] if len(answer) > 1 else ""
+    chain = "".join(_with_newline(text) for text in (answer[:-1] if last else answer)).encode()
+    leaf = certificates(chain)[0]
+    if _spki(leaf.public_key()) != _spki(key.public_key()):
+        raise MaterialError("the authority's certificate is for another key")
+    if uri not in _uris(leaf):
+        raise MaterialError(f"the authority's certificate is not for {uri}")
+    not_after = leaf.not_valid_after_utc.timestamp()
+    if not_after <= now:
+        raise MaterialError("the authority's certificate has expired")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return KeyPair(chain, pem, not_after), merged(last.encode())
+
+
+def certificates(pem: bytes) -> list[x509.Certificate]:
+    """At least one. Raises MaterialError."""
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise MaterialError(f"no certificate in PEM: {error}") from None
+
+
+def merged(*pems: bytes) -> bytes:
+    """All certificates of several files, each once, in their order. Raises MaterialError."""
+    found: dict[bytes, None] = {}
+    for pem in pems:
+        if pem.strip():
+            found.update(dict.fromkeys(each.public_bytes(serialization.Encoding.PEM) for each in certificates(pem)))
+    if len(found) > _MAX_ROOTS:
+        raise MaterialError(f"more than {_MAX_ROOTS} roots")
+    return b"".join(found)
+
+
+def _with_newline(pem: str) -> str:
+    return pem if pem.endswith("\n") else pem + "\n"
+
+
+def _spki(key: object) -> bytes:
+    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(encoding, form)  # type: ignore[attr-defined, no-any-return]
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier)

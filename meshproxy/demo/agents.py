@@ -1,0 +1,52 @@
+"""The agent of each sidecar: it makes a key, has it certified by the authority, and makes another in time."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from meshproxy.demo.identities import Authority, Lifetimes, Platform
+from meshproxy.demo.processes import Processes, Served
+from meshproxy.demo.rules import NAMESPACE
+
+_ROTATIONS: Final = "meshproxy_agent_rotations_total"
+
+
+class Agent(Served):
+    """`meshproxy agent`; `socket` is where it serves its sidecar."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        name: str,
+        account: str,
+        ca: str,
+        authority: Authority,
+        platform: Platform,
+        lifetimes: Lifetimes,
+    ) -> None:
+        directory = authority.roots.parent
+        self.socket = str(directory / f"{name}.sock")
+        self._address_path = directory / f"{name}.agent"
+        child = processes.start(
+            f"agent-{name}", "meshproxy", "agent", "--ca", ca, "--ca-root-file", str(authority.roots),
+            "--token-file", str(platform.token(name, account)), "--namespace", NAMESPACE,
+            "--service-account", account, "--lifetime", f"{lifetimes.certificate_s}s",
+            "--sds-socket", self.socket, "--http", "127.0.0.1:0", "--address-path", str(self._address_path),
+        )  # fmt: skip
+        super().__init__(child, f"the agent of {name}")
+
+    async def wait_until_it_serves(self) -> None:
+        """Until it has a certificate. Raises DemoError when it ends instead."""
+        await self.wait(self._is_ready, "become ready")
+
+    async def _is_ready(self) -> bool:
+        if not self._address_path.exists():
+            return False
+        self.admin = json.loads(self._address_path.read_text(encoding="utf-8"))["http"]
+        return await self._says("/healthz/ready", "")
+
+    async def rotations(self) -> int:
+        """How many certificates have taken the place of another."""
+        values = [line for line in (await self.ask("/metrics")).splitlines() if line.startswith(_ROTATIONS)]
+        return int(float(values[0].split()[-1])) if values else 0
