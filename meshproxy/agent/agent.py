@@ -124,7 +124,7 @@ class Agent:
         pair, roots = read_answer(answer, key, uri, time.time())
         secrets.set_roots(self._with_file(roots))
         secrets.set_identity(pair)
-        self.metrics.rotations += 1
+        self.metrics.certificates += 1
         self._renewed.set()
 
     def _with_file(self, roots: bytes) -> bytes:

@@ -9,7 +9,7 @@ class AgentMetrics:
     """Counters."""
 
     def __init__(self) -> None:
-        self.rotations = 0
+        self.certificates = 0  # the first one as well
         self.failures = 0  # of attempts to have a key certified
         self.bundles = 0
         self.bundle_failures = 0
@@ -21,7 +21,7 @@ class AgentMetrics:
         rows = (
             ("ready", "gauge", int(ready)),
             ("certificate_left_seconds", "gauge", round(max(left_s, 0.0), 3)),
-            ("rotations_total", "counter", self.rotations),
+            ("certificates_total", "counter", self.certificates),
             ("renewal_failures_total", "counter", self.failures),
             ("bundles_total", "counter", self.bundles),
             ("bundle_failures_total", "counter", self.bundle_failures),

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Final
 
 from meshproxy.pilot.authority.renewed import renewal_delay_s, retry_delay_s
 
-_UNKNOWN_LIFE_S = 600.0  # there was no certificate yet: the pause may become a minute
+_UNKNOWN_LIFE_S: Final = 600.0  # there was no certificate yet: the pause may become a minute
+_SHORTEST_LIFE_S: Final = 1.0  # an authority that gives less is not asked more often
 
 
 class RenewalPolicy:
@@ -27,8 +29,8 @@ class RenewalPolicy:
     def issued(self, left_s: float) -> float:
         """There is a certificate that lives for so long yet: seconds until the next one is to be asked for."""
         self.failures = 0
-        self._life_s = left_s
-        return renewal_delay_s(left_s, self._uniform)
+        self._life_s = max(left_s, _SHORTEST_LIFE_S)
+        return renewal_delay_s(self._life_s, self._uniform)
 
     def failed(self) -> float:
         """There is none: seconds until the next attempt."""

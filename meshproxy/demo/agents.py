@@ -9,7 +9,7 @@ from meshproxy.demo.identities import Authority, Lifetimes, Platform
 from meshproxy.demo.processes import Processes, Served
 from meshproxy.demo.rules import NAMESPACE
 
-_ROTATIONS: Final = "meshproxy_agent_rotations_total"
+_CERTIFICATES: Final = "meshproxy_agent_certificates_total"
 
 
 class Agent(Served):
@@ -48,5 +48,5 @@ class Agent(Served):
 
     async def rotations(self) -> int:
         """How many certificates have taken the place of another."""
-        values = [line for line in (await self.ask("/metrics")).splitlines() if line.startswith(_ROTATIONS)]
-        return int(float(values[0].split()[-1])) if values else 0
+        values = [line for line in (await self.ask("/metrics")).splitlines() if line.startswith(_CERTIFICATES)]
+        return max(int(float(values[0].split()[-1])) - 1, 0)

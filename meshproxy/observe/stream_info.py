@@ -9,6 +9,7 @@ from meshproxy.net.address import Address
 from meshproxy.net.proxy_protocol import ProxyHeader
 from meshproxy.net.transport_socket import TransportSocket
 from meshproxy.observe.wire import WireBytes
+from meshproxy.tls.x509 import URI
 
 PROTOCOL_HTTP10: Final = 10
 PROTOCOL_HTTP11: Final = 11
@@ -55,6 +56,12 @@ class ConnectionInfo:
     def tls(self) -> Any:
         """Facts of the TLS session; None on plaintext."""
         return None if self.transport_socket is None else self.transport_socket.facts
+
+    @property
+    def peer_uris(self) -> list[str]:
+        """The URI names (a SPIFFE ID) of the peer's certificate; none where nobody has validated it."""
+        facts = self.tls
+        return facts.peer_names(URI) if facts is not None and facts.peer_certificate_validated else []
 
 
 class RouteInfo:

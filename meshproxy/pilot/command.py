@@ -25,6 +25,7 @@ from meshproxy.pilot.server.pilot import Pilot, PilotSettings
 from meshproxy.pilot.server.tls import TlsFiles
 from meshproxy.pilot.sources.open import open_source
 from meshproxy.server.heap import keep_freed_memory
+from meshproxy.server.secrecy import keep_memory_private
 from meshproxy.tls.spiffe import trust_domain_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def run_pilot(options: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"meshproxy pilot: {error}", file=sys.stderr)
         return 2
+    if options.authority:
+        keep_memory_private()
     keep_freed_memory()
     _allow_many_files()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,14 @@ if TYPE_CHECKING:
 _STATES: Final = (LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING)
 
 
+# Words by which a text may hold a secret: the fields that the API marks as sensitive, and what wraps them.
+_SECRET: Final = re.compile(r"(?i)private.?key|password|secret|token|ticket|credential|inline.?bytes")
+
+
+def _without_secrets(text: str) -> str:
+    return "[redacted]" if _SECRET.search(text) else text
+
+
 class SupervisorBackend(AdminBackend):
     """Answers from what the supervisor holds, and asks the workers for the rest."""
 
@@ -59,7 +68,7 @@ class SupervisorBackend(AdminBackend):
         shown: dict[str, Any] = {
             "concurrency": options.concurrency,
             "config_path": options.config_path,
-            "config_yaml": options.config_yaml,
+            "config_yaml": _without_secrets(options.config_yaml),
             "admin_address_path": options.admin_address_path,
             "log_level": options.log_level,
             "component_log_level": options.component_log_level,

@@ -31,6 +31,7 @@ from meshproxy.config.subscription import (
     LISTENER_TYPE,
     ROUTE_TYPE,
     RUNTIME_TYPE,
+    SECRET_TYPE,
     VIRTUAL_HOST_TYPE,
     SubscriptionStats,
 )
@@ -365,7 +366,8 @@ class ControlPlane(ResourceSink):
         for update in updates:
             if update.name in reasons:
                 because = reasons[update.name]
-                refusal = Refusal(update.version, update.data, because)
+                data = b"" if type_url == SECRET_TYPE else update.data  # a key that nobody uses is not kept
+                refusal = Refusal(update.version, data, because)
                 self.resources.record(source, type_url, update.name).refusal = refusal
                 _log.warning("%s %s is refused: %s", type_url.rpartition(".")[2], update.name, because)
         for name in removed:

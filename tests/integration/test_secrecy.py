@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.differential.test_secrets import Files, server
 from tests.differential.tls import Client, TlsChain, TlsListener, TlsSide, World
 from tests.integration.proxy import children
 from tests.support.polling import wait_for
-from tests.support.proxy import ProxyProcess
+from tests.support.proxy import MESHPROXY_ARGUMENTS, ProxyProcess
 from tests.tls.certificates import world
 
 READ = "import sys; open('/proc/' + sys.argv[1] + '/maps', 'rb').read(16)"
@@ -21,22 +22,10 @@ READ = "import sys; open('/proc/' + sys.argv[1] + '/maps', 'rb').read(16)"
 UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
 
-def started(*arguments: str) -> object:
-    def start(config: str) -> ProxyProcess:
-        argv = [
-            *UNPRIVILEGED,
-            sys.executable,
-            "-m",
-            "meshproxy",
-            "run",
-            "--concurrency",
-            "2",
-            "--shutdown-delay-s",
-            "0",
-        ]
-        return ProxyProcess([*argv, *arguments], config)
-
-    return start
+def start(*arguments: str) -> Callable[[str], ProxyProcess]:
+    """A proxy with two workers."""
+    command = [*UNPRIVILEGED, sys.executable, "-m", "meshproxy", "run", "--concurrency", "2", *MESHPROXY_ARGUMENTS]
+    return lambda config: ProxyProcess([*command, *arguments], config)
 
 
 def may_be_read(pid: int) -> bool:

@@ -149,13 +149,12 @@ class World:
 
     def by_sidecar(self) -> tuple[int, str]:
         """Status and answer of a request that the client's sidecar takes there."""
-        port = wait_for(lambda: self.client.listener_ports().get("127.0.0.1_8000"), "the listener", DEADLINE_S)
+        port = listener_port(self.client, "127.0.0.1_8000")
         answer = exchange(port, f"GET / HTTP/1.1\r\nhost: {HOST}\r\nx-forwarded-client-cert: {FORGED}\r\n\r\n".encode())
         return answer.status, answer.body.decode()
 
     def bytes_by_sidecar(self) -> str:
-        name = f"127.0.0.1_{HOST}_9000"
-        return talk(wait_for(lambda: self.client.listener_ports().get(name), "the listener", DEADLINE_S))
+        return talk(listener_port(self.client, f"127.0.0.1_{HOST}_9000"))
 
     def stat(self, name: str, *, of: str = "http") -> int:
         """Of the listener of the server's sidecar."""
@@ -180,6 +179,11 @@ class World:
                 return secured.recv(4096).startswith(b"HTTP/1.1 200")
         except OSError:
             return False
+
+
+def listener_port(proxy: ProxyProcess, name: str) -> int:
+    wait_for(lambda: name in proxy.listener_ports(), "the listener", DEADLINE_S)
+    return proxy.listener_ports()[name]
 
 
 def talk(port: int) -> str:

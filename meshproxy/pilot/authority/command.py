@@ -33,6 +33,7 @@ from meshproxy.pilot.authority.settings import AuthorityError, AuthoritySettings
 from meshproxy.pilot.authority.state import PREPARED, SIGNING, TRUSTED, Issuer, Revoked, State, changes
 from meshproxy.pilot.authority.store import Record
 from meshproxy.pilot.sources.source import SourceError
+from meshproxy.server.secrecy import keep_memory_private
 from meshproxy.tls.spiffe import parse_identity
 
 _MAX_CHAIN_BYTES: Final = 256 * 1024
@@ -40,6 +41,7 @@ _MAX_CHAIN_BYTES: Final = 256 * 1024
 
 def run_authority(options: argparse.Namespace) -> int:
     """Do what the verb says; the exit code."""
+    keep_memory_private()
     try:
         return asyncio.run(_run(options))
     except AuthorityError as error:

@@ -128,6 +128,7 @@ class EtcdStore:
             try:
                 return await self._caller.anywhere(action)
             except SourceError as error:
+                await self._caller.move_on()  # a new connection: an old one waits ever longer before it tries again
                 raise AuthorityError(str(error)) from None
 
     def _record(self, kv: api.KeyValue) -> Record | None:

@@ -64,7 +64,9 @@ class AuthorityServer:
         trust_domain = authority.trust_domain
         domains = tuple(dict.fromkeys((trust_domain, *settings.aliases)))
         self._keys = open_keys(settings.jwks, settings.jwks_ca) if settings.jwks else None
-        tokens = self._keys and TokenVerifier(self._keys, settings.issuer, settings.audiences, trust_domain)
+        tokens = None
+        if self._keys is not None:
+            tokens = TokenVerifier(self._keys, settings.issuer, settings.audiences, trust_domain)
         uids = UidTable(settings.uid_table, trust_domain) if settings.uid_table else None
         self._unproved = UnprovedLog(authority.audit, authority.metrics)
         self.prover = Prover(domains, authority.bundle, self._unproved, tokens, uids, authority.is_barred)

@@ -34,7 +34,9 @@ class Pages:
     """`handle` answers an `AdminServer`. `rules` says what the documents come to, and which are refused; `authority`,
     what there is to say of it, or None."""
 
-    def __init__(self, server: DiscoveryServer, rules: Callable[[], Any], authority: Callable[[], Any]) -> None:
+    def __init__(
+        self, server: DiscoveryServer, rules: Callable[[], Any], authority: Callable[[], Any] = lambda: None
+    ) -> None:
         self._server = server
         self._streams = server.streams
         self._rules = rules

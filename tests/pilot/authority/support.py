@@ -126,9 +126,9 @@ def split(pem: bytes) -> list[bytes]:
     return [part + end for part in pem.split(end) if part.strip()]
 
 
-def seconds(settings: AuthoritySettings | None = None, **changes: float) -> AuthoritySettings:
+def seconds(**changes: Any) -> AuthoritySettings:
     """Settings of a fast mesh."""
-    base = settings or AuthoritySettings(
+    base = AuthoritySettings(
         lifetime_s=10.0, longest_lifetime_s=20.0, skew_s=1.0, root_lifetime_s=600.0, overlap_s=30.0, crl_lifetime_s=60.0
     )
     return replace(base, **changes)

@@ -160,7 +160,8 @@ def test_a_csr_of_openssl_is_read(tmp_path: Path) -> None:
     arguments = ["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/O=any"]
     names = ["-addext", f"subjectAltName=URI:{CART.uri}"]
     openssl(*arguments, *names, "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "csr"))
-    assert read_csr((tmp_path / "csr").read_bytes(), CART.uri)
+    key = serialization.load_pem_private_key((tmp_path / "key").read_bytes(), None)
+    assert read_csr((tmp_path / "csr").read_bytes(), CART.uri) == key.public_key()
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,15 @@ WEB = Caller(Identity(TRUST_DOMAIN, "shop", "web"), "jwt")
 
 
 def test_a_thousand_who_came_together_come_back_apart() -> None:
-    chance = random.Random(6)  # noqa: S311
+    chance = random.Random(6)
     delays = [renewal_delay_s(3600.0, chance.uniform) for _ in range(1000)]
     assert 0.6 * 3600.0 <= min(delays) < max(delays) <= 0.73 * 3600.0
     assert sum(delays) / 1000 == pytest.approx(3600.0 * 2 / 3, rel=0.01)
     # In no tenth of the time that it takes are there many more than a tenth of them.
     tenth = 0.13 * 3600.0 / 10
-    counts = [sum(0.6 * 3600.0 + n * tenth <= each < 0.6 * 3600.0 + (n + 1) * tenth for each in delays) for n in range(10)]
+    counts = [
+        sum(0.6 * 3600.0 + n * tenth <= each < 0.6 * 3600.0 + (n + 1) * tenth for each in delays) for n in range(10)
+    ]
     assert max(counts) < 150
     assert renewal_delay_s(-5.0, chance.uniform) == 0.0
 

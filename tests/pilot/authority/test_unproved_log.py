@@ -23,7 +23,9 @@ class World:
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
     def counted(self) -> float:
-        return self.metrics.registry.get_sample_value("meshproxy_authority_refused_total", {"reason": "unproven"}) or 0.0
+        return (
+            self.metrics.registry.get_sample_value("meshproxy_authority_refused_total", {"reason": "unproven"}) or 0.0
+        )
 
 
 def test_each_is_counted_and_told_with_its_reason(tmp_path: Path) -> None:
@@ -31,7 +33,12 @@ def test_each_is_counted_and_told_with_its_reason(tmp_path: Path) -> None:
     world.log("expired token", "jwt", "10.0.0.1:1")
     world.log("no\nproof", "", "x" * 5000)
     first, second = world.lines()
-    assert {"event": "refused", "reason": "expired token", "proof": "jwt", "address": "10.0.0.1:1"}.items() <= first.items()
+    assert {
+        "event": "refused",
+        "reason": "expired token",
+        "proof": "jwt",
+        "address": "10.0.0.1:1",
+    }.items() <= first.items()
     assert (second["reason"], len(second["address"])) == ("no\nproof", 256)
     assert world.counted() == 2.0
     assert [each["reason"] for each in world.log.latest] == ["expired token", "no\nproof"]

@@ -45,6 +45,9 @@ CASES = [
     ("everything", EVERYTHING, replace(WEB, metadata=())),
     ("everything", EVERYTHING, replace(WEB, mode=EXPLICIT, metadata=())),
     ("everything", EVERYTHING, EDGE),
+    ("samples with an agent", SAMPLE_RULES, replace(ENVOY, metadata=WITH_AGENT[:1])),
+    ("samples with an agent", SAMPLE_RULES, replace(ENVOY, mode=EXPLICIT, metadata=WITH_AGENT[:1])),
+    ("everything with an agent", EVERYTHING, replace(WEB, metadata=WITH_AGENT)),
     ("everything with an agent", EVERYTHING, replace(WEB, mode=EXPLICIT, metadata=WITH_AGENT)),
     ("everything without an agent", EVERYTHING, replace(EDGE, metadata=())),
 ]
