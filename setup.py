@@ -28,6 +28,7 @@ HOT = (
     "meshproxy/codec/**/*.py",
     "meshproxy/config/string_matcher.py",
     "meshproxy/http/**/*.py",
+    "meshproxy/matching/**/*.py",
     "meshproxy/net/**/*.py",
     "meshproxy/observe/access_log.py",
     "meshproxy/observe/formatter.py",

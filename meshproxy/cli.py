@@ -205,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     authority = commands.add_parser(
         "authority",
         help="the certificate authority of a mesh: make it, rotate its roots, revoke",
-        description="Make and look after the authority that a pilot issues certificates with (docs/security.md).",
+        description="Make and look after the authority that a pilot issues certificates with (docs/authority.md).",
         epilog=AUTHORITY_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

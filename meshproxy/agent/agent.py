@@ -23,12 +23,14 @@ from meshproxy.codec import grpc
 from meshproxy.errors import ConfigError
 from meshproxy.http.grpc.client import RpcError
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.log import log_once_per
 from meshproxy.rpc.server.call import Credentials
 from meshproxy.rpc.server.server import RpcServer
 from meshproxy.server.admin.server import AdminServer
 from meshproxy.xds.secret_server import secret_handlers
 
 _log: Final = logging.getLogger("meshproxy.agent")
+_refusals: Final = log_once_per(1.0, "agent")
 _LONGEST_SLEEP_S: Final = 30.0  # then the clock is looked at again: it may have been set, or the machine suspended
 _FAILURES: Final = (RpcError, MaterialError, OSError, TimeoutError)
 
@@ -87,7 +89,7 @@ class Agent:
     def _allows(self, credentials: Credentials) -> bool:
         if credentials.uid in self._settings.uids:
             return True
-        _log.warning("a process of user %d may not have our secrets", credentials.uid)
+        _refusals.warning(f"a process of user {credentials.uid} may not have our secrets")
         return False
 
     async def _close(self, tasks: list[asyncio.Task[Any]]) -> None:
@@ -117,7 +119,7 @@ class Agent:
     async def _renew(self) -> None:
         """A new key, and a certificate for it."""
         settings, secrets = self._settings, self.secrets
-        key = new_key(settings.key_type)
+        key = await asyncio.to_thread(new_key, settings.key_type)  # RSA takes a tenth of a second
         uri = settings.identity.uri
         request = certificate_request(key, uri)
         answer = await self._authority.sign(request, settings.lifetime_s, self._proof(), secrets.trusted)

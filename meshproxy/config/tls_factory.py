@@ -194,6 +194,13 @@ class SecretTlsSocketFactory(TransportSocketFactory):
             return []
         return validation.authorities.infos
 
+    @property
+    def validations(self) -> list[ValidationOptions]:
+        """What is demanded of peers, with what a secret is merged into."""
+        given = self._parts.validation
+        held = given.material if isinstance(given, SecretReference) else given
+        return [each for each in (held, self._parts.default_validation) if isinstance(each, ValidationOptions)]
+
     # -- as the user of secrets
 
     def refusal(self, material: Material) -> str:

@@ -633,6 +633,12 @@ class _Handler(ActiveConnection):
     def start_drain(self, after_ms: float) -> None:
         self._manager.start_drain(after_ms)
 
+    def retire(self) -> None:
+        self._manager.on_drain_begin()
+
+    def end_retired(self) -> None:
+        self._manager.close_idle(0.0)
+
     def close_idle(self, idle_ms: float) -> None:
         self._manager.close_idle(idle_ms)
 

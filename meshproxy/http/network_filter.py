@@ -44,6 +44,14 @@ class ActiveConnection(ConnectionHandler):
         from now."""
         raise NotImplementedError
 
+    def retire(self) -> None:
+        """This one is to end, whatever becomes of the others: where its protocol can say so, with its next answer."""
+        raise NotImplementedError
+
+    def end_retired(self) -> None:
+        """It had time for that: whoever can end without a loss does it now, and whoever nobody knows that of."""
+        raise NotImplementedError
+
     def close_idle(self, idle_ms: float) -> None:
         """Close now if nothing has happened for so long."""
         raise NotImplementedError
@@ -83,6 +91,12 @@ class RawConnection(ActiveConnection):
 
     def start_drain(self, after_ms: float) -> None:
         """It goes on."""
+
+    def retire(self) -> None:
+        """It goes on for a while."""
+
+    def end_retired(self) -> None:
+        self.abort()
 
     def close_idle(self, idle_ms: float) -> None:
         """It goes on."""

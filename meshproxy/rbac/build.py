@@ -9,12 +9,14 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
 from meshproxy.config.typed_struct import unpack_any
+from meshproxy.matching.cel.build import build_expression
 from meshproxy.rbac.access import DESTINATION, DIRECT_REMOTE, REMOTE, SOURCE
 from meshproxy.rbac.conditions import (
     AllOf,
     AnyOf,
     Authenticated,
     Condition,
+    ExpressionCondition,
     FilterStateCondition,
     HeaderCondition,
     IpCondition,
@@ -80,7 +82,14 @@ class _Builder:
         principals = self.principals(message.principals, path, "principals")
         if permissions is None or principals is None:
             return None
-        return AllOf([one_or_any(permissions), one_or_any(principals)])
+        conditions = [one_or_any(permissions), one_or_any(principals)]
+        if message.HasField("condition"):
+            options = message.cel_config if message.HasField("cel_config") else None
+            expression = build_expression(message.condition, child(path, "condition"), self.errors, options)
+            if expression is None:
+                return None
+            conditions.append(ExpressionCondition(expression))
+        return AllOf(conditions)
 
     def permissions(self, messages: Any, path: str, field: str) -> list[Condition] | None:
         built = [self.permission(messages[i], item(path, field, i)) for i in range(len(messages))]
@@ -93,7 +102,7 @@ class _Builder:
     def permission(self, message: Any, path: str) -> Condition | None:
         kind: str | None = message.WhichOneof("rule")
         if kind is None:
-            self.errors.add(path, "a rule is required")
+            self.errors.add(child(path, "rule"), "is required")
             return None
         at = child(path, kind)
         if kind == "and_rules":
@@ -119,7 +128,7 @@ class _Builder:
     def principal(self, message: Any, path: str) -> Condition | None:
         kind: str | None = message.WhichOneof("identifier")
         if kind is None:
-            self.errors.add(path, "an identifier is required")
+            self.errors.add(child(path, "identifier"), "is required")
             return None
         at = child(path, kind)
         if kind == "and_ids":

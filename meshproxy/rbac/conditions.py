@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshproxy.config.string_matcher import StringMatcher
+from meshproxy.matching.cel.attributes import Facts
+from meshproxy.matching.cel.build import Expression
 from meshproxy.rbac.access import DESTINATION, Access, principal_names
 from meshproxy.route.header_matcher import HeaderMatcher
 from meshproxy.route.metadata_matcher import FilterStateMatcher, MetadataMatcher
@@ -137,6 +139,16 @@ class FilterStateCondition(Condition):
 
     def holds(self, access: Access) -> bool:
         return self.matcher.matches(access.info)
+
+
+class ExpressionCondition(Condition):
+    """Of the Common Expression Language. What has no value does not hold."""
+
+    def __init__(self, expression: Expression) -> None:
+        self.expression = expression
+
+    def holds(self, access: Access) -> bool:
+        return self.expression.holds(Facts(access.headers, access.info))
 
 
 class Authenticated(Condition):

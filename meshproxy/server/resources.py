@@ -20,6 +20,7 @@ from meshproxy.config.values import struct_fields
 from meshproxy.net.address import Address
 from meshproxy.net.resolver import ResolverSettings
 from meshproxy.observe.stats import StatsRegistry
+from meshproxy.server.certificate_drain import certificate_drain_settings
 from meshproxy.server.listener_config import ListenerConfig, build_listener, listener_addresses, listener_name
 from meshproxy.tls.certs import Certified
 from meshproxy.upstream.build import build_cluster
@@ -80,6 +81,7 @@ class Resources:
         self.layers: list[Layer] = []
         self.resolver = ResolverSettings()
         self.secrets = StaticSecrets()
+        self.certificate_drain: Any = None  # settings, where the bootstrap has them
         self.clusters: dict[str, Resource[ClusterConfig]] = {}
         self.listeners: dict[str, Resource[ListenerConfig]] = {}
 
@@ -205,6 +207,7 @@ class ResourceBuilder:
         self._previous = previous or Resources()
         self._errors = errors
         self.resources.resolver = build_resolver(bootstrap, "", errors) or ResolverSettings()
+        self.resources.certificate_drain = certificate_drain_settings(bootstrap)
         self.factory = ResourceFactory(
             bootstrap,
             self.resources.resolver,

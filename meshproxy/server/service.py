@@ -22,7 +22,7 @@ from meshproxy.server.explain.live import explain_live
 from meshproxy.server.garbage import GARBAGE
 from meshproxy.server.subscriptions import Delivery, Reasons
 from meshproxy.server.worker import Worker
-from meshproxy.tls.certs import days_until_first_expires, describe
+from meshproxy.tls.certs import days_until_first_expires, describe, seconds_until_first_staple_expires
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.status import cluster_status
 
@@ -64,7 +64,7 @@ class WorkerService:
             "watched_files": worker.watched_files,
             "files": self._files,
             "certificates": self._certificates,
-            "days_until_first_cert_expiring": self._days_until_first_expires,
+            "first_expiries": self._first_expiries,
             "runtime": worker.runtime.entries,
             "modify_runtime": worker.runtime.modify,
             "start_drain": worker.start_drain,
@@ -170,8 +170,10 @@ class WorkerService:
         for context in self.worker.tls_contexts():
             yield describe(context)
 
-    def _days_until_first_expires(self) -> int | None:
-        return days_until_first_expires(self.worker.tls_contexts())
+    def _first_expiries(self) -> tuple[int | None, int | None]:
+        """Days until the first certificate expires, and seconds until the first OCSP response does."""
+        contexts = self.worker.tls_contexts()
+        return days_until_first_expires(contexts), seconds_until_first_staple_expires(contexts)
 
     def _snapshot(self, without: tuple[str, ...]) -> Iterator[Plain]:
         """Of all scopes but those with one of these prefixes."""

@@ -109,6 +109,7 @@ class ServerStats(StatsScope):
         "hot_restart_epoch",
         "hot_restart_generation",
         "days_until_first_cert_expiring",
+        "seconds_until_first_ocsp_response_expiring",
         "memory_allocated",
         "memory_physical_size",
         "version",
@@ -132,6 +133,7 @@ class ServerStats(StatsScope):
         self.hot_restart_epoch: int = 0
         self.hot_restart_generation: int = 0
         self.days_until_first_cert_expiring: int = NO_CERTIFICATES
+        self.seconds_until_first_ocsp_response_expiring: int = 0
         self.memory_allocated: int = 0
         self.memory_physical_size: int = 0
         self.version: int = 0

@@ -495,7 +495,7 @@ class Supervisor:
         total = Snapshot()
         parts = [load_snapshot(part) for parts in await self._snapshots() for part in parts]
         self.refresh_stats()
-        self.server_stats.days_until_first_cert_expiring = await self._first_expiry_days()
+        await self._refresh_expiries()
         parts += [self._kept_counters, self.stats.snapshot(), self.control_plane.stats()]
         await in_slices(_add_all(total, parts))
         return total
@@ -520,11 +520,13 @@ class Supervisor:
         layers = [layer for layer in self.runtime.layers if layer.is_admin]
         return {key: str(value) for layer in layers for key, value in layer.values.items()}
 
-    async def _first_expiry_days(self) -> int:
-        for days in await self.parts_of_one("days_until_first_cert_expiring"):
-            if days is not None:
-                return int(days)
-        return NO_CERTIFICATES
+    async def _refresh_expiries(self) -> None:
+        stats = self.server_stats
+        stats.days_until_first_cert_expiring = NO_CERTIFICATES
+        stats.seconds_until_first_ocsp_response_expiring = 0
+        for days, seconds in await self.parts_of_one("first_expiries"):
+            stats.days_until_first_cert_expiring = NO_CERTIFICATES if days is None else int(days)
+            stats.seconds_until_first_ocsp_response_expiring = int(seconds or 0)
 
     def refresh_stats(self) -> None:
         """Bring those of the server's own stats up to date that nothing counts along the way."""

@@ -28,6 +28,7 @@ from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.net.slices import in_slices
 from meshproxy.observe.stats import StatsRegistry
 from meshproxy.rpc.clients import open_rpc_client
+from meshproxy.server.certificate_drain import CertificateDrain
 from meshproxy.server.listener import ActiveFilterChain, ActiveListener, ConnectionCount
 from meshproxy.server.listener_config import ListenerConfig
 from meshproxy.server.resources import CLUSTERS, LISTENERS, Kind, Resource, ResourceBuilder, ResourceFactory, Resources
@@ -92,6 +93,7 @@ class Worker:
         self.dynamic = Resources()  # what a control plane said: the versions that are in force, or warm
         self._prepared_listeners: dict[str, Resource[ListenerConfig]] = {}
         self._layers = RuntimeDiscoveries(self.runtime, self.subscriptions, self.stats)
+        self._certificate_drain = CertificateDrain(self)
         self._waiting_layers: int = 0  # of the runtime, that a control plane has not filled yet
         self._waiters: list[asyncio.Future[None]] = []  # for layers, or for listeners to be warm
 
@@ -188,6 +190,7 @@ class Worker:
         for cluster in resources.clusters.values():
             cluster.take_effect()
         self._count_listeners()
+        self._certificate_drain.configure(resources.certificate_drain)
 
     def _set_clusters(self, resources: Resources) -> Iterator[None]:
         for cluster in resources.clusters.values():
@@ -525,6 +528,7 @@ class Worker:
     async def close(self) -> None:
         """End everything, and wait until it has."""
         self._layers.close()
+        self._certificate_drain.close()
         for name in list(self.warming_listeners):
             self._stop_warming(name)
         self.stop_accepting()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from meshproxy.tls.material import CertificateInfo
+from meshproxy.tls.options import ValidationOptions
 from meshproxy.tls.x509 import DNS, IP_ADDRESS, URI
 
 _DAY_S: Final = 86_400
@@ -23,6 +24,9 @@ class Certified(Protocol):
     @property
     def ca_certificates(self) -> list[CertificateInfo]: ...
 
+    @property
+    def validations(self) -> list[ValidationOptions]: ...
+
 
 def describe(context: Certified, now: Callable[[], float] = time.time) -> dict[str, Any]:
     """One element of `certificates`, as the JSON of envoy.admin.v3.Certificate."""
@@ -37,6 +41,15 @@ def days_until_first_expires(contexts: Iterable[Certified], now: Callable[[], fl
     infos = (info for context in contexts for info in (*context.ca_certificates, *context.certificates))
     first = min((info.expires for info in infos), default=None)
     return None if first is None else _days_until(first, now())
+
+
+def seconds_until_first_staple_expires(
+    contexts: Iterable[Certified], now: Callable[[], float] = time.time
+) -> int | None:
+    """`server.seconds_until_first_ocsp_response_expiring`; 0 when one has expired, None where there is none."""
+    staples = (info.staple for context in contexts for info in context.certificates if info.staple is not None)
+    ends = [each.next_update.timestamp() if each.next_update is not None else 0.0 for each in staples]
+    return max(0, int(min(ends) - now())) if ends else None
 
 
 def _details(info: CertificateInfo, now: float) -> dict[str, Any]:

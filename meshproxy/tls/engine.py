@@ -300,7 +300,12 @@ class TlsTransportSocket(TransportSocket):
         context = self._context
         judge = context.judge
         certificate = self._identity.certificate
-        facts = TlsFacts(ssl_object, certificate, judge is not None and judge.verifies)
+        facts = TlsFacts(
+            ssl_object,
+            certificate,
+            judge is not None and judge.verifies,
+            judge is not None and judge.checks_times,
+        )
         inner = ssl_object._sslobj  # type: ignore[attr-defined]
         self._read = inner.read
         self._write = inner.write

@@ -19,15 +19,22 @@ _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.000Z"
 class TlsFacts:
     """One session's. Lists are empty and texts are empty where there is nothing."""
 
-    __slots__ = ("_der", "_inner", "_peer", "_ssl", "_verifies", "local_certificate")
+    __slots__ = ("_der", "_inner", "_peer", "_ssl", "_verifies", "checks_times", "local_certificate")
 
-    def __init__(self, ssl_object: ssl.SSLObject, local_certificate: Certificate | None, verifies: bool) -> None:
+    def __init__(
+        self,
+        ssl_object: ssl.SSLObject,
+        local_certificate: Certificate | None,
+        verifies: bool,
+        checks_times: bool = False,
+    ) -> None:
         self._ssl = ssl_object
         self._inner: Any = ssl_object._sslobj  # type: ignore[attr-defined]  # what it wraps: a frame less for a question
         self._verifies = verifies
         self._der: bytes | None = None
         self._peer: Certificate | None = None
         self.local_certificate = local_certificate
+        self.checks_times = checks_times  # the peer's certificate was valid at the time, and had to be
 
     # -- the session
 

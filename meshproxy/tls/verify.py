@@ -125,6 +125,11 @@ class Judge:
         """Whether names of a certificate mean anything: somebody who is trusted has signed it."""
         return self._verifies_chain and not self._accepts_untrusted
 
+    @property
+    def checks_times(self) -> bool:
+        """Whether a certificate passes only while it is valid."""
+        return self.verifies_chain and not self._ignores_times
+
     def begin(self, expected_name: str, demanded_name: str) -> None:
         """Before each step of a handshake; a name that is "" is not asked for."""
         self.expected_name = expected_name

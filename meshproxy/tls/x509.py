@@ -175,6 +175,11 @@ class Certificate:
         return self._serial.content.lstrip(b"\0").hex() or "0"
 
     @property
+    def raw_serial(self) -> bytes:
+        """Its bytes in DER: to compare."""
+        return self._serial.content
+
+    @property
     def serial_content(self) -> str:
         """The bytes of the serial number without leading zeros, in hexadecimal: to compare."""
         return self._serial.content.lstrip(b"\0").hex()
@@ -293,6 +298,23 @@ def issuers_of_revocations(pem: bytes) -> list[bytes]:
             raise DerError("no revocation list")
         found.append(fields[1].whole)
     return found
+
+
+def revoked_in(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(issuer in DER, the content of the serial number) of each certificate that a list in PEM text revokes. Raises
+    DerError for a bad one."""
+    for der in _ders_of_pem(pem, CRL_BEGIN, _CRL_END):
+        fields = Der(der, 0, len(der)).child(0).children()
+        if fields and fields[0].tag == _INTEGER:
+            fields = fields[1:]
+        if len(fields) < 3:
+            raise DerError("no revocation list")
+        lists = [field for field in fields[2:] if field.tag == _SEQUENCE]  # beside times, and extensions
+        position, end = (lists[0].begin, lists[0].end) if lists else (0, 0)
+        while position < end:
+            entry = Der(der, position, end)
+            yield fields[1].whole, Der(der, entry.begin, entry.end).content
+            position = entry.end
 
 
 def _ders_of_pem(pem: bytes, begin: bytes, finish: bytes) -> Iterator[bytes]:

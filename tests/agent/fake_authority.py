@@ -31,7 +31,7 @@ class FakeAuthority:
         self.token = "token-1"
         self.root = ROOT
         self.lifetime_s = 3600.0  # at most
-        self.extra: list[str] = []  # between leaf and root
+        self.roots = ROOT.pem  # the last element of an answer
         self.names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(URI)]
         self.status: grpc.StatusCode | None = None  # that every call fails with
         self.foreign_key = False
@@ -95,7 +95,7 @@ class FakeAuthority:
         made = self.sign(request.csr, min(request.validity_duration, self.lifetime_s))
         self.certificates.append(made)
         leaf = made.public_bytes(serialization.Encoding.PEM).decode()
-        return IstioCertificateResponse(cert_chain=[leaf, *self.extra, self.root.pem.decode()])
+        return IstioCertificateResponse(cert_chain=[leaf, self.roots.decode()])
 
     async def _bundles(self, requests: AsyncIterator[DiscoveryRequest], context: Any) -> AsyncIterator[Any]:
         await self._check(context)

@@ -35,7 +35,14 @@ def flags_for(authority: FakeAuthority, folder: Path, *more: str) -> list[str]:
 
 
 class Quick(RenewalPolicy):
-    """Whose pauses after failures are short."""
+    """Whose pauses are short after failures, and after certificates where `renew_s` says so, however long they live."""
+
+    def __init__(self, renew_s: float = 0.0) -> None:
+        super().__init__()
+        self._renew_s = renew_s
+
+    def issued(self, left_s: float) -> float:
+        return min(super().issued(left_s), self._renew_s or left_s)
 
     def failed(self) -> float:
         super().failed()
@@ -49,14 +56,20 @@ class Running:
 
 
 @asynccontextmanager
-async def running(authority: FakeAuthority, folder: Path, *more: str) -> AsyncIterator[Running]:
-    made = settings(*flags_for(authority, folder, *more))
-    agent = Agent(made, Quick())
+async def running(authority: FakeAuthority, folder: Path, *more: str, renew_s: float = 0.0) -> AsyncIterator[Running]:
+    flags = flags_for(authority, folder, *more)
+    async with agent_of(*flags, renew_s=renew_s) as agent:
+        yield Running(agent, settings(*flags).sds_socket)
+
+
+@asynccontextmanager
+async def agent_of(*flags: str, renew_s: float = 0.0) -> AsyncIterator[Agent]:
+    agent = Agent(settings(*flags), Quick(renew_s))
     stop = asyncio.Event()
     task = asyncio.ensure_future(agent.run(stop))
     try:
         async with asyncio.timeout(2 * DEADLINE_S):
-            yield Running(agent, made.sds_socket)
+            yield agent
     finally:
         stop.set()
         await task

@@ -961,7 +961,7 @@ def test_secrets_of_the_bootstrap_are_there_at_once(w: World, tmp_path: Path) ->
     chain.write_bytes(world().server.pem)
     held = certificate(world().server) | {"certificate_chain": {"filename": str(chain)}}
     messages = (
-        secret("s", tls_certificate=held), authority_secret("s", world().ca), certificate_secret("other", NEW),
+        secret("s", tls_certificate=held), authority_secret("ca", world().ca), certificate_secret("other", NEW),
     )  # fmt: skip
     context, errors = bootstrap_with(w, *messages)
     assert errors == []
@@ -969,7 +969,7 @@ def test_secrets_of_the_bootstrap_are_there_at_once(w: World, tmp_path: Path) ->
         "tls_certificate_sds_secret_configs": [{"name": "s"}],
         "combined_validation_context": {
             "default_validation_context": SAN,
-            "validation_context_sds_secret_config": {"name": "s"},
+            "validation_context_sds_secret_config": {"name": "ca"},
         },
     }
     given = {"require_client_certificate": True, "common_tls_context": common}

@@ -18,6 +18,7 @@ from tests.differential.test_spiffe import DIFFERENCES as SPIFFE
 from tests.differential.test_subsets import DIFFERENCES as SUBSETS
 from tests.differential.test_tcp_proxy import ROWS
 from tests.differential.test_tls import CASES, FAILED
+from tests.differential.test_tls13 import DIFFERENCES as TLS13
 from tests.differential.test_tracing import DIFFERENCES as TRACING
 from tests.differential.test_upgrades import ROWS as UPGRADE_ROWS
 from tests.differential.test_upstream_connections import ROWS as CONNECTION_ROWS
@@ -42,7 +43,7 @@ def declared_keys() -> set[str]:
     of_compression = {*COMPRESSION, *DISCOVERY}
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
     of_connections |= {SILENT_KEY for row in all_http2_rows() if row.silent}
-    of_tls |= SECRETS | CREDENTIALS | SPIFFE
+    of_tls |= SECRETS | CREDENTIALS | SPIFFE | TLS13
     return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING | GRPC_TRACING | XDS_PROTOCOL
 
 

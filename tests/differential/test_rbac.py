@@ -95,50 +95,52 @@ def identified(name: str, principal: list[Yaml] | Yaml, *headers: tuple[str, str
 
 NEVER = {"not_rule": ANY}
 NOBODY = {"not_id": ANY}
+POLICIES: dict[str, dict[str, Yaml]] = {
+    "matched": {"p": policy()},
+    "not_matched": {"p": policy(NEVER)},
+    "empty": {},
+    "first_by_name": {"b": policy(), "a": policy(), "c": policy()},
+    "second_by_name": {"a": policy(NEVER), "B": policy(principals=NOBODY), "b": policy(), "c": policy()},
+    "capitals_first": {"a": policy(), "Z": policy()},
+    "name_with_blanks": {"a b  c\td": policy()},
+    "name_of_istio": {"ns[foo]-policy[bar]-rule[0]": policy()},
+    "name_with_unicode": {"zürich": policy(), "zu": policy(NEVER)},
+    "name_with_colon": {"a:b": policy()},
+}
 ACTIONS = [
     Case(f"{action.lower()}_{name}", get("/p"), route=on_route(rules=rules(action, **policies)), listener="rbac")
     for action in ("ALLOW", "DENY", "LOG")
-    for name, policies in {
-        "matched": {"p": policy()},
-        "not_matched": {"p": policy(NEVER)},
-        "empty": {},
-        "first_by_name": {"b": policy(), "a": policy(), "c": policy()},
-        "second_by_name": {"a": policy(NEVER), "B": policy(principals=NOBODY), "b": policy(), "c": policy()},
-        "capitals_first": {"a": policy(), "Z": policy()},
-        "name_with_blanks": {"a b  c\td": policy()},
-        "name_of_istio": {"ns[foo]-policy[bar]-rule[0]": policy()},
-        "name_with_unicode": {"zürich": policy(), "zu": policy(NEVER)},
-        "name_with_colon": {"a:b": policy()},
-    }.items()
+    for name, policies in POLICIES.items()
 ]
+BESIDE: dict[str, dict[str, Any]] = {
+    "shadow_only": {"shadow_rules": rules(s=policy())},
+    "shadow_denies": {"shadow_rules": rules(s=policy(NEVER))},
+    "shadow_deny_matched": {"shadow_rules": rules("DENY", s=policy())},
+    "shadow_logs": {"shadow_rules": rules("LOG", s=policy())},
+    "both": {"rules": rules(r=policy()), "shadow_rules": rules("DENY", s=policy())},
+    "both_denied": {"rules": rules("DENY", r=policy()), "shadow_rules": rules(s=policy())},
+    "own_prefixes": {
+        "rules": rules(r=policy()),
+        "rules_stat_prefix": "own_",
+        "shadow_rules": rules(s=policy()),
+        "shadow_rules_stat_prefix": "own.shadow.",
+    },
+    "counted": {
+        "rules": rules("DENY", r=policy()),
+        "shadow_rules": rules(s=policy()),
+        "track_per_rule_stats": True,
+    },
+    "counted_allowed": {
+        "rules": rules(**{"a:b c.d": policy()}),
+        "shadow_rules": rules("DENY", s=policy()),
+        "track_per_rule_stats": True,
+    },
+    "counted_none": {"rules": rules(), "shadow_rules": rules(), "track_per_rule_stats": True},
+}
 SHADOWS = [
-    Case(name, get("/p"), route=on_route(**fields), listener=listener)
+    Case(f"{listener}_{name}", get("/p"), route=on_route(**fields), listener=listener)
     for listener in ("rbac", "prefixed")
-    for name, fields in {
-        f"{listener}_shadow_only": {"shadow_rules": rules(s=policy())},
-        f"{listener}_shadow_denies": {"shadow_rules": rules(s=policy(NEVER))},
-        f"{listener}_shadow_deny_matched": {"shadow_rules": rules("DENY", s=policy())},
-        f"{listener}_shadow_logs": {"shadow_rules": rules("LOG", s=policy())},
-        f"{listener}_both": {"rules": rules(r=policy()), "shadow_rules": rules("DENY", s=policy())},
-        f"{listener}_both_denied": {"rules": rules("DENY", r=policy()), "shadow_rules": rules(s=policy())},
-        f"{listener}_own_prefixes": {
-            "rules": rules(r=policy()),
-            "rules_stat_prefix": "own_",
-            "shadow_rules": rules(s=policy()),
-            "shadow_rules_stat_prefix": "own.shadow.",
-        },
-        f"{listener}_counted": {
-            "rules": rules("DENY", r=policy()),
-            "shadow_rules": rules(s=policy()),
-            "track_per_rule_stats": True,
-        },
-        f"{listener}_counted_allowed": {
-            "rules": rules(**{"a:b c.d": policy()}),
-            "shadow_rules": rules("DENY", s=policy()),
-            "track_per_rule_stats": True,
-        },
-        f"{listener}_counted_none": {"rules": rules(), "shadow_rules": rules(), "track_per_rule_stats": True},
-    }.items()
+    for name, fields in BESIDE.items()
 ]
 ROUTES = [
     Case("filters_own_rules", get("/p"), route=ROUTE, listener="denies"),

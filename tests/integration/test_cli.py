@@ -76,7 +76,8 @@ def _completions(shell: str, line: str) -> list[str]:
 
 
 def test_completion(tmp_path: Path) -> None:
-    commands = ["run", "validate", "explain", "filter", "demo", "pilot", "rules", "version", "completion"]
+    commands = ["run", "validate", "explain", "filter", "demo", "pilot", "rules", "agent", "authority"]
+    commands += ["version", "completion"]
     assert _completions("bash", "meshproxy ") == commands
     assert _completions("bash", "meshproxy va") == ["validate"]
     assert _completions("bash", "meshproxy run --conc") == ["--concurrency"]

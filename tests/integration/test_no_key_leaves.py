@@ -145,7 +145,9 @@ async def planes(tmp_path: Path) -> Any:
         yield plane, agent
 
 
-@pytest.mark.parametrize(("delta", "workers"), [(False, "1"), (True, "2")], ids=["sotw", "delta"])
+@pytest.mark.parametrize(
+    ("delta", "workers"), [(False, "1"), pytest.param(True, "2", marks=pytest.mark.long)], ids=["sotw", "delta"]
+)
 async def test_no_key_leaves(
     planes: tuple[ControlPlane, Agent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, delta: bool, workers: str
 ) -> None:

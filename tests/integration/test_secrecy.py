@@ -41,7 +41,9 @@ def core_limit(pid: int) -> str:
     return next(line.split()[4] for line in lines if line.startswith("Max core file size"))
 
 
-@pytest.mark.parametrize("arguments", [(), ("--enable-core-dump",)], ids=["private", "debugged"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("--enable-core-dump",), marks=pytest.mark.long)], ids=["private", "debugged"]
+)
 def test_memory_is_private(arguments: tuple[str, ...]) -> None:
     """Of the supervisor and of each worker, also of one that takes the place of another; and keys are still loaded."""
     with Files() as files:

@@ -23,11 +23,12 @@ from tests.integration.load import Answer, Load
 from tests.integration.proxy import Proxy
 from tests.integration.test_control_plane import get
 from tests.support.control_plane import ControlPlane
-from tests.tls.certificates import Issued, issue, uri, world
+from tests.tls.certificates import Issued, issue, revocation_list, uri, world
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 _RAW = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 _INSPECTOR = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+_DRAIN = "type.googleapis.com/meshproxy.bootstrap.certificate_drain.v1.CertificateDrain"
 _SPIFFE = "spiffe://cluster.local/ns/default/sa/"
 _CIPHERS = (
     "ECDHE-ECDSA-AES256-GCM-SHA384 ECDHE-RSA-AES256-GCM-SHA384 ECDHE-ECDSA-AES128-GCM-SHA256 "
@@ -43,7 +44,14 @@ class Agent(ControlPlane):
 
     socket = ""
 
-    def give(self, version: str, issued: Issued, authority: Issued | None = None, key: Issued | None = None) -> None:
+    def give(
+        self,
+        version: str,
+        issued: Issued,
+        authority: Issued | None = None,
+        key: Issued | None = None,
+        revoked: tuple[Issued, ...] = (),
+    ) -> None:
         inline = {"inline_string": issued.pem.decode()}
         secrets = {
             "default": {
@@ -54,6 +62,9 @@ class Agent(ControlPlane):
             },
             "ROOTCA": {"validation_context": {"trusted_ca": {"inline_string": (authority or world().ca).pem.decode()}}},
         }
+        if revoked:
+            revocations = revocation_list(world().ca, *revoked).decode()
+            secrets["ROOTCA"]["validation_context"]["crl"] = {"inline_string": revocations}
         made = {name: message(Secret, {"name": name} | held) for name, held in secrets.items()}
         self.set(SECRET_TYPE, made, version)
 
@@ -304,6 +315,34 @@ async def test_rotation_under_load_fails_nothing(plane: ControlPlane, agent: Age
         assert load.closed_unasked == 0
         assert await proxy.stat("listener.inbound.ssl.handshake") >= 80
         assert await proxy.stat("listener.inbound.ssl.connection_error") == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_connections_of_a_revoked_certificate_are_drained(
+    plane: ControlPlane, agent: Agent, workers: str
+) -> None:
+    """On both sides, where the bootstrap asks for it, and no request fails for it."""
+    agent.give("1", REVIEWS)
+    serve(plane)
+    tree = json.loads(pod(plane, agent))
+    drain = {"@type": _DRAIN, "interval": "0.1s", "grace": "0.1s"}
+    tree["bootstrap_extensions"] = [{"name": "drain", "typed_config": drain}]
+    async with Proxy(json.dumps(tree), "--concurrency", workers) as proxy:
+        await point_at_inbound(plane, proxy)
+        async with Load(proxy.ports["main"], from_inbound, kept=3) as load:
+            await load.more(20)
+            agent.give("2", RENEWED)
+            await agent.acked(SECRET_TYPE, "2")
+            assert await certificates_shown(proxy) == {RENEWED.certificate.serial_number}
+            agent.give("3", RENEWED, revoked=(REVIEWS,))
+            await agent.acked(SECRET_TYPE, "3")
+            await proxy.until_stat("certificate_drain.downstream_cx_peer_revoked", lambda count: count > 0)
+            await load.more(20)
+        assert load.failures == []
+        # The client may have heard of it before we looked at our own side.
+        assert await proxy.stat("certificate_drain.downstream_cx_peer_expired") == 0
+        assert await proxy.stat("cluster.reviews.upstream_cx_destroy") > 0
+        assert await proxy.stat("listener.inbound.ssl.fail_verify_error") == 0
 
 
 def from_inbound(answer: Answer, _: bytes) -> str:

@@ -311,7 +311,13 @@ def test_what_it_says_of_itself(mesh: Mesh, running: PilotProcess) -> None:
     page = running.json("/debug/authority")
     assert page["trust_domain"] == TRUST_DOMAIN
     assert page["addresses"] == [own_port(running), f"unix:{mesh.sockets}"]
-    assert "meshproxy_authority_issued_total" in running.page("/metrics")
+    with Caller(own_port(running), mesh.roots) as nobody:
+        assert refused(nobody.certificate) == NOBODY
+    metrics = running.page("/metrics")
+    for name in ("issued_total", 'refused_total{reason="unproven"}', 'calls_total{status="16"}', "secret_pushes_total"):
+        lines = [each for each in metrics.splitlines() if each.startswith(f"meshproxy_authority_{name}")]
+        assert lines, name
+        assert sum(float(line.rpartition(" ")[2]) for line in lines) > 0.0, lines
     for text in (running.page("/debug/authority"), running.output.read_text(), mesh.audit.read_text()):
         assert "PRIVATE KEY" not in text
         assert "eyJ" not in text  # no token
@@ -460,3 +466,57 @@ def _answered(port: int, roots: bytes, folder: Path, mine: tuple[bytes, bytes]) 
         return _handshake(port, roots, folder, mine)
     except OSError:
         return b""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", [start_envoy, start_meshproxy], ids=["envoy", "meshproxy"])
+def test_lives_of_seconds(tmp_path: Path, start: Any) -> None:
+    """Leaves, the pilot's own certificate and the root are renewed under a proxy that goes on all the while."""
+    mesh = Mesh(tmp_path)
+    times = ("--certificate-lifetime", "4s", "--longest-certificate-lifetime", "4s", "--root-overlap", "4s")
+    with mesh.pilot(*times) as running, start(_proxy(mesh, f"unix:{mesh.sockets}", "")) as proxy:
+        port = proxy.listener_ports()["in"]
+        shown: dict[str, bytes] = {}
+        issuers: set[str] = set()
+        mesh.command("rotate")
+
+        def renewed() -> bool:
+            with Caller(f"unix:{mesh.sockets}", b"") as agent:
+                leaf, roots = agent.certificate()
+            der = _handshake(port, roots, tmp_path, (leaf, key_pem(KEY)))
+            made = x509.load_der_x509_certificate(der)
+            shown[f"{made.serial_number:x}"] = der
+            issuers.add(
+                made.issuer.rfc4514_string()
+                + made.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier.hex()
+            )
+            return len(shown) > 3 and len(issuers) == 2
+
+        wait_for(lambda: _happened(lambda: _handshake_of(mesh, port, tmp_path)), "the proxy", DEADLINE_S)
+        wait_for(renewed, "four certificates of two roots", 60.0)
+        # Its own port: what it shows is of the new root by now, and those who trust both take it.
+        roots = mesh.command("roots")
+        wait_for(lambda: _happened(lambda: _own_certificate(running, roots)), "the pilot's own", DEADLINE_S)
+
+
+def _handshake_of(mesh: Mesh, port: int, folder: Path) -> bytes:
+    with Caller(f"unix:{mesh.sockets}", b"") as agent:
+        leaf, roots = agent.certificate()
+    return _handshake(port, roots, folder, (leaf, key_pem(KEY)))
+
+
+def _own_certificate(running: PilotProcess, roots: bytes) -> bytes:
+    host, _, port = own_port(running).rpartition(":")
+    context = ssl.create_default_context(cadata=roots.decode())
+    with (
+        socket.create_connection((host, int(port)), DEADLINE_S) as raw,
+        context.wrap_socket(raw, server_hostname=NAME) as secured,
+    ):
+        return secured.getpeercert(binary_form=True) or b""
+
+
+def _happened(what: Any) -> bool:
+    try:
+        return bool(what())
+    except OSError:
+        return False

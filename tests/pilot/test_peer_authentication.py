@@ -8,6 +8,7 @@ import http.server
 import socket
 import socketserver
 import ssl
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -51,6 +52,11 @@ apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default, namespace: shop}
 spec: {mtls: {mode: %s}}
+"""
+POOL = """apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: pool, namespace: shop}
+spec: {host: web, trafficPolicy: {connectionPool: {http: {%s}}}}
 """
 T = TypeVar("T")
 
@@ -118,9 +124,25 @@ class World:
     tcp: int
 
     def rule(self, mode: str) -> None:
-        temporary = self.rules / ".peer"
-        temporary.write_text(PEER % mode)
-        temporary.rename(self.rules / "peer.yaml")
+        self.put("peer", PEER % mode)
+
+    def put(self, name: str, text: str) -> None:
+        """A file of rules, whole at once."""
+        temporary = self.rules / f".{name}"
+        temporary.write_text(text)
+        temporary.rename(self.rules / f"{name}.yaml")
+
+    def connections(self, version: int) -> int:
+        """Of HTTP/1 or HTTP/2, that the server's sidecar was called by."""
+        name = f"http.inbound_0.0.0.0_{self.http}.downstream_cx_http{version}_total"
+        return self.server.stats("downstream_cx_http").get(name, 0)
+
+    def get(self, *arguments: str) -> tuple[int, str]:
+        """Status and body that curl gets from the client's sidecar."""
+        url = f"http://127.0.0.1:{listener_port(self.client, '127.0.0.1_8000')}/"
+        command = ("curl", "-s", "--max-time", "20", "-w", "%{http_code}", "-H", f"host: {HOST}", url, *arguments)
+        body = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return int(body[-3:]), body[:-3]
 
     async def takes(self, mode: str) -> None:
         """The rule, once the server's sidecar obeys it."""
@@ -290,6 +312,32 @@ async def test_who_cannot_prove_to_be_of_the_mesh(world: World, mode: str, case:
     await eventually(lambda: world.stat(f"ssl.{stat}") == before + 1, stat)
     fine = issue("caller", world.authority, names=uri(f"{SPIFFE}client"))
     assert await asyncio.to_thread(world.handshake, fine)
+
+
+@pytest.mark.parametrize(
+    ("pool", "arguments", "version"),
+    [
+        ("maxRetries: 1", ("--http2-prior-knowledge",), 1),
+        ("h2UpgradePolicy: UPGRADE", (), 2),
+        ("useClientProtocol: true", ("--http2-prior-knowledge",), 2),
+        ("useClientProtocol: true", (), 1),
+    ],
+)
+async def test_every_version_of_http_goes_by_mutual_tls(
+    world: World, pool: str, arguments: tuple[str, ...], version: int
+) -> None:
+    """What is offered (ALPN), what is agreed on, and what is then spoken have to be one."""
+    await world.takes("STRICT")
+    before = await asyncio.to_thread(world.connections, version)
+    world.put("pool", POOL % pool)
+    try:
+        await eventually(
+            lambda: world.get(*arguments)[0] == 200 and world.connections(version) > before, f"HTTP/{version}"
+        )
+        status, told = await asyncio.to_thread(world.get, *arguments)
+        assert (status, told.rpartition("URI=")[2]) == (200, f"{SPIFFE}client")
+    finally:
+        (world.rules / "pool.yaml").unlink()
 
 
 async def test_a_server_of_another_identity_is_not_spoken_to(world: World) -> None:

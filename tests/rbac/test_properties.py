@@ -159,8 +159,8 @@ def text_matches(match: Yaml, text: str) -> bool:
     if kind == "exact":
         return bool(text == wanted)
     if kind == "contains":
-        return wanted in text
-    return text.startswith(wanted) if kind == "prefix" else text.endswith(wanted)
+        return bool(wanted in text)
+    return bool(text.startswith(wanted) if kind == "prefix" else text.endswith(wanted))
 
 
 def header_matches(matcher: Yaml, asker: Asker) -> bool:
@@ -168,14 +168,10 @@ def header_matches(matcher: Yaml, asker: Asker) -> bool:
     if not given and matcher["treat_missing_header_as_empty"]:
         given = [""]
     if "present_match" in matcher:
-        return (
-            (bool(given) == matcher["present_match"]) != matcher["invert_match"]
-            if len(given) < 2
-            else (matcher["present_match"] != matcher["invert_match"])
-        )
+        return (bool(given) == matcher["present_match"]) != bool(matcher["invert_match"])
     if not given:
         return False
-    return any(text_matches(matcher["string_match"], text) for text in given) != matcher["invert_match"]
+    return any(text_matches(matcher["string_match"], text) for text in given) != bool(matcher["invert_match"])
 
 
 def metadata_matches(matcher: Yaml, metadata: dict[str, Any] | None) -> bool:
@@ -184,7 +180,7 @@ def metadata_matches(matcher: Yaml, metadata: dict[str, Any] | None) -> bool:
         return bool(matcher["invert"])
     wanted = matcher["value"]
     found = "present_match" in wanted or (isinstance(value, str) and text_matches(wanted["string_match"], value))
-    return found != matcher["invert"]
+    return found != bool(matcher["invert"])
 
 
 def in_network(network: Yaml, ip: str) -> bool:

@@ -22,7 +22,7 @@ from meshproxy.tls.options import TlsOptions
 from meshproxy.tls.x509 import Certificate, DerError
 from tests.support.proxy import start_envoy
 from tests.tls.certificates import Issued, issue, world
-from tests.tls.harness import identity, server, validation
+from tests.tls.harness import client, identity, server, validation
 from tests.tls.relay import RelayedServer
 
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
@@ -147,3 +147,14 @@ def test_the_dates_of_a_response_are_told() -> None:
     assert not ours.is_expired
     with pytest.raises(DerError):
         OcspStaple(response(issue("another", world().ca)), Certificate(world().server.der))
+
+
+def test_when_the_first_response_expires() -> None:
+    contexts = [stapled(response(world().server, hours=(-1, hours))) for hours in (3, 2)]
+    assert certs.seconds_until_first_staple_expires([server(), client()]) is None
+    staple = contexts[1].identities[0].staple
+    assert staple is not None
+    assert staple.next_update is not None
+    expires = staple.next_update.timestamp()
+    assert certs.seconds_until_first_staple_expires([server(), *contexts], lambda: expires - 100.0) == 100
+    assert certs.seconds_until_first_staple_expires(contexts, lambda: expires + 1.0) == 0

@@ -11,6 +11,7 @@ _CORE: Final = "envoy.config.core.v3."
 _AUTHORITIES: Final = "resources named by an authority (xdstp) are not supported"
 
 TABLES: Final[Tables] = {
+    "meshproxy.bootstrap.certificate_drain.v1.CertificateDrain": MessageTable("interval grace"),
     "envoy.config.bootstrap.v3.Bootstrap": MessageTable(
         "node static_resources stats_config layered_runtime admin cluster_manager "
         "typed_dns_resolver_config dns_resolution_config use_tcp_for_dns_lookups tracing dynamic_resources",

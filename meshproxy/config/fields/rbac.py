@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from meshproxy.config.fields.expressions import EXPRESSION_TABLES
 from meshproxy.config.fields.table import MessageTable, Tables
 
 _RBAC: Final = "envoy.config.rbac.v3."
 _HTTP: Final = "envoy.extensions.filters.http.rbac.v3."
 _NETWORK: Final = "envoy.extensions.filters.network.rbac.v3."
 _MATCHERS: Final = "matcher trees are not supported: say it in rules"
-_EXPRESSIONS: Final = "CEL expressions are not supported: say it in permissions and principals"
 
 TABLES: Final[Tables] = {
     _HTTP + "RBAC": MessageTable(
@@ -27,7 +27,8 @@ TABLES: Final[Tables] = {
         "action policies", ignored={"audit_logging_options": "is for gRPC's own servers: Envoy does not look at it"}
     ),
     _RBAC + "Policy": MessageTable(
-        "permissions principals", refused={"condition checked_condition cel_config": _EXPRESSIONS}
+        "permissions principals condition cel_config",
+        refused={"checked_condition": "Envoy takes it and does not look at it: say it in condition"},
     ),
     _RBAC + "Permission": MessageTable(
         "*", refused={"matcher": "upstream addresses are not known when rules are asked (upstream_ip_port)"}
@@ -38,5 +39,6 @@ TABLES: Final[Tables] = {
     _RBAC + "Principal.Authenticated": MessageTable("principal_name"),
     _RBAC + "SourcedMetadata": MessageTable("metadata_matcher metadata_source"),
     "envoy.type.matcher.v3.PathMatcher": MessageTable("path"),
+    **EXPRESSION_TABLES,
     "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config": MessageTable("*"),
 }

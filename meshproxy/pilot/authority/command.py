@@ -82,6 +82,7 @@ class _Command:
             trust_domain=trust_domain(options),
             lifetime_s=1.0,
             longest_lifetime_s=1.0,
+            overlap_s=0.0,
             root_lifetime_s=options.root_lifetime,
             key_type=options.authority_key,
         )

@@ -22,7 +22,7 @@ examples:
   meshproxy authority revoke --identity spiffe://cluster.local/ns/shop/sa/cart --authority ca/
   meshproxy authority roots --authority etcd --etcd 10.0.0.1:2379   the trust bundle, PEM
 
-Pilots that run on the same directory or etcd follow at once (docs/security.md).
+Pilots that run on the same directory or etcd follow at once (docs/authority.md).
 
 exit codes: 0 done, 1 it cannot be done, 2 the flags are wrong
 """

@@ -8,14 +8,13 @@ must agree. Nothing is believed that came in the clear.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Protocol
 
 from meshproxy.codec import grpc as codes
-from meshproxy.pilot.authority.contract import Caller, TrustBundle
+from meshproxy.pilot.authority.contract import Caller
 from meshproxy.pilot.authority.tokens import TokenVerifier
 from meshproxy.pilot.authority.uids import UidTable
 from meshproxy.pilot.authority.unproved import Unproved
@@ -24,7 +23,6 @@ from meshproxy.tls.spiffe import Identity, parse_identity
 
 _NOBODY: Final = "no valid proof of identity"
 _NOT_NOW: Final = "identities cannot be verified now"
-_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 
 
 # Told of everybody who proves nothing: the reason, what was tried ("jwt", "certificate", "uid" or ""), and from where.
@@ -33,56 +31,41 @@ OnUnproved = Callable[[str, str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """Who calls, and until when the proof holds (Unix time). `certificate` is `cryptography`'s, where it was one."""
+    """Who calls, and until when the proof holds (Unix time). `serial` is that of the certificate, where it was one."""
 
     caller: Caller
     ends: float = math.inf
-    certificate: Any = None
+    serial: int = 0
 
 
-class Revocations:
-    """What the revocation lists of a bundle say."""
+class Exclusions(Protocol):
+    """Whom an operator has shut out."""
 
-    def __init__(self, bundle: Callable[[], TrustBundle]) -> None:
-        self._bundle = bundle
-        self._of: bytes | None = None
-        self._lists: list[Any] = []
+    @property
+    def revoked_serials(self) -> frozenset[int]:
+        """Of certificates of the mesh."""
 
-    def revoked(self, certificate: Any) -> bool:
-        """Whether its issuer has taken it back."""
-        from cryptography import x509
-
-        crl = self._bundle().crl
-        if crl is not self._of:
-            self._lists = [x509.load_pem_x509_crl(found) for found in _CRL.findall(crl)]
-            self._of = crl
-        serial = certificate.serial_number
-        return any(
-            each.issuer == certificate.issuer and each.get_revoked_certificate_by_serial_number(serial) is not None
-            for each in self._lists
-        )
+    def is_barred(self, identity_uri: str) -> bool:
+        """Whether this identity gets nothing, whatever it proves."""
 
 
 class Prover:
-    """`trust_domains`: the mesh's own one first, then its aliases, whose certificates count like its own. `is_barred`:
-    whether an operator has shut out the identity of this URI."""
+    """`trust_domains`: the mesh's own one first, then its aliases, whose certificates count like its own."""
 
     def __init__(
         self,
         trust_domains: tuple[str, ...],
-        bundle: Callable[[], TrustBundle],
+        exclusions: Exclusions,
         on_unproved: OnUnproved,
         tokens: TokenVerifier | None = None,
         uids: UidTable | None = None,
-        is_barred: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust_domains = trust_domains
-        self._revocations = Revocations(bundle)
+        self._exclusions = exclusions
         self._on_unproved = on_unproved
         self._tokens = tokens
         self._uids = uids
-        self._is_barred = is_barred
         self._clock = clock
 
     async def prove(self, call: ServerCall) -> Proved:
@@ -90,7 +73,7 @@ class Prover:
         peer = call.peer
         try:
             proved = await self._prove(call, peer)
-            if self._is_barred(proved.caller.identity.uri):
+            if self._exclusions.is_barred(proved.caller.identity.uri):
                 raise Unproved("the identity is shut out")
         except Unproved as error:
             self._on_unproved(error.reason, _kind_of(call), peer.address)
@@ -101,8 +84,12 @@ class Prover:
 
     def holds(self, proved: Proved) -> bool:
         """Whether it would still be proved, by what has become known since."""
-        revoked = proved.certificate is not None and self._revocations.revoked(proved.certificate)
-        return self._clock() < proved.ends and not revoked and not self._is_barred(proved.caller.identity.uri)
+        shut_out = self._exclusions
+        return (
+            self._clock() < proved.ends
+            and proved.serial not in shut_out.revoked_serials
+            and not shut_out.is_barred(proved.caller.identity.uri)
+        )
 
     async def _prove(self, call: ServerCall, peer: Peer) -> Proved:
         if not peer.is_encrypted and not peer.address.startswith("unix:"):
@@ -139,7 +126,7 @@ class Prover:
         ends = certificate.not_valid_after_utc.timestamp()
         if not certificate.not_valid_before_utc.timestamp() <= self._clock() < ends:
             raise Unproved("the certificate has expired, or is not valid yet")
-        if self._revocations.revoked(certificate):
+        if certificate.serial_number in self._exclusions.revoked_serials:
             raise Unproved("the certificate is revoked")
         identity = parse_identity(peer.uris[0]) if len(peer.uris) == 1 else None
         if identity is None:
@@ -147,7 +134,7 @@ class Prover:
         if identity.trust_domain not in self._trust_domains:
             raise Unproved("the certificate is of another trust domain")
         ours = Identity(self._trust_domains[0], identity.namespace, identity.service_account)
-        return Proved(Caller(ours, "certificate", peer.address), ends, certificate)
+        return Proved(Caller(ours, "certificate", peer.address), ends, certificate.serial_number)
 
 
 def _bearer_token(call: ServerCall) -> str | None:

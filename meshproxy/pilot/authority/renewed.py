@@ -32,8 +32,8 @@ def retry_delay_s(failures: int, lifetime_s: float, uniform: Callable[[float, fl
 
 
 class RenewedCertificate:
-    """Of `caller`. `on_change` is called when `current` is another one, but for the first of `start`. Each is used until
-    there is another, even after it has ended."""
+    """Of `caller`. `on_change` is called when `current` is another one, but for the first of `start`. Each is used
+    until there is another, even after it has ended."""
 
     def __init__(
         self,

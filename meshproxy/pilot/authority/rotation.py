@@ -43,10 +43,11 @@ def is_due(state: State, settings: AuthoritySettings, now: float) -> bool:
 
 
 def due_at(issuer: Issuer, settings: AuthoritySettings) -> float:
-    """When it wants a successor: at the age that is set, at two thirds of its lifetime if that is earlier."""
+    """When it wants a successor: at the age that is set or at two thirds of its lifetime, whatever is earlier; and so
+    early that no certificate has to be cut short before the successor signs."""
     certificate = read_certificates(issuer.chain, issuer.name)[0]
     begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    due = begin + _SHARE * (end - begin)
+    due = min(begin + _SHARE * (end - begin), end - settings.overlap_s - settings.longest_lifetime_s)
     return min(due, issuer.since + settings.rotate_after_s) if settings.rotate_after_s else due
 
 
@@ -60,9 +61,17 @@ def advance(
     for old in state.in_phase(RETIRING):
         if _is_over(old, settings, now, records) or (hurry and successor is None):
             state = state.without_issuer(old.name)
-    if successor is not None and (hurry or now >= successor.since + settings.overlap_s):
+    if successor is not None and (hurry or now >= successor.since + settings.overlap_s or _has_ended(state, now)):
         state = _hand_over(state, successor, now)
     return state
+
+
+def _has_ended(state: State, now: float) -> bool:
+    """The one that signs: nothing is lost by not waiting any longer."""
+    signing = state.signing
+    if signing is None:
+        return True
+    return now > read_certificates(signing.chain, signing.name)[0].not_valid_after_utc.timestamp()
 
 
 def _hand_over(state: State, successor: Issuer, now: float) -> State:

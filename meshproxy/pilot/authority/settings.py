@@ -45,6 +45,8 @@ class AuthoritySettings:
             raise AuthorityError(
                 "the lifetime of certificates is at least a second, at most the longest, and that at most the root's"
             )
+        if self.root_lifetime_s <= self.overlap_s + self.longest_lifetime_s:
+            raise AuthorityError("a root outlives the overlap with its successor, and then the longest certificate")
         if self.root_lifetime_s > 100 * 366 * _DAY_S:
             raise AuthorityError("a root lives for a hundred years at most")
         if min(self.skew_s, self.rotate_after_s, self.overlap_s) < 0.0 or self.crl_lifetime_s < 2.0:

@@ -12,13 +12,17 @@ import yaml
 
 from meshproxy.pilot.documents.authorization_policy import DRY_RUN, AuthorizationPolicy, AuthorizationRule
 from meshproxy.pilot.documents.common import MatchLabels
+from meshproxy.pilot.documents.security import MutualTLS, PeerAuthentication
 
 _POLICY: Final = "AuthorizationPolicy"
+_PEERS: Final = "PeerAuthentication"
 
 
 def closed_spec(kind: str, text: str) -> Any:
     """For a refused document; None for kinds that guard nothing, and policies that would refuse nobody. Its selector
     counts where it can be read; where not, it is for all that it could have been meant for."""
+    if kind == _PEERS:
+        return PeerAuthentication(selector=_selector(_mappings(text)[0]), mtls=MutualTLS(mode="STRICT"))
     if kind != _POLICY:
         return None
     spec, metadata = _mappings(text)

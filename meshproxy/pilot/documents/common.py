@@ -29,7 +29,7 @@ def plain_protocol(value: str) -> str:
     return "TCP" if upper in _TCP_PROTOCOLS else upper
 
 
-# Rules that need secrets are told of this: the pilot has none.
+# Rules that need other secrets than the mesh's own certificates are told of this: no pilot has them.
 AGENTS_SECRETS = (
     "needs secrets of the proxy's own agent: where its node names none (metadata.meshproxy.io/sds-cluster) "
     "connections fail"

@@ -239,9 +239,7 @@ class ClientTLSSettings:
             for step, value in (*files.items(), ("credentialName", self.credential_name)):
                 if value:
                     (at / step).error("must not be set with ISTIO_MUTUAL, whose certificates are the mesh's own")
-        if self.mode == "ISTIO_MUTUAL":
-            (at / "mode").warn(AGENTS_SECRETS)
-        elif self.needs_secrets:
+        if self.mode in ("SIMPLE", "MUTUAL") and self.credential_name:
             (at / "credentialName").warn(AGENTS_SECRETS)
         if self.credential_name and any(files.values()):
             (at / "credentialName").error("excludes certificates in files")

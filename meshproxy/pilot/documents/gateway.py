@@ -59,8 +59,8 @@ class ServerTLSSettings:
 
     def check(self, at: At) -> None:
         self._check_mutual(at)
-        if self.needs_secrets:
-            (at / ("mode" if self.mode == "ISTIO_MUTUAL" else "credentialName")).warn(AGENTS_SECRETS)
+        if self.needs_secrets and self.mode != "ISTIO_MUTUAL":
+            (at / "credentialName").warn(AGENTS_SECRETS)
         if self.mode in ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL") and not self.credential_name:
             for step, value in (("serverCertificate", self.server_certificate), ("privateKey", self.private_key)):
                 if not value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final, Literal
 
-from meshproxy.pilot.documents.common import AGENTS_SECRETS, WorkloadSelector, check_unique, protocol
+from meshproxy.pilot.documents.common import WorkloadSelector, check_unique, protocol
 from meshproxy.pilot.documents.problems import At
 from meshproxy.pilot.documents.rules import (
     ExportTo,
@@ -68,8 +68,6 @@ class WorkloadEntry:
             (at / "address").error("is required")
         if self.address.startswith(UNIX) and self.ports:
             (at / "ports").error("a Unix socket has no ports")
-        if (TLS_MODE, "istio") in self.labels:
-            (at / "labels" / TLS_MODE).warn(f"mutual TLS to it {AGENTS_SECRETS}")
 
 
 @spec

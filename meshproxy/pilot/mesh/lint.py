@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshproxy.pilot.documents.authorization_policy import AuthorizationPolicy, AuthorizationRule
-from meshproxy.pilot.documents.common import AGENTS_SECRETS
 from meshproxy.pilot.documents.document import Document, Identity
 from meshproxy.pilot.documents.gateway_api import HTTPRoute
-from meshproxy.pilot.documents.service_entry import TLS_MODE
 from meshproxy.pilot.documents.virtual_service import MESH, Destination, VirtualService
 from meshproxy.pilot.mesh.model import Mesh, parents, service_host
 from meshproxy.pilot.mesh.mutual_tls import STRICT
@@ -109,12 +107,6 @@ def _service_entry(mesh: Mesh, document: Document) -> _Found:
             )
 
 
-def _workload_entry(_mesh: Mesh, document: Document) -> _Found:
-    """Its spec's own labels are looked at when it is read."""
-    if (TLS_MODE, "istio") in document.labels and TLS_MODE not in dict(document.spec.labels):
-        yield (), f"metadata.labels: mutual TLS to it {AGENTS_SECRETS}"
-
-
 def _route(mesh: Mesh, document: Document) -> _Found:
     for host, ports in parents(document, mesh.config.domain).items():
         yield from _known(mesh, host, sorted(ports), ("parentRefs",))
@@ -210,7 +202,6 @@ _CHECKS = {
     "VirtualService": _virtual_service,
     "DestinationRule": _destination_rule,
     "ServiceEntry": _service_entry,
-    "WorkloadEntry": _workload_entry,
     "HTTPRoute": _route,
     "GRPCRoute": _route,
     "StickySplit": _sticky_split,

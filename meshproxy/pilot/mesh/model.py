@@ -299,7 +299,8 @@ class Mesh:
             return
         selected = {str(each.identity): workloads.selected(each.namespace, selector_of(each)) for each in documents}
         built = build_endpoints(service, documents, selected)
-        built = {number: tuple(map(self._as_it_takes, some)) for number, some in built.items()}
+        if self.namespaces_of(_PEERS):
+            built = {number: tuple(map(self._as_it_takes, some)) for number, some in built.items()}
         if built != endpoints.get(key, NO_ENDPOINTS):
             if built:
                 endpoints[key] = built

@@ -79,7 +79,7 @@ def _virtual_inbound(view: View, ports: Sequence[InboundPort], takes: MutualTls)
         _add_chains(message, view, ways, _Inside.of_port(view, port), f"{ANY_ADDRESS}_{port.target}", port.target)
     known = {port.target for port in ports}
     for number, mode in takes.ports:
-        if number not in known:
+        if number not in known and number != INBOUND_PORT:
             name = f"{names.VIRTUAL_INBOUND}_{number}"
             _add_chains(message, view, ways_in(mode, AUTO, view.scope.sds), _Inside.of_rest(view), name, number)
     rest = ways_in(takes.mode, AUTO, view.scope.sds)

@@ -21,6 +21,7 @@ from meshproxy.pilot.authority.serving import FilePair, MeshCredentials, MeshTls
 from meshproxy.pilot.authority.tokens import TokenVerifier
 from meshproxy.pilot.authority.uids import UidTable
 from meshproxy.pilot.authority.unproved_log import UnprovedLog
+from meshproxy.pilot.server.authority_metrics import AuthorityCollector
 from meshproxy.pilot.server.server import MAX_REQUEST_BYTES
 from meshproxy.pilot.server.tls import TlsFiles
 from meshproxy.rpc.server.call import Handlers
@@ -69,9 +70,11 @@ class AuthorityServer:
             tokens = TokenVerifier(self._keys, settings.issuer, settings.audiences, trust_domain)
         uids = UidTable(settings.uid_table, trust_domain) if settings.uid_table else None
         self._unproved = UnprovedLog(authority.audit, authority.metrics)
-        self.prover = Prover(domains, authority.bundle, self._unproved, tokens, uids, authority.is_barred)
+        self.prover = Prover(domains, authority, self._unproved, tokens, uids)
         self._secrets = AuthoritySecrets(authority, self.prover, domains)
         self._stats = SecretStats()
+        self._collector = AuthorityCollector(self._stats)
+        authority.metrics.registry.register(self._collector)
         self._own = OwnPair(authority, Identity(trust_domain, root_namespace, _ACCOUNT), settings.names)
         self._dispatcher: Dispatcher | None = None
         self._server: RpcServer | None = None
@@ -99,6 +102,7 @@ class AuthorityServer:
             return
         self._dispatcher = Dispatcher(asyncio.get_running_loop())
         self._server = RpcServer(self._dispatcher, {**others, **self.handlers}, _LIMITS)
+        self._collector.server = self._server.stats
         tls = MeshTls(self.authority, self._pairs(files)) if settings.listen else None
         try:
             for address in settings.listen:

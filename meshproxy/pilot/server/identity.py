@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from meshproxy.pilot.snapshot import Proxy
 from meshproxy.rpc.server.call import ServerCall
@@ -19,7 +19,16 @@ _SPIFFE: Final = re.compile(r"spiffe://[^/]+/ns/([^/]+)/sa/([^/]+)")
 
 # The URIs that a client has proved to be its own; None where it came without TLS, by a Unix socket.
 Names = tuple[str, ...] | None
-NamesOf = Callable[[Any], Awaitable[Names]]  # of a call's context
+
+
+class Shown(NamedTuple):
+    """What a client has proved. `holds` says whether it still would."""
+
+    names: Names
+    holds: Callable[[], bool] = lambda: True
+
+
+Proof = Callable[[Any], Awaitable[Shown]]  # of a call's context
 
 
 def identified(proxy_of: Callable[[Any], Proxy], *, required: bool = False) -> Callable[[Any, Names], Proxy]:
@@ -32,28 +41,29 @@ def identified(proxy_of: Callable[[Any], Proxy], *, required: bool = False) -> C
     return identify
 
 
-async def names_of_certificate(context: Any) -> Names:
-    """Those in the certificate that the client has shown to grpcio. None without TLS."""
+async def proof_by_certificate(context: Any) -> Shown:
+    """The names in the certificate that the client has shown to grpcio. None without TLS."""
     peer = GoogleServerCall(context).peer
-    return peer.uris if peer.is_encrypted else None
+    return Shown(peer.uris if peer.is_encrypted else None)
 
 
-def names_proved(prover: Prover, *, any_certificate: bool = False) -> NamesOf:
+def proof_of_workload(prover: Prover, *, any_certificate: bool = False) -> Proof:
     """With an authority: by a token, a certificate of the mesh, or a user of this machine. Raises RpcFailure for a bad
     proof, and on TLS for none; with `any_certificate` one without a SPIFFE identity leaves the node its word. Who
     shows nothing in the clear, or on a Unix socket whose other end grpcio does not tell, is taken at its word, too."""
 
-    async def names_of(context: Any) -> Names:
+    async def prove(context: Any) -> Shown:
         call: ServerCall = getattr(context, "call", None) or GoogleServerCall(context)
         peer = call.peer
         if "authorization" not in call.metadata:
             if not peer.is_encrypted and peer.credentials is None:
-                return None
+                return Shown(None)
             if any_certificate and peer.certificate and not any(uri.startswith("spiffe:") for uri in peer.uris):
-                return peer.uris
-        return ((await prover.prove(call)).caller.identity.uri,)
+                return Shown(peer.uris)
+        proved = await prover.prove(call)
+        return Shown((proved.caller.identity.uri,), lambda: prover.holds(proved))
 
-    return names_of
+    return prove
 
 
 def proved(proxy: Proxy, names: Names, *, required: bool = False) -> Proxy:

@@ -22,7 +22,7 @@ from meshproxy.pilot.proxy import proxy_of
 from meshproxy.pilot.resources.translator import Translator
 from meshproxy.pilot.resources.trial import reasons_against
 from meshproxy.pilot.server.debounce import Debounce
-from meshproxy.pilot.server.identity import identified, names_proved
+from meshproxy.pilot.server.identity import identified, proof_of_workload
 from meshproxy.pilot.server.metrics import Metrics
 from meshproxy.pilot.server.pages import Pages
 from meshproxy.pilot.server.server import DiscoveryServer
@@ -135,7 +135,7 @@ class Pilot:
             await opened.close()
             raise
         await made.start()
-        self.streams.names_of = names_proved(made.prover, any_certificate=self._settings.any_certificate)
+        self.streams.proof = proof_of_workload(made.prover, any_certificate=self._settings.any_certificate)
         tls = made.mesh_credentials()
         self.server.serve_too(made.handlers, certificates=tls is not None)
         await made.listen(self.server.own_handlers(), self._settings.tls)
@@ -154,9 +154,10 @@ class Pilot:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         drain_s = self._settings.drain_s if self.streams.clients else 0.0
-        await self.server.stop(drain_s)
+        closing = [self.server.stop(drain_s)]
         if self.authority is not None:
-            await self.authority.close(_LAST_CALLS_S)
+            closing.append(self.authority.close(max(drain_s, _LAST_CALLS_S)))
+        await asyncio.gather(*closing)
         if self._admin is not None:
             await self._admin.close()
         await self._source.close()
@@ -212,7 +213,7 @@ class Pilot:
                 "document": None if rejection.identity is None else str(rejection.identity),
                 "problems": [str(problem) for problem in rejection.problems],
                 "an_earlier_version_is_in_force": rejection.keeps,
-                "denies_everything": rejection.denies,
+                "fails_closed": rejection.denies,
             }
             for rejection in self._rules.rejections
         ]
@@ -238,6 +239,8 @@ class TranslatedMesh(Builder):
 
 
 def _in_its_place(rejection: Rejection) -> str:
+    if rejection.denies and rejection.identity is not None and rejection.identity.kind == "PeerAuthentication":
+        return "; until it is mended, what it selects takes nothing but mutual TLS"
     if rejection.denies:
         return "; until it is mended, all that it selects is denied to everybody"
     return "; its last good version stays in force" if rejection.keeps else ""

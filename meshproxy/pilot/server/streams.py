@@ -19,7 +19,7 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.protobuf.message import DecodeError
 
-from meshproxy.pilot.server.identity import Names, NamesOf, names_of_certificate
+from meshproxy.pilot.server.identity import Names, Proof, Shown, proof_by_certificate
 from meshproxy.pilot.server.kinds import label_of, short_name
 from meshproxy.pilot.server.metrics import Metrics
 from meshproxy.pilot.server.protocol import DeltaStream, Rejection, RequestError, StateOfTheWorldStream, TooMuchError
@@ -43,6 +43,7 @@ _LARGE_BYTES: Final = 64 * 1024
 _MAX_REJECTIONS: Final = 200  # that are remembered
 _MAX_NAME: Final = 256
 _MAX_REASON: Final = 1024
+_PROOF_ENDED: Final = "the proof of identity has ended"
 _log: Final = logging.getLogger("meshproxy.pilot")
 
 
@@ -53,6 +54,7 @@ class ClientStream:
         self.number = number
         self.node: Node | None = None
         self.proxy = Proxy("")
+        self.shown = Shown(None)
         self.address: str = context.peer()
         self.began_at = time.time()
         self.protocol = "delta" if delta else "sotw"
@@ -76,6 +78,7 @@ class ClientStream:
         """Until the client goes, or is told to."""
         self._task = asyncio.current_task()
         try:
+            await self._prove()
             while (data := await self._context.read()) is not grpc.aio.EOF:
                 await self._take(data)
         finally:
@@ -85,14 +88,22 @@ class ClientStream:
                 await asyncio.gather(self._writing, return_exceptions=True)
             self._context = self._task = None  # gRPC resets a call that nobody holds
 
+    async def _prove(self) -> None:
+        """Before anything is read of it."""
+        try:
+            self.shown = await self._streams.proof(self._context)
+        except RpcFailure as failure:
+            self._streams.on_refused(self, failure.message)
+            await self._context.abort(status_code(failure.status), failure.message)
+
     async def _take(self, data: bytes) -> None:
         self.requests += 1
         try:
             request = self._request.FromString(data)
             if self.node is None:
-                self._introduce(request, await self._streams.names_of(self._context))
+                self._introduce(request)
             rejection = self.stream.receive(request, time.monotonic())
-        except (RequestError, TooManyScopesError, ValueError, DecodeError, RpcFailure) as error:
+        except (RequestError, TooManyScopesError, ValueError, DecodeError) as error:
             reason = str(error)[:_MAX_REASON]  # it may repeat what the client said
             self._streams.on_refused(self, reason)
             await self._context.abort(_code_of(error), reason)
@@ -101,7 +112,7 @@ class ClientStream:
                 self._streams.on_rejection(self, rejection)
             self.poke()
 
-    def _introduce(self, request: Any, names: Names) -> None:
+    def _introduce(self, request: Any) -> None:
         if not request.node.id:
             raise RequestError("the first request of a stream must say who asks: node.id is required")
         # A copy of its own: the request, which may name a thousand resources, is not kept, nor what Envoy can do.
@@ -110,7 +121,7 @@ class ClientStream:
         if len(data) > MAX_NODE_BYTES:
             raise TooMuchError(f"the node has more than {MAX_NODE_BYTES} bytes")
         node = Node.FromString(data)
-        self.proxy = self._streams.identify(node, names)
+        self.proxy = self._streams.identify(node, self.shown.names)
         self.node = node
         self._streams.snapshots.join(self)
 
@@ -203,7 +214,7 @@ class ClientStream:
 
 
 class Streams:
-    """All clients. `names_of` says what one has proved, or raises RpcFailure; `identify` makes a proxy of a node and of
+    """All clients. `proof` says what one has proved, or raises RpcFailure; `identify` makes a proxy of a node and of
     that; it may raise ValueError."""
 
     def __init__(
@@ -211,7 +222,7 @@ class Streams:
     ) -> None:
         self.snapshots = snapshots
         self.identify = identify
-        self.names_of: NamesOf = names_of_certificate
+        self.proof: Proof = proof_by_certificate
         self.metrics = metrics
         self.throttle = Throttle()
         self.stalled_bytes = STALLED_BYTES
@@ -287,6 +298,9 @@ class Streams:
             for client in list(self.clients):
                 if client.overdue_s(now) > self._deadline_s:
                     self._send_slow_away(client, f"no answer for {self._deadline_s:g} s")
+                elif not client.shown.holds():
+                    self.on_refused(client, _PROOF_ENDED)
+                    client.end(grpc.StatusCode.UNAUTHENTICATED, _PROOF_ENDED)
                 elif client.stream.waits:
                     client.poke()
             waiting = {client: client.stalled(now) for client in self.clients}
@@ -300,7 +314,5 @@ class Streams:
 
 
 def _code_of(error: Exception) -> grpc.StatusCode:
-    if isinstance(error, RpcFailure):
-        return status_code(error.status)
     too_much = isinstance(error, (TooMuchError, TooManyScopesError))
     return grpc.StatusCode.RESOURCE_EXHAUSTED if too_much else grpc.StatusCode.INVALID_ARGUMENT

@@ -24,6 +24,7 @@ from meshproxy.rpc.server.core import ServerCore
 from meshproxy.rpc.server.stream import ServerStream
 from meshproxy.tls.x509 import URI, DerError
 
+_OVER: Final = CallTimer(None)
 _CREDENTIALS: Final = struct.Struct("iII")
 _LINGER_MS: Final = 1_000.0
 _RESETS: Final = ResetLimits(RuntimeInt("", 500), RuntimeInt("", 1))  # Envoy's numbers
@@ -52,12 +53,12 @@ class RpcConnection(ServerConnectionCallbacks):
     def start(self, tls: Tls | None) -> Connection:
         """The protocol for the socket that was accepted."""
         core = self.core
+        has_room = core.make_room()
         core.connections[self] = None
         core.stats.connections += 1
         core.stats.connections_active += 1
         core.dispatcher.timers.arm(self._timer, core.limits.hello_timeout_s * 1000.0)
-        if len(core.connections) > core.limits.max_connections:
-            core.stats.connections_refused += 1
+        if not has_room:
             self._closed = True
         elif tls is not None:
             factory = tls()
@@ -67,6 +68,11 @@ class RpcConnection(ServerConnectionCallbacks):
             else:
                 self._connection.transport_socket = factory.new()
         return self._connection
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no call."""
+        return not self._calls
 
     # -- from the socket
 
@@ -111,6 +117,7 @@ class RpcConnection(ServerConnectionCallbacks):
     def on_closed(self) -> None:
         self._closed = True
         self._timer.disarm()
+        self._timer = _OVER  # no cycle is left
         if self._keepalive is not None:
             self._keepalive.stop()
             self._keepalive = None

@@ -38,7 +38,8 @@ class ServerStats:
     connections_active: int = 0
     calls_active: int = 0
     connections: int = 0
-    connections_refused: int = 0  # there were too many
+    connections_evicted: int = 0  # they had no call when there were too many
+    connections_refused: int = 0  # there were too many, and all had calls
     peers_refused: int = 0  # by `allow`, or there was no TLS to be had
     connection_errors: int = 0  # the peer broke the protocol, or flooded
     calls: int = 0
@@ -67,6 +68,20 @@ class ServerCore:
         self.connections: dict[RpcConnection, None] = {}
         self.emptied: Event | None = None  # set when there is no connection any more: somebody waits for it
         self.held_bytes: int = 0  # of messages that no handler has taken yet
+
+    def make_room(self) -> bool:
+        """Whether one more is taken: where there are too many, in the place of the oldest that has no call. So whoever
+        only holds connections open keeps nobody out."""
+        if len(self.connections) < self.limits.max_connections:
+            return True
+        idle = next((each for each in self.connections if each.is_idle), None)
+        if idle is None:
+            self.stats.connections_refused += 1
+            return False
+        self.stats.connections_evicted += 1
+        self.on_connection_closed(idle)
+        idle.abort()
+        return True
 
     def on_connection_closed(self, connection: RpcConnection) -> None:
         """No-op where it was told before."""

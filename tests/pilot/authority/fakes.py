@@ -34,6 +34,8 @@ class FakeAuthority:
         self.calls: list[tuple[Caller, float, bytes]] = []
         self.refusal: Refused | None = None
         self.lifetime_s = lifetime_s
+        self.revoked_serials: frozenset[int] = frozenset()
+        self.barred: set[str] = set()
         self._bundle = TrustBundle(self.root.pem, b"")
         self._watchers: list[Callable[[], None]] = []
 
@@ -57,6 +59,9 @@ class FakeAuthority:
     def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
         self._watchers.append(on_change)
         return lambda: self._watchers.remove(on_change)
+
+    def is_barred(self, identity_uri: str) -> bool:
+        return identity_uri in self.barred
 
     @property
     def watched(self) -> int:

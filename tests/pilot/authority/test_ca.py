@@ -129,7 +129,7 @@ async def test_a_lifetime_that_is_none_is_refused(running: Running, asked: float
 
 
 async def test_nothing_outlives_its_issuer(tmp_path: Path) -> None:
-    settings = seconds(root_lifetime_s=40.0, overlap_s=1000.0)
+    settings = seconds(root_lifetime_s=40.0, overlap_s=10.0)
     async with opened(tmp_path, settings) as running:
         running.clock.now += 35
         assert (await running.authority.issue(CALLER, 10.0)).not_after == START + 40
@@ -379,6 +379,15 @@ async def test_a_root_is_followed_by_another_and_everything_verifies_meanwhile(t
         events = [line["event"] for line in running.audit() if line["event"] not in ("issued", "refused")]
         ways = ["issuer_signing", "issuer_trusted", "issuer_retiring", "issuer_signing", "issuer_forgotten"]
         assert sorted(events) == sorted(ways)
+
+
+async def test_a_mesh_that_slept_too_long_has_a_root_that_signs_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path, seconds()) as running:
+        running.clock.now += 10_000
+        for _ in range(2):
+            await running.authority.tend()
+        issued = await running.authority.issue(CALLER, 0)
+        assert verify(tmp_path, issued.chain, running.authority.bundle().roots, at=running.clock.now) == "OK"
 
 
 async def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:

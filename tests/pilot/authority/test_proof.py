@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from meshproxy.codec import grpc as codes
-from meshproxy.pilot.authority.contract import Caller, TrustBundle
+from meshproxy.pilot.authority.contract import Caller
 from meshproxy.pilot.authority.jwks import FileKeys, Key, KeySetError
 from meshproxy.pilot.authority.proof import Prover
 from meshproxy.pilot.authority.tokens import TokenVerifier
 from meshproxy.pilot.authority.uids import UidTable
 from meshproxy.rpc.server.call import Credentials, Peer, RpcFailure
 from meshproxy.tls.spiffe import Identity
-from tests.pilot.authority.fakes import AUDIENCE, ISSUER, TRUST_DOMAIN, FakeCall, Signer, bearer, jwks
-from tests.tls.certificates import Issued, issue, revocation_list, uri
+from tests.pilot.authority.fakes import AUDIENCE, ISSUER, TRUST_DOMAIN, FakeAuthority, FakeCall, Signer, bearer, jwks
+from tests.tls.certificates import Issued, issue, uri
 
 WEB = Identity(TRUST_DOMAIN, "shop", "web")
 TLS = Peer("10.0.0.1:4711", is_encrypted=True)
@@ -30,19 +30,17 @@ class World:
     def __init__(self, folder: Path, *, tokens: bool = True, uids: bool = True) -> None:
         self.signer = Signer()
         self.refusals: list[tuple[str, str, str]] = []
-        self.bundle = TrustBundle(ROOT.pem, b"")
-        self.barred: set[str] = set()
+        self.authority = FakeAuthority(ROOT)
         self.later_s = 0.0
         (folder / "jwks.json").write_bytes(jwks(self.signer))
         (folder / "uids.yaml").write_text("1000: shop/web")
         keys = FileKeys(str(folder / "jwks.json"))
         self.prover = Prover(
             (TRUST_DOMAIN, "old.test"),
-            lambda: self.bundle,
+            self.authority,
             lambda *told: self.refusals.append(told),
             TokenVerifier(keys, ISSUER, (AUDIENCE,), TRUST_DOMAIN) if tokens else None,
             UidTable(str(folder / "uids.yaml"), TRUST_DOMAIN) if uids else None,
-            lambda uri: uri in self.barred,
             lambda: time.time() + self.later_s,
         )
 
@@ -153,9 +151,7 @@ async def test_a_revoked_certificate(world: World) -> None:
     peer, mine = certified()
     other, _ = certified()
     await world.prove(peer)
-    world.bundle = TrustBundle(ROOT.pem, revocation_list(issue("elsewhere", ca=True), mine) + revocation_list(ROOT))
-    await world.prove(peer)  # the serial is another issuer's
-    world.bundle = TrustBundle(ROOT.pem, revocation_list(ROOT) + revocation_list(ROOT, mine))
+    world.authority.revoked_serials = frozenset({mine.certificate.serial_number})
     assert await world.refused(peer) == ("the certificate is revoked", "certificate")
     await world.prove(other)
 
@@ -186,7 +182,7 @@ async def test_when_it_is_our_fault_the_caller_may_come_again() -> None:
 
     told: list[str] = []
     tokens = TokenVerifier(NoKeys(), ISSUER, (AUDIENCE,), TRUST_DOMAIN)
-    prover = Prover((TRUST_DOMAIN,), lambda: TrustBundle(b"", b""), lambda *why: told.append(why[0]), tokens)
+    prover = Prover((TRUST_DOMAIN,), FakeAuthority(ROOT), lambda *why: told.append(why[0]), tokens)
     with pytest.raises(RpcFailure) as caught:
         await prover.prove(FakeCall(TLS, metadata=bearer(Signer().token())))
     assert (caught.value.status, caught.value.message) == (codes.UNAVAILABLE, "identities cannot be verified now")
@@ -196,7 +192,7 @@ async def test_when_it_is_our_fault_the_caller_may_come_again() -> None:
 async def test_an_identity_that_is_shut_out(world: World) -> None:
     peer, _ = certified()
     held = await world.prover.prove(FakeCall(peer))
-    world.barred.add(WEB.uri)
+    world.authority.barred.add(WEB.uri)
     assert not world.prover.holds(held)
     for who, metadata in ((peer, None), (on_unix(1000), None), (TLS, bearer(world.signer.token()))):
         assert (await world.refused(who, metadata))[0] == "the identity is shut out"
@@ -214,5 +210,5 @@ async def test_a_proof_ends(world: World) -> None:
     world.later_s = 31 * 86400.0
     assert [world.prover.holds(each) for each in holding] == [False, False, True]
     world.later_s = 0.0
-    world.bundle = TrustBundle(ROOT.pem, revocation_list(ROOT, mine))
+    world.authority.revoked_serials = frozenset({mine.certificate.serial_number})
     assert [world.prover.holds(each) for each in holding] == [False, True, True]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.pilot.authority.certificates import read_certificates
-from meshproxy.pilot.authority.keys import Seal
+from meshproxy.pilot.authority.certificates import Validity, make_root, read_certificates, to_pem
+from meshproxy.pilot.authority.keys import Seal, make_key
 from meshproxy.pilot.authority.rotation import advance, due_at, is_due, new_root, signs_itself
 from meshproxy.pilot.authority.settings import AuthorityError, AuthoritySettings
 from meshproxy.pilot.authority.state import RETIRING, SIGNING, TRUSTED, Issuer, Revoked, State
@@ -18,6 +19,7 @@ from tests.pilot.authority.support import PASSPHRASE, START, seconds
 
 SETTINGS = seconds()
 EMPTY = State("cluster.local")
+_ROOT: Final = to_pem([make_root(make_key("P-256"), "a", Validity(int(START), int(START) + 10**7))])
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,7 @@ def test_a_successor_is_due_at_two_thirds_or_at_the_age_that_is_set(seal: Seal) 
     begin, end = START - SETTINGS.skew_s, START + SETTINGS.root_lifetime_s
     due = begin + (end - begin) * 2 / 3
     assert due_at(state.issuers[0], SETTINGS) == pytest.approx(due)
+    assert due_at(state.issuers[0], replace(SETTINGS, overlap_s=300.0)) == end - 300.0 - SETTINGS.longest_lifetime_s
     assert not is_due(state, SETTINGS, due - 1)
     assert is_due(state, SETTINGS, due + 1)
     sooner = replace(SETTINGS, rotate_after_s=50.0)
@@ -79,6 +82,13 @@ def test_a_root_stays_while_anything_that_it_signed_is_out(seal: Seal) -> None:
     assert phases(advance(state, SETTINGS, START + 1000, others)) == [SIGNING]
 
 
+def test_where_the_old_root_has_ended_the_new_one_does_not_wait(seal: Seal) -> None:
+    state = new_root(EMPTY, SETTINGS, seal, START)
+    late = START + SETTINGS.root_lifetime_s + 1
+    state = new_root(state, SETTINGS, seal, late)
+    assert sorted(phases(advance(state, SETTINGS, late, []))) == [RETIRING, SIGNING]
+
+
 def test_an_operator_in_a_hurry_takes_one_step_at_a_time(seal: Seal) -> None:
     state = new_root(new_root(EMPTY, SETTINGS, seal, START), SETTINGS, seal, START)
     state = advance(state, SETTINGS, START, [], hurry=True)
@@ -89,7 +99,7 @@ def test_an_operator_in_a_hurry_takes_one_step_at_a_time(seal: Seal) -> None:
 
 
 def test_the_revoked_are_forgotten_when_they_have_ended_anyhow() -> None:
-    state = State("a", (Issuer("i", SIGNING, START, b""),)).with_revoked([Revoked(1, "i", START, START + 10)])
+    state = State("a", (Issuer("i", SIGNING, START, b"", _ROOT),)).with_revoked([Revoked(1, "i", START, START + 10)])
     assert advance(state, SETTINGS, START + 300, []) == state
     after = advance(state, SETTINGS, START + 311, [])
     assert after.revoked == ()
@@ -106,7 +116,7 @@ class _Leaf:
 def test_what_was_signed_is_believed_as_long_as_it_lasts(pauses: list[float], lag: float) -> None:
     """Also by who learns of the bundle `lag` late, where that is within the overlap."""
     settings = replace(SETTINGS, rotate_after_s=60.0, overlap_s=30.0)
-    state = State("a", (Issuer("0", SIGNING, START, b"", b""),))
+    state = State("a", (Issuer("0", SIGNING, START, b"", _ROOT),))
     now, made = START, 0
     leaves: list[_Leaf] = []
     bundles: list[tuple[float, frozenset[str]]] = [(now, frozenset({"0"}))]
@@ -116,7 +126,7 @@ def test_what_was_signed_is_believed_as_long_as_it_lasts(pauses: list[float], la
         assert signing is not None
         if not state.in_phase(TRUSTED) and now >= signing.since + settings.rotate_after_s:
             made += 1
-            state = state.with_issuer(Issuer(str(made), TRUSTED, now, b"", b""))
+            state = state.with_issuer(Issuer(str(made), TRUSTED, now, b"", _ROOT))
         leaves = [leaf for leaf in leaves if leaf.not_after > now]
         state = advance(state, settings, now, [Record(1, leaf.issuer, "", leaf.not_after) for leaf in leaves])
         bundles.append((now, frozenset(each.name for each in state.trusted)))
@@ -141,6 +151,7 @@ def test_what_was_signed_is_believed_as_long_as_it_lasts(pauses: list[float], la
         {"rotate_after_s": -1.0},
         {"crl_lifetime_s": 1.0},
         {"root_lifetime_s": 1e10},
+        {"root_lifetime_s": 50.0},
         {"rate": 0.0},
         {"identity_burst": 0.5},
     ],

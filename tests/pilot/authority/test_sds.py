@@ -34,7 +34,6 @@ class World:
     def __init__(self, folder: Path, lifetime_s: float = 3600.0) -> None:
         self.authority = FakeAuthority(lifetime_s=lifetime_s)
         self.signer = Signer()
-        self.barred: set[str] = set()
         self.changed = asyncio.Event()
         (folder / "jwks.json").write_bytes(jwks(self.signer))
         self.late_s = 0.0
@@ -43,9 +42,7 @@ class World:
             return time.time() - self.late_s
 
         tokens = TokenVerifier(FileKeys(str(folder / "jwks.json")), ISSUER, (AUDIENCE,), TRUST_DOMAIN, clock)
-        self.prover = Prover(
-            DOMAINS, self.authority.bundle, lambda *_: None, tokens, None, lambda uri: uri in self.barred, clock
-        )
+        self.prover = Prover(DOMAINS, self.authority, lambda *_: None, tokens, clock=clock)
         self.source = AuthoritySecrets(self.authority, self.prover, DOMAINS)
 
     @asynccontextmanager
@@ -189,7 +186,7 @@ async def test_a_stream_ends_with_its_token(world: World) -> None:
 async def test_a_stream_ends_when_its_identity_is_shut_out(world: World) -> None:
     async with world.open() as secrets:
         secrets.get("ROOTCA")
-        world.barred.add(WEB)
+        world.authority.barred.add(WEB)
         await ended(secrets)
 
 
@@ -198,5 +195,5 @@ async def test_a_stream_ends_when_its_certificate_is_revoked(world: World) -> No
     mine = issue("workload", root, names=uri(WEB))
     async with world.open(Peer("10.0.0.1:1", uris=(WEB,), certificate=mine.der, is_encrypted=True)) as secrets:
         secrets.get("ROOTCA")
-        world.authority.set_bundle(TrustBundle(root.pem, revocation_list(root, mine)))
+        world.authority.revoked_serials = frozenset({mine.certificate.serial_number})
         await ended(secrets)

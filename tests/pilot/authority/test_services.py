@@ -42,7 +42,7 @@ class Service:
         self.signer = Signer()
         (folder / "jwks.json").write_bytes(jwks(self.signer))
         tokens = TokenVerifier(FileKeys(str(folder / "jwks.json")), ISSUER, (AUDIENCE,), TRUST_DOMAIN)
-        prover = Prover((TRUST_DOMAIN,), self.authority.bundle, lambda *_: None, tokens)
+        prover = Prover((TRUST_DOMAIN,), self.authority, lambda *_: None, tokens)
         self._create = CertificateService(self.authority, prover).handlers()[CREATE_CERTIFICATE]
 
     async def ask(self, *messages: bytes, **metadata: Any) -> Any:

@@ -102,13 +102,6 @@ def test_other_kinds_that_name_what_is_not_there() -> None:
     ]
 
 
-def test_a_workload_whose_metadata_say_that_it_takes_mutual_tls() -> None:
-    spec = "address: 10.0.0.1"
-    labelled = document("WorkloadEntry", spec, "w", "shop, labels: {security.istio.io/tlsMode: istio}")
-    (doubt,) = doubts(labelled)
-    assert doubt.startswith("WorkloadEntry shop/w: spec: metadata.labels: mutual TLS to it needs secrets")
-
-
 def policy(spec: str) -> object:
     return document("AuthorizationPolicy", spec, "p", "shop")
 

@@ -225,6 +225,18 @@ def test_a_denial_goes_with_its_document_but_not_with_a_file_that_cannot_be_read
     assert in_force(book) == {}
 
 
+def test_a_peer_authentication_that_was_never_good_is_strict() -> None:
+    text = document_text("PeerAuthentication", "selector: {matchLabels: {app: web}}\nmtls: {mode: strict}", "p", "shop")
+    book = RuleBook()
+    book.update(rules(("f", text)))
+    assert [one.denies for one in book.rejections] == [True]
+    takes = [book.mesh.mutual_tls("shop", {"app": app}).mode for app in ("web", "other")]
+    assert takes == ["STRICT", "PERMISSIVE"]
+    book.update(rules(("f", text.replace("strict", "DISABLE"))))
+    book.update(rules(("f", text)))
+    assert book.mesh.mutual_tls("shop", {"app": "web"}).mode == "DISABLE"
+
+
 def test_what_no_proxy_would_take_denies_as_well() -> None:
     book = RuleBook(check=lambda _: ["no proxy takes this"])
     book.update(rules(("f", policy("ALLOW"))))

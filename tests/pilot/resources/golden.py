@@ -1,7 +1,8 @@
 """`python -m tests.pilot.resources.golden`: writes xds/golden anew, what the sample rules come to.
 
 A file for each sample has the resources that the sample changes or adds, for the proxy of productpage (or of the edge)
-with explicit listeners (of the Sidecar: behind interception); `services.<mode>.yaml` what the services alone come to.
+with explicit listeners (of the Sidecar and of mutual TLS: behind interception); `services.<mode>.yaml` what the
+services alone come to.
 """
 
 from __future__ import annotations

@@ -144,13 +144,13 @@ def test_a_proxy_without_secrets_takes_plaintext_or_nothing(name: str, comes_to:
 
 
 def test_ports_that_differ_from_their_workload() -> None:
-    text = peer(
-        "web", "shop", f"{WEB}{mode('STRICT')}, portLevelMtls: {{8080: {{mode: DISABLE}}, 9999: {{mode: PERMISSIVE}}}}"
-    )
+    ports = "8080: {mode: DISABLE}, 9999: {mode: PERMISSIVE}, 15006: {mode: DISABLE}"
+    text = peer("web", "shop", f"{WEB}{mode('STRICT')}, portLevelMtls: {{{ports}}}")
     (listener,) = inbound(OF_MESH + text).values()
     assert chains(listener, "8080") == CHAINS["DISABLE"]["8080"]
     assert chains(listener, "90") == CHAINS["STRICT"]["90"]
     assert chains(listener, "9999") == CHAINS["PERMISSIVE"][""]
+    assert chains(listener, "15006") == [": plain tcp BlackHoleCluster"]
     assert chains(listener, "") == CHAINS["STRICT"][""]
 
 

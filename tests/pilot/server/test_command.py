@@ -100,6 +100,29 @@ def test_it_ends_soon_without_clients(tmp_path: Path) -> None:
         (("--rules", "RULES", "--listen", "127.0.0.1:0", "--http", "192.0.2.1:1"), 1, "192.0.2.1:1: "),
         (("--rules", "RULES/nothing", "--listen", "127.0.0.1:0"), 1, "nothing"),
         (("--rules", "RULES", "--log-level", "loud"), 2, "unknown log level 'loud'"),
+        (("--rules", "RULES", "--jwks", "x"), 2, "--jwks: is nothing without --authority"),
+        (("--rules", "RULES", "--tls-from-authority", "x"), 2, "--tls-from-authority: is nothing without --authority"),
+        (("--rules", "RULES", "--authority", "x", "--jwks", "x"), 2, "--jwks: needs --jwt-issuer"),
+        (
+            ("--rules", "RULES", "--authority", "x", "--authority-listen", "127.0.0.1:0"),
+            2,
+            "--authority-listen: needs --tls-from-authority, or --tls-cert and --tls-key",
+        ),
+        (
+            ("--rules", "RULES", "--authority", "x", "--authority-listen", "pilot:0", "--tls-from-authority", "x"),
+            2,
+            "--authority-listen: 'pilot:0' is not an IP address and a port",
+        ),
+        (
+            ("--rules", "RULES", "--authority", "x", "--tls-from-authority", "x", "--tls-cert", "x", "--tls-key", "x"),
+            2,
+            "--tls-from-authority: stands in the place of --tls-cert, --tls-key and --tls-ca",
+        ),
+        (
+            ("--rules", "RULES", "--authority", "x", "--trust-domain-alias", "a/b"),
+            2,
+            "--trust-domain-alias: 'a/b' is no trust domain",
+        ),
     ],
 )
 def test_what_keeps_it_from_serving_is_told(

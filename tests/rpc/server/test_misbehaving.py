@@ -155,12 +155,31 @@ async def test_half_a_head_that_never_ends(tmp_path: Path) -> None:
     await _ends(tmp_path, first, ServerLimits(idle_timeout_s=0.05), lambda w: w.end)
 
 
-async def test_too_many_connections(tmp_path: Path) -> None:
+async def test_too_many_connections_with_calls(tmp_path: Path) -> None:
     async with serving(tmp_path, limits=ServerLimits(max_connections=1)) as s, s.channel() as channel:
-        assert await ask(channel, "echo", b"first") == b"first"
+        call = channel.stream_stream("/test.Test/echo")()
+        await call.write(b"first")
+        assert await call.read() == b"first"
         await wire(tmp_path, to_the_end)
         assert s.server.stats.connections_refused == 1
-        assert await ask(channel, "echo", b"goes on") == b"goes on"
+        await call.write(b"goes on")
+        assert await call.read() == b"goes on"
+        call.cancel()
+
+
+async def test_connections_that_are_only_held_open_keep_nobody_out(tmp_path: Path) -> None:
+    """The oldest of them goes."""
+    async with serving(tmp_path, limits=ServerLimits(max_connections=2)) as s:
+        first = asyncio.ensure_future(wire(tmp_path, to_the_end))
+        await _until(lambda: s.server.stats.connections_active == 1)
+        second = asyncio.ensure_future(wire(tmp_path, to_the_end))
+        await _until(lambda: s.server.stats.connections_active == 2)
+        await still_serves(s)
+        await first
+        assert not second.done()
+        assert s.server.stats.connections_evicted == 1
+        await s.server.close(0.0)
+        await second
 
 
 async def test_too_many_streams(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Conditions on requests and connections that configurations write as trees of their own."""

@@ -1,0 +1,1 @@
+"""The Common Expression Language: trees of expressions, compiled when configuration is read."""
