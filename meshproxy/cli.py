@@ -255,6 +255,7 @@ def _add_question(parser: argparse.ArgumentParser) -> None:
     add("--server-name", default="", metavar="NAME", help="what the client asks for by SNI; means --tls")
     add("--alpn", default="", metavar="NAMES", help="protocols that the client offers, with commas between")
     add("--client-cert", action="store_true", default=None, help="the client has a certificate that is valid here")
+    add("--client-uri", default="", metavar="URI", help="the URI name (SPIFFE ID) in it; means --tls --client-cert")
     add("--random", default="", metavar="N", help="the number that decides what goes by chance (default: drawn)")
     add("--json", action="store_true", help="everything, as JSON")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import tempfile
 import time
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ class Agent:
     """Of one pod. `http_address` is there once it has started, where there are pages."""
 
     def __init__(self, settings: AgentSettings, policy: RenewalPolicy | None = None) -> None:
-        self.secrets = AgentSecrets()
+        self.secrets = AgentSecrets(settings.identity.trust_domain)
         self.metrics = AgentMetrics()
         self.http_address = ""
         self._settings = settings
@@ -50,6 +50,7 @@ class Agent:
         self._server = RpcServer(self._dispatcher, handlers)
         self._admin: AdminServer | None = None
         self._renewed = asyncio.Event()
+        self._hurry = asyncio.Event()  # the certificate is of no more use
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Raises ConfigError when an address cannot be listened on."""
@@ -113,8 +114,16 @@ class Agent:
             except _FAILURES as error:
                 self.metrics.failures += 1
                 pause_s = self._policy.failed()
-                _log.warning("no new certificate, again in %.1f s: %s", pause_s, error)
-            await _sleep_until(time.time() + pause_s)
+                _log.warning("no new certificate, again in %.1f s: %s", pause_s, _reason(error))
+            await self._pause_until(time.time() + pause_s)
+
+    async def _pause_until(self, when: float) -> None:
+        """By the clock on the wall, which certificates go by; or less, if there is a hurry."""
+        while (left_s := when - time.time()) > 0.0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), min(left_s, _LONGEST_SLEEP_S))
+                self._hurry.clear()
+                when = min(when, time.time() + self._policy.hurried())
 
     async def _renew(self) -> None:
         """A new key, and a certificate for it."""
@@ -137,7 +146,8 @@ class Agent:
     def _proof(self) -> Proof:
         """By our certificate where that is wanted, every other time where it fails and there is a token."""
         ca, pair = self._settings.ca, self.secrets.pair
-        by_certificate = ca.renew_by_certificate and pair is not None and self.secrets.left_s > 0.0
+        secrets = self.secrets
+        by_certificate = ca.renew_by_certificate and pair is not None and secrets.left_s > 0.0 and secrets.stands
         if by_certificate and not (ca.token_file and self._policy.failures % 2):
             return Proof(pair)
         if ca.token_file:
@@ -155,36 +165,43 @@ class Agent:
             self._renewed.clear()
             if self.secrets.left_s <= 0.0:
                 await self._renewed.wait()
+            told = self.metrics.bundles
             try:
-                async with aclosing(self._authority.bundles(self._proof(), self.secrets.trusted)) as bundles:
-                    async for bundle in bundles:
-                        policy = RenewalPolicy()
-                        self._take(bundle)
+                await self._read_bundles()
                 reason = "the stream has ended"
             except _FAILURES as error:
                 if isinstance(error, RpcError) and error.code == grpc.UNIMPLEMENTED:
                     _log.info("the authority tells no bundle: the roots are those that come with our certificate")
                     await self._renewed.wait()
                     continue
-                reason = str(error)
-            self.metrics.bundle_failures += 1
-            pause_s = policy.failed()
-            _log.warning("nobody tells the mesh's bundle, again in %.1f s: %s", pause_s, reason)
-            await asyncio.sleep(pause_s)
+                reason = _reason(error)
+            if self.metrics.bundles > told:  # it went well: it ends with what proved who we are, or with the server
+                policy = RenewalPolicy()
+                _log.info("the mesh's bundle is asked for anew: %s", reason)
+            else:
+                self.metrics.bundle_failures += 1
+                _log.warning("nobody tells the mesh's bundle: %s", reason)
+            await asyncio.sleep(policy.failed())
+
+    async def _read_bundles(self) -> None:
+        async with contextlib.aclosing(self._authority.bundles(self._proof(), self.secrets.trusted)) as bundles:
+            async for bundle in bundles:
+                self._take(bundle)
 
     def _take(self, bundle: Bundle) -> None:
         try:
             self.secrets.set_bundle(bundle.data)
             self.metrics.bundles += 1
+            if not self.secrets.stands:
+                _log.warning("the mesh takes our certificate no longer: another one is asked for")
+                self._hurry.set()
         except MaterialError as error:
             bundle.refusal = str(error)
             _log.warning("the mesh's bundle is refused: %s", error)
 
 
-async def _sleep_until(when: float) -> None:
-    """By the clock on the wall, which certificates go by."""
-    while (left_s := when - time.time()) > 0.0:
-        await asyncio.sleep(min(left_s, _LONGEST_SLEEP_S))
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _write(path: str, what: dict[str, str]) -> None:

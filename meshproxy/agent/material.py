@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -15,6 +16,7 @@ from meshproxy.errors import MeshProxyError
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 _MAX_ROOTS: Final = 1000
+_CRL_END: Final = b"-----END X509 CRL-----"
 
 
 class MaterialError(MeshProxyError):
@@ -69,6 +71,32 @@ def certificates(pem: bytes) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise MaterialError(f"no certificate in PEM: {error}") from None
+
+
+def revocation_lists(pem: bytes) -> list[x509.CertificateRevocationList]:
+    """Those that stand one after the other in a file. Raises MaterialError."""
+    try:
+        return [x509.load_pem_x509_crl(part + _CRL_END) for part in pem.split(_CRL_END)[:-1]]
+    except ValueError as error:
+        raise MaterialError(f"no list of revoked certificates in PEM: {error}") from None
+
+
+def stands(pair: KeyPair, roots: bytes, crl: bytes) -> bool:
+    """Whether who trusts these roots, and takes that list (PEM; empty for none), takes our certificate."""
+    chain = certificates(pair.chain)
+    leaf = chain[0]
+    for each in revocation_lists(crl):
+        if each.issuer == leaf.issuer and each.get_revoked_certificate_by_serial_number(leaf.serial_number):
+            return False
+    return any(_is_issued_by(chain[len(chain) - 1], root) for root in certificates(roots))
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def merged(*pems: bytes) -> bytes:

@@ -15,6 +15,7 @@ from typing import Final
 from meshproxy.pilot.authority.renewed import renewal_delay_s, retry_delay_s
 
 _UNKNOWN_LIFE_S: Final = 600.0  # there was no certificate yet: the pause may become a minute
+_HURRY_S: Final = 2.0
 _SHORTEST_LIFE_S: Final = 1.0  # an authority that gives less is not asked more often
 
 
@@ -31,6 +32,11 @@ class RenewalPolicy:
         self.failures = 0
         self._life_s = max(left_s, _SHORTEST_LIFE_S)
         return renewal_delay_s(self._life_s, self._uniform)
+
+    def hurried(self) -> float:
+        """The mesh takes our certificate no longer, and perhaps those of many others: seconds until the next one is to be
+        asked for."""
+        return self._uniform(0.0, _HURRY_S)
 
     def failed(self) -> float:
         """There is none: seconds until the next attempt."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
+from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 import SPIFFECertValidatorConfig
 from google.protobuf.message import DecodeError
 
-from meshproxy.agent.material import KeyPair, MaterialError, certificates
+from meshproxy.agent.material import KeyPair, MaterialError, certificates, revocation_lists, stands
 from meshproxy.rpc.server.call import ServerCall
 from meshproxy.xds.secret_streams import SecretValue
 
@@ -21,13 +24,14 @@ ROOTS: Final = "ROOTCA"
 class AgentSecrets:
     """The newest of each. A certificate that has expired is given to nobody."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, trust_domain: str, now: Callable[[], float] = time.time) -> None:
         self.pair: KeyPair | None = None
         self.trusted: bytes = b""  # PEM: the newest roots of our own domain, by which the authority is believed too
+        self._trust_domain = trust_domain
         self._now = now
         self._values: dict[str, SecretValue] = {}
         self._watchers: list[Watcher] = []
-        self._has_bundle = False
+        self._bundle: Bundle | None = None  # whom the mesh trusts, once it has told
 
     @property
     def ready(self) -> bool:
@@ -38,6 +42,12 @@ class AgentSecrets:
     def left_s(self) -> float:
         """Of the certificate's life; below 0 when it is over, or there is none."""
         return -1.0 if self.pair is None else self.pair.not_after - self._now()
+
+    @property
+    def stands(self) -> bool:
+        """Whether the mesh takes our certificate, as far as it has told whom it trusts, and apart from its time."""
+        pair, told = self.pair, self._bundle
+        return pair is None or told is None or stands(pair, told.roots, told.crl)
 
     def set_identity(self, pair: KeyPair) -> None:
         """A new certificate."""
@@ -52,7 +62,7 @@ class AgentSecrets:
         if not roots:
             return
         self.trusted = roots
-        if not self._has_bundle:
+        if self._bundle is None:
             secret = Secret(name=ROOTS)
             secret.validation_context.trusted_ca.inline_bytes = roots
             self._set(ROOTS, hashlib.sha256(roots), secret)
@@ -64,9 +74,9 @@ class AgentSecrets:
             secret.ParseFromString(data)
         except DecodeError:
             raise MaterialError("no Secret") from None
-        self.trusted = _checked_roots(secret) or self.trusted
+        self._bundle = _checked(secret, self._trust_domain)
+        self.trusted = self._bundle.roots
         secret.name = ROOTS
-        self._has_bundle = True
         self._set(ROOTS, hashlib.sha256(secret.SerializeToString(deterministic=True)), secret)
 
     def _set(self, name: str, digest: hashlib._Hash, secret: Secret) -> None:
@@ -121,16 +131,39 @@ class Watcher:
         self._secrets.forget(self)
 
 
-def _checked_roots(secret: Secret) -> bytes:
-    """The roots (PEM) of a bundle; none where it holds SPIFFE bundles alone. Raises MaterialError where it trusts
-    nobody, which would be no bundle, or has the proxies read files of theirs."""
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Of our own trust domain, in PEM."""
+
+    roots: bytes
+    crl: bytes
+
+
+def _checked(secret: Secret, trust_domain: str) -> Bundle:
+    """Raises MaterialError where it trusts nobody, which would be no bundle, or has the proxies read files of theirs."""
     context = secret.validation_context
-    for source in (context.trusted_ca, context.crl):
-        if source.WhichOneof("specifier") not in (None, "inline_bytes", "inline_string"):
-            raise MaterialError("a bundle that is not inline")
-    roots = bytes(context.trusted_ca.inline_bytes or context.trusted_ca.inline_string.encode())
-    if roots:
-        certificates(roots)
-    elif not context.HasField("custom_validator_config"):
-        raise MaterialError("a bundle without roots")
-    return roots
+    roots, crl = _inline(context.trusted_ca), _inline(context.crl)
+    if context.HasField("custom_validator_config"):
+        roots = roots or _of_domain(context.custom_validator_config.typed_config, trust_domain)
+    if not roots:
+        raise MaterialError("a bundle without roots of ours")
+    certificates(roots)
+    revocation_lists(crl)
+    return Bundle(roots, crl)
+
+
+def _of_domain(config: Any, trust_domain: str) -> bytes:
+    """The roots that a SPIFFE validator has for one domain; none for another kind of validator."""
+    spiffe = SPIFFECertValidatorConfig()
+    try:
+        is_spiffe = config.Unpack(spiffe)
+    except DecodeError:
+        raise MaterialError("a validator that cannot be read") from None
+    domains = spiffe.trust_domains if is_spiffe else ()
+    return b"".join([_inline(domain.trust_bundle) for domain in domains if domain.name == trust_domain])
+
+
+def _inline(source: DataSource) -> bytes:
+    if source.WhichOneof("specifier") not in (None, "inline_bytes", "inline_string"):
+        raise MaterialError("a bundle that is not inline")
+    return bytes(source.inline_bytes or source.inline_string.encode())

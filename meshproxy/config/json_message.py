@@ -243,7 +243,7 @@ def _takes_null(field: FieldDescriptor) -> bool:
     """null leaves a field unset, except where it is a value."""
     if field.message_type is not None:
         return bool(field.message_type.full_name == "google.protobuf.Value")
-    return False
+    return bool(field.enum_type is not None and field.enum_type.full_name == "google.protobuf.NullValue")
 
 
 def _scalar(field: FieldDescriptor, value: object) -> object:
@@ -296,6 +296,8 @@ def _float(value: object, largest: float) -> float:
 
 
 def _enum(enum: EnumDescriptor, value: object) -> int:
+    if value is None:
+        return 0  # the only NullValue
     if isinstance(value, str):
         found = enum.values_by_name.get(value) or enum.values_by_name.get(value.upper())
         if found is not None:

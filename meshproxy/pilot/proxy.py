@@ -11,8 +11,9 @@ as it is, and the metadata say the rest:
   with its local port (0: any that is free); without it, one for each port of HTTP and TLS services;
 - `meshproxy.io/applications`: with explicit listeners, where the application listens (`127.0.0.1:8080`), by the port at
   which the mesh finds it;
-- `meshproxy.io/sds-cluster`: the static cluster of its bootstrap where it asks for secrets; where it does not say, but
-  an agent of Istio wrote the metadata (`ISTIO_VERSION` is there), `sds-grpc`, else none.
+- `meshproxy.io/sds-cluster`: the static cluster of its bootstrap where it asks for secrets, or `ads`: the pilot's own
+  stream; where it does not say, but an agent of Istio wrote the metadata (`ISTIO_VERSION` is there), `sds-grpc`, else
+  none.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
 from meshproxy.config.typed_struct import unpack_any
+from meshproxy.matching.build import build_matcher
 from meshproxy.matching.cel.build import build_expression
 from meshproxy.rbac.access import DESTINATION, DIRECT_REMOTE, REMOTE, SOURCE
 from meshproxy.rbac.conditions import (
@@ -29,7 +30,7 @@ from meshproxy.rbac.conditions import (
     ServerNameCondition,
     TemplateCondition,
 )
-from meshproxy.rbac.engine import Engine, Policy, PolicyEngine, verdict_of
+from meshproxy.rbac.engine import Engine, Policy, PolicyEngine, TreeEngine, Verdict, verdict_of
 from meshproxy.route.header_matcher import build_header_matcher
 from meshproxy.route.metadata_matcher import build_filter_state_matcher, build_metadata_matcher
 from meshproxy.route.path_template import TemplateError, compile_template
@@ -46,11 +47,19 @@ _ADDRESSES: Final = {
 }
 _SAN_KINDS: Final = {"EMAIL": x509.EMAIL, "DNS": x509.DNS, "URI": x509.URI, "IP_ADDRESS": x509.IP_ADDRESS}
 _ROUTE_METADATA: Final = 1  # MetadataSource.ROUTE
+_ACTION: Final = "envoy.config.rbac.v3.Action"
+_TREES: Final = {"rules": "matcher", "shadow_rules": "shadow_matcher"}
 _MOST_PORTS: Final = 65536
 
 
 def build_engine(message: Any, field: str, path: str, context: BuildContext, *, http: bool) -> Engine | None:
-    """The engine of the RBAC in `field` of `message`; None where that is not set, or there are errors."""
+    """The engine of the RBAC in `field` of `message`, or of the tree that may stand in its place; None where neither is
+    set, or there are errors."""
+    tree = _TREES[field]
+    if message.HasField(tree):
+        if message.HasField(field):
+            context.errors.add(child(path, field), f"{tree} takes its place: only one of them may be set")
+        return _build_tree(getattr(message, tree), child(path, tree), context, http)
     if not message.HasField(field):
         return None
     rules = getattr(message, field)
@@ -62,6 +71,23 @@ def build_engine(message: Any, field: str, path: str, context: BuildContext, *, 
         if condition is not None:
             policies.append(Policy(condition, verdict_of(rules.action, name, True)))
     return PolicyEngine(policies, verdict_of(rules.action, "", False))
+
+
+def _build_tree(message: Any, path: str, context: BuildContext, http: bool) -> Engine | None:
+    errors = context.errors
+    matcher = build_matcher(message, path, errors, lambda action, at: _action(action, at, errors), http=http)
+    return None if matcher is None else TreeEngine(matcher)
+
+
+def _action(extension: Any, path: str, errors: ConfigErrors) -> Verdict | None:
+    where = child(path, "typed_config")
+    message = unpack_any(extension.typed_config, where, errors)
+    if message is None:
+        return None
+    if message.DESCRIPTOR.full_name != _ACTION:
+        errors.add(where, f"{message.DESCRIPTOR.full_name} is not supported (supported: {_ACTION})")
+        return None
+    return verdict_of(message.action, message.name, True)
 
 
 def rbac_scope(prefix: str, rules_prefix: str) -> str:

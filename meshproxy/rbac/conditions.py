@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshproxy.config.string_matcher import StringMatcher
-from meshproxy.matching.cel.attributes import Facts
 from meshproxy.matching.cel.build import Expression
+from meshproxy.matching.facts import Facts
 from meshproxy.rbac.access import DESTINATION, Access, principal_names
 from meshproxy.route.header_matcher import HeaderMatcher
 from meshproxy.route.metadata_matcher import FilterStateMatcher, MetadataMatcher

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from meshproxy.matching.facts import Facts
+from meshproxy.matching.tree import Matcher
 from meshproxy.observe.stats import StatsScope
 from meshproxy.rbac.access import Access
 from meshproxy.rbac.conditions import Condition
@@ -60,6 +62,9 @@ class Verdict:
         return f"rbac_access_denied_matched_policy[{(self.policy or 'none').translate(_AS_ONE_WORD)}]"
 
 
+_UNMATCHED: Final = Verdict(False, "", NO_HINT)
+
+
 class Engine:
     """Decides about an access."""
 
@@ -87,6 +92,17 @@ class PolicyEngine(Engine):
             if policy.condition.holds(access):
                 return policy.verdict
         return self.otherwise
+
+
+class TreeEngine(Engine):
+    """`matcher`: what the tree comes to, which is a verdict. What nothing in it matches is denied."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        self.matcher = matcher
+
+    def evaluate(self, access: Access) -> Verdict:
+        found = self.matcher.match(Facts(access.headers, access.info))
+        return found if isinstance(found, Verdict) else _UNMATCHED
 
 
 class ResultKeys:

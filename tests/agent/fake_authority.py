@@ -36,6 +36,7 @@ class FakeAuthority:
         self.status: grpc.StatusCode | None = None  # that every call fails with
         self.foreign_key = False
         self.tells_bundle = False
+        self.ends_streams = False  # of bundles, at the next change, once
         self.calls: list[dict[str, str]] = []
         self.requests: list[IstioCertificateRequest] = []
         self.certificates: list[x509.Certificate] = []
@@ -113,6 +114,9 @@ class FakeAuthority:
                 )
                 self.answers.append(await anext(requests))
             await changed.wait()
+            if self.ends_streams:
+                self.ends_streams = False
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "your proof has ended")
 
 
 class _Handlers(grpc.GenericRpcHandler):

@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 import SPIFFECertValidatorConfig
 
 from meshproxy.agent.agent import Agent
 from meshproxy.errors import ConfigError
@@ -251,6 +252,36 @@ async def test_a_root_that_has_left_the_bundle_is_not_trusted_by_a_file(tmp_path
         async with running(ca, tmp_path, renew_s=0.1) as agent:
             await until(lambda: agent.agent.metrics.bundles and agent.agent.metrics.certificates >= 2)
             assert roots_of(await secret(agent.socket, "ROOTCA")) == other.pem
+
+
+async def test_a_bundle_of_federated_domains_goes_on_as_it_is(tmp_path: Path) -> None:
+    """The roots by which the authority is believed stay those that came with the certificate."""
+    config = SPIFFECertValidatorConfig()
+    for domain, root in (("mesh.test", ROOT), ("other.test", FOREIGN)):
+        config.trust_domains.add(name=domain).trust_bundle.inline_bytes = root.pem
+    told = Secret(name="ROOTCA")
+    told.validation_context.custom_validator_config.name = "envoy.tls.cert_validator.spiffe"
+    told.validation_context.custom_validator_config.typed_config.Pack(config)
+    async with authority() as ca:
+        ca.tells_bundle = True
+        ca.set_bundle(told)
+        async with running(ca, tmp_path, renew_s=0.1) as agent:
+            await until(lambda: agent.agent.metrics.bundles and agent.agent.metrics.certificates >= 2)
+            assert await secret(agent.socket, "ROOTCA") == told
+            assert agent.agent.secrets.trusted == ROOT.pem
+
+
+async def test_a_stream_of_bundles_that_ends_is_begun_anew(tmp_path: Path) -> None:
+    async with authority() as ca:
+        ca.tells_bundle = True
+        ca.set_bundle(bundle(ROOT))
+        async with running(ca, tmp_path) as agent:
+            await until(lambda: len(ca.answers) == 1)
+            ca.ends_streams = True
+            ca.set_bundle(bundle(ROOT, FOREIGN))
+            await until(lambda: len(ca.answers) == 2)
+            assert agent.agent.metrics.bundle_failures == 0
+            assert roots_of(await secret(agent.socket, "ROOTCA")) == ROOT.pem + FOREIGN.pem
 
 
 @pytest.mark.parametrize("bad", ["nobody", "file", "rubbish", "another kind"])

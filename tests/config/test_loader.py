@@ -9,10 +9,11 @@ import pytest
 import yaml
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from google.api.expr.v1alpha1.syntax_pb2 import Expr
 from google.protobuf import json_format
 
 from meshproxy.config.errors import ConfigErrors
-from meshproxy.config.loader import load_bootstrap, load_value, scalar
+from meshproxy.config.loader import load_bootstrap, load_message, load_value, scalar
 from meshproxy.config.messages import find_message, type_name
 from tests.config.bootstraps import CLUSTER_PATH, GOOD, HCM_PATH, ROUTE_PATH, VHOST_PATH, good, hcm, spoil
 
@@ -213,3 +214,11 @@ def test_the_good_bootstrap_means_the_same_to_plain_yaml() -> None:
     """It holds nothing on which YAML 1.1 and Envoy differ."""
     errors = ConfigErrors()
     assert load_value(GOOD, errors) == yaml.safe_load(GOOD)
+
+
+def test_null_is_the_value_of_what_has_no_other() -> None:
+    errors = ConfigErrors()
+    message = load_message("{const_expr: {null_value: null}}", Expr, errors=errors)
+    assert message is not None
+    assert message.const_expr.WhichOneof("constant_kind") == "null_value"
+    assert errors.items == []

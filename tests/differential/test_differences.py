@@ -12,6 +12,7 @@ from tests.differential.test_discovery import DIFFERENCES as DISCOVERY
 from tests.differential.test_filter_chains import ROWS as CHAIN_ROWS
 from tests.differential.test_grpc_tracing import DIFFERENCES as GRPC_TRACING
 from tests.differential.test_load_balancing import DIFFERENCES as BALANCING
+from tests.differential.test_network_rbac import DIFFERENCES as NETWORK_RBAC
 from tests.differential.test_pools_http2 import ROWS as POOL_ROWS
 from tests.differential.test_secrets import DIFFERENCES as SECRETS
 from tests.differential.test_spiffe import DIFFERENCES as SPIFFE
@@ -44,6 +45,7 @@ def declared_keys() -> set[str]:
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
     of_connections |= {SILENT_KEY for row in all_http2_rows() if row.silent}
     of_tls |= SECRETS | CREDENTIALS | SPIFFE | TLS13
+    of_connections |= NETWORK_RBAC
     return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING | GRPC_TRACING | XDS_PROTOCOL
 
 

@@ -102,6 +102,8 @@ ECHOES = {
     "proxied_port": proxied("proxied_port", permission={"destination_port": 2222}),
     "once": proxied("once"),
 }
+DIFFERENCES = {"rbac-silent-end"}
+ECHOES["silent"] = guarded(rules=rules(), prefix="silent", last=ECHO)
 ECHOES["continuous"] = guarded(
     rules=rules(p=policy()), enforcement_type="CONTINUOUS", proxied=True, prefix="continuous", last=ECHO
 )
@@ -160,10 +162,24 @@ def test_the_same_connections_are_answered(envoy: TlsSide, ours: TlsSide, name: 
     assert ours.proxy.stats(pattern) == envoy.proxy.stats(pattern)
 
 
+def test_who_ends_without_a_word_is_asked(envoy: TlsSide, ours: TlsSide) -> None:
+    """The row `rbac-silent-end` of docs/envoy-differences.md: Envoy asks where half a connection may stay open."""
+    denied = []
+    for side in (envoy, ours):
+        before = side.proxy.stats("^silent[.]rbac")["silent.rbac.denied"]
+        found = side.run("silent", SILENT)
+        assert found["answer"] in ("closed", "<reset>")
+        denied.append(side.proxy.stats("^silent[.]rbac")["silent.rbac.denied"] - before)
+    assert denied == [0, 0 if SUBJECT_IS_ENVOY else 1]
+
+
 def test_stats(envoy: TlsSide, ours: TlsSide) -> None:
     for side in (envoy, ours):
         for name in LISTENERS:
             side.run(name, HELLO)
-    expected, actual = envoy.proxy.stats("rbac"), ours.proxy.stats("rbac")
+    expected, actual = (
+        {name: count for name, count in side.proxy.stats("rbac").items() if "silent" not in name}
+        for side in (envoy, ours)
+    )
     assert expected["guard.rbac.denied"] > 0
     assert actual == expected

@@ -131,7 +131,7 @@ BESIDE: dict[str, dict[str, Any]] = {
         "track_per_rule_stats": True,
     },
     "counted_allowed": {
-        "rules": rules(**{"a:b c.d": policy()}),
+        "rules": rules("ALLOW", **{"a:b c.d": policy()}),
         "shadow_rules": rules("DENY", s=policy()),
         "track_per_rule_stats": True,
     },

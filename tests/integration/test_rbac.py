@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,15 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n"
 FOREIGN = issue("foreign", world().ca, names=uri("spiffe://elsewhere/client"))
 ANY: Json = {"any": True}
 OF_THE_MESH: Json = {"authenticated": {"principal_name": {"prefix": "spiffe://mesh/"}}}
+VALIDATED: Json = {
+    "custom": {
+        "name": "envoy.rbac.principals.mtls_authenticated",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config",
+            "any_validated_client_certificate": True,
+        },
+    }
+}
 _TELLS = """
 from meshproxy import HttpFilter
 
@@ -178,14 +189,19 @@ async def test_a_listener_whose_rules_we_cannot_do_is_refused(plane: ControlPlan
     set_filters("1", DENIES)
     async with Proxy(ads_bootstrap(plane.port), "--concurrency", workers) as proxy:
         assert await get(proxy.ports["main"]) == (403, "RBAC: access denied")
-        for refused, (path, bad) in enumerate(BAD.items(), 1):
-            set_filters(f"bad{refused}", bad)
-            await plane.until(lambda refused=refused: len(plane.nacks(LISTENER_TYPE)) == refused)
+        for path, bad in BAD.items():
+            before = len(plane.nacks(LISTENER_TYPE))
+            set_filters(path, bad)
+            await plane.until(partial(_has_more, plane, before))
             assert path in plane.nacks(LISTENER_TYPE)[-1]
             assert await get(proxy.ports["main"]) == (403, "RBAC: access denied")
         set_filters("good", rbac(rules=rules()))
         await plane.acked(LISTENER_TYPE, "good")
         assert await get(proxy.ports["main"]) == (200, "in")
+
+
+def _has_more(plane: ControlPlane, before: int) -> bool:
+    return len(plane.nacks(LISTENER_TYPE)) > before
 
 
 async def test_rules_of_routes_change_under_an_open_connection(plane: ControlPlane) -> None:
@@ -221,3 +237,34 @@ async def test_rules_of_routes_change_under_an_open_connection(plane: ControlPla
 
 def _router() -> Json:
     return {"name": "router", "typed_config": {"@type": _FILTERS + "http.router.v3.Router"}}
+
+
+# -- sessions that are taken up again
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+async def test_a_resumed_session_has_the_identity_of_before(version: ssl.TLSVersion) -> None:
+    guard = rbac(rules=rules(principal={"and_ids": {"ids": [OF_THE_MESH, VALIDATED]}}))
+    made = secured(listener("main", [direct("/", "in")], filters=[guard]))
+    async with Proxy(bootstrap([made])) as proxy:
+        port = proxy.ports["main"]
+        for certificate, status in ((world().client, b"200"), (FOREIGN, b"403")):
+            answers = await asyncio.to_thread(resumed, port, certificate, version)
+            assert answers == [(False, status), (True, status)]
+
+
+def resumed(port: int, certificate: Issued, version: ssl.TLSVersion) -> list[tuple[bool, bytes]]:
+    """Of two connections, whether the session is one of before, and the status."""
+    context = python_client(certificate, version)
+    answers: list[tuple[bool, bytes]] = []
+    session: ssl.SSLSession | None = None
+    for _ in range(2):
+        sock = socket.create_connection(("127.0.0.1", port), 20)
+        with context.wrap_socket(sock, server_hostname="a.test", session=session) as tls:
+            tls.sendall(REQUEST)
+            answer = b""
+            while piece := tls.recv(4096):
+                answer += piece
+            answers.append((bool(tls.session_reused), answer.split()[1]))
+            session = tls.session
+    return answers

@@ -57,13 +57,24 @@ def config(service: Json, api_type: str, *clusters: Json) -> str:
     return bootstrap([made], list(clusters), node={"id": "n", "cluster": "c"})
 
 
+def replace(file: Path, text: str) -> None:
+    """As a kubelet does it."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(text)
+    os.replace(fresh, file)
+
+
 @pytest.mark.parametrize("api_type", ["GRPC", "DELTA_GRPC"])
-async def test_by_mutual_tls(folder: Path, api_type: str) -> None:
+async def test_by_mutual_tls_with_a_token(folder: Path, tmp_path: Path, api_type: str) -> None:
+    token = tmp_path / "token"
+    token.write_text("one\n")
+    bearer = {"key": "authorization", "value": f"Bearer %FILE_CONTENT({token})%"}
+    service = {"envoy_grpc": {"cluster_name": "sds"}, "initial_metadata": [bearer]}
     async with ControlPlane.start(credentials=credentials_in(folder)) as plane:
         give(plane, FIRST, "1")
         secure = transport_socket(folder, "server.test")
         sds = cluster("sds", plane.port, transport_socket=secure, **http2_cluster())
-        async with Proxy(config({"envoy_grpc": {"cluster_name": "sds"}}, api_type, sds)) as proxy:
+        async with Proxy(config(service, api_type, sds)) as proxy:
             assert FIRST.certificate.serial_number in await certificates_shown(proxy)
             give(plane, SECOND, "2")
             await proxy.until_stat("sds.s.update_success", lambda count: count == 2)
@@ -71,6 +82,11 @@ async def test_by_mutual_tls(folder: Path, api_type: str) -> None:
             method = "DeltaSecrets" if api_type == "DELTA_GRPC" else "StreamSecrets"
             (stream,) = plane.streams
             assert stream.method == f"/envoy.service.secret.v3.SecretDiscoveryService/{method}"
+            assert stream.metadata["authorization"] == "Bearer one"
+            replace(token, "two\n")
+            stream.cut()
+            await plane.until(lambda: len(plane.streams) >= 2 and plane.streams[-1].requests)
+            assert plane.streams[-1].metadata["authorization"] == "Bearer two"
 
 
 async def test_a_server_that_is_not_the_right_one_gives_nothing(folder: Path) -> None:
@@ -115,9 +131,7 @@ async def test_a_token_of_a_file_is_read_again(folder: Path, tmp_path: Path, api
         async with Proxy(config({"google_grpc": google}, api_type)) as proxy:
             assert await certificates_shown(proxy) == {FIRST.certificate.serial_number}
             assert [each.metadata["authorization"] for each in plane.streams] == ["Bearer one"]
-            fresh = tmp_path / "fresh"
-            fresh.write_text("two\n")
-            os.replace(fresh, token)
+            replace(token, "two\n")
             give(plane, SECOND, "2")
             plane.streams[0].cut()
             await plane.until(lambda: len(plane.streams) >= 2 and plane.streams[-1].requests)

@@ -281,6 +281,7 @@ async def test_without_secrets_nothing_goes_through(plane: ControlPlane, agent: 
 
 
 async def test_a_listener_whose_secrets_are_missing_is_not_active(plane: ControlPlane, agent: Agent) -> None:
+    """Nor is a cluster. Both say for what they wait."""
     plane.set(CLUSTER_TYPE, {})
     plane.set(LISTENER_TYPE, {"main": message(Listener, listener("main", [direct("/", "hello")]))})
     async with Proxy(pod(plane, agent)) as proxy:
@@ -290,8 +291,19 @@ async def test_a_listener_whose_secrets_are_missing_is_not_active(plane: Control
         await plane.acked(LISTENER_TYPE, "2")
         assert await proxy.stat("listener_manager.total_listeners_warming") == 1
         assert await get(proxy.ports["main"]) == (200, "hello")
+        plane.set(ENDPOINT_TYPE, {"reviews": endpoints(1, tlsMode="istio")})
+        plane.set(CLUSTER_TYPE, {"reviews": outbound()}, "2")
+        await plane.acked(CLUSTER_TYPE, "2")
+        await proxy.until_stat("cluster_manager.warming_clusters", lambda count: count == 1)
+        _, dump = await proxy.admin("/init_dump")
+        unready = [each for part in json.loads(dump)["configs"] for each in part["unready_targets_dumps"]]
+        waiting = {each["name"].rpartition(" ")[2]: sorted(each["target_names"]) for each in unready}
+        targets = ["target SdsApi ROOTCA", "target SdsApi default"]
+        assert waiting == {"inbound": targets, "reviews": targets}
         agent.give("1", REVIEWS)
         await proxy.until_stat("listener_manager.total_listeners_active", lambda count: count == 2)
+        await proxy.until_stat("cluster_manager.warming_clusters", lambda count: count == 0)
+        assert (await proxy.admin("/init_dump"))[1] == "{}\n"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

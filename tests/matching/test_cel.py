@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.errors import ConfigErrors
-from meshproxy.matching.cel.attributes import Facts
 from meshproxy.matching.cel.build import Expression, build_expression
+from meshproxy.matching.facts import Facts
 from meshproxy.net.address import Address
 from meshproxy.net.transport_socket import TransportSocket
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
@@ -90,12 +90,10 @@ def test_what_envoy_cannot_do_either() -> None:
 
 
 def test_a_tree_is_bounded() -> None:
-    deep = parse("true")
-    for _ in range(150):
-        deep = Expr(call_expr=Expr.Call(function="!_", args=[deep]))
-    made, errors = compiled(deep)
+    wide = Expr(list_expr=Expr.CreateList(elements=[parse("1")] * 10_000))
+    made, errors = compiled(wide)
     assert made is None
-    assert [reason for _, reason in errors] == ["the expression is too large"]
+    assert errors[0] == ("e.list_expr.elements[9999]", "the expression is too large")
 
 
 def test_identities() -> None:

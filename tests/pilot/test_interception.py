@@ -181,6 +181,7 @@ async def test_a_rule_changes(mesh: Mesh) -> None:
     assert (await asyncio.to_thread(ask, mesh.client_pod, f"{URL}/closed", *RESOLVED))[0] == 200
 
 
+@pytest.mark.long
 async def test_where_only_mutual_tls_is_taken_nothing_else_gets_in(mesh: Mesh) -> None:
     """Ports of services, and ports that nobody knows of; but for the one that a rule leaves open."""
     direct = f"http://{SERVER_IP}"

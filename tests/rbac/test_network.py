@@ -208,3 +208,9 @@ def test_log_tells_access_loggers_of_the_connection() -> None:
     made.receive(b"a")
     assert made.handler.heard == [b"a"]
     assert made.info.dynamic_metadata == {"envoy.common": {"access_log_hint": True}}
+
+
+def test_a_delay_is_not_negative() -> None:
+    made = Harness()
+    rbac.build_rbac(parse({"stat_prefix": "n", "delay_deny": "-1s"}, RBAC()), "f", made.context)
+    assert [error.path for error in made.errors.items] == ["f.delay_deny"]

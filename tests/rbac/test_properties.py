@@ -168,7 +168,7 @@ def header_matches(matcher: Yaml, asker: Asker) -> bool:
     if not given and matcher["treat_missing_header_as_empty"]:
         given = [""]
     if "present_match" in matcher:
-        return (bool(given) == matcher["present_match"]) != bool(matcher["invert_match"])
+        return bool((bool(given) == matcher["present_match"]) != matcher["invert_match"])
     if not given:
         return False
     return any(text_matches(matcher["string_match"], text) for text in given) != bool(matcher["invert_match"])

@@ -6,23 +6,17 @@ from __future__ import annotations
 from typing import Final
 
 from meshproxy.config.fields.expressions import EXPRESSION_TABLES
+from meshproxy.config.fields.matchers import MATCHER_TABLES
 from meshproxy.config.fields.table import MessageTable, Tables
 
 _RBAC: Final = "envoy.config.rbac.v3."
 _HTTP: Final = "envoy.extensions.filters.http.rbac.v3."
 _NETWORK: Final = "envoy.extensions.filters.network.rbac.v3."
-_MATCHERS: Final = "matcher trees are not supported: say it in rules"
 
 TABLES: Final[Tables] = {
-    _HTTP + "RBAC": MessageTable(
-        "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix track_per_rule_stats",
-        refused={"matcher shadow_matcher": _MATCHERS},
-    ),
+    _HTTP + "RBAC": MessageTable("*"),
     _HTTP + "RBACPerRoute": MessageTable("rbac"),
-    _NETWORK + "RBAC": MessageTable(
-        "rules shadow_rules shadow_rules_stat_prefix stat_prefix enforcement_type delay_deny",
-        refused={"matcher shadow_matcher": _MATCHERS},
-    ),
+    _NETWORK + "RBAC": MessageTable("*"),
     _RBAC + "RBAC": MessageTable(
         "action policies", ignored={"audit_logging_options": "is for gRPC's own servers: Envoy does not look at it"}
     ),
@@ -39,6 +33,8 @@ TABLES: Final[Tables] = {
     _RBAC + "Principal.Authenticated": MessageTable("principal_name"),
     _RBAC + "SourcedMetadata": MessageTable("metadata_matcher metadata_source"),
     "envoy.type.matcher.v3.PathMatcher": MessageTable("path"),
+    _RBAC + "Action": MessageTable("*"),
+    **MATCHER_TABLES,
     **EXPRESSION_TABLES,
     "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config": MessageTable("*"),
 }

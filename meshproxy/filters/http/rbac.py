@@ -28,6 +28,7 @@ from meshproxy.rbac.engine import (
     Verdict,
     tell_loggers,
 )
+from meshproxy.route.route import Route
 
 _NAMESPACE: Final = "envoy.filters.http.rbac"
 
@@ -58,13 +59,16 @@ class RbacFilter(HttpFilter):
         self.enforced_stats = enforced_stats
         self.shadow_stats = shadow_stats
 
-    def on_request_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
-        rules = self.rules
-        route = stream.current_route()
+    def rules_for(self, route: Route | None) -> HttpRules:
+        """Those of the route, where it has some."""
         if route is not None and route.filter_configs:
-            override = stream.route_config(self)
+            override = route.filter_configs.get(self.name)
             if isinstance(override, HttpRules):
-                rules = override
+                return override
+        return self.rules
+
+    def on_request_headers(self, stream: Stream, headers: HeaderMap, end: bool) -> Result:
+        rules = self.rules_for(stream.current_route())
         if rules.enforced is None and rules.shadow is None:
             return CONTINUE
         access = Access(headers, stream.info)

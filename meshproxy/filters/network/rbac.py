@@ -13,6 +13,7 @@ from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC
 from meshproxy.clock import monotonic
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.config.context import BuildContext
+from meshproxy.config.errors import child
 from meshproxy.config.values import milliseconds_or
 from meshproxy.http.network_filter import NETWORK_FILTERS, ConnectionFilter
 from meshproxy.net.connection import CLOSED, Connection
@@ -50,10 +51,8 @@ class NetworkRules(ConnectionFilter):
         return GuardedConnection(self, connection, info, inner)
 
     def decide(self, info: ConnectionInfo) -> Verdict | None:
-        """What the enforced rules say of a connection; None where there are none."""
-        stream = StreamInfo(info, monotonic())
-        stream.dynamic_metadata, stream.filter_state = info.dynamic_metadata, info.filter_state
-        access = Access(HeaderMap(), stream)
+        """What the enforced rules say of a connection, which is counted and told; None where there are none."""
+        access = access_of(info)
         if self.shadow is not None:
             self._tell_shadow(self.shadow.evaluate(access), info)
         if self.enforced is None:
@@ -74,6 +73,13 @@ class NetworkRules(ConnectionFilter):
         else:
             self._shadow_stats.shadow_denied += 1
         self._shadow_keys.write(shared_metadata(info).setdefault(_NAMESPACE, {}), verdict)
+
+
+def access_of(info: ConnectionInfo) -> Access:
+    """A connection as rules see it."""
+    stream = StreamInfo(info, monotonic())
+    stream.dynamic_metadata, stream.filter_state = info.dynamic_metadata, info.filter_state
+    return Access(HeaderMap(), stream)
 
 
 class GuardedConnection(TransportSocket):
@@ -199,6 +205,8 @@ def build_rbac(message: Any, path: str, context: BuildContext) -> ConnectionFilt
     rules.shadow = build_engine(message, "shadow_rules", path, context, http=False)
     rules.continuous = message.enforcement_type == message.CONTINUOUS
     rules.delay_deny_ms = milliseconds_or(message, "delay_deny", 0)
+    if rules.delay_deny_ms < 0:
+        context.errors.add(child(path, "delay_deny"), "must not be negative")
     return rules
 
 

@@ -10,20 +10,12 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from meshproxy.clock import wall_time_ns
-from meshproxy.codec.headers import HeaderMap
 from meshproxy.matching.cel.values import CelError, Headers, StructMap, Timestamp, UInt, text_of
-from meshproxy.observe.stream_info import PROTOCOL_NAMES, StreamInfo
+from meshproxy.matching.facts import Facts
+from meshproxy.observe.stream_info import PROTOCOL_NAMES
 from meshproxy.tls.x509 import DNS, URI
 
 _MOST_DIGITS: Final = 18
-
-
-class Facts:
-    """Who asks, and for what. For a connection `headers` are empty."""
-
-    def __init__(self, headers: HeaderMap, info: StreamInfo) -> None:
-        self.headers = headers
-        self.info = info
 
 
 # Raises CelError where it is not there.

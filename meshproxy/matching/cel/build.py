@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.regex import Regex, RegexError
-from meshproxy.matching.cel.attributes import ATTRIBUTES, NOT_HERE, Attribute, Facts
+from meshproxy.matching.cel.attributes import ATTRIBUTES, NOT_HERE, Attribute
 from meshproxy.matching.cel.functions import FUNCTIONS, add_or_join, span_of, timestamp_of, to_string
 from meshproxy.matching.cel.nodes import (
     Asked,
@@ -24,9 +24,9 @@ from meshproxy.matching.cel.nodes import (
     Node,
 )
 from meshproxy.matching.cel.values import NS, CelError, TypeName, UInt
+from meshproxy.matching.facts import Facts
 
-_MOST_NODES: Final = 10_000
-_DEEPEST: Final = 100
+_MOST_NODES: Final = 10_000  # how deep a tree may be is protobuf's own to say
 _TYPES: Final = ("bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type")
 
 
@@ -46,7 +46,7 @@ class Expression:
 def build_expression(message: Any, path: str, errors: ConfigErrors, options: Any = None) -> Expression | None:
     """From an Expr. `options` is a CelExpressionConfig, or None. None where there are errors."""
     builder = _Builder(errors, options)
-    node = builder.node(message, path, 0)
+    node = builder.node(message, path)
     return None if node is None else Expression(node)
 
 
@@ -62,9 +62,9 @@ class _Builder:
     def _refuse(self, path: str, reason: str) -> None:
         self._errors.add(path, reason)
 
-    def node(self, message: Any, path: str, depth: int) -> Node | None:
+    def node(self, message: Any, path: str) -> Node | None:
         self._count += 1
-        if depth > _DEEPEST or self._count > _MOST_NODES:
+        if self._count > _MOST_NODES:
             self._refuse(path, "the expression is too large")
             return None
         kind: str | None = message.WhichOneof("expr_kind")
@@ -77,16 +77,16 @@ class _Builder:
         if kind == "ident_expr":
             return self._identifier(part.name, at)
         if kind == "select_expr":
-            return self._select(part, at, depth)
+            return self._select(part, at)
         if kind == "call_expr":
-            return self._call(part, at, depth)
+            return self._call(part, at)
         if kind == "list_expr":
-            elements = self._nodes(part.elements, at, "elements", depth)
+            elements = self._nodes(part.elements, at, "elements")
             return None if elements is None else ListOf(elements)
-        return self._map(part, at, depth)
+        return self._map(part, at)
 
-    def _nodes(self, messages: Any, path: str, name: str, depth: int) -> list[Node] | None:
-        built = [self.node(one, item(path, name, index), depth + 1) for index, one in enumerate(messages)]
+    def _nodes(self, messages: Any, path: str, name: str) -> list[Node] | None:
+        built = [self.node(one, item(path, name, index)) for index, one in enumerate(messages)]
         found = [one for one in built if one is not None]
         return found if len(found) == len(built) else None
 
@@ -120,7 +120,7 @@ class _Builder:
             self._refuse(path, f"there is no {name}; these are: {', '.join(ATTRIBUTES)}")
         return None
 
-    def _select(self, message: Any, path: str, depth: int) -> Node | None:
+    def _select(self, message: Any, path: str) -> Node | None:
         name: str = message.field
         operand = message.operand
         root = operand.ident_expr.name if operand.WhichOneof("expr_kind") == "ident_expr" else ""
@@ -129,7 +129,7 @@ class _Builder:
             if attribute is None:
                 return None
             return Has(attribute) if message.test_only else Asked(attribute)
-        inner = self.node(operand, child(path, "operand"), depth + 1)
+        inner = self.node(operand, child(path, "operand"))
         if inner is None:
             return None
         return HasField(inner, name) if message.test_only else Field(inner, name)
@@ -140,13 +140,13 @@ class _Builder:
             self._refuse(path, f"there is no {root}.{name} here; these are: {', '.join(ATTRIBUTES[root])}")
         return found
 
-    def _call(self, message: Any, path: str, depth: int) -> Node | None:
+    def _call(self, message: Any, path: str) -> Node | None:
         asked = self._indexed_root(message, path)
         if asked is not None:
             return asked
         name: str = message.function
         messages = [message.target] if message.HasField("target") else []
-        given = self._nodes([*messages, *message.args], path, "args", depth)
+        given = self._nodes([*messages, *message.args], path, "args")
         if given is None:
             return None
         if name in ("_&&_", "_||_") and len(given) == 2:
@@ -193,10 +193,10 @@ class _Builder:
             self._refuse(path, str(error))
             return None
 
-    def _map(self, message: Any, path: str, depth: int) -> Node | None:
+    def _map(self, message: Any, path: str) -> Node | None:
         if message.message_name:
             self._refuse(path, f"messages ({message.message_name}) cannot be made in expressions")
             return None
-        keys = self._nodes([one.map_key for one in message.entries], path, "entries", depth)
-        values = self._nodes([one.value for one in message.entries], path, "entries", depth)
+        keys = self._nodes([one.map_key for one in message.entries], path, "entries")
+        values = self._nodes([one.value for one in message.entries], path, "entries")
         return None if keys is None or values is None else MapOf(keys, values)

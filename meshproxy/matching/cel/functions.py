@@ -334,13 +334,14 @@ def to_string(arguments: list[object]) -> object:
 
 
 def _double_text(value: float) -> str:
-    """The shortest text that reads as the number again, with an exponent where that is shorter."""
+    """The shortest text that reads as the number again; with an exponent where `%g` has one."""
     if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is not equal to itself
         return str(value)
-    plain = f"{decimal.Decimal(repr(value)):f}".removesuffix(".0")
     digits = len(decimal.Decimal(repr(value)).normalize().as_tuple().digits)
     scientific = f"{value:.{digits - 1}e}"
-    return plain if len(plain) <= len(scientific) else scientific
+    if -5 < int(scientific.partition("e")[2]) < 6:
+        return f"{decimal.Decimal(repr(value)):f}".removesuffix(".0")
+    return scientific
 
 
 def _fraction(ns: int) -> str:

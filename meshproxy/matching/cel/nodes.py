@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from meshproxy.config.regex import Regex
-from meshproxy.matching.cel.attributes import Attribute, Facts
+from meshproxy.matching.cel.attributes import Attribute
 from meshproxy.matching.cel.functions import Function
 from meshproxy.matching.cel.values import CelError, MapValue, element, key_of
+from meshproxy.matching.facts import Facts
 
 
 class Node:

@@ -98,19 +98,24 @@ class Headers(MapValue):
         self.headers = headers
 
     def find(self, key: object) -> object:
-        found = self.headers.joined(key.lower().encode()) if isinstance(key, str) else None
+        found = self.headers.joined(_header_name(key)) if isinstance(key, str) else None
         if found is None:
             raise KeyError(key)
         return text_of(found)
 
     def has(self, key: object) -> bool:
-        return isinstance(key, str) and self.headers.get(key.lower().encode()) is not None
+        return isinstance(key, str) and self.headers.get(_header_name(key)) is not None
 
     def keys(self) -> list[object]:
         return list({text_of(name): None for name, _ in self.headers})
 
     def size(self) -> int:
         return len(self.headers)
+
+
+def _header_name(key: str) -> bytes:
+    name = key.lower().encode("utf-8", "surrogateescape")
+    return b":authority" if name == b"host" else name
 
 
 def text_of(data: bytes) -> str:

@@ -144,6 +144,12 @@ class CertificateAuthority:
         """Whether an operator has shut this identity out."""
         return identity_uri in self._used.material.state.barred
 
+    def stands(self, issued: Issued) -> bool:
+        """Whether the mesh still believes a certificate of ours, whatever the time: it is not revoked, and its issuer
+        was not dropped in a hurry."""
+        material = self._used.material
+        return issued.serial not in material.revoked and material.knows_issuer_of(issued.chain)
+
     async def sign(self, csr: bytes, caller: Caller, lifetime_s: float) -> Issued:
         """See contract.Authority."""
         return await self._issue(caller, lifetime_s, csr)

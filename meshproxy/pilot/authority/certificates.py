@@ -214,7 +214,11 @@ def _host_name(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
+        pass  # no address: a name
+    try:
         return x509.DNSName(text)
+    except ValueError:
+        raise BadRequestError("a host name is ASCII") from None
 
 
 def _authority_name(trust_domain: str, identifier: x509.SubjectKeyIdentifier) -> x509.Name:

@@ -63,6 +63,9 @@ class Authority(Protocol):
     async def issue(self, caller: Caller, lifetime_s: float, dns_names: tuple[str, ...] = ()) -> Issued:
         """With a key that is made here. Only what the pilot itself serves with has `dns_names`. Raises Refused."""
 
+    def stands(self, issued: Issued) -> bool:
+        """Whether it is not revoked, and who signed it is still trusted."""
+
     def bundle(self) -> TrustBundle:
         """The same object as long as nothing changes."""
 

@@ -77,6 +77,9 @@ class DirectoryStore:
         return None if self._revision() == known.revision else self._read()
 
     def _read(self) -> Stored:
+        """Without a directory there is nothing, and reading makes none."""
+        if not os.path.lexists(self._root):
+            return Stored(b"", "")
         with self._held(fcntl.LOCK_SH):
             return Stored(_content(self._state), self._revision())
 
@@ -127,7 +130,10 @@ class DirectoryStore:
     def _forget(self, now: float) -> None:
         for path in self._files():
             if (int(path.name) + 1) * _HOUR_S <= now:
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise _failure(path, error) from None
 
     def _files(self) -> list[Path]:
         try:
@@ -150,7 +156,10 @@ class DirectoryStore:
         except OSError as error:
             raise _failure(self._root, error) from None
         try:
-            fcntl.flock(lock, kind)
+            try:
+                fcntl.flock(lock, kind)
+            except OSError as error:
+                raise _failure(self._root, error) from None
             yield
         finally:
             os.close(lock)

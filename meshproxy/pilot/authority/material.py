@@ -44,6 +44,11 @@ class Material:
     root_ends: float
     revoked: frozenset[int]
 
+    def knows_issuer_of(self, chain: bytes) -> bool:
+        """Of the first certificate of a chain (PEM); issuers have different names, each."""
+        issuer = read_certificates(chain, "a certificate of ours")[0].issuer
+        return any(signer.certificate.subject == issuer for signer in self.signers.values())
+
     @property
     def signing(self) -> tuple[str, Signer] | None:
         issuer = self.state.signing

@@ -16,6 +16,7 @@ _EARLIEST: Final = 0.6
 _LATEST: Final = 0.73
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 60.0
+_SPREAD_S: Final = 2.0  # in which all renew whose certificates fell together
 _log: Final = logging.getLogger("meshproxy.pilot")
 
 
@@ -32,8 +33,9 @@ def retry_delay_s(failures: int, lifetime_s: float, uniform: Callable[[float, fl
 
 
 class RenewedCertificate:
-    """Of `caller`. `on_change` is called when `current` is another one, but for the first of `start`. Each is used
-    until there is another, even after it has ended."""
+    """Of `caller`. Each is used until there is another, even after it has ended; one that was revoked, or whose root is
+    no longer trusted, is renewed soon. `on_change` is called when `current` is another one, but for the first of `start`.
+    """
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class RenewedCertificate:
         self._lifetime_s = lifetime_s
         self._dns_names = dns_names
         self._task: asyncio.Task[None] | None = None
+        self._fallen = asyncio.Event()  # the current one does not stand any more
+        self._unwatch = authority.watch(self._look)
 
     def begin(self) -> None:
         """Get the first one, as soon as the authority gives it."""
@@ -63,6 +67,8 @@ class RenewedCertificate:
 
     def close(self) -> None:
         """Renew no more."""
+        self._unwatch()
+        self._unwatch = _nothing
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -73,10 +79,23 @@ class RenewedCertificate:
     async def _renew(self, issued: Issued | None) -> None:
         while True:
             if issued is not None:
-                await asyncio.sleep(renewal_delay_s(issued.not_after - time.time()))
+                await self._until_due(issued)
             lifetime_s = _LAST_RETRY_S if issued is None else issued.not_after - issued.not_before
             issued = self.current = await self._next(lifetime_s)
+            self._fallen.clear()
             self._on_change()
+
+    def _look(self) -> None:
+        if self.current is not None and not self._authority.stands(self.current):
+            self._fallen.set()
+
+    async def _until_due(self, issued: Issued) -> None:
+        try:
+            async with asyncio.timeout(renewal_delay_s(issued.not_after - time.time())):
+                await self._fallen.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(random.uniform(0.0, _SPREAD_S))
 
     async def _next(self, lifetime_s: float) -> Issued:
         failures = 0
@@ -90,3 +109,7 @@ class RenewedCertificate:
                     "no new certificate for %s, again in %.1f s: %s", self._caller.identity.uri, pause_s, refused.reason
                 )
             await asyncio.sleep(pause_s)
+
+
+def _nothing() -> None:
+    """There is nothing to end any more."""

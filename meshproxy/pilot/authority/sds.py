@@ -73,7 +73,11 @@ class AuthoritySecrets:
 
     async def open(self, call: ServerCall) -> CallerSecrets:
         """Raises RpcFailure for whoever proves nothing."""
-        return CallerSecrets(self, self._authority, self._prover, await self._prover.prove(call))
+        return self.secrets_of(await self._prover.prove(call))
+
+    def secrets_of(self, proved: Proved) -> CallerSecrets:
+        """For whoever has proved it already."""
+        return CallerSecrets(self, self._authority, self._prover, proved)
 
     def roots(self) -> SecretValue:
         """One for all who ask."""

@@ -42,6 +42,7 @@ class Outbound:
     policy: TrafficPolicy
     intercepted: bool
     mesh_endpoints: bool  # some of its endpoints take the mesh's own TLS
+    others: bool = False  # some do not
     identities: tuple[str, ...] = ()  # who its endpoints may prove to be
     endpoints: tuple[Endpoint, ...] = ()
     sds: str = ""  # the proxy's cluster for secrets, where it needs some
@@ -73,6 +74,7 @@ def outbound_cluster(made_from: Outbound) -> Cluster:
         sni=names.outbound_sni(service.hostname, port.number, made_from.subset),
         version=connection_pool.version_of(policy, http_version(port.protocol)),
         mesh_endpoints=made_from.mesh_endpoints,
+        others=made_from.others,
         sans=service.subject_alt_names,
         identities=made_from.identities,
         sds=made_from.sds,

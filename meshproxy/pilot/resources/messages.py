@@ -15,6 +15,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 RESOURCE_API_V3: Final = 2  # envoy.config.core.v3.ApiVersion.V3
 _AGENT_TIMEOUT_MS: Final = 15_000
+_PILOT: Final = "ads"  # in the place of a cluster: the stream that the resource itself came on
 
 
 def pack(message: Any) -> AnyMessage:
@@ -55,8 +56,12 @@ def address(host: str, port: int) -> Address:
 
 
 def agent(cluster: str) -> ConfigSource:
-    """From the proxy's own agent, as Istio's sidecars have their secrets; whoever needs it does not wait for ever."""
+    """From the proxy's own agent, as Istio's sidecars have their secrets, or from the pilot where that is called `ads`;
+    whoever needs it does not wait for ever."""
     source = ConfigSource(resource_api_version=RESOURCE_API_V3, initial_fetch_timeout=duration(_AGENT_TIMEOUT_MS))
+    if cluster == _PILOT:
+        source.ads.SetInParent()
+        return source
     api = source.api_config_source
     api.api_type = ApiConfigSource.GRPC
     api.transport_api_version = RESOURCE_API_V3

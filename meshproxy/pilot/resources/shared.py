@@ -41,7 +41,8 @@ class SharedResources:
         rule = view.rule(service)
         policy = view.policy(service, subset, port.number)
         endpoints = _of(view, service, port, subset)
-        mesh_endpoints = any(endpoint.tls_mode == TAKES_MESH_TLS for endpoint in endpoints) and not service.external
+        modes = {endpoint.tls_mode == TAKES_MESH_TLS for endpoint in endpoints}
+        mesh_endpoints = True in modes and not service.external
         sds = view.scope.sds if needs_secrets(policy, mesh_endpoints=mesh_endpoints) else ""
         made_from = Outbound(
             service,
@@ -50,6 +51,7 @@ class SharedResources:
             policy,
             view.scope.intercepted,
             mesh_endpoints,
+            mesh_endpoints and False in modes,
             _identities(endpoints, view.mesh.config.trust_domains),
             endpoints if service.resolution.startswith("DNS") or not view.scope.intercepted else (),
             sds,

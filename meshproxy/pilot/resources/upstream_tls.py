@@ -57,13 +57,14 @@ def set_transport_socket(
     sni: str,
     version: str,
     mesh_endpoints: bool,
+    others: bool,
     sans: tuple[str, ...],
     identities: tuple[str, ...],
     sds: str,
 ) -> None:
     """`version` is that of HTTP, as `connection_pool.version_of` has it. `mesh_endpoints`: some say that they take the
-    mesh's own TLS: they get it, others do not. `sans` is who a service may prove to be, where no rule says so; in the
-    mesh else the `identities` of its endpoints. `sds` is the proxy's cluster for secrets; "": it has none."""
+    mesh's own TLS: they get it; `others`: some do not. `sans` is who a service may prove to be, where no rule says so;
+    in the mesh else the `identities` of its endpoints. `sds` is the proxy's cluster for secrets; "": it has none."""
     tls = policy.tls
     if tls is not None and not tls.subject_alt_names and not tls.insecure_skip_verify:
         tls = replace(tls, subject_alt_names=sans)
@@ -74,7 +75,10 @@ def set_transport_socket(
             _set_name_of_request(cluster, proves=not tls.subject_alt_names and not tls.insecure_skip_verify)
     elif tls is None and mesh_endpoints:
         context = mesh_context(sni, version, sans=sans, sds=sds) if sds else nobody()
-        _set_matches(cluster, context)
+        if cluster.type != Cluster.ORIGINAL_DST:
+            _set_matches(cluster, context)
+        elif not others:  # nothing is known of whom a connection was going to: it is all, or nobody
+            cluster.transport_socket.CopyFrom(transport_socket(TLS, context))
     if policy.proxy_protocol is not None:
         _wrap(cluster, policy.proxy_protocol.version)
 

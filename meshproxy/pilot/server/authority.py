@@ -71,7 +71,7 @@ class AuthorityServer:
         uids = UidTable(settings.uid_table, trust_domain) if settings.uid_table else None
         self._unproved = UnprovedLog(authority.audit, authority.metrics)
         self.prover = Prover(domains, authority, self._unproved, tokens, uids)
-        self._secrets = AuthoritySecrets(authority, self.prover, domains)
+        self.secrets = AuthoritySecrets(authority, self.prover, domains)
         self._stats = SecretStats()
         self._collector = AuthorityCollector(self._stats)
         authority.metrics.registry.register(self._collector)
@@ -83,7 +83,7 @@ class AuthorityServer:
     def handlers(self) -> Handlers:
         """IstioCertificateService and SDS."""
         certificates = CertificateService(self.authority, self.prover).handlers()
-        return {**certificates, **secret_handlers(self._secrets, delta=True, stats=self._stats)}
+        return {**certificates, **secret_handlers(self.secrets, delta=True, stats=self._stats)}
 
     async def start(self) -> None:
         """Follow the store, and get the pilot's own certificate. Raises ConfigError."""

@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from meshproxy.pilot.server.stream_secrets import OpenSecrets
 from meshproxy.pilot.snapshot import Proxy
 from meshproxy.rpc.server.call import ServerCall
 from meshproxy.rpc.server.google import GoogleServerCall
 
 if TYPE_CHECKING:
     from meshproxy.pilot.authority.proof import Prover
+    from meshproxy.pilot.authority.sds import AuthoritySecrets
 
 # `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, as Istio's certificates have it.
 _SPIFFE: Final = re.compile(r"spiffe://[^/]+/ns/([^/]+)/sa/([^/]+)")
@@ -22,10 +24,12 @@ Names = tuple[str, ...] | None
 
 
 class Shown(NamedTuple):
-    """What a client has proved. `holds` says whether it still would."""
+    """What a client has proved. `holds` says whether it still would; `open_secrets` opens what it may have of secrets,
+    where it may have any."""
 
     names: Names
     holds: Callable[[], bool] = lambda: True
+    open_secrets: OpenSecrets | None = None
 
 
 Proof = Callable[[Any], Awaitable[Shown]]  # of a call's context
@@ -47,7 +51,7 @@ async def proof_by_certificate(context: Any) -> Shown:
     return Shown(peer.uris if peer.is_encrypted else None)
 
 
-def proof_of_workload(prover: Prover, *, any_certificate: bool = False) -> Proof:
+def proof_of_workload(prover: Prover, source: AuthoritySecrets, *, any_certificate: bool = False) -> Proof:
     """With an authority: by a token, a certificate of the mesh, or a user of this machine. Raises RpcFailure for a bad
     proof, and on TLS for none; with `any_certificate` one without a SPIFFE identity leaves the node its word. Who
     shows nothing in the clear, or on a Unix socket whose other end grpcio does not tell, is taken at its word, too."""
@@ -61,7 +65,7 @@ def proof_of_workload(prover: Prover, *, any_certificate: bool = False) -> Proof
             if any_certificate and peer.certificate and not any(uri.startswith("spiffe:") for uri in peer.uris):
                 return Shown(peer.uris)
         proved = await prover.prove(call)
-        return Shown((proved.caller.identity.uri,), lambda: prover.holds(proved))
+        return Shown((proved.caller.identity.uri,), lambda: prover.holds(proved), lambda: source.secrets_of(proved))
 
     return prove
 

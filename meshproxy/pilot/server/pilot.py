@@ -135,7 +135,9 @@ class Pilot:
             await opened.close()
             raise
         await made.start()
-        self.streams.proof = proof_of_workload(made.prover, any_certificate=self._settings.any_certificate)
+        self.streams.proof = proof_of_workload(
+            made.prover, made.secrets, any_certificate=self._settings.any_certificate
+        )
         tls = made.mesh_credentials()
         self.server.serve_too(made.handlers, certificates=tls is not None)
         await made.listen(self.server.own_handlers(), self._settings.tls)

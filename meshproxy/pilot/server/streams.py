@@ -19,12 +19,14 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.protobuf.message import DecodeError
 
+from meshproxy.config.subscription import SECRET_TYPE
 from meshproxy.pilot.server.identity import Names, Proof, Shown, proof_by_certificate
 from meshproxy.pilot.server.kinds import label_of, short_name
 from meshproxy.pilot.server.metrics import Metrics
 from meshproxy.pilot.server.protocol import DeltaStream, Rejection, RequestError, StateOfTheWorldStream, TooMuchError
 from meshproxy.pilot.server.responses import Response
 from meshproxy.pilot.server.snapshots import Snapshots, TooManyScopesError
+from meshproxy.pilot.server.stream_secrets import StreamSecrets
 from meshproxy.pilot.server.throttle import LONGEST_HOLD_S, STALLED_BYTES, Throttle, longest_stalled
 from meshproxy.pilot.server.view import View
 from meshproxy.pilot.snapshot import Proxy
@@ -70,6 +72,7 @@ class ClientStream:
         self._write_bytes = 0  # of the write that gRPC has not finished, and since when
         self._write_at = 0.0
         self._ended = False
+        self._secrets: StreamSecrets | None = None  # since the client has asked for some, and may have them
         self._due: View | None = None  # a change that the client has not taken yet
         self._ending: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -83,6 +86,8 @@ class ClientStream:
                 await self._take(data)
         finally:
             self._ended = True
+            if self._secrets is not None:
+                self._secrets.close()
             if self._writing is not None:
                 self._writing.cancel()
                 await asyncio.gather(self._writing, return_exceptions=True)
@@ -102,8 +107,11 @@ class ClientStream:
             request = self._request.FromString(data)
             if self.node is None:
                 self._introduce(request)
-            rejection = self.stream.receive(request, time.monotonic())
-        except (RequestError, TooManyScopesError, ValueError, DecodeError) as error:
+            if request.type_url == SECRET_TYPE and self._may_have_secrets():
+                rejection = self._receive_for_secrets(data)
+            else:
+                rejection = self.stream.receive(request, time.monotonic())
+        except (RequestError, TooManyScopesError, ValueError, DecodeError, RpcFailure) as error:
             reason = str(error)[:_MAX_REASON]  # it may repeat what the client said
             self._streams.on_refused(self, reason)
             await self._context.abort(_code_of(error), reason)
@@ -125,6 +133,14 @@ class ClientStream:
         self.node = node
         self._streams.snapshots.join(self)
 
+    def _may_have_secrets(self) -> bool:
+        return self.shown.open_secrets is not None and not self.stream.type_url
+
+    def _receive_for_secrets(self, data: bytes) -> Rejection | None:
+        if self._secrets is None and self.shown.open_secrets is not None:
+            self._secrets = StreamSecrets(self.shown.open_secrets(), self.poke, delta=self.stream.IS_DELTA)
+        return None if self._secrets is None else self._secrets.receive(data, time.time())
+
     def show(self, view: View) -> None:
         """There is a newer snapshot."""
         if self.stream.view is not None:
@@ -141,12 +157,16 @@ class ClientStream:
         """Send what can be sent now."""
         if self._writing is not None or self._ended:
             return
-        response = self.stream.next(time.monotonic())
+        response = self._next()
         if response is not None:
             self._writing = asyncio.ensure_future(self._write(response))
         elif self._due is not None and self.stream.settled:
             self._streams.metrics.push.observe(time.monotonic() - self._due.changed_at)
             self._due = None
+
+    def _next(self) -> Response | None:
+        response = self.stream.next(time.monotonic())
+        return self._secrets.next() if response is None and self._secrets is not None else response
 
     async def _write(self, response: Response | None) -> None:
         try:
@@ -158,7 +178,7 @@ class ClientStream:
                     await self._write_large(response)
                 else:
                     await self._put(response)
-                response = self.stream.next(time.monotonic())
+                response = self._next()
         except grpc.aio.BaseError as error:
             _log.debug("%s is gone while it is written to: %s", self.name, error)
         finally:
@@ -314,5 +334,7 @@ class Streams:
 
 
 def _code_of(error: Exception) -> grpc.StatusCode:
+    if isinstance(error, RpcFailure):
+        return status_code(error.status)
     too_much = isinstance(error, (TooMuchError, TooManyScopesError))
     return grpc.StatusCode.RESOURCE_EXHAUSTED if too_much else grpc.StatusCode.INVALID_ARGUMENT

@@ -25,7 +25,7 @@ _BUILTIN: Final = meshproxy.filters.builtin  # imported, so that the filters are
 # Flags with a value.
 _TEXTS: Final = (
     *("url", "method", "authority", "path", "listener", "port"),
-    *("source", "destination", "server_name", "alpn", "random"),
+    *("source", "destination", "server_name", "alpn", "client_uri", "random"),
 )
 
 

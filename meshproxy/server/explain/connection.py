@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from meshproxy.filters.listener.http_inspector import HttpInspectorFactory
 from meshproxy.filters.listener.original_dst import OriginalDstFactory
 from meshproxy.filters.listener.tls_inspector import TlsInspectorFactory
@@ -13,6 +11,7 @@ from meshproxy.net.transport_socket import TransportSocket
 from meshproxy.observe.stream_info import ConnectionInfo
 from meshproxy.server.explain.question import Question
 from meshproxy.server.listener_config import ListenerConfig
+from meshproxy.tls.x509 import URI
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -72,6 +71,24 @@ def connection_info(accepted: AcceptedSocket, question: Question, tls: bool) -> 
     return info
 
 
+class AssumedCertificate:
+    """A client's, with this name and no other."""
+
+    subject = ""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def alt_names(self) -> list[tuple[int, str]]:
+        return [(URI, self._uri)]
+
+    def alt_names_of(self, kind: int) -> list[str]:
+        return [self._uri] if kind == URI else []
+
+    def fingerprint_sha256(self) -> str:
+        return ""
+
+
 class AssumedSession:
     """The facts of a TLS session (tls/facts.py), as far as a question tells of them."""
 
@@ -79,10 +96,11 @@ class AssumedSession:
         self.peer_certificate_presented = question.client_cert
         self.peer_certificate_validated = question.client_cert
         self.server_name = question.server_name
-        self.peer: Any = None  # nobody knows what stands in the certificate
+        # Nobody knows what stands in a certificate of which the question does not tell.
+        self.peer = AssumedCertificate(question.client_uri) if question.client_uri else None
 
     def peer_names(self, kind: int) -> list[str]:
-        return []
+        return [] if self.peer is None else self.peer.alt_names_of(kind)
 
     def local_names(self, kind: int) -> list[str]:
         return []

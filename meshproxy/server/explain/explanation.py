@@ -34,7 +34,7 @@ from meshproxy.http.upgrade import tunnel_chain, tunnel_protocol
 from meshproxy.net.address import Address
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
 from meshproxy.route.route import DISABLED, ROUTE_CLUSTER, ROUTE_REDIRECT, Route
-from meshproxy.server.explain import words
+from meshproxy.server.explain import access, words
 from meshproxy.server.explain.chains import passed_over
 from meshproxy.server.explain.connection import (
     connection_info,
@@ -219,7 +219,9 @@ class Explanation:
         entries = (message.default_filter_chain if index is None else message.filter_chains[index]).filters
         terminal = chain.terminal
         self.plain["network_filters"] = [{"name": entry.name} for entry in entries]
-        if isinstance(terminal, HttpNetworkFilter):
+        if not access.ask_network(chain.filters, info):
+            self._outcome(CLOSE, "rules do not let the connection in: it is closed when its first bytes come")
+        elif isinstance(terminal, HttpNetworkFilter):
             manager = HttpConnectionManager()
             entries[-1].typed_config.Unpack(manager)
             yield from self._ask_manager(terminal.config, info, path, manager)
@@ -359,7 +361,11 @@ class Explanation:
                 return
             chain = allowed or chain
         self.plain["http_filters"] = _filters(chain, route, manager)
-        if route is None:
+        details = access.ask_http(chain.for_route(route), route, self.plain["http_filters"], headers, info)
+        if details:
+            self.plain["found"] = False
+            self._outcome(LOCAL_REPLY, "its rules do not let it in: 403", status=403, details=details)
+        elif route is None:
             what = "no virtual host has the domain" if walk.host is None else "no route matches"
             self._outcome(LOCAL_REPLY, f"{what}: 404", status=404, details="route_not_found")
         elif route.kind != ROUTE_CLUSTER:

@@ -36,6 +36,7 @@ class Question:
         self.server_name: str = ""
         self.protocols: list[str] = []  # ALPN
         self.client_cert: bool = False
+        self.client_uri: str = ""  # the URI name in it (a SPIFFE ID)
         self.random: int | None = None  # the number that decides fractions; None: drawn
 
 
@@ -79,6 +80,9 @@ def _set(question: Question, name: str, value: str) -> None:
         question.protocols += [each for each in value.split(",") if each]
     elif name == "client_cert":
         question.client_cert = _switch(name, value)
+    elif name == "client_uri":
+        question.client_uri = value
+        question.client_cert = question.tls = True
     elif name == "random":
         question.random = _number(name, value, 2**64 - 1)
     elif name != "url":

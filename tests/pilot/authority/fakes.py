@@ -60,6 +60,9 @@ class FakeAuthority:
         self._watchers.append(on_change)
         return lambda: self._watchers.remove(on_change)
 
+    def stands(self, issued: Issued) -> bool:
+        return issued.serial not in self.revoked_serials
+
     def is_barred(self, identity_uri: str) -> bool:
         return identity_uri in self.barred
 

@@ -20,10 +20,12 @@ from meshproxy.pilot.authority.audit import Audit
 from meshproxy.pilot.authority.ca import CertificateAuthority
 from meshproxy.pilot.authority.contract import Authority, Caller, Issued, Refused
 from meshproxy.pilot.authority.directory_store import DirectoryStore
+from meshproxy.pilot.authority.etcd_store import EtcdStore
 from meshproxy.pilot.authority.memory import Memory
 from meshproxy.pilot.authority.metrics import AuthorityMetrics
 from meshproxy.pilot.authority.settings import AuthorityError, AuthoritySettings
 from meshproxy.pilot.authority.state import RETIRING, SIGNING, TRUSTED, Revoked
+from meshproxy.pilot.sources.etcd_client import EtcdSettings
 from meshproxy.tls.spiffe import Identity
 from tests.pilot.authority.support import (
     CALLER,
@@ -40,6 +42,7 @@ from tests.pilot.authority.support import (
     uri,
     verify,
 )
+from tests.pilot.sources.etcd import Etcd
 
 INVALID_ARGUMENT: Final = 3
 PERMISSION_DENIED: Final = 7
@@ -157,6 +160,11 @@ async def refused_by(running: Running, data: bytes) -> str:
     with pytest.raises(Refused) as error:
         await running.authority.sign(data, CALLER, 0)
     return error.value.reason
+
+
+async def test_a_host_name_that_is_none_is_refused(running: Running) -> None:
+    with pytest.raises(Refused, match="a host name is ASCII"):
+        await running.authority.issue(CALLER, 0, ("pilot.test", "pilöt.test"))
 
 
 async def test_rates_are_limited_for_each_identity(tmp_path: Path) -> None:
@@ -294,6 +302,22 @@ async def test_openssl_refuses_what_was_revoked(running: Running, tmp_path: Path
     assert running.counted("revoked") == 1
 
 
+async def test_a_certificate_stands_until_it_or_its_issuer_is_taken_back(tmp_path: Path) -> None:
+    async with opened(tmp_path, seconds(rotate_after_s=5.0)) as running:
+        old, bad = await running.authority.issue(CALLER, 20), await running.authority.issue(CALLER, 20)
+        await revoke(running, [bad])
+        assert running.authority.stands(old)
+        assert not running.authority.stands(bad)
+        for passed in (5, 30):  # the next root is trusted, then signs
+            running.clock.now += passed
+            await running.authority.tend()
+            assert running.authority.stands(old)
+        running.clock.now += 30
+        await running.authority.tend()
+        assert not running.authority.stands(old)
+        assert running.authority.stands(await running.authority.issue(CALLER, 20))
+
+
 async def test_every_issuer_that_is_trusted_has_a_list(tmp_path: Path) -> None:
     async with opened(tmp_path, seconds(rotate_after_s=5.0)) as running:
         old = await running.authority.issue(CALLER, 20)
@@ -423,6 +447,31 @@ async def test_what_one_changes_the_other_follows(tmp_path: Path) -> None:
         await one.authority.tend()
         await asyncio.wait_for(told.wait(), DEADLINE_S)
         assert other.authority.bundle() == one.authority.bundle()
+
+
+async def test_two_on_etcd_are_one_authority(tmp_path: Path) -> None:
+    clock, config = Clock(), seconds(rotate_after_s=60.0)
+    (tmp_path / "etcd").mkdir()
+    with Etcd(tmp_path / "etcd") as etcd:
+        stores = [EtcdStore(EtcdSettings((etcd.endpoint,), "/authority")) for _ in range(2)]
+        several = [opened(tmp_path, config, clock, store) for store in stores]
+        async with several[0] as one, several[1] as other:
+            first = one.authority.bundle()
+            assert other.authority.bundle() == first
+            changed = asyncio.Event()
+            other.authority.watch(changed.set)
+            other.authority.start()
+            clock.now += 60
+            await one.authority.tend()
+            await asyncio.wait_for(changed.wait(), DEADLINE_S)
+            assert other.authority.bundle() == one.authority.bundle() != first
+            issued = await other.authority.issue(CALLER, 10)
+            assert [each.serial for each in await stores[0].records(clock.now)] == [issued.serial]
+            assert verify(tmp_path, issued.chain, one.authority.bundle().roots, at=clock.now) == "OK"
+            # Gone for a while: nothing is issued that could not be revoked, and what is known stays.
+            await asyncio.to_thread(etcd.stop)
+            assert "cannot do its work" in await refused(one, UNAVAILABLE)
+            assert one.authority.bundle().roots == other.authority.bundle().roots
 
 
 async def test_who_missed_that_a_root_retired_does_not_sign_by_it(tmp_path: Path) -> None:

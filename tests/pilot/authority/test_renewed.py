@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from meshproxy.codec import grpc as codes
-from meshproxy.pilot.authority.contract import Caller, Refused
+from meshproxy.pilot.authority.contract import Caller, Refused, TrustBundle
 from meshproxy.pilot.authority.renewed import RenewedCertificate, renewal_delay_s, retry_delay_s
 from meshproxy.tls.spiffe import Identity
 from tests.pilot.authority.fakes import TRUST_DOMAIN, FakeAuthority
@@ -92,3 +92,19 @@ async def test_the_first_may_take_its_time() -> None:
     await until(lambda: certificate.current is not None, changed)
     certificate.close()
     certificate.close()
+
+
+async def test_one_that_is_revoked_is_renewed_soon() -> None:
+    authority = FakeAuthority()
+    changed = asyncio.Event()
+    certificate = RenewedCertificate(authority, WEB, changed.set)
+    await certificate.start()
+    first = certificate.current
+    assert first is not None
+    authority.set_bundle(TrustBundle(authority.root.pem, b""))  # that changes nothing
+    authority.revoked_serials = frozenset({first.serial})
+    authority.set_bundle(TrustBundle(authority.root.pem, b""))
+    await until(lambda: certificate.current is not first, changed)
+    assert len(authority.calls) == 2
+    certificate.close()
+    assert authority.watched == 0

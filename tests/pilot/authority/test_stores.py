@@ -152,8 +152,14 @@ async def test_what_others_can_read_is_refused_by_name(tmp_path: Path, name: str
 
 
 async def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    store = DirectoryStore(str(tmp_path / "no" / "ca"))
     with pytest.raises(AuthorityError, match="No such file or directory"):
-        await DirectoryStore(str(tmp_path / "no" / "ca")).read()
+        await store.replace(b"first", await store.read())
+
+
+async def test_looking_makes_no_directory(tmp_path: Path) -> None:
+    assert await DirectoryStore(str(tmp_path / "ca")).read() == Stored(b"", "")
+    assert not (tmp_path / "ca").exists()
 
 
 async def test_a_write_that_was_cut_off_leaves_the_old_state(tmp_path: Path) -> None:

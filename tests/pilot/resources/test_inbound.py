@@ -221,6 +221,22 @@ def test_what_clients_offer_says_what_they_will_speak(http: str, port: int, offe
     assert " ".join(found["tlsMode-istio"].common_tls_context.alpn_protocols) == offered
 
 
+def sockets(takes: str, second: str) -> tuple[str, list[str]]:
+    """Of a service whose connections go where they were going."""
+    endpoints = f"[{{address: 10.0.0.1, serviceAccount: web}}, {{address: 10.0.0.2, {second}}}]"
+    service = SERVICE.partition("  endpoints:")[0] + f"  endpoints: {endpoints}\n"
+    rule = f"{POOL}{{host: web, trafficPolicy: {{loadBalancer: {{simple: PASSTHROUGH}}}}}}"
+    snapshot = snapshot_of(mesh_of(service + rule + of(takes)), SERVER)
+    cluster = messages(snapshot, CLUSTER_TYPE)["outbound|80||web.shop.svc.cluster.local"]
+    return cluster.transport_socket.name, [one.name for one in cluster.transport_socket_matches]
+
+
+def test_where_nobody_knows_whom_a_connection_was_going_to_all_must_take_it() -> None:
+    assert sockets("STRICT", "serviceAccount: web") == ("envoy.transport_sockets.tls", [])
+    assert sockets("STRICT", "weight: 1") == ("", [])
+    assert sockets("DISABLE", "serviceAccount: web") == ("", [])
+
+
 def test_where_nobody_takes_it_clusters_know_nothing_of_mutual_tls() -> None:
     assert upstream(of("DISABLE"))[0] == set()
     assert upstream(of("STRICT"))[0] == {"tlsMode-istio", "tlsMode-disabled"}

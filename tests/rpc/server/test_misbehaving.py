@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from meshproxy.rpc.server.core import ServerLimits
 from tests.rpc.server.harness import DEADLINE_S, ask, serving
-from tests.support.http2_wire import PREFACE, Http2Wire, StreamSeen, data, frame, headers, ping, reset, settings
+from tests.support.http2_wire import PREFACE, Http2Wire, StreamSeen, data, frame, goaway, headers, ping, reset, settings
 from tests.support.wire import ConnectionEnded
 
 T = TypeVar("T")
@@ -167,12 +168,17 @@ async def test_too_many_connections_with_calls(tmp_path: Path) -> None:
         call.cancel()
 
 
+def held_open(w: Http2Wire) -> None:
+    w.answering = False
+    to_the_end(w)
+
+
 async def test_connections_that_are_only_held_open_keep_nobody_out(tmp_path: Path) -> None:
     """The oldest of them goes."""
     async with serving(tmp_path, limits=ServerLimits(max_connections=2)) as s:
-        first = asyncio.ensure_future(wire(tmp_path, to_the_end))
+        first = asyncio.ensure_future(wire(tmp_path, held_open))
         await _until(lambda: s.server.stats.connections_active == 1)
-        second = asyncio.ensure_future(wire(tmp_path, to_the_end))
+        second = asyncio.ensure_future(wire(tmp_path, held_open))
         await _until(lambda: s.server.stats.connections_active == 2)
         await still_serves(s)
         await first
@@ -262,3 +268,48 @@ async def _until(done: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not done():
             await asyncio.sleep(0)
+
+
+async def test_frames_in_any_order_and_with_any_fault_end_no_more_than_their_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """300 clients of chance, always the same ones."""
+    chance = random.Random(5)
+    async with serving(tmp_path) as s:
+        for _ in range(300):
+            streams = [1]
+            pieces = [headers(1, head("echo")), *(_any_frames(chance, streams) for _ in range(chance.randrange(12)))]
+            sent = bytearray(HELLO + b"".join(pieces))
+            for _ in range(chance.choice((0, 0, 1, 4))):
+                sent[chance.randrange(len(HELLO), len(sent))] = chance.randrange(256)
+            _, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            writer.write(bytes(sent))
+            writer.write_eof()
+            writer.close()
+        await _until(lambda: s.server.stats.connections_active == 0)
+        assert (s.server.stats.calls_active, s.server._core.held_bytes) == (0, 0)
+        assert s.server.stats.calls > 300
+        await still_serves(s)
+    assert "closed by an internal error" not in caplog.text
+
+
+def _any_frames(chance: random.Random, streams: list[int]) -> bytes:
+    """On one of the streams that there are, mostly; or those that begin another one."""
+    stream = chance.choice(streams) if chance.random() < 0.97 else chance.randrange(4)
+    path = chance.choice(("echo", "wait", "many", "hold", "stubborn", "fail", "nothing"))
+    text = message(chance.choice((b"", b"9 9", b"x" * 5000)), chance.choice((0, 0, 0, 1)))
+    if chance.random() < 0.4:
+        streams.append(streams[-1] + 2)
+        return headers(streams[-1], head(path), end=chance.random() < 0.3)
+    kinds = (
+        data(stream, text, end=chance.random() < 0.3),
+        data(stream, text, end=chance.random() < 0.3),
+        data(stream, text[: chance.randrange(1, len(text) + 1)], end=chance.random() < 0.3),
+        reset(stream),
+        settings((4, chance.choice((0, 1, 70_000)))),
+        ping(),
+        frame(8, 0, stream, chance.choice((b"\0\0\0\1", b"\0\0\xff\xff"))),
+        goaway(0),
+        headers(stream, head(path)),
+    )
+    return chance.choice(kinds)
