@@ -48,6 +48,7 @@ class Agent:
         self._authority = AuthorityClient(self._dispatcher, settings.ca)
         handlers = secret_handlers(self.secrets, stats=self.metrics.sds)
         self._server = RpcServer(self._dispatcher, handlers)
+        self.metrics.server = self._server.stats
         self._admin: AdminServer | None = None
         self._renewed = asyncio.Event()
         self._hurry = asyncio.Event()  # the certificate is of no more use
@@ -131,25 +132,27 @@ class Agent:
         key = await asyncio.to_thread(new_key, settings.key_type)  # RSA takes a tenth of a second
         uri = settings.identity.uri
         request = certificate_request(key, uri)
-        answer = await self._authority.sign(request, settings.lifetime_s, self._proof(), secrets.trusted)
+        answer = await self._authority.sign(
+            request, settings.lifetime_s, self._proof(self._policy.failures), secrets.trusted
+        )
         pair, roots = read_answer(answer, key, uri, time.time())
         secrets.set_roots(self._with_file(roots))
         secrets.set_identity(pair)
         self.metrics.certificates += 1
         self._renewed.set()
+        self._hurry.clear()
 
     def _with_file(self, roots: bytes) -> bytes:
         """As Istio's agent has it: who signs for the authority is trusted as well, until the mesh's bundle is told."""
         root_file = self._settings.ca.root_file
         return merged(roots, Path(root_file).read_bytes()) if root_file else roots
 
-    def _proof(self) -> Proof:
+    def _proof(self, failures: int) -> Proof:
         """By our certificate where that is wanted, every other time where it fails and there is a token."""
-        ca, pair = self._settings.ca, self.secrets.pair
-        secrets = self.secrets
-        by_certificate = ca.renew_by_certificate and pair is not None and secrets.left_s > 0.0 and secrets.stands
-        if by_certificate and not (ca.token_file and self._policy.failures % 2):
-            return Proof(pair)
+        ca, secrets = self._settings.ca, self.secrets
+        by_certificate = ca.renew_by_certificate and secrets.left_s > 0.0 and secrets.stands
+        if by_certificate and not (ca.token_file and failures % 2):
+            return Proof(secrets.pair)
         if ca.token_file:
             return Proof(with_token=True)
         if ca.bootstrap_cert:
@@ -167,7 +170,7 @@ class Agent:
                 await self._renewed.wait()
             told = self.metrics.bundles
             try:
-                await self._read_bundles()
+                await self._read_bundles(self._proof(policy.failures))
                 reason = "the stream has ended"
             except _FAILURES as error:
                 if isinstance(error, RpcError) and error.code == grpc.UNIMPLEMENTED:
@@ -183,8 +186,8 @@ class Agent:
                 _log.warning("nobody tells the mesh's bundle: %s", reason)
             await asyncio.sleep(policy.failed())
 
-    async def _read_bundles(self) -> None:
-        async with contextlib.aclosing(self._authority.bundles(self._proof(), self.secrets.trusted)) as bundles:
+    async def _read_bundles(self, proof: Proof) -> None:
+        async with contextlib.aclosing(self._authority.bundles(proof, self.secrets.trusted)) as bundles:
             async for bundle in bundles:
                 self._take(bundle)
 

@@ -34,8 +34,7 @@ class RenewalPolicy:
         return renewal_delay_s(self._life_s, self._uniform)
 
     def hurried(self) -> float:
-        """The mesh takes our certificate no longer, and perhaps those of many others: seconds until the next one is to be
-        asked for."""
+        """The mesh takes our certificate no longer, perhaps with many others: seconds until the next attempt."""
         return self._uniform(0.0, _HURRY_S)
 
     def failed(self) -> float:

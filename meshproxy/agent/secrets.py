@@ -31,7 +31,7 @@ class AgentSecrets:
         self._now = now
         self._values: dict[str, SecretValue] = {}
         self._watchers: list[Watcher] = []
-        self._bundle: Bundle | None = None  # whom the mesh trusts, once it has told
+        self._told: Trust | None = None  # whom the mesh trusts, once it has told
 
     @property
     def ready(self) -> bool:
@@ -46,7 +46,7 @@ class AgentSecrets:
     @property
     def stands(self) -> bool:
         """Whether the mesh takes our certificate, as far as it has told whom it trusts, and apart from its time."""
-        pair, told = self.pair, self._bundle
+        pair, told = self.pair, self._told
         return pair is None or told is None or stands(pair, told.roots, told.crl)
 
     def set_identity(self, pair: KeyPair) -> None:
@@ -62,7 +62,7 @@ class AgentSecrets:
         if not roots:
             return
         self.trusted = roots
-        if self._bundle is None:
+        if self._told is None:
             secret = Secret(name=ROOTS)
             secret.validation_context.trusted_ca.inline_bytes = roots
             self._set(ROOTS, hashlib.sha256(roots), secret)
@@ -74,8 +74,8 @@ class AgentSecrets:
             secret.ParseFromString(data)
         except DecodeError:
             raise MaterialError("no Secret") from None
-        self._bundle = _checked(secret, self._trust_domain)
-        self.trusted = self._bundle.roots
+        self._told = _checked(secret, self._trust_domain)
+        self.trusted = self._told.roots
         secret.name = ROOTS
         self._set(ROOTS, hashlib.sha256(secret.SerializeToString(deterministic=True)), secret)
 
@@ -132,15 +132,15 @@ class Watcher:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class Trust:
     """Of our own trust domain, in PEM."""
 
     roots: bytes
     crl: bytes
 
 
-def _checked(secret: Secret, trust_domain: str) -> Bundle:
-    """Raises MaterialError where it trusts nobody, which would be no bundle, or has the proxies read files of theirs."""
+def _checked(secret: Secret, trust_domain: str) -> Trust:
+    """Raises MaterialError where it trusts nobody, which would be no bundle, or has proxies read files of theirs."""
     context = secret.validation_context
     roots, crl = _inline(context.trusted_ca), _inline(context.crl)
     if context.HasField("custom_validator_config"):
@@ -149,7 +149,7 @@ def _checked(secret: Secret, trust_domain: str) -> Bundle:
         raise MaterialError("a bundle without roots of ours")
     certificates(roots)
     revocation_lists(crl)
-    return Bundle(roots, crl)
+    return Trust(roots, crl)
 
 
 def _of_domain(config: Any, trust_domain: str) -> bytes:

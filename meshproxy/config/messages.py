@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 # The roots of the protobuf packages that a configuration may name; no other module is ever imported for a type URL.
-_ROOTS = ("envoy", "google", "meshproxy", "opentelemetry", "udpa", "xds")
+_ROOTS = ("cel", "envoy", "google", "meshproxy", "opentelemetry", "udpa", "xds")
 # Packages of messages that are generated into meshproxy.api: our own, and Istio's.
 _OURS = ("meshproxy.", "istio.", "io.istio.", "stats.", "envoy.tcp.metadataexchange.")
 

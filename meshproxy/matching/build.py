@@ -102,7 +102,7 @@ class _Builder:
 
     def single(self, message: Any, path: str) -> Predicate | None:
         where = child(path, "input.typed_config")
-        config = unpack_any(message.input.typed_config, where, self.errors)
+        config: Any = unpack_any(message.input.typed_config, where, self.errors)
         if config is None:
             return None
         name: str = config.DESCRIPTOR.full_name
@@ -130,7 +130,7 @@ class _Builder:
 
     def expression(self, extension: Any, given: str, path: str, input_path: str) -> Predicate | None:
         """An input of attributes, and what CEL says of them."""
-        config = unpack_any(extension.typed_config, path, self.errors)
+        config: Any = unpack_any(extension.typed_config, path, self.errors)
         if config is None:
             return None
         if config.DESCRIPTOR.full_name != CEL_MATCHER:
@@ -149,7 +149,7 @@ class _Builder:
 
     def tree(self, message: Any, path: str, otherwise: Matcher | None) -> Matcher | None:
         where = child(path, "input.typed_config")
-        config = unpack_any(message.input.typed_config, where, self.errors)
+        config: Any = unpack_any(message.input.typed_config, where, self.errors)
         kind: str | None = message.WhichOneof("tree_type")
         if kind not in ("exact_match_map", "prefix_match_map"):
             reason = "exact_match_map or prefix_match_map is required" if kind is None else "is not supported"

@@ -87,7 +87,7 @@ def add_pilot_flags(parser: argparse.ArgumentParser) -> None:
         help="connections are renewed at about this age, so that clients spread over pilots (default: never)",
     )
     add("-l", "--log-level", default="info", metavar="LEVEL", help="trace, debug, info, warning, error, off")
-    group = parser.add_argument_group("the authority (docs/security.md)")
+    group = parser.add_argument_group("the authority (docs/authority.md)")
     add_authority_flags(group.add_argument)
     add_serving_flags(group.add_argument)
     _add_proof_flags(parser.add_argument_group("who gets certificates, and where").add_argument)

@@ -81,7 +81,7 @@ def _build_tree(message: Any, path: str, context: BuildContext, http: bool) -> E
 
 def _action(extension: Any, path: str, errors: ConfigErrors) -> Verdict | None:
     where = child(path, "typed_config")
-    message = unpack_any(extension.typed_config, where, errors)
+    message: Any = unpack_any(extension.typed_config, where, errors)
     if message is None:
         return None
     if message.DESCRIPTOR.full_name != _ACTION:

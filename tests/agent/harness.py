@@ -44,6 +44,9 @@ class Quick(RenewalPolicy):
     def issued(self, left_s: float) -> float:
         return min(super().issued(left_s), self._renew_s or left_s)
 
+    def hurried(self) -> float:
+        return super().hurried() / 100.0
+
     def failed(self) -> float:
         super().failed()
         return 0.02

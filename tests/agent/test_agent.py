@@ -24,7 +24,7 @@ from meshproxy.errors import ConfigError
 from tests.agent.client import asked, secret
 from tests.agent.fake_authority import ROOT, URI, FakeAuthority, authority, bundle
 from tests.agent.harness import Running, flags_for, running, settings, until
-from tests.tls.certificates import dns, issue, revocation_list
+from tests.tls.certificates import Issued, dns, issue, revocation_list
 
 FOREIGN = issue("foreign", ca=True)
 
@@ -200,7 +200,7 @@ async def test_the_socket_s_mode(tmp_path: Path, flags: tuple[str, ...], mode: i
 @pytest.mark.parametrize(("uid", "served"), [(1337, True), (1338, False)])
 async def test_processes_of_other_users(tmp_path: Path, uid: int, served: bool) -> None:
     name = f"@meshproxy-agent-{os.getpid()}-{uid}"
-    async with authority() as ca, running(ca, tmp_path, "--allow-uid", "1337", "--sds-socket", name):
+    async with authority() as ca, running(ca, tmp_path, "--allow-uid", "1337", "--sds-socket", name) as agent:
         await until(lambda: ca.calls)
         sock = connected_as(uid, "\0" + name[1:])
         reader, writer = await asyncio.open_unix_connection(sock=sock)
@@ -209,6 +209,8 @@ async def test_processes_of_other_users(tmp_path: Path, uid: int, served: bool) 
         except ConnectionResetError:
             assert not served
         writer.close()
+        text = agent.agent.metrics.text(ready=True, left_s=1.0)
+        assert f"meshproxy_agent_sds_peers_refused_total {int(not served)}\n" in text
 
 
 def connected_as(uid: int, path: str) -> socket.socket:
@@ -269,6 +271,26 @@ async def test_a_bundle_of_federated_domains_goes_on_as_it_is(tmp_path: Path) ->
             await until(lambda: agent.agent.metrics.bundles and agent.agent.metrics.certificates >= 2)
             assert await secret(agent.socket, "ROOTCA") == told
             assert agent.agent.secrets.trusted == ROOT.pem
+
+
+@pytest.mark.parametrize("why", ["its root is gone", "it is revoked"])
+async def test_a_certificate_that_the_mesh_takes_no_longer_is_renewed_at_once(tmp_path: Path, why: str) -> None:
+    async with authority() as ca:
+        ca.tells_bundle = True
+        ca.set_bundle(bundle(ROOT))
+        async with running(ca, tmp_path, "--renew-by-certificate") as agent:
+            await until(lambda: len(ca.answers) == 1)
+            (first,) = ca.certificates
+            if why == "its root is gone":
+                ca.root, ca.roots = FOREIGN, FOREIGN.pem
+                ca.set_bundle(bundle(FOREIGN))
+            else:
+                ca.set_bundle(bundle(ROOT, crl=revocation_list(ROOT, Issued(first, ROOT.key))))
+            await until(lambda: len(ca.certificates) == 2 and len(ca.answers) == 2)
+            assert leaf_of(await secret(agent.socket, "default")) == ca.certificates[1]
+            assert agent.agent.secrets.stands
+        # Nobody believes it any more: the token says who we are.
+        assert len([call for call in ca.calls if "authorization" in call]) >= 2
 
 
 async def test_a_stream_of_bundles_that_ends_is_begun_anew(tmp_path: Path) -> None:

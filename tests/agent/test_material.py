@@ -10,9 +10,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from meshproxy.agent.flags import KEY_TYPES
-from meshproxy.agent.material import MaterialError, certificate_request, merged, new_key, read_answer
+from meshproxy.agent.material import (
+    KeyPair,
+    MaterialError,
+    certificate_request,
+    merged,
+    new_key,
+    read_answer,
+    revocation_lists,
+    stands,
+)
 from tests.agent.fake_authority import ROOT, URI, FakeAuthority
-from tests.tls.certificates import issue
+from tests.tls.certificates import Issued, issue, revocation_list
 
 KEY = new_key("ecdsa-p256")
 CSR = certificate_request(KEY, URI).decode()
@@ -83,6 +92,27 @@ def test_a_certificate_of_somebody_else(names: list[x509.GeneralName]) -> None:
     authority.names = names
     with pytest.raises(MaterialError, match="not for spiffe://mesh"):
         read_answer([pem(authority.sign(CSR, 60.0))], KEY, URI, time.time())
+
+
+def test_what_the_mesh_takes() -> None:
+    """By its roots, over intermediates too; and by the list of each issuer."""
+    other = issue("other", ca=True)
+    middle = issue("middle", ROOT, ca=True)
+    authority = FakeAuthority()
+    leaf = authority.sign(CSR, 60.0)
+    authority.root = middle
+    below = authority.sign(CSR, 60.0)
+    direct, chained = KeyPair(pem(leaf).encode(), b""), KeyPair(pem(below).encode() + middle.pem, b"")
+    for pair in (direct, chained):
+        assert stands(pair, other.pem + ROOT.pem, b"")
+        assert not stands(pair, other.pem, b"")
+    lists = revocation_list(other, Issued(leaf, other.key)) + revocation_list(ROOT, Issued(leaf, ROOT.key))
+    assert not stands(direct, ROOT.pem, lists)
+    assert stands(direct, ROOT.pem, revocation_list(other, Issued(leaf, other.key)))  # another's serial
+    assert stands(chained, ROOT.pem, lists)
+    assert len(revocation_lists(lists)) == 2
+    with pytest.raises(MaterialError):
+        revocation_lists(b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
 
 
 def test_roots_of_several_files_stand_there_once() -> None:

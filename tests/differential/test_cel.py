@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,8 @@ from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 DEADLINE_S = 20.0
 ROWS = rows()
 ANY = [{"any": True}]
+DIFFERENCES = {"cel-unknown"}
+UNKNOWN = ("request.foo == 'a'", "response.code == 200", "foo", "'a'.matches(request.path)")
 
 
 def bootstrap() -> str:
@@ -26,6 +31,10 @@ def bootstrap() -> str:
     for number, row in enumerate(ROWS):
         routes.append(route(f"{number}", row.expression, row.option))
         routes.append(route(f"{number}-not", f"!({row.expression})", row.option))
+    return with_routes(routes)
+
+
+def with_routes(routes: list[dict[str, Any]]) -> str:
     hosts = [{"name": "all", "domains": ["*"], "routes": routes}]
     set_metadata = [{"metadata_namespace": name, "value": value} for name, value in METADATA.items()]
     filters = [
@@ -89,3 +98,17 @@ def test_both_make_the_same_of_it(connections: dict[str, RawDownstream], number:
         for name, connection in connections.items()
     }
     assert found == dict.fromkeys(connections, (row.holds, row.negation_holds))
+
+
+@pytest.mark.parametrize("expression", UNKNOWN)
+def test_what_never_has_a_value_is_refused(expression: str, tmp_path: Path) -> None:
+    """The row `cel-unknown` of docs/envoy-differences.md: Envoy takes it, and then it matches nobody."""
+    text = with_routes([route("x", expression, "")])
+    file = tmp_path / "bootstrap.json"
+    file.write_text(text)
+    with start_envoy(text) as envoy, RawDownstream(envoy.listener_ports()["cel"], timeout_s=DEADLINE_S) as connection:
+        assert not holds(connection, "x")
+    command = [sys.executable, "-m", "meshproxy", "validate", "-c", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert ".condition." in done.stdout + done.stderr

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.differential.cases import Case
 from tests.differential.http2 import SILENT_KEY, all_http2_rows
+from tests.differential.test_cel import DIFFERENCES as EXPRESSIONS
 from tests.differential.test_compression import DIFFERENCES as COMPRESSION
 from tests.differential.test_credential_injector import DIFFERENCES as CREDENTIALS
 from tests.differential.test_discovery import DIFFERENCES as DISCOVERY
@@ -45,7 +46,7 @@ def declared_keys() -> set[str]:
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}
     of_connections |= {SILENT_KEY for row in all_http2_rows() if row.silent}
     of_tls |= SECRETS | CREDENTIALS | SPIFFE | TLS13
-    of_connections |= NETWORK_RBAC
+    of_connections |= NETWORK_RBAC | EXPRESSIONS
     return of_requests | of_tls | of_balancing | of_compression | of_connections | TRACING | GRPC_TRACING | XDS_PROTOCOL
 
 

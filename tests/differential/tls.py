@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import yaml
 
+from meshproxy.tls import openssl
 from tests.differential.topic import ROUTER, TYPE, Yaml, address, mapping
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess
@@ -135,6 +136,8 @@ class Client:
     def context(self) -> ssl.SSLContext:
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         made.check_hostname = False
+        # as sidecars, browsers and Go do: test_tls13.py has the others
+        openssl.set_tls13_ciphers(made, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384")
         made.load_verify_locations(cadata=(self.ca or world().ca).pem.decode())
         if self.version is not None:
             made.minimum_version = made.maximum_version = self.version

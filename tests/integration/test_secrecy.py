@@ -56,6 +56,7 @@ def test_memory_is_private(arguments: tuple[str, ...]) -> None:
             wait_for(lambda: workers[0] not in children(pid) and both(pid), "another worker")
             for _ in range(4):
                 assert side.run("one", Client())["answer"] == "200 one"
+            assert side.proxy.admin("/memory")[0] == 200  # of its own it may still read
             for each in (pid, *children(pid)):
                 wait_for(lambda: may_be_read(each) == bool(arguments), "a process that has begun")  # noqa: B023
                 assert arguments or core_limit(each) == "0"

@@ -105,14 +105,15 @@ def tls_ports(running: PilotProcess) -> dict[str, str]:
 
 
 class Caller:
-    """A channel, and what it says of itself. `certificate` is a chain and its key."""
+    """A channel, without TLS where there are no `roots`, and what it says of itself. `certificate` is a chain and its
+    key."""
 
     def __init__(
         self, target: str, roots: bytes, *, token: str = "", certificate: tuple[bytes, bytes] | None = None
     ) -> None:
         chain, key = certificate or (None, None)
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", NAME)]
-        if target.startswith("unix:"):
+        if not roots:
             self._channel = grpc.insecure_channel(target, options)
         else:
             self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(roots, key, chain), options)
@@ -135,7 +136,7 @@ class Caller:
         return [each.encode() for each in answer.cert_chain]
 
     def first(self, path: str, request: Any) -> Any:
-        """The first response of a stream."""
+        """The first response of a stream that is refused, or ends soon."""
         call = self._channel.stream_stream(path)(iter([request.SerializeToString()]), metadata=self._metadata)
         kind = discovery.DeltaDiscoveryResponse if "/Delta" in path else discovery.DiscoveryResponse
         return kind.FromString(next(call))
@@ -239,6 +240,7 @@ def test_a_stranger_gets_nothing(mesh: Mesh, running: PilotProcess) -> None:
     for target in tls_ports(running).values():
         with Caller(target, mesh.roots, certificate=(stolen.pem, stolen.key_pem)) as agent:
             assert refused(agent.certificate)[0] is grpc.StatusCode.UNAVAILABLE  # no connection
+    assert mesh.refusals()[-1].startswith("TLS: a certificate that is not of the mesh")
     # grpcio's ports ask for a certificate: a token alone comes to nothing there.
     with Caller(tls_ports(running)["grpcio"], mesh.roots, token=mesh.signer.token()) as agent:
         assert refused(agent.certificate)[0] is grpc.StatusCode.UNAVAILABLE
@@ -255,9 +257,10 @@ def test_a_revoked_certificate_gets_nothing(mesh: Mesh, running: PilotProcess) -
         mesh.command("revoke", f"{serial:x}")
         wait_for(lambda: f"{serial:x}" in running.page("/debug/authority"), "the pilot to hear of it", DEADLINE_S)
         assert refused(connected.certificate) == NOBODY  # on a connection that is open
+    assert mesh.refusals()[-1] == "the certificate is revoked"
     with Caller(own_port(running), mesh.roots, certificate=shown) as agent:
         assert refused(agent.certificate)[0] is grpc.StatusCode.UNAVAILABLE
-    assert mesh.refusals()[-1] == "the certificate is revoked"
+    assert mesh.refusals()[-1].startswith("TLS: a certificate that is not of the mesh")
 
 
 def test_secrets_in_both_variants(mesh: Mesh, running: PilotProcess) -> None:
@@ -329,12 +332,17 @@ def test_nothing_comes_in_the_clear(mesh: Mesh, tmp_path: Path) -> None:
     other = Mesh(tmp_path)
     flags = ("--jwks", str(tmp_path / "jwks.json"), "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE)
     with pilot(tmp_path / "rules", tmp_path, "pilot", *other._authority, *flags) as running:
-        channel = grpc.insecure_channel(running.addresses["xds"][0], [("grpc.use_local_subchannel_pool", 1)])
-        with channel:
-            metadata = [("authorization", f"Bearer {other.signer.token()}")]
-            request = IstioCertificateRequest(csr=CSR).SerializeToString()
-            ask = channel.unary_unary(CREATE)
-            assert refused(lambda: ask(request, metadata=metadata, timeout=DEADLINE_S)) == NOBODY
+        target = str(running.addresses["xds"][0])
+        with Caller(target, b"", token=other.signer.token()) as agent:
+            assert refused(agent.certificate) == NOBODY
+        # Who shows nothing is served as without an authority, and that has no secrets.
+        wish = _clusters()
+        wish.type_url = SECRET_TYPE
+        wish.resource_names.append("default")
+        with Caller(target, b"") as proxy, proxy.stream(ADS + "StreamAggregatedResources", wish) as call:
+            answer = discovery.DiscoveryResponse.FromString(next(call))
+            assert not answer.resources
+            assert [each.resource_name.name for each in answer.resource_errors] == ["default"]
     assert other.refusals() == ["in the clear, over a network"]
 
 

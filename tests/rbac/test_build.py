@@ -18,6 +18,7 @@ from tests.rbac.support import ANY, TYPE, Yaml, policy, try_build
 P = "f.rules.policies[p]"
 MTLS = TYPE + "rbac.principals.mtls_authenticated.v3.Config"
 TEMPLATE = TYPE + "path.match.uri_template.v3.UriTemplateMatchConfig"
+ACTION = "type.googleapis.com/envoy.config.rbac.v3.Action"
 ROUTER = TYPE + "filters.http.router.v3.Router"
 
 
@@ -109,18 +110,19 @@ def check(kind: type[Message], config: Yaml, *, lenient: bool = False) -> list[s
 
 
 EXPRESSION = {"const_expr": {"bool_value": True}}
-TREE = {"on_no_match": {"action": extension(ROUTER)}}
+TREE = {"on_no_match": {"action": extension(ACTION, name="a"), "keep_matching": True}}
+MAP = {"matcher_tree": {"custom_match": extension(ROUTER)}}
 
 
 @pytest.mark.parametrize("lenient", [False, True])
 @pytest.mark.parametrize(
     ("kind", "config", "path"),
     [
-        (RBAC, {"matcher": TREE}, "f.matcher"),
-        (RBAC, {"shadow_matcher": TREE}, "f.shadow_matcher"),
-        (RBACPerRoute, {"rbac": {"matcher": TREE}}, "f.rbac.matcher"),
-        (NetworkRBAC, {"matcher": TREE}, "f.matcher"),
-        (NetworkRBAC, {"shadow_matcher": TREE}, "f.shadow_matcher"),
+        (RBAC, {"matcher": TREE}, "f.matcher.on_no_match.keep_matching"),
+        (RBAC, {"shadow_matcher": MAP}, "f.shadow_matcher.matcher_tree.custom_match"),
+        (RBACPerRoute, {"rbac": {"matcher": TREE}}, "f.rbac.matcher.on_no_match.keep_matching"),
+        (NetworkRBAC, {"matcher": MAP}, "f.matcher.matcher_tree.custom_match"),
+        (NetworkRBAC, {"shadow_matcher": TREE}, "f.shadow_matcher.on_no_match.keep_matching"),
         (RBAC, {"shadow_rules": {"policies": {"p": policy() | {"checked_condition": {"expr": EXPRESSION}}}}},
          "f.shadow_rules.policies[p].checked_condition"),
         (RBAC, {"rules": {"policies": {"p": policy({"matcher": extension(ROUTER)})}}}, f"{P}.permissions[0].matcher"),

@@ -15,9 +15,9 @@ DEADLINE_S: Final = 20.0
 _NO_CHECK_TIME: Final = ssl.VerifyFlags(0x200000)  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 
 
-def sds(name: str) -> dict[str, Any]:
+def sds(name: str, api_type: str) -> dict[str, Any]:
     source = {
-        "api_type": "GRPC",
+        "api_type": api_type,
         "transport_api_version": "V3",
         "set_node_on_first_message_only": True,
         "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
@@ -25,7 +25,7 @@ def sds(name: str) -> dict[str, Any]:
     return {"name": name, "sds_config": {"api_config_source": source, "resource_api_version": "V3"}}
 
 
-def configuration(path: str) -> str:
+def configuration(path: str, api_type: str = "GRPC") -> str:
     """A listener for mutual TLS by secrets of the agent at that socket."""
     tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
     http = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -58,8 +58,8 @@ def configuration(path: str) -> str:
         "@type": tls,
         "require_client_certificate": True,
         "common_tls_context": {
-            "tls_certificate_sds_secret_configs": [sds("default")],
-            "validation_context_sds_secret_config": sds("ROOTCA"),
+            "tls_certificate_sds_secret_configs": [sds("default", api_type)],
+            "validation_context_sds_secret_config": sds("ROOTCA", api_type),
         },
     }
     listener = {

@@ -417,15 +417,16 @@ def authority(name: str, issued: Issued) -> Secret:
     return made
 
 
+@pytest.mark.parametrize("api_type", ["GRPC", "DELTA_GRPC"])
 @pytest.mark.parametrize("start", [start_envoy, start_meshproxy], ids=["envoy", "meshproxy"])
 async def test_a_proxy_takes_its_secrets_and_their_changes(
-    start: Callable[[str], ProxyProcess], store: Store, tmp_path: Path
+    start: Callable[[str], ProxyProcess], api_type: str, store: Store, tmp_path: Path
 ) -> None:
     first, second = (issue(name, world().ca, names=dns("a.test")) for name in ("first", "second"))
     store.put("default", "1", certificate("default", first))
     store.put("ROOTCA", "1", authority("ROOTCA", world().ca))
-    async with serving(store, tmp_path) as (path, stats):
-        proxy = await asyncio.to_thread(start, configuration(path))
+    async with serving(store, tmp_path, delta=api_type == "DELTA_GRPC") as (path, stats):
+        proxy = await asyncio.to_thread(start, configuration(path, api_type))
         try:
             port = (await asyncio.to_thread(proxy.listener_ports))["in"]
 

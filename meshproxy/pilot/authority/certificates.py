@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from meshproxy.net.address import is_ip
 from meshproxy.pilot.authority.keys import SigningKey, hash_for, why_not
 from meshproxy.pilot.authority.settings import AuthorityError
 
@@ -211,10 +212,8 @@ def _builder(
 
 
 def _host_name(text: str) -> x509.GeneralName:
-    try:
+    if is_ip(text):
         return x509.IPAddress(ipaddress.ip_address(text))
-    except ValueError:
-        pass  # no address: a name
     try:
         return x509.DNSName(text)
     except ValueError:

@@ -149,6 +149,10 @@ class FetchedKeys:
         self._reason = "not fetched yet"
         self._fetching: asyncio.Task[None] | None = None
 
+    def begin(self) -> None:
+        """Fetch them now, so that nobody has to wait, and an error is told."""
+        self._fetch_soon()
+
     async def candidates(self, key_id: str) -> list[Key]:
         found = _named(self._known(), key_id)
         if found and self._age_s < FRESH_S:
@@ -180,7 +184,8 @@ class FetchedKeys:
             self._failures += 1
             pause_s = min(_FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 16), _LAST_RETRY_S)
             self._next_at = self._clock() + pause_s * random.uniform(0.5, 1.0)
-            _log.warning("%s: %s; the keys before stay in force", self._url, self._reason)
+            kept = "the keys before stay in force" if self._keys else "no token can be verified"
+            _log.warning("%s: %s; %s", self._url, self._reason, kept)
         else:
             self._failures = 0
             self._fetched_at = self._clock()

@@ -34,8 +34,7 @@ def retry_delay_s(failures: int, lifetime_s: float, uniform: Callable[[float, fl
 
 class RenewedCertificate:
     """Of `caller`. Each is used until there is another, even after it has ended; one that was revoked, or whose root is
-    no longer trusted, is renewed soon. `on_change` is called when `current` is another one, but for the first of `start`.
-    """
+    no longer trusted, is renewed soon. `on_change` is called when `current` is another one, but for that of `start`."""
 
     def __init__(
         self,

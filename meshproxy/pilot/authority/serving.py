@@ -14,12 +14,15 @@ from meshproxy.config.datasource import FileStamp, file_stamp
 from meshproxy.config.tls_factory import TlsSocketFactory
 from meshproxy.errors import ConfigError
 from meshproxy.pilot.authority.contract import Authority, Caller, Refused, TrustBundle
+from meshproxy.pilot.authority.proof import OnUnproved
 from meshproxy.pilot.authority.renewed import RenewedCertificate
 from meshproxy.tls.context import TlsContext
 from meshproxy.tls.engine import TlsEvents
+from meshproxy.tls.facts import TlsFacts
 from meshproxy.tls.material import TlsConfigError
 from meshproxy.tls.options import CertificateOptions, TlsOptions, ValidationOptions
 from meshproxy.tls.spiffe import Identity
+from meshproxy.tls.verify import VERIFY_ERROR
 
 _log: Final = logging.getLogger("meshproxy.pilot")
 Pair = tuple[bytes, bytes]  # chain and key, PEM
@@ -85,16 +88,34 @@ class OwnPair:
         self._pair = issued.chain, issued.key
 
 
+class MeshTlsEvents(TlsEvents):
+    """Counts. Who shows a certificate that is none here never becomes a call: `on_unproved` is told."""
+
+    def __init__(self, on_unproved: OnUnproved) -> None:
+        super().__init__()
+        self.handshakes = 0
+        self.failures = 0  # of any kind
+        self._on_unproved = on_unproved
+
+    def on_handshake(self, facts: TlsFacts) -> None:
+        self.handshakes += 1
+
+    def on_failure(self, failure: int) -> None:
+        self.failures += 1
+        if failure == VERIFY_ERROR:
+            self._on_unproved("TLS: a certificate that is not of the mesh, has ended, or is revoked", "certificate", "")
+
+
 class MeshTls:
     """TLS for `RpcServer`: clients may show a certificate of the mesh. One that is no good, or was revoked, gets no
     connection; without one, a caller has to prove by something else who it is."""
 
-    def __init__(self, authority: Authority, pairs: Pairs) -> None:
+    def __init__(self, authority: Authority, pairs: Pairs, on_unproved: OnUnproved) -> None:
+        self.events = MeshTlsEvents(on_unproved)
         self._authority = authority
         self._pairs = pairs
         self._made_of: tuple[Pair, TrustBundle] | None = None
         self._factory: TlsSocketFactory | None = None
-        self._events = TlsEvents()
 
     def __call__(self) -> TlsSocketFactory | None:
         """For the next connection; None where there is nothing to serve it with."""
@@ -109,7 +130,7 @@ class MeshTls:
         made_of = self._pairs.pair(), self._authority.bundle()
         before = self._made_of
         if self._factory is None or before is None or made_of[0] is not before[0] or made_of[1] is not before[1]:
-            self._factory = TlsSocketFactory(TlsContext(_options(*made_of)), self._events)
+            self._factory = TlsSocketFactory(TlsContext(_options(*made_of)), self.events)
             self._made_of = made_of
         return self._factory
 

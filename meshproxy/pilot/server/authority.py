@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,6 +34,7 @@ from meshproxy.xds.secret_server import SecretStats, secret_handlers
 
 OpenAuthority = Callable[[CollectorRegistry], Awaitable[CertificateAuthority | None]]
 
+_log: Final = logging.getLogger("meshproxy.pilot")
 _ACCOUNT: Final = "meshproxy-pilot"  # the pilot's own, in the root namespace
 _SOCKET_MODE: Final = 0o666  # who is at the other end is known, and has to be in the table
 _LIMITS: Final = ServerLimits(max_connections=10_000, max_message_bytes=MAX_REQUEST_BYTES)
@@ -88,6 +90,10 @@ class AuthorityServer:
     async def start(self) -> None:
         """Follow the store, and get the pilot's own certificate. Raises ConfigError."""
         self.authority.start()
+        if isinstance(self._keys, FetchedKeys):
+            self._keys.begin()
+        if self._keys is None and not self._settings.uid_table:
+            _log.warning("nobody can prove who it is, but for renewal: --jwks or --uid-table says how")
         if self._settings.names:
             await self._own.start()
 
@@ -103,7 +109,8 @@ class AuthorityServer:
         self._dispatcher = Dispatcher(asyncio.get_running_loop())
         self._server = RpcServer(self._dispatcher, {**others, **self.handlers}, _LIMITS)
         self._collector.server = self._server.stats
-        tls = MeshTls(self.authority, self._pairs(files)) if settings.listen else None
+        tls = MeshTls(self.authority, self._pairs(files), self._unproved) if settings.listen else None
+        self._collector.tls = None if tls is None else tls.events
         try:
             for address in settings.listen:
                 assert tls is not None

@@ -255,3 +255,12 @@ async def test_nobody_is_led_elsewhere_or_given_too_much(server: KeyServer) -> N
     with pytest.raises(KeySetError, match="more than"):
         await FetchedKeys(server.url, server.ca).candidates("a")
     assert server.asked == 2
+
+
+async def test_they_may_be_there_before_anybody_asks(server: KeyServer) -> None:
+    server.answer = jwks(Signer("a"))
+    keys = FetchedKeys(server.url, server.ca, Now())
+    keys.begin()
+    await refetched(keys, lambda: server.asked == 1)
+    assert ids(await keys.candidates("a")) == ["a"]
+    assert server.asked == 1

@@ -19,6 +19,10 @@ from tests.tls.certificates import dns, issue, revocation_list
 PILOT = Identity(TRUST_DOMAIN, "istio-system", "meshproxy-pilot")
 
 
+def nobody(*_: str) -> None:
+    """Is told."""
+
+
 def write(folder: Path, authority: FakeAuthority, name: str) -> FilePair:
     mine = issue(name, authority.root, names=dns(name))
     (folder / "cert.pem").write_bytes(mine.pem)
@@ -29,7 +33,7 @@ def write(folder: Path, authority: FakeAuthority, name: str) -> FilePair:
 def test_files_are_read_again_and_bad_ones_change_nothing(tmp_path: Path) -> None:
     authority = FakeAuthority()
     pair = write(tmp_path, authority, "one.test")
-    tls = MeshTls(authority, pair)
+    tls = MeshTls(authority, pair, nobody)
     first = tls.current()
     assert tls() is first
     (tmp_path / "key.pem").unlink()
@@ -51,7 +55,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 def test_roots_and_revocations_are_those_of_the_bundle(tmp_path: Path) -> None:
     authority = FakeAuthority()
-    tls = MeshTls(authority, write(tmp_path, authority, "pilot.test"))
+    tls = MeshTls(authority, write(tmp_path, authority, "pilot.test"), nobody)
     first = tls.current()
     assert [info.certificate.der for info in first.context.ca_certificates] == [authority.root.der]
     other = issue("next", ca=True)
@@ -68,7 +72,7 @@ async def test_its_own_certificate_is_renewed(tmp_path: Path) -> None:
     pair = OwnPair(authority, PILOT, ("pilot.test", "other.test"))
     await pair.start()
     credentials = MeshCredentials(authority, pair)
-    tls = MeshTls(authority, pair)
+    tls = MeshTls(authority, pair, nobody)
     first, factory = pair.pair(), tls.current()
     assert credentials.fetch() is not None
     leaf = x509.load_pem_x509_certificate(first[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -133,3 +135,14 @@ def test_what_keeps_it_from_serving_is_told(
         given += ["--http", "127.0.0.1:0"]
     assert main(["pilot", *given]) == code
     assert reason in capsys.readouterr().err
+
+
+def test_without_an_authority_its_packages_are_not_needed(tmp_path: Path) -> None:
+    """`meshproxy[authority]`."""
+    code = (
+        "import sys; from meshproxy.cli import main; import meshproxy.pilot.command; "
+        f"main(['pilot', '--rules', {str(tmp_path / 'none')!r}, '--listen', '127.0.0.1:0', '--http', '127.0.0.1:0']); "
+        "print([name for name in ('cryptography', 'jwt') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, timeout=60)
+    assert run.stdout == b"[]\n"

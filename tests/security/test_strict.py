@@ -1,0 +1,180 @@
+"""A sidecar that takes mutual TLS alone, and openssl and curl as its clients: who is of the mesh is let in and named,
+who is not is refused, counted, and its reason written down. The real Envoy under the same secrets says the same."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.pilot.authority.test_services import KEY
+from tests.pilot.processes import PilotProcess
+from tests.pilot.test_authority import Caller, Mesh, key_pem
+from tests.pilot.test_authority_ends import serial
+from tests.security.sidecars import PREFIX, START, Inbound, Secrets
+from tests.security.thief import stolen_root
+from tests.security.workloads import DEADLINE_S, agents, application, lines, logged, token
+from tests.support.polling import wait_for
+from tests.support.proxy import ProxyProcess
+from tests.tls.certificates import Issued, issue, uri
+
+Pair = tuple[bytes, bytes]  # a chain and its key, PEM
+CLIENT: Final = f"{PREFIX}client"
+_REQUEST: Final = b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n"
+# The statistic of the listener, and words of %DOWNSTREAM_TRANSPORT_FAILURE_REASON%.
+REFUSED: Final = {
+    "no certificate": ("fail_verify_no_cert", "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+    "another trust domain": ("fail_verify_san", "SAN_matcher"),
+    "no identity": ("fail_verify_san", "SAN_matcher"),
+    "another authority": ("fail_verify_error", "unable_to_get_local_issuer_certificate"),
+    "expired": ("fail_verify_error", "certificate_has_expired"),
+    "not yet valid": ("fail_verify_error", "certificate_is_not_yet_valid"),
+    "revoked": ("fail_verify_error", "certificate_revoked"),
+    "of a root after its time": ("fail_verify_error", "unable_to_get_local_issuer_certificate"),
+}
+PROTOCOL: Final = {"openssl": b"HTTP/1.1", "curl": b"HTTP/2"}  # that is agreed on by ALPN, or by default
+VERSIONS: Final = {"TLSv1.2": "-tls1_2", "TLSv1.3": "-tls1_3"}
+
+
+@dataclass
+class Town:
+    """An authority whose first root is past, and what callers have who should not be let in."""
+
+    mesh: Mesh
+    pilot: PilotProcess
+    callers: dict[str, Pair | None]
+    roots: Path
+
+
+@dataclass
+class World:
+    town: Town
+    server: ProxyProcess
+    inbound: Inbound
+    folder: Path
+
+    @property
+    def port(self) -> int:
+        return self.server.listener_ports()["http"]
+
+    def stat(self, name: str) -> int:
+        full = f"listener.http.ssl.{name}"
+        return self.server.stats(name.replace(".", "\\.")).get(full, 0)
+
+    def ask(self, tool: str, version: str, caller: str) -> bytes:
+        """What the tool prints of the answer."""
+        shown = self.town.callers[caller]
+        certificate = self.folder / "shown.pem"
+        certificate.write_bytes(b"" if shown is None else b"".join(shown))
+        flags = _FLAGS[tool](self.port, version, self.town.roots)
+        if shown is not None:
+            flags += ["-cert" if tool == "openssl" else "--cert", str(certificate)]
+        return subprocess.run([tool, *flags], input=_REQUEST, capture_output=True, timeout=60, check=False).stdout
+
+
+def _openssl(port: int, version: str, roots: Path) -> list[str]:
+    flags = ["s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(roots), "-verify_return_error"]
+    return [*flags, VERSIONS[version], "-quiet", "-ign_eof"]
+
+
+def _curl(port: int, version: str, _: Path) -> list[str]:
+    """It asks for a DNS name, which workloads have none of: whom it talks to, openssl looks at."""
+    number = version.removeprefix("TLSv")
+    flags = ["--silent", "--include", "--insecure", "--max-time", "30", f"--tlsv{number}", "--tls-max", number]
+    return [*flags, f"https://127.0.0.1:{port}/"]
+
+
+_FLAGS = {"openssl": _openssl, "curl": _curl}
+
+
+def of_the_authority(mesh: Mesh, account: str) -> Pair:
+    """By a token."""
+    with Caller(f"unix:{mesh.sockets}", b"", token=token(mesh, account)) as caller:
+        return caller.certificate()[0], key_pem(KEY)
+
+
+def made(issuer: Issued, *names: str, days: tuple[int, int] = (-1, 30)) -> Pair:
+    issued = issue("caller", issuer, names=[name for each in names for name in uri(each)], days=days)
+    return issued.pem, issued.key_pem
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    mesh = Mesh(tmp_path_factory.mktemp("mesh"))
+    with mesh.pilot() as running:
+        old = of_the_authority(mesh, "client")
+        for arguments in ((), ("--now",), ("--now",)):
+            mesh.command("rotate", *arguments)
+        root = stolen_root(mesh)
+        mesh.roots = root.pem
+        wait_for(lambda: len(running.json("/debug/authority")["issuers"]) == 1, "one root", DEADLINE_S)
+        callers = {
+            "of the mesh": of_the_authority(mesh, "client"),
+            "no certificate": None,
+            "another trust domain": made(root, "spiffe://other.test/ns/shop/sa/client"),
+            "no identity": made(root),
+            "another authority": made(issue("other", ca=True), CLIENT),
+            "expired": made(root, CLIENT, days=(-10, -1)),
+            "not yet valid": made(root, CLIENT, days=(5, 10)),
+            "revoked": of_the_authority(mesh, "client"),
+            "of a root after its time": old,
+        }
+        revoked = callers["revoked"]
+        assert revoked is not None
+        mesh.command("revoke", serial(revoked))
+        roots = mesh.folder / "now.pem"
+        roots.write_bytes(mesh.roots)
+        yield Town(mesh, running, callers, roots)
+
+
+@pytest.fixture(scope="module", params=START)
+def world(request: pytest.FixtureRequest, town: Town, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    with ExitStack() as stack:
+        (agent,) = stack.enter_context(agents(town.mesh, town.pilot, folder, "web"))
+        wait_for(lambda: agent.metric("bundles_total"), "the bundle", DEADLINE_S)
+        inbound = Inbound(Secrets(agent.socket), folder, stack.enter_context(application()))
+        server = stack.enter_context(START[request.param](inbound.text()))
+        yield World(town, server, inbound, folder)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("tool", PROTOCOL)
+def test_who_is_of_the_mesh_is_let_in_and_named(world: World, tool: str, version: str) -> None:
+    answer = world.ask(tool, version, "of the mesh")
+    assert answer.split(b" ", 2)[:2] == [PROTOCOL[tool], b"200"]
+    told = answer.partition(b"\r\n\r\n")[2].decode()
+    assert told.startswith(f"By={PREFIX}web;")
+    assert told.endswith(f";URI={CLIENT}")
+    line = logged(world.inbound.requests, version=version, xfcc=told)
+    assert (line["peer"], line["status"]) == (CLIENT, 200)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("tool", PROTOCOL)
+@pytest.mark.parametrize("caller", REFUSED)
+def test_who_is_not_is_refused(world: World, tool: str, version: str, caller: str) -> None:
+    name, reason = REFUSED[caller]
+    before, asked, told = world.stat(name), len(lines(world.inbound.requests)), len(lines(world.inbound.connections))
+    assert b"HTTP/" not in world.ask(tool, version, caller)
+    wait_for(lambda: world.stat(name) == before + 1, name, DEADLINE_S)
+    wait_for(lambda: len(lines(world.inbound.connections)) > told, "the log's line", DEADLINE_S)
+    (line,) = lines(world.inbound.connections)[told:]
+    assert reason in line["failure"]
+    assert len(lines(world.inbound.requests)) == asked
+
+
+def test_nobody_comes_in_the_clear(world: World) -> None:
+    """A downgrade: curl without TLS."""
+    before, asked = world.stat("connection_error"), len(lines(world.inbound.requests))
+    flags = ["--silent", "--include", "--max-time", "30", f"http://127.0.0.1:{world.port}/"]
+    ended = subprocess.run(["curl", *flags], capture_output=True, timeout=60, check=False)
+    assert (ended.stdout, ended.returncode != 0) == (b"", True)
+    wait_for(lambda: world.stat("connection_error") == before + 1, "connection_error", DEADLINE_S)
+    assert "HTTP_REQUEST" in lines(world.inbound.connections)[-1]["failure"]
+    assert len(lines(world.inbound.requests)) == asked
