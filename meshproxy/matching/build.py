@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -9,7 +10,7 @@ from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.string_matcher import build_string_matcher
 from meshproxy.config.typed_struct import unpack_any
 from meshproxy.matching.cel.build import build_expression
-from meshproxy.matching.inputs import CEL_INPUT, CEL_MATCHER, HEADER_INPUT, INPUTS
+from meshproxy.matching.inputs import ADDRESSES, CEL_INPUT, CEL_MATCHER, HEADER_INPUT, INPUTS, IP_MATCHER
 from meshproxy.matching.tree import (
     AllOf,
     AnyOf,
@@ -17,6 +18,8 @@ from meshproxy.matching.tree import (
     HeaderPredicate,
     Input,
     InputPredicate,
+    IpMatcher,
+    IpRange,
     Leaf,
     ListMatcher,
     MapMatcher,
@@ -151,9 +154,10 @@ class _Builder:
         where = child(path, "input.typed_config")
         config: Any = unpack_any(message.input.typed_config, where, self.errors)
         kind: str | None = message.WhichOneof("tree_type")
+        if kind == "custom_match":
+            return self.ranges(message.custom_match, config, child(path, "custom_match.typed_config"), where, otherwise)
         if kind not in ("exact_match_map", "prefix_match_map"):
-            reason = "exact_match_map or prefix_match_map is required" if kind is None else "is not supported"
-            self.errors.add(path if kind is None else child(path, kind), reason)
+            self.errors.add(path, "one of exact_match_map, prefix_match_map, custom_match is required")
             return None
         entries = self.entries(getattr(message, kind).map, f"{child(path, kind)}.map")
         if config is None or entries is None:
@@ -166,6 +170,42 @@ class _Builder:
         made = MapMatcher(read, header, entries, kind == "prefix_match_map")
         made.otherwise = otherwise
         return made
+
+    def ranges(
+        self, extension: Any, given: Any, path: str, input_path: str, otherwise: Matcher | None
+    ) -> Matcher | None:
+        """By an address and the ranges that have it."""
+        config: Any = unpack_any(extension.typed_config, path, self.errors)
+        if config is None or given is None:
+            return None
+        if config.DESCRIPTOR.full_name != IP_MATCHER:
+            self.errors.add(path, f"{config.DESCRIPTOR.full_name} is not supported (supported: {IP_MATCHER})")
+            return None
+        name: str = given.DESCRIPTOR.full_name
+        if name not in ADDRESSES:
+            self.errors.add(input_path, f"{IP_MATCHER} is for {', '.join(ADDRESSES)}")
+            return None
+        made = IpMatcher(INPUTS[name], otherwise)
+        fine = True
+        for index, entry in enumerate(config.range_matchers):
+            at = item(path, "range_matchers", index)
+            then = self.on_match(entry.on_match, child(at, "on_match"))
+            for number, one in enumerate(entry.ranges):
+                network = self.network(one, item(at, "ranges", number))
+                if then is not None and network is not None:
+                    made.add(
+                        network.version, network.prefixlen, int(network.network_address), IpRange(then, entry.exclusive)
+                    )
+                else:
+                    fine = False
+        return made if fine else None
+
+    def network(self, message: Any, path: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+        try:
+            return ipaddress.ip_network(f"{message.address_prefix}/{message.prefix_len.value}", strict=False)
+        except ValueError as error:
+            self.errors.add(path, str(error))
+            return None
 
     def entries(self, messages: Any, path: str) -> dict[bytes, Matcher] | None:
         found: dict[bytes, Matcher] = {}

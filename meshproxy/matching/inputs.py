@@ -46,7 +46,7 @@ def server_name(facts: Facts) -> bytes | None:
 
 
 def _names(facts: Facts, kind: int) -> bytes | None:
-    tls: Any = facts.info.connection.tls
+    tls: Any = facts.tls()
     return None if tls is None else ",".join(tls.peer_names(kind)).encode("latin-1", "replace") or None
 
 
@@ -59,7 +59,7 @@ def dns_san(facts: Facts) -> bytes | None:
 
 
 def subject(facts: Facts) -> bytes | None:
-    tls: Any = facts.info.connection.tls
+    tls: Any = facts.tls()
     peer = None if tls is None else tls.peer
     return None if peer is None else peer.subject.encode() or None
 
@@ -78,3 +78,5 @@ INPUTS: Final[dict[str, Callable[[Facts], bytes | None]]] = {
 HEADER_INPUT: Final = "envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
 CEL_INPUT: Final = "xds.type.matcher.v3.HttpAttributesCelMatchInput"
 CEL_MATCHER: Final = "xds.type.matcher.v3.CelMatcher"
+IP_MATCHER: Final = "xds.type.matcher.v3.IPMatcher"
+ADDRESSES: Final = (NETWORK + "SourceIPInput", NETWORK + "DirectSourceIPInput", NETWORK + "DestinationIPInput")

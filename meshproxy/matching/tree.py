@@ -6,6 +6,7 @@ what stands behind it is tried.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -143,4 +144,51 @@ class MapMatcher(Matcher):
                 action = None if found is None else found.match(facts)
                 if action is not None:
                     return action
+        return None
+
+
+class IpRange:
+    """What an address in a range leads to; `exclusive`: only if no narrower range has it."""
+
+    def __init__(self, found: Matcher, exclusive: bool) -> None:
+        self.found = found
+        self.exclusive = exclusive
+
+
+class IpMatcher(Matcher):
+    """By an address: the narrowest range that has it, and comes to an action. `ranges`: by length, and then by network,
+    each as a number; those of IPv6 apart."""
+
+    def __init__(self, read: Input, otherwise: Matcher | None) -> None:
+        self.read = read
+        self.otherwise = otherwise
+        self.ranges: dict[int, dict[tuple[int, int], list[IpRange]]] = {4: {}, 6: {}}
+        self.lengths: dict[int, list[int]] = {4: [], 6: []}
+
+    def add(self, version: int, length: int, network: int, found: IpRange) -> None:
+        self.ranges[version].setdefault((length, network), []).append(found)
+        if length not in self.lengths[version]:
+            self.lengths[version] = sorted([*self.lengths[version], length], reverse=True)
+
+    def match(self, facts: Facts) -> object | None:
+        value = self.read(facts)
+        action = None if value is None else self._among(value.decode("latin-1"), facts)
+        otherwise = self.otherwise
+        return otherwise.match(facts) if action is None and otherwise is not None else action
+
+    def _among(self, text: str, facts: Facts) -> object | None:
+        version, bits, family = (6, 128, socket.AF_INET6) if ":" in text else (4, 32, socket.AF_INET)
+        try:
+            address = int.from_bytes(socket.inet_pton(family, text.partition("%")[0]), "big")
+        except OSError:
+            return None
+        ranges = self.ranges[version]
+        narrowest = True
+        for length in self.lengths[version]:
+            network = address >> (bits - length) << (bits - length)
+            for one in ranges.get((length, network), ()):
+                action = one.found.match(facts) if narrowest or not one.exclusive else None
+                if action is not None:
+                    return action
+                narrowest = False
         return None

@@ -58,6 +58,20 @@ def mapped(kind: str, given: Yaml, entries: dict[str, Yaml], otherwise: Yaml | N
     return found | ({"on_no_match": otherwise} if otherwise else {})
 
 
+def ranges(
+    given: Yaml, *entries: tuple[list[str], Yaml], exclusive: bool = False, otherwise: Yaml | None = None
+) -> Yaml:
+    """By the ranges of an address; the first of them is `exclusive`."""
+    made = []
+    for number, (networks, then) in enumerate(entries):
+        parts = [network.split("/") for network in networks]
+        cidrs = [{"address_prefix": address, "prefix_len": int(length)} for address, length in parts]
+        made.append({"ranges": cidrs, "on_match": then, "exclusive": exclusive and not number})
+    matcher = extension("type.googleapis.com/xds.type.matcher.v3.IPMatcher", range_matchers=made)
+    found: Yaml = {"matcher_tree": {"input": given, "custom_match": matcher}}
+    return found | ({"on_no_match": otherwise} if otherwise else {})
+
+
 def expression(text: str) -> Yaml:
     expr = {"parsed_expr": {"expr": as_json(text)}}
     return {
@@ -72,6 +86,7 @@ ALLOW, DENY, LOG = (action(name) for name in ("allow", "deny", "log"))
 A, B = header("x-a"), header("x-b")
 A1, B1 = single(A, exact="1"), single(B, exact="1")
 NOTHING = {"matcher": first((B1, ALLOW))}
+SOURCE = extension(NETWORK + "SourceIPInput")
 URI = extension(SSL + "UriSanInput")
 TREES: dict[str, Yaml] = {
     "nothing": {},
@@ -124,6 +139,25 @@ TREES: dict[str, Yaml] = {
     "uri_map": mapped("prefix", URI, {"spiffe://mesh/": ALLOW}),
     "dns": first((single(extension(SSL + "DnsSanInput"), exact="client.test"), ALLOW)),
     "subject": first((single(extension(SSL + "SubjectInput"), contains="CN=client"), ALLOW)),
+    "range": ranges(SOURCE, (["127.0.0.0/8"], ALLOW)),
+    "range_of_others": ranges(SOURCE, (["10.0.0.0/8", "::/0"], DENY), otherwise=ALLOW),
+    "narrowest_range": ranges(SOURCE, (["0.0.0.0/0"], DENY), (["127.0.0.1/32"], ALLOW), (["127.0.0.0/8"], DENY)),
+    "range_with_bits_of_a_host": ranges(SOURCE, (["127.1.2.3/8"], ALLOW)),
+    "narrowest_range_comes_to_nothing": ranges(SOURCE, (["127.0.0.1/32"], NOTHING), (["127.0.0.0/8"], ALLOW)),
+    "exclusive_range_comes_to_nothing": ranges(
+        SOURCE, (["127.0.0.1/32"], NOTHING), (["127.0.0.0/8"], ALLOW), exclusive=True
+    ),
+    "exclusive_range_behind_a_narrower_one": ranges(
+        SOURCE, (["127.0.0.0/8"], ALLOW), (["127.0.0.1/32"], NOTHING), exclusive=True
+    ),
+    "exclusive_range_alone": ranges(SOURCE, (["127.0.0.0/8"], ALLOW), (["127.0.0.2/32"], DENY), exclusive=True),
+    "exclusive_range_then_a_wider_one": ranges(
+        SOURCE, (["127.0.0.0/16"], ALLOW), (["127.0.0.1/32"], NOTHING), (["0.0.0.0/0"], DENY), exclusive=True
+    ),
+    "exclusive_range_then_no_match": ranges(
+        SOURCE, (["127.0.0.1/32"], NOTHING), (["127.0.0.0/8"], DENY), exclusive=True, otherwise=ALLOW
+    ),
+    "range_twice": ranges(SOURCE, (["127.0.0.0/8"], NOTHING), (["127.0.0.0/8"], ALLOW)),
     "cel": first((expression("request.headers['x-a'] == '1' && source.port > 0"), ALLOW)),
     "cel_not": first((expression("request.headers['x-a'] == '2'"), ALLOW)),
     "cel_error": first((expression("request.headers['x-none'] == '2'"), ALLOW)),

@@ -23,12 +23,14 @@ from tests.differential.test_matching import (
     A1,
     ALLOW,
     NETWORK,
+    SOURCE,
     A,
     expression,
     extension,
     first,
     header,
     mapped,
+    ranges,
     single,
 )
 
@@ -38,6 +40,7 @@ CEL = "type.googleapis.com/xds.type.matcher.v3.CelMatcher"
 find_message("envoy.extensions.filters.http.router.v3.Router")
 for _name in ("SourceIPInput", "FilterStateInput", "SourcePortInput", "DirectSourceIPInput"):
     find_message(f"envoy.extensions.matching.common_inputs.network.v3.{_name}")
+find_message("xds.type.matcher.v3.IPMatcher")
 for _name in ("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "envoy.config.rbac.v3.Action"):
     find_message(_name)
 for _name in ("xds.type.matcher.v3.CelMatcher", "xds.type.matcher.v3.HttpAttributesCelMatchInput"):
@@ -100,7 +103,19 @@ REFUSED: dict[str, tuple[Yaml, str]] = {
         "m.matcher_list.matchers[0].predicate.and_matcher.predicate[1].not_matcher",
     ),
     "an_empty_map": ({"matcher_tree": {"input": A}}, "m.matcher_tree"),
-    "another_map": ({"matcher_tree": {"input": A, "custom_match": extension(ROUTER)}}, "m.matcher_tree.custom_match"),
+    "another_map": (
+        {"matcher_tree": {"input": A, "custom_match": extension(ROUTER)}},
+        "m.matcher_tree.custom_match.typed_config",
+    ),
+    "ranges_of_a_header": (ranges(A, (["127.0.0.0/8"], ALLOW)), "m.matcher_tree.input.typed_config"),
+    "no_range": (
+        ranges(SOURCE, (["nowhere/8"], ALLOW)),
+        "m.matcher_tree.custom_match.typed_config.range_matchers[0].ranges[0]",
+    ),
+    "a_range_without_an_action": (
+        ranges(SOURCE, (["::/0"], {})),
+        "m.matcher_tree.custom_match.typed_config.range_matchers[0].on_match",
+    ),
     "an_entry": (mapped("exact", A, {"x": {}}), "m.matcher_tree.exact_match_map.map[x]"),
     "an_input_of_a_map": (
         mapped("exact", extension(NETWORK + "FilterStateInput", key="k"), {"x": ALLOW}),

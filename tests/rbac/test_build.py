@@ -111,7 +111,7 @@ def check(kind: type[Message], config: Yaml, *, lenient: bool = False) -> list[s
 
 EXPRESSION = {"const_expr": {"bool_value": True}}
 TREE = {"on_no_match": {"action": extension(ACTION, name="a"), "keep_matching": True}}
-MAP = {"matcher_tree": {"custom_match": extension(ROUTER)}}
+MAP = {"matcher_tree": {"exact_match_map": {"map": {"x": {"action": extension(ACTION), "keep_matching": True}}}}}
 
 
 @pytest.mark.parametrize("lenient", [False, True])
@@ -119,9 +119,9 @@ MAP = {"matcher_tree": {"custom_match": extension(ROUTER)}}
     ("kind", "config", "path"),
     [
         (RBAC, {"matcher": TREE}, "f.matcher.on_no_match.keep_matching"),
-        (RBAC, {"shadow_matcher": MAP}, "f.shadow_matcher.matcher_tree.custom_match"),
+        (RBAC, {"shadow_matcher": MAP}, "f.shadow_matcher.matcher_tree.exact_match_map.map[x].keep_matching"),
         (RBACPerRoute, {"rbac": {"matcher": TREE}}, "f.rbac.matcher.on_no_match.keep_matching"),
-        (NetworkRBAC, {"matcher": MAP}, "f.matcher.matcher_tree.custom_match"),
+        (NetworkRBAC, {"matcher": MAP}, "f.matcher.matcher_tree.exact_match_map.map[x].keep_matching"),
         (NetworkRBAC, {"shadow_matcher": TREE}, "f.shadow_matcher.on_no_match.keep_matching"),
         (RBAC, {"shadow_rules": {"policies": {"p": policy() | {"checked_condition": {"expr": EXPRESSION}}}}},
          "f.shadow_rules.policies[p].checked_condition"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from tests.pilot.test_authority import Caller, Mesh, key_pem
 from tests.pilot.test_authority_ends import serial
 from tests.security.sidecars import PREFIX, START, Inbound, Secrets
 from tests.security.thief import stolen_root
-from tests.security.workloads import DEADLINE_S, agents, application, lines, logged, token
+from tests.security.workloads import DEADLINE_S, agents, application, lines, token
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess
 from tests.tls.certificates import Issued, issue, uri
@@ -146,13 +146,19 @@ def world(request: pytest.FixtureRequest, town: Town, tmp_path_factory: pytest.T
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("tool", PROTOCOL)
 def test_who_is_of_the_mesh_is_let_in_and_named(world: World, tool: str, version: str) -> None:
+    inbound = world.inbound
+    asked, connected = len(lines(inbound.requests)), len(lines(inbound.connections))
     answer = world.ask(tool, version, "of the mesh")
     assert answer.split(b" ", 2)[:2] == [PROTOCOL[tool], b"200"]
     told = answer.partition(b"\r\n\r\n")[2].decode()
     assert told.startswith(f"By={PREFIX}web;")
     assert told.endswith(f";URI={CLIENT}")
-    line = logged(world.inbound.requests, version=version, xfcc=told)
-    assert (line["peer"], line["status"]) == (CLIENT, 200)
+    wait_for(lambda: len(lines(inbound.requests)) > asked, "the log's line", DEADLINE_S)
+    (line,) = lines(inbound.requests)[asked:]
+    assert (line["peer"], line["version"], line["xfcc"], line["status"]) == (CLIENT, version, told, 200)
+    wait_for(lambda: len(lines(inbound.connections)) > connected, "the connection's line", DEADLINE_S)
+    (line,) = lines(inbound.connections)[connected:]
+    assert (line["peer"], line["failure"]) == (CLIENT, None)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -160,21 +166,26 @@ def test_who_is_of_the_mesh_is_let_in_and_named(world: World, tool: str, version
 @pytest.mark.parametrize("caller", REFUSED)
 def test_who_is_not_is_refused(world: World, tool: str, version: str, caller: str) -> None:
     name, reason = REFUSED[caller]
-    before, asked, told = world.stat(name), len(lines(world.inbound.requests)), len(lines(world.inbound.connections))
-    assert b"HTTP/" not in world.ask(tool, version, caller)
-    wait_for(lambda: world.stat(name) == before + 1, name, DEADLINE_S)
-    wait_for(lambda: len(lines(world.inbound.connections)) > told, "the log's line", DEADLINE_S)
-    (line,) = lines(world.inbound.connections)[told:]
-    assert reason in line["failure"]
-    assert len(lines(world.inbound.requests)) == asked
+    with refusal(world, name, reason):
+        assert b"HTTP/" not in world.ask(tool, version, caller)
 
 
 def test_nobody_comes_in_the_clear(world: World) -> None:
     """A downgrade: curl without TLS."""
-    before, asked = world.stat("connection_error"), len(lines(world.inbound.requests))
     flags = ["--silent", "--include", "--max-time", "30", f"http://127.0.0.1:{world.port}/"]
-    ended = subprocess.run(["curl", *flags], capture_output=True, timeout=60, check=False)
-    assert (ended.stdout, ended.returncode != 0) == (b"", True)
-    wait_for(lambda: world.stat("connection_error") == before + 1, "connection_error", DEADLINE_S)
-    assert "HTTP_REQUEST" in lines(world.inbound.connections)[-1]["failure"]
-    assert len(lines(world.inbound.requests)) == asked
+    with refusal(world, "connection_error", "HTTP_REQUEST"):
+        ended = subprocess.run(["curl", *flags], capture_output=True, timeout=60, check=False)
+        assert (ended.stdout, ended.returncode != 0) == (b"", True)
+
+
+@contextmanager
+def refusal(world: World, name: str, reason: str) -> Iterator[None]:
+    """What is tried meanwhile is counted once, written down once, and comes to no request."""
+    inbound = world.inbound
+    before, asked, told = world.stat(name), len(lines(inbound.requests)), len(lines(inbound.connections))
+    yield
+    wait_for(lambda: world.stat(name) == before + 1, name, DEADLINE_S)
+    wait_for(lambda: len(lines(inbound.connections)) > told, "the log's line", DEADLINE_S)
+    (line,) = lines(inbound.connections)[told:]
+    assert reason in line["failure"]
+    assert len(lines(inbound.requests)) == asked

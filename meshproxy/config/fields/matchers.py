@@ -36,10 +36,10 @@ MATCHER_TABLES: Final[Tables] = {
     _LIST + ".Predicate": MessageTable("*"),
     _LIST + ".Predicate.PredicateList": MessageTable("*"),
     _LIST + ".Predicate.SinglePredicate": MessageTable("*"),
-    _MATCHER + ".MatcherTree": MessageTable(
-        "input exact_match_map prefix_match_map",
-        refused={"custom_match": "only exact_match_map and prefix_match_map are supported"},
-    ),
+    _MATCHER + ".MatcherTree": MessageTable("*"),
+    _XDS + "IPMatcher": MessageTable("*"),
+    _XDS + "IPMatcher.IPRangeMatcher": MessageTable("*"),
+    "xds.core.v3.CidrRange": MessageTable("*"),
     _MATCHER + ".MatcherTree.MatchMap": MessageTable("*"),
     _XDS + "StringMatcher": MessageTable(
         "exact prefix suffix contains safe_regex ignore_case",

@@ -139,7 +139,7 @@ def requested_server_name(facts: Facts) -> object:
 
 
 def _tls(facts: Facts) -> Any:
-    tls: Any = facts.info.connection.tls
+    tls: Any = facts.tls()
     if tls is None:
         raise CelError("no such attribute")
     return tls
