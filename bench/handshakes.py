@@ -20,8 +20,8 @@ _REQUEST: Final = b"GET / HTTP/1.1\r\nhost: bench.test\r\nconnection: close\r\n\
 
 
 def client_context() -> ssl.SSLContext:
-    """TLS 1.3, any certificate. It would rather have AES-128, as sidecars, browsers and Go where AES is in hardware: Envoy
-    takes what the client prefers."""
+    """TLS 1.3, any certificate. It would rather have AES-128, as sidecars, browsers and Go do where AES is in hardware:
+    Envoy takes what the client prefers."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from meshproxy.pilot.authority.flags import seconds
+
 AGENT_EXAMPLES: Final = """\
 examples:
   meshproxy agent --ca pilot.mesh:15012 --ca-root-file root.pem --token-file /var/run/secrets/tokens/token
@@ -70,10 +72,10 @@ def _add_identity(add: Add) -> None:
     add("--key-type", choices=KEY_TYPES, default=KEY_TYPES[0], help="default ecdsa-p256")
     add(
         "--lifetime",
-        type=_duration,
-        default=86_400.0,
+        type=_lifetime,
+        default=0.0,
         metavar="TIME",
-        help="of a certificate, as 90s, 15m, 24h; the authority may give less (default 24h)",
+        help="of a certificate, as 90s, 15m, 24h; the authority may give less (default: what the authority gives)",
     )
 
 
@@ -93,13 +95,8 @@ def _add_serving(add: Add) -> None:
     add("-l", "--log-level", default="info", metavar="LEVEL", help="trace, debug, info, warning, error, off")
 
 
-def _duration(text: str) -> float:
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number = text[:-1] if text[-1:] in units else text
-    try:
-        seconds = float(number) * units.get(text[-1:], 1.0)
-    except ValueError:
-        seconds = -1.0
-    if not 1.0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time as 90s, 15m, 24h")
-    return seconds
+def _lifetime(text: str) -> float:
+    lifetime_s = seconds(text)
+    if lifetime_s < 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than a second")
+    return lifetime_s

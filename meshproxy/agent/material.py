@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from meshproxy.errors import MeshProxyError
+from meshproxy.pilot.authority.certificates import UNUSABLE, is_issued_by, public_der_of
+from meshproxy.pilot.authority.keys import SigningKey, key_pem, make_key, public_der
 
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-
+_KINDS: Final = {"ecdsa-p256": "P-256", "rsa-2048": "RSA-2048"}
 _MAX_ROOTS: Final = 1000
 _CRL_END: Final = b"-----END X509 CRL-----"
 
@@ -32,44 +31,41 @@ class KeyPair:
     not_after: float = 0.0
 
 
-def new_key(kind: str) -> Key:
+def new_key(kind: str) -> SigningKey:
     """`ecdsa-p256` or `rsa-2048`."""
-    if kind == "rsa-2048":
-        return rsa.generate_private_key(65537, 2048)
-    return ec.generate_private_key(ec.SECP256R1())
+    return make_key(_KINDS[kind])
 
 
-def certificate_request(key: Key, uri: str) -> bytes:
+def certificate_request(key: SigningKey, uri: str) -> bytes:
     """A CSR (PEM) that names the identity as the certificate will: in a URI, and with no subject."""
     name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(name, critical=True)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def read_answer(answer: Sequence[str], key: Key, uri: str, now: float) -> tuple[KeyPair, bytes]:
+def read_answer(answer: Sequence[str], key: SigningKey, uri: str, now: float) -> tuple[KeyPair, bytes]:
     """What an authority gives for a request with that key: the pair, and its last element, which are the roots (PEM;
     none where it has but one). Raises MaterialError for a certificate that is not for us, or not for now."""
     if not answer:
         raise MaterialError("the authority's answer is empty")
-    last = answer[len(answer) - 1] if len(answer) > 1 else ""
+    last = answer[-1] if len(answer) > 1 else ""
     chain = "".join(_with_newline(text) for text in (answer[:-1] if last else answer)).encode()
     leaf = certificates(chain)[0]
-    if _spki(leaf.public_key()) != _spki(key.public_key()):
+    if public_der_of(leaf) != public_der(key):
         raise MaterialError("the authority's certificate is for another key")
     if uri not in _uris(leaf):
         raise MaterialError(f"the authority's certificate is not for {uri}")
     not_after = leaf.not_valid_after_utc.timestamp()
     if not_after <= now:
         raise MaterialError("the authority's certificate has expired")
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return KeyPair(chain, pem, not_after), merged(last.encode())
+    return KeyPair(chain, key_pem(key), not_after), merged(last.encode())
 
 
 def certificates(pem: bytes) -> list[x509.Certificate]:
     """At least one. Raises MaterialError."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except UNUSABLE as error:
         raise MaterialError(f"no certificate in PEM: {error}") from None
 
 
@@ -77,7 +73,7 @@ def revocation_lists(pem: bytes) -> list[x509.CertificateRevocationList]:
     """Those that stand one after the other in a file. Raises MaterialError."""
     try:
         return [x509.load_pem_x509_crl(part + _CRL_END) for part in pem.split(_CRL_END)[:-1]]
-    except ValueError as error:
+    except UNUSABLE as error:
         raise MaterialError(f"no list of revoked certificates in PEM: {error}") from None
 
 
@@ -88,15 +84,7 @@ def stands(pair: KeyPair, roots: bytes, crl: bytes) -> bool:
     for each in revocation_lists(crl):
         if each.issuer == leaf.issuer and each.get_revoked_certificate_by_serial_number(leaf.serial_number):
             return False
-    return any(_is_issued_by(chain[len(chain) - 1], root) for root in certificates(roots))
-
-
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+    return any(is_issued_by(chain[-1], root) for root in certificates(roots))
 
 
 def merged(*pems: bytes) -> bytes:
@@ -114,14 +102,9 @@ def _with_newline(pem: str) -> str:
     return pem if pem.endswith("\n") else pem + "\n"
 
 
-def _spki(key: object) -> bytes:
-    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    return key.public_bytes(encoding, form)  # type: ignore[attr-defined, no-any-return]
-
-
 def _uris(certificate: x509.Certificate) -> list[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNUSABLE):
         return []
     return names.get_values_for_type(x509.UniformResourceIdentifier)

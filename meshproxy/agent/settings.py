@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from meshproxy.errors import ConfigError
-from meshproxy.net.address import Address, is_ip
+from meshproxy.net.address import Address, ip_and_port
 from meshproxy.tls.spiffe import Identity
 
 
@@ -35,7 +35,7 @@ class AgentSettings:
     ca: CaSettings
     identity: Identity
     key_type: str
-    lifetime_s: float
+    lifetime_s: float  # 0: as the authority has it
     sds_socket: str
     uids: frozenset[int]
     http: Address | None
@@ -89,8 +89,7 @@ def _ca(options: argparse.Namespace) -> CaSettings:
 def _http_address(text: str) -> Address | None:
     if not text:
         return None
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not is_ip(host) or not port.isdigit() or int(port) > 65535:
+    address = ip_and_port(text)
+    if address is None:
         raise ConfigError("--http", f"{text!r} is not an IP address and a port")
-    return Address(host, int(port))
+    return address

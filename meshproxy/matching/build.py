@@ -16,7 +16,6 @@ from meshproxy.matching.tree import (
     AnyOf,
     ExpressionPredicate,
     HeaderPredicate,
-    Input,
     InputPredicate,
     IpMatcher,
     IpRange,
@@ -166,8 +165,7 @@ class _Builder:
         if not self.is_input(name, where):
             return None
         header = config.header_name.lower().encode() if name == HEADER_INPUT else b""
-        read: Input | None = None if header else INPUTS[name]
-        made = MapMatcher(read, header, entries, kind == "prefix_match_map")
+        made = MapMatcher(INPUTS.get(name), header, entries, kind == "prefix_match_map")
         made.otherwise = otherwise
         return made
 

@@ -43,6 +43,14 @@ def is_ip(text: str) -> bool:
     return False
 
 
+def ip_and_port(text: str) -> Address | None:
+    """Of `1.2.3.4:80` or `[::1]:80`; None for what is no IP address with a port."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    fits = is_ip(host) and port.isascii() and port.isdigit() and int(port) < 65536
+    return Address(host, int(port)) if fits else None
+
+
 def address_of(name: Any) -> Address:
     """The `Address` of what `getsockname` or `getpeername` answers; "@" is a Unix socket without a name."""
     if isinstance(name, tuple):

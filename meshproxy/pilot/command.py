@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from meshproxy.errors import ConfigError, MeshProxyError
-from meshproxy.net.address import Address, is_ip
+from meshproxy.net.address import Address, ip_and_port
 from meshproxy.observe.log import setup_logging
 from meshproxy.pilot.mesh.model import MeshConfig
 from meshproxy.pilot.server.pilot import Pilot, PilotSettings
@@ -26,7 +26,7 @@ from meshproxy.pilot.server.tls import TlsFiles
 from meshproxy.pilot.sources.open import open_source
 from meshproxy.server.heap import keep_freed_memory
 from meshproxy.server.secrecy import keep_memory_private
-from meshproxy.tls.spiffe import trust_domain_of
+from meshproxy.tls.spiffe import is_trust_domain
 
 if TYPE_CHECKING:
     from meshproxy.pilot.server.authority import OpenAuthority, ProofSettings
@@ -121,13 +121,14 @@ def _proof(options: argparse.Namespace) -> ProofSettings | None:
     if options.authority_listen and not options.tls_from_authority and not options.tls_cert:
         raise ConfigError("--authority-listen", "needs --tls-from-authority, or --tls-cert and --tls-key")
     for alias in options.trust_domain_alias:
-        if trust_domain_of(f"spiffe://{alias}") != alias:
+        if not is_trust_domain(alias):
             raise ConfigError("--trust-domain-alias", f"{alias!r} is no trust domain")
     from meshproxy.pilot.server.authority import ProofSettings
 
     return ProofSettings(
         jwks=options.jwks,
         jwks_ca=options.jwks_ca,
+        jwks_token=options.jwks_token_file,
         issuer=options.jwt_issuer,
         audiences=tuple(options.jwt_audience or ("istio-ca",)),
         uid_table=options.uid_table,
@@ -145,8 +146,7 @@ def _tls(options: argparse.Namespace) -> TlsFiles | None:
 
 
 def _address(flag: str, text: str) -> Address:
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not is_ip(host) or not port.isdigit() or int(port) > 65535:
+    address = ip_and_port(text)
+    if address is None:
         raise ConfigError(flag, f"{text!r} is not an IP address and a port")
-    return Address(host, int(port))
+    return address

@@ -124,6 +124,7 @@ def _add_proof_flags(add: Callable[..., Any]) -> None:
         help="the keys (RFC 7517) of tokens that prove who calls; https:// only",
     )
     add("--jwks-ca", default="", metavar="FILE", help="whom the server of the URL must be of (default: the system's)")
+    add("--jwks-token-file", default="", metavar="FILE", help="a bearer token that is shown there; read anew each time")
     add("--jwt-issuer", default="", metavar="TEXT", help="whose tokens they are (iss)")
     add(
         "--jwt-audience",

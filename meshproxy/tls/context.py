@@ -64,7 +64,7 @@ class TlsContext:
         self.certificates: list[CertificateInfo] = []
         self.judge: Judge | None = None
         self._offered: tuple[str, ...] = ()
-        self._sessions: list[tuple[str, ssl.SSLSession, bool]] = []  # the newest first
+        self._sessions: list[tuple[str, openssl.Session, bool]] = []  # the newest first
         problems: list[Problem] = []
         _check(options, problems)
         _check_certificates(options, problems)
@@ -91,17 +91,23 @@ class TlsContext:
             return self.identities[0]
         return self.identities[self.selector.select(hello)]
 
-    def take_session(self, key: str) -> ssl.SSLSession | None:
+    def take_session(self, key: str) -> openssl.Session | None:
         """The latest session under `key`, for a client to resume. One of TLS 1.3 is used once (RFC 8446 appendix
-        C.4)."""
+        C.4), and none when the server's certificate has expired since, where times count."""
         for index, (held, session, single_use) in enumerate(self._sessions):
             if held == key:
-                if single_use:
+                is_over = self.checks_times and session.is_of_expired_peer
+                if single_use or is_over:
                     del self._sessions[index]
-                return session
+                return None if is_over else session
         return None
 
-    def keep_session(self, key: str, session: ssl.SSLSession, *, single_use: bool) -> None:
+    @property
+    def checks_times(self) -> bool:
+        """Whether peers are let in only while their certificates are valid."""
+        return self.judge is not None and self.judge.checks_times
+
+    def keep_session(self, key: str, session: openssl.Session, *, single_use: bool) -> None:
         """Offer it to later connections; the oldest gives way beyond `max_session_keys`."""
         self._sessions.insert(0, (key, session, single_use))
         del self._sessions[self.options.max_sessions :]
@@ -166,6 +172,8 @@ class TlsContext:
         self._set_validation(context, problems)
         if options.is_server:
             _set_server_sessions(context, options, problems)
+            if self.checks_times:
+                openssl.ignore_tickets_of_expired_peers(context)
         self.identities.append(Identity(context, leaf, staple))
 
     def _set_validation(self, context: ssl.SSLContext, problems: list[Problem]) -> None:

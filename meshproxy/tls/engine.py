@@ -13,6 +13,7 @@ from typing import Any, Final
 from mypy_extensions import mypyc_attr
 
 from meshproxy.net.transport_socket import TransportSocket
+from meshproxy.tls import openssl
 from meshproxy.tls.context import Identity, TlsContext
 from meshproxy.tls.facts import TlsFacts
 from meshproxy.tls.failure import failure_of, failure_text
@@ -25,6 +26,7 @@ _SLICE_BYTES: Final = 16 * 1024  # a record holds no more plain bytes (RFC 8446 
 _MAX_RECORD_BYTES: Final = _HEADER_BYTES + 16 * 1024 + 2048  # RFC 5246 section 6.2.3
 _MAX_HELLO_BYTES: Final = 64 * 1024
 _HANDSHAKE: Final = 22
+_EXPIRED: Final = "verify cert failed: the certificate of the resumed session has expired"
 _FIRST_TYPE: Final = 20
 _LAST_TYPE: Final = 24
 
@@ -104,8 +106,10 @@ class TlsTransportSocket(TransportSocket):
         session = context.take_session(self._session_key())
         try:
             self._ssl = self._identity.ssl_context.wrap_bio(
-                self._incoming, self._outgoing, server_hostname=self._server_name or None, session=session
+                self._incoming, self._outgoing, server_hostname=self._server_name or None
             )
+            if session is not None:
+                openssl.resume(self._ssl, session)
         except ValueError:  # of the idna codec too
             self._fail(failure_of("INVALID_SERVERNAME", self._server_name), CONNECTION_ERROR)
             return
@@ -294,7 +298,17 @@ class TlsTransportSocket(TransportSocket):
         if self._demanded_name and (judge is None or not judge.verifies_chain):
             self._fail(failure_of("CERTIFICATE_VERIFY_FAILED"), VERIFY_SAN)  # whoever it is, it has signed its own name
             return
+        if self._context.is_server and self._is_of_the_past(ssl_object):
+            self._fail(failure_of("CERTIFICATE_VERIFY_FAILED", _EXPIRED), VERIFY_ERROR)
+            return
         self._establish(ssl_object)
+
+    def _is_of_the_past(self, ssl_object: ssl.SSLObject) -> bool:
+        """A session of the cache vouches for its client no longer than the client's certificate was valid. (Of tickets,
+        OpenSSL asks the context.)"""
+        if not self._context.checks_times or not ssl_object._sslobj.session_reused:  # type: ignore[attr-defined]
+            return False
+        return openssl.resumed_expired_peer(ssl_object)
 
     def _establish(self, ssl_object: ssl.SSLObject) -> None:
         context = self._context
@@ -304,7 +318,7 @@ class TlsTransportSocket(TransportSocket):
             ssl_object,
             certificate,
             judge is not None and judge.verifies,
-            judge is not None and judge.checks_times,
+            context.checks_times,
         )
         inner = ssl_object._sslobj  # type: ignore[attr-defined]
         self._read = inner.read
@@ -324,8 +338,8 @@ class TlsTransportSocket(TransportSocket):
         self._events.on_handshake(facts)
 
     def _keep_session(self, ssl_object: ssl.SSLObject) -> None:
-        session = ssl_object.session
-        if session is not None and (session.has_ticket or session.id):
+        session = openssl.session_of(ssl_object) if openssl.AVAILABLE else None
+        if session is not None:
             self._context.keep_session(self._session_key(), session, single_use=self._awaits_session)
 
     def _session_key(self) -> str:

@@ -67,8 +67,7 @@ class TlsFacts:
     @property
     def session_id(self) -> str:
         """In hexadecimal."""
-        session = self._ssl.session
-        return "" if session is None else session.id.hex()
+        return openssl.session_id(self._ssl).hex() if openssl.AVAILABLE else ""
 
     @property
     def resumed(self) -> bool:

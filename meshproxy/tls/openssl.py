@@ -56,6 +56,7 @@ _VERIFY: Final = ctypes.CFUNCTYPE(_INT, _P, _P)
 _CHAIN_VERIFY: Final = ctypes.CFUNCTYPE(_INT, _INT, _P)
 _STATUS: Final = ctypes.CFUNCTYPE(_INT, _P, _P)
 _SERVERNAME: Final = ctypes.CFUNCTYPE(_INT, _P, _P, _P)
+_DECRYPTED: Final = ctypes.CFUNCTYPE(_INT, _P, _P, _P, ctypes.c_size_t, _INT, _P)
 _TICKET: Final = ctypes.CFUNCTYPE(_INT, _P, _P, _P, _P, _P, _INT)
 
 
@@ -92,6 +93,16 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "SSL_add_file_cert_subjects_to_stack": (_INT, (_P, _TEXT)),
     "SSL_dup_CA_list": (_P, (_P,)),
     "SSL_get_SSL_CTX": (_P, (_P,)),
+    "SSL_get_session": (_P, (_P,)),
+    "SSL_SESSION_dup": (_P, (_P,)),
+    "SSL_set_session": (_INT, (_P, _P)),
+    "SSL_SESSION_free": (None, (_P,)),
+    "SSL_SESSION_get_id": (_P, (_P, ctypes.POINTER(ctypes.c_uint))),
+    "SSL_SESSION_get0_peer": (_P, (_P,)),
+    "SSL_SESSION_is_resumable": (_INT, (_P,)),
+    "SSL_CTX_set_session_ticket_cb": (_INT, (_P, _P, _P, _P)),
+    "X509_get0_notAfter": (_P, (_P,)),
+    "X509_cmp_current_time": (_INT, (_P,)),
     "SSL_ctrl": (ctypes.c_long, (_P, _INT, ctypes.c_long, _P)),
     "SSL_get_servername": (_TEXT, (_P, _INT)),
     "SSL_get_verify_result": (ctypes.c_long, (_P,)),
@@ -452,6 +463,91 @@ def _init_ticket(init: Any, key: bytes, iv: int, cipher: int, mac: int) -> int:
 
 
 _ON_TICKET: Final = _TICKET(_on_ticket)
+
+
+# -- sessions
+
+
+class Session:
+    """A client's, to be resumed."""
+
+    __slots__ = ("_pointer",)
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer  # a reference of ours
+
+    def __del__(self) -> None:
+        _lib.SSL_SESSION_free(self._pointer)
+
+    @property
+    def pointer(self) -> int:
+        return self._pointer
+
+    @property
+    def is_of_expired_peer(self) -> bool:
+        """Whether the certificate that the server had shown is not valid any more."""
+        return _has_expired_peer(self._pointer)
+
+
+def session_of(ssl_object: ssl.SSLObject) -> Session | None:
+    """The session to be resumed later; None where it cannot be. It is a copy: that of a connection is spoilt when the
+    connection ends without a close_notify. (`SSLObject.session` makes one at each access, and never frees it.)"""
+    own = _lib.SSL_get_session(_ssl_pointer(ssl_object))
+    if not own or _lib.SSL_SESSION_is_resumable(own) != 1:
+        return None
+    copy = _lib.SSL_SESSION_dup(own)
+    return Session(copy) if copy else None
+
+
+def resume(ssl_object: ssl.SSLObject, session: Session) -> None:
+    """Offer the session in the handshake that is to begin."""
+    copy = _lib.SSL_SESSION_dup(session.pointer)
+    if not copy or _lib.SSL_set_session(_ssl_pointer(ssl_object), copy) != 1:
+        _lib.ERR_clear_error()  # then it is a full one
+    _lib.SSL_SESSION_free(copy)  # NULL is none; the connection has a reference of its own
+
+
+def session_id(ssl_object: ssl.SSLObject) -> bytes:
+    """Empty where there is none."""
+    session = _lib.SSL_get_session(_ssl_pointer(ssl_object))
+    if not session:
+        return b""
+    size = ctypes.c_uint()
+    return ctypes.string_at(_lib.SSL_SESSION_get_id(session, ctypes.byref(size)), size.value)
+
+
+def resumed_expired_peer(ssl_object: ssl.SSLObject) -> bool:
+    """Whether the peer's certificate, as it was seen when the session was made, is not valid any more."""
+    session = _lib.SSL_get_session(_ssl_pointer(ssl_object))
+    return bool(session) and _has_expired_peer(session)
+
+
+def ignore_tickets_of_expired_peers(context: ssl.SSLContext) -> None:
+    """A ticket vouches for its client no longer than the client's certificate was valid: later on there is a full
+    handshake, which refuses it."""
+    _lib.SSL_CTX_set_session_ticket_cb(_context_pointer(context), None, ctypes.cast(_ON_DECRYPTED, _P), None)
+
+
+def _has_expired_peer(session: int) -> bool:
+    certificate = _lib.SSL_SESSION_get0_peer(session)
+    return bool(certificate) and _lib.X509_cmp_current_time(_lib.X509_get0_notAfter(certificate)) <= 0
+
+
+# SSL_TICKET_STATUS and SSL_TICKET_RETURN
+_DECRYPTED_TICKET: Final = 5
+_DECRYPTED_TICKET_TO_RENEW: Final = 6
+_IGNORE_AND_RENEW: Final = 2
+_USE: Final = 3
+_USE_AND_RENEW: Final = 4
+
+
+def _on_decrypted(_ssl: int, session: int, _name: int, _name_size: int, status: int, _argument: int) -> int:
+    if status not in (_DECRYPTED_TICKET, _DECRYPTED_TICKET_TO_RENEW) or _has_expired_peer(session):
+        return _IGNORE_AND_RENEW
+    return _USE if status == _DECRYPTED_TICKET else _USE_AND_RENEW
+
+
+_ON_DECRYPTED: Final = _DECRYPTED(_on_decrypted)
 
 
 # -- OCSP staples

@@ -28,7 +28,7 @@ class Identity:
     @property
     def is_valid(self) -> bool:
         """Whether its parts may stand in a URI: nothing in them is a path, empty, or escaped."""
-        return bool(_TRUST_DOMAIN.fullmatch(self.trust_domain)) and all(
+        return is_trust_domain(self.trust_domain) and all(
             _SEGMENT.fullmatch(part) and part not in (".", "..") for part in (self.namespace, self.service_account)
         )
 
@@ -46,4 +46,9 @@ def trust_domain_of(uri: str) -> str:
     """Of any SPIFFE ID; "" where the URI is none (SPIFFE-ID section 2.1)."""
     found = _SPIFFE.fullmatch(uri) if len(uri) <= _MAX_BYTES else None
     domain = found.group(1) if found is not None else ""
-    return domain if _TRUST_DOMAIN.fullmatch(domain) else ""
+    return domain if is_trust_domain(domain) else ""
+
+
+def is_trust_domain(name: str) -> bool:
+    """Whether it may be the name of one."""
+    return _TRUST_DOMAIN.fullmatch(name) is not None

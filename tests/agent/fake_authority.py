@@ -93,7 +93,7 @@ class FakeAuthority:
     async def _create(self, request: IstioCertificateRequest, context: Any) -> IstioCertificateResponse:
         await self._check(context)
         self.requests.append(request)
-        made = self.sign(request.csr, min(request.validity_duration, self.lifetime_s))
+        made = self.sign(request.csr, min(request.validity_duration or self.lifetime_s, self.lifetime_s))
         self.certificates.append(made)
         leaf = made.public_bytes(serialization.Encoding.PEM).decode()
         return IstioCertificateResponse(cert_chain=[leaf, self.roots.decode()])

@@ -51,6 +51,7 @@ async def test_a_token_first_and_the_certificate_from_then_on(mesh: Mesh, pilot:
         await until(lambda: agent.metrics.certificates >= 3)
         assert agent.secrets.pair is not None
         assert names_of(agent.secrets.pair.chain) == [f"spiffe://{TRUST_DOMAIN}/ns/shop/sa/web"]
+        assert agent.secrets.left_s <= 6 * 3600.0  # --certificate-lifetime: no other was asked for
         await until(lambda: agent.metrics.bundles)
 
 

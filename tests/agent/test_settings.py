@@ -28,6 +28,7 @@ def test_what_they_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_unix_socket_needs_no_more_than_itself() -> None:
     found = settings("--ca", "unix:/run/ca")
     assert (found.ca.path, found.ca.host) == ("/run/ca", "")
+    assert found.lifetime_s == 0.0  # the authority's own
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from tests.differential.tls import (
 from tests.differential.topic import Yaml
 from tests.support.polling import wait_for
 from tests.support.proxy import start_envoy, start_meshproxy
-from tests.tls.certificates import Issued, dns, issue, world
+from tests.tls.certificates import Issued, dns, issue, uri, world
 
 V12 = ssl.TLSVersion.TLSv1_2
 NEW = issue("new", world().ca, names=dns("a.test"))
@@ -281,7 +282,7 @@ def dumped_secrets(side: TlsSide) -> list[Any]:
 
 # -- what differs on purpose
 
-DIFFERENCES = {"sessions-after-renewal", "expired-secret"}
+DIFFERENCES = {"sessions-after-renewal", "expired-secret", "expired-session"}
 
 
 def resumption(side: TlsSide, session: ssl.SSLSession | None, context: ssl.SSLContext) -> tuple[bool, ssl.SSLSession]:
@@ -342,3 +343,30 @@ def test_what_is_not_valid_now_is_not_taken(days: tuple[int, int]) -> None:
                 met.append(flat(side.run("mutual", CLIENT)))
             assert met[0]["handshake"] != before["handshake"]
             assert SUBJECT_IS_ENVOY or met[1] == before
+
+
+@pytest.mark.long
+def test_a_session_ends_with_its_client_s_certificate() -> None:
+    """The row `expired-session` of docs/envoy-differences.md."""
+    start_subject = start_envoy if SUBJECT_IS_ENVOY else start_meshproxy
+    with Files() as files:
+        fill(files)
+        mutual = server(
+            files.secret("server"), fields=REQUIRED, validation_context_sds_secret_config=files.secret("ca")
+        )
+        made = World({"one": TlsListener({"one": TlsChain(mutual)})})
+        with TlsSide(made, start_envoy) as envoy, TlsSide(made, start_subject) as subject:
+            hour = 1 / 24  # which `issue` adds
+            short = issue("short", world().ca, names=uri("spiffe://mesh/client"), days=(-1, 30 / 86400 - hour))
+            context = Client(certificate=short, version=V12).context()
+            sessions = [resumption(side, None, context)[1] for side in (envoy, subject)]
+            again = [resumption(side, held, context) for side, held in zip((envoy, subject), sessions, strict=True)]
+            assert [resumed for resumed, _ in again] == [True, True]
+            expires = short.certificate.not_valid_after_utc.timestamp()
+            wait_for(lambda: time.time() > expires + 1.0, "the certificate to expire", 60.0)
+            assert resumption(envoy, again[0][1], context)[0]
+            if SUBJECT_IS_ENVOY:
+                return
+            with pytest.raises(ssl.SSLError, match="CERTIFICATE_EXPIRED"):
+                resumption(subject, again[1][1], context)
+            assert subject.proxy.stats("fail_verify_error")["listener.one.ssl.fail_verify_error"] == 1

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,21 @@ import pytest
 import yaml
 
 import meshproxy.filters.builtin  # noqa: F401  their messages
+from meshproxy import cli
+from meshproxy.agent.settings import AgentSettings, agent_settings
 from meshproxy.config.errors import ConfigErrors
+from meshproxy.config.subscription import CLUSTER_TYPE, LISTENER_TYPE
+from meshproxy.pilot.command import pilot_settings
 from meshproxy.pilot.mesh.rulebook import RuleBook
+from meshproxy.pilot.server.pilot import PilotSettings
 from meshproxy.pilot.sources.directory import DirectorySource
 from meshproxy.server.bootstrap import read_bootstrap
 from meshproxy.server.options import Options
 from tests.istio.pods import Pod, ask, needed
+from tests.pilot.authority.fakes import Signer, jwks
+from tests.pilot.resources.static_form import messages
+from tests.pilot.resources.support import mesh_of, snapshot_of
+from tests.pilot.resources.test_inbound import CHAINS, SERVER, chains
 from tests.support.polling import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +45,7 @@ FACTS = {
     "POD_IP": "127.0.0.1",
     "POD_NAME": "client-1",
     "POD_NAMESPACE": "shop",
-    "SERVICE_ACCOUNT": "default",
+    "SERVICE_ACCOUNT": "client",
     "APP": "client",
     "VERSION": "v1",
 }
@@ -44,15 +54,16 @@ FACTS = {
 def manifests() -> list[Any]:
     """All objects, those of lists one by one."""
     found: list[Any] = []
-    for name in ("pilot.yaml", "application.yaml"):
+    for name in ("etcd.yaml", "pilot.yaml", "application.yaml"):
         for document in yaml.safe_load_all((KUBERNETES / name).read_text()):
             found += document["items"] if document["kind"] == "List" else [document]
     return found
 
 
 def pods() -> dict[str, Any]:
-    """The pod of each deployment."""
-    return {each["metadata"]["name"]: each["spec"]["template"] for each in manifests() if each["kind"] == "Deployment"}
+    """The pod of each deployment, and etcd's."""
+    kinds = ("Deployment", "StatefulSet")
+    return {each["metadata"]["name"]: each["spec"]["template"] for each in manifests() if each["kind"] in kinds}
 
 
 def containers(pod: Any) -> list[Any]:
@@ -92,13 +103,14 @@ def test_the_image_runs_as_the_user_whom_the_rules_spare() -> None:
     intercept = (KUBERNETES / "intercept.sh").read_text()
     assert f"PROXY_UID-{UID}" in intercept
     assert f"PROXY_GID-{UID}" in intercept
-    (proxy,) = [each for each in containers(pods()["client"]) if each["name"] == "meshproxy"]
-    assert proxy["securityContext"]["runAsUser"] == proxy["securityContext"]["runAsGroup"] == UID
+    for name in ("agent", "meshproxy"):
+        security = container("client", name)["securityContext"]
+        assert security["runAsUser"] == security["runAsGroup"] == UID
 
 
 def test_no_image_is_whatever_is_the_latest() -> None:
     named = [arguments.split()[0] for name, arguments in instructions() if name == "FROM"]
-    named += [container["image"] for pod in pods().values() for container in containers(pod)]
+    named += [each["image"] for pod in pods().values() for each in containers(pod)]
     assert len(named) > 8
     assert all(":" in image and not image.endswith(":latest") for image in named)
 
@@ -109,12 +121,20 @@ def test_the_last_stage_has_no_compiler() -> None:
     assert not re.search("gcc|apt-get|libc6-dev", str(lines[last:]))
 
 
+def test_the_image_has_all_that_its_commands_need() -> None:
+    """The pilot grpcio, its authority and the agent cryptography and PyJWT; and OpenSSL 3.5, which Debian 13 has."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert text.count("[grpc,authority]'") == 2
+    stages = [arguments.split()[0] for name, arguments in instructions() if name == "FROM"]
+    assert all("trixie" in each for each in stages)
+
+
 # -- the manifests
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_they_follow_the_schemas(version: str) -> None:
-    assert len(manifests()) >= 9
+    assert len(manifests()) >= 14
     for manifest in manifests():
         kubernetes_validate.validate(manifest, version, strict=True)
 
@@ -128,6 +148,7 @@ def test_a_schema_refuses_what_is_wrong() -> None:
 
 def test_no_container_may_more_than_it_must() -> None:
     for pod in pods().values():
+        assert pod["spec"].get("automountServiceAccountToken", False) is False
         for container in containers(pod):
             security = pod["spec"].get("securityContext", {}) | container["securityContext"]
             assert security["allowPrivilegeEscalation"] is False
@@ -138,14 +159,69 @@ def test_no_container_may_more_than_it_must() -> None:
             assert added == (["NET_ADMIN", "NET_RAW"] if container["name"] == "intercept" else [])
 
 
-def test_the_rules_come_before_the_sidecar_which_comes_before_the_application() -> None:
-    for name, pod in pods().items():
-        if name != "pilot":
-            first, second = pod["spec"]["initContainers"]
-            assert (first["name"], second["name"]) == ("intercept", "meshproxy")
-            assert "restartPolicy" not in first
-            assert second["restartPolicy"] == "Always"
-            assert "startupProbe" in second
+def test_the_rules_come_before_the_agent_the_sidecar_and_the_application() -> None:
+    for name in ("client", "reviews-v1", "reviews-v2"):
+        first, *sidecars = pods()[name]["spec"]["initContainers"]
+        assert [each["name"] for each in (first, *sidecars)] == ["intercept", "agent", "meshproxy"]
+        assert "restartPolicy" not in first
+        for each in sidecars:
+            assert each["restartPolicy"] == "Always"
+            assert "startupProbe" in each
+
+
+def test_the_flags_are_flags() -> None:
+    """argparse exits where one is unknown, and takes no abbreviations for `run`."""
+    asked = [container("pilot", "pilot")["args"], arguments("agent"), arguments("meshproxy")]
+    assert [cli._parser().parse_args(each).command for each in asked] == ["pilot", "agent", "run"]
+
+
+def test_a_token_is_short_and_for_nobody_but_the_pilot() -> None:
+    for name, account in (("client", "client"), ("reviews-v1", "reviews"), ("reviews-v2", "reviews")):
+        pod = pods()[name]["spec"]
+        assert pod["serviceAccountName"] == account
+        volumes = {each["name"]: each for each in pod["volumes"]}
+        ((source,),) = [each["projected"]["sources"] for each in volumes.values() if "projected" in each]
+        assert source["serviceAccountToken"] == {"path": "token", "audience": "istio-ca", "expirationSeconds": 600}
+        assert volumes["agent"]["emptyDir"]["medium"] == "Memory"
+        holders = {
+            each["name"]: {one["name"] for one in each.get("volumeMounts", ())} for each in containers(pods()[name])
+        }
+        assert {each for each, mounts in holders.items() if "token" in mounts} == {"agent", "meshproxy"}
+        assert {each for each, mounts in holders.items() if "agent" in mounts} == {"agent", "meshproxy"}
+
+
+def test_who_has_which_socket_name_audience_and_trust_domain() -> None:
+    """What one manifest says is what the other expects."""
+    agent, pilot = agent_flags(), pilot_flags()
+    bootstrap = yaml.safe_load((KUBERNETES / "bootstrap.yaml").read_text())
+    clusters = {each["name"]: each for each in bootstrap["static_resources"]["clusters"]}
+    endpoints = {
+        name: each["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
+        for name, each in clusters.items()
+    }
+    assert endpoints["agent"] == {"pipe": {"path": agent.sds_socket}}
+    place = endpoints["pilot"]["socket_address"]
+    assert (agent.ca.host, agent.ca.port) == (place["address"], place["port_value"])
+    assert pilot.proof is not None
+    assert pilot.proof.names == (place["address"],)
+    assert [each.port for each in pilot.proof.listen] == [place["port_value"]]
+    assert pilot.listen == ()
+    assert clusters["pilot"]["transport_socket"]["typed_config"]["sni"] == place["address"]
+    assert agent.identity.uri == "spiffe://cluster.local/ns/shop/sa/client"
+    assert pilot.mesh.trust_domain == agent.identity.trust_domain
+    assert pilot.proof.audiences == ("istio-ca",)
+    metadata = json.loads(
+        dict(each.removeprefix("--").split("=", 1) for each in arguments("meshproxy")[1:])["config-yaml"]
+    )
+    assert metadata["node"]["metadata"]["meshproxy.io/sds-cluster"] in clusters
+
+
+def agent_flags() -> AgentSettings:
+    return agent_settings(cli._parser().parse_args(arguments("agent")))
+
+
+def pilot_flags() -> PilotSettings:
+    return pilot_settings(cli._parser().parse_args(container("pilot", "pilot")["args"]))
 
 
 def test_the_example_rules_are_taken() -> None:
@@ -156,13 +232,32 @@ def test_the_example_rules_are_taken() -> None:
     assert rules.warnings == ()
 
 
-def test_the_bootstrap_is_taken() -> None:
+def test_the_rules_have_everybody_prove_who_it_is_and_let_in_the_client_alone() -> None:
+    """Pods are found by DNS, which the pilot does not ask: what they take comes in by the chains for all ports."""
+    mesh = mesh_of((KUBERNETES / "rules.yaml").read_text())
+    reviews = replace(SERVER, namespace="shop", labels=(("app", "reviews"), ("version", "v1")))
+    listener = messages(snapshot_of(mesh, reviews), LISTENER_TYPE)["virtualInbound"]
+    assert chains(listener, "") == CHAINS["STRICT"][""]
+    doors = [
+        str(chain) for chain in listener.filter_chains if not chain.filter_chain_match.HasField("destination_port")
+    ]
+    assert len(doors) == 2
+    assert all("filters.http.rbac" in each or "filters.network.rbac" in each for each in doors)
+    assert all("spiffe://cluster.local/ns/shop/sa/client" in each for each in doors)
+    client = replace(reviews, labels=(("app", "client"), ("version", "v1")))
+    clusters = messages(snapshot_of(mesh, client), CLUSTER_TYPE)
+    for name in ("v1", "v2"):
+        asked = str(clusters[f"outbound|9080|{name}|reviews.shop.svc.cluster.local"])
+        assert "spiffe://cluster.local/ns/shop/sa/reviews" in asked
+
+
+def test_the_bootstrap_is_taken(tmp_path: Path) -> None:
     errors = ConfigErrors()
-    arguments = dict(each.removeprefix("--").split("=", 1) for each in sidecar_arguments()[1:])
+    flags = dict(each.removeprefix("--").split("=", 1) for each in arguments("meshproxy")[1:])
     options = Options(
-        config_path=str(KUBERNETES / "bootstrap.yaml"),
-        config_yaml=arguments["config-yaml"],
-        service_node=arguments["service-node"],
+        config_path=bootstrap_in(tmp_path, {"/var/run/secrets/mesh/token": "one"}),
+        config_yaml=flags["config-yaml"],
+        service_node=flags["service-node"],
     )
     bootstrap = read_bootstrap(options, errors)
     assert bootstrap is not None
@@ -172,14 +267,28 @@ def test_the_bootstrap_is_taken() -> None:
     assert bootstrap.node.id == "sidecar~127.0.0.1~client-1.shop~shop.svc.cluster.local"
 
 
-def sidecar() -> Any:
-    return next(each for each in containers(pods()["client"]) if each["name"] == "meshproxy")
+def bootstrap_in(folder: Path, files: dict[str, str]) -> str:
+    """The example's, with files in the folder in the place of those which it names."""
+    text = (KUBERNETES / "bootstrap.yaml").read_text()
+    for name, content in files.items():
+        assert name in text
+        place = folder / Path(name).name
+        place.write_text(content)
+        text = text.replace(name, str(place))
+    (folder / "bootstrap.yaml").write_text(text)
+    return str(folder / "bootstrap.yaml")
 
 
-def sidecar_arguments() -> list[str]:
-    """With what Kubernetes puts in place of variables."""
-    assert {each["name"] for each in sidecar()["env"]} == set(FACTS)
-    return [re.sub(r"\$\((\w+)\)", lambda found: FACTS[found[1]], each) for each in sidecar()["args"]]
+def container(pod: str, name: str) -> Any:
+    return next(each for each in containers(pods()[pod]) if each["name"] == name)
+
+
+def arguments(name: str) -> list[str]:
+    """Of the client's agent or sidecar, with what Kubernetes puts in place of variables."""
+    found = container("client", name)
+    assert {each["name"] for each in found["env"]} <= set(FACTS)
+    environment = {each["name"]: FACTS[each["name"]] for each in found["env"]}
+    return [re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], each) for each in found["args"]]
 
 
 # -- what they start
@@ -193,54 +302,123 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
     made.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces are root's")
-def test_the_sidecar_is_ready_under_the_pilot_and_drains(pod: Pod, tmp_path: Path) -> None:
-    """With the arguments of the manifests; the pilot is in the same namespace, since there is no DNS."""
-    (pilot,) = pods()["pilot"]["spec"]["containers"]
-    bootstrap = (KUBERNETES / "bootstrap.yaml").read_text()
-    (tmp_path / "bootstrap.yaml").write_text(bootstrap.replace("pilot.meshproxy-system.svc.cluster.local", "127.0.0.1"))
-    places = {
-        "/etc/meshproxy/rules": str(KUBERNETES / "rules.yaml"),
-        "/etc/meshproxy/bootstrap.yaml": str(tmp_path / "bootstrap.yaml"),
-    }
-    started = []
-    try:
-        for arguments in (pilot["args"], sidecar_arguments()):
-            for place, here in places.items():
-                arguments = [each.replace(place, here) for each in arguments]
-            command = pod.inside(sys.executable, "-m", "meshproxy", *arguments)
-            started.append(subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)} | os.environ))
-        assert ready(pod, sidecar()["startupProbe"]["httpGet"], {"health": 15021})
-        assert serving(pod, pilot["readinessProbe"]["grpc"]["port"])
-        status, _, metrics = ask(pod, "http://127.0.0.1:15090/stats/prometheus")
-        assert status == 200
-        assert re.search(r"envoy_cluster_manager_cds_update_success\S* [1-9]", metrics)
-        listeners = json.loads(pod.do(needed("curl"), "-s", "http://127.0.0.1:15000/listeners?format=json"))
-        names = {each["name"] for each in listeners["listener_statuses"]}
-        assert {"health", "metrics", "virtualInbound", "virtualOutbound"} <= names
-        program, *rest = sidecar()["lifecycle"]["preStop"]["exec"]["command"]
-        assert program == "python"
-        pod.do(sys.executable, *rest)
-        started[1].terminate()
-        assert started[1].wait(30) == 0
-    finally:
-        for process in reversed(started):
+class Node:
+    """What kubelet does of the manifests: it starts containers, in one network namespace, since there is no DNS, with
+    files of `folder` in the place of volumes. All hosts are at 127.0.0.1; the pilot's certificate names that too."""
+
+    def __init__(self, pod: Pod, folder: Path) -> None:
+        self._pod = pod
+        self.folder = folder
+        self._places: dict[str, str] = {
+            "https://etcd.meshproxy-system.svc:2379": "https://127.0.0.1:2379",
+            "--ca=pilot.meshproxy-system.svc.cluster.local:": "--ca=127.0.0.1:",
+            "--tls-from-authority=": "--tls-from-authority=127.0.0.1,",
+        }
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def put(self, place: str, file: Path | str) -> None:
+        """In the place of what arguments name."""
+        self._places[place] = str(file)
+
+    def argv(self, container: Any, arguments: list[str]) -> list[str]:
+        for place, here in self._places.items():
+            arguments = [each.replace(place, here) for each in arguments]
+        program = container.get("command", [sys.executable, "-m", "meshproxy"])
+        return [needed(program[0]) if program == ["etcd"] else program[0], *program[1:], *arguments]
+
+    def environment(self, container: Any) -> dict[str, str]:
+        names = {each["name"]: each.get("value", FACTS.get(each["name"], "")) for each in container.get("env", ())}
+        return os.environ | {"PYTHONPATH": str(ROOT)} | {name: self._places.get(v, v) for name, v in names.items()}
+
+    def start(self, container: Any, arguments: list[str]) -> subprocess.Popen[bytes]:
+        command = self._pod.inside(*self.argv(container, arguments))
+        self._started.append(subprocess.Popen(command, env=self.environment(container)))
+        return self._started[-1]
+
+    def close(self) -> None:
+        for process in reversed(self._started):
             process.kill()
             process.wait()
 
 
-def serving(pod: Pod, port: int) -> bool:
-    """As kubelet finds out, by gRPC's health service."""
-    check = (
-        "import grpc; channel = grpc.insecure_channel('127.0.0.1:%d'); "
-        "print(channel.unary_unary('/grpc.health.v1.Health/Check')(b'', timeout=10, wait_for_ready=True).hex())"
-    )
-    command = shlex.join([sys.executable, "-c", check % port])
-    return bool(wait_for(lambda: pod.do("sh", "-c", f"{command} || true").strip() == "0801", "SERVING", 30.0))
+@pytest.fixture
+def node(pod: Pod, tmp_path: Path) -> Iterator[Node]:
+    made = Node(pod, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces are root's")
+def test_the_sidecar_is_ready_under_the_pilot_and_drains(pod: Pod, node: Node) -> None:
+    """With the arguments of the manifests, their order and their probes: etcd, the pilot, the agent, the sidecar."""
+    folder = node.folder
+    subprocess.run([KUBERNETES / "etcd-tls.sh", folder / "tls"], check=True, capture_output=True)
+    etcd, pilot = container("etcd", "etcd"), container("pilot", "pilot")
+    node.put("/etc/etcd/tls", folder / "tls" / "etcd")
+    node.put("/var/lib/etcd", folder)
+    node.start(etcd, etcd["args"])
+    assert ready(pod, etcd["startupProbe"]["httpGet"], {"health": 2381})
+
+    signer, passphrase = Signer(), folder / "passphrase"
+    passphrase.write_text("of some length, by chance")
+    passphrase.chmod(0o440)
+    (folder / "jwks.json").write_bytes(jwks(signer))
+    node.put("/etc/meshproxy/rules", KUBERNETES / "rules.yaml")
+    node.put("/etc/meshproxy/etcd", folder / "tls" / "pilot")
+    node.put("/etc/meshproxy/authority/passphrase", passphrase)
+    node.put("https://kubernetes.default.svc/openid/v1/jwks", folder / "jwks.json")
+    node.start(pilot, pilot["args"])
+    program, *rest = pilot["readinessProbe"]["exec"]["command"]
+    assert program == "python"
+    probe = shlex.join([sys.executable, *rest])
+    wait_for(lambda: pod.do("sh", "-c", f"{probe} 2>/dev/null && echo yes || true") == "yes\n", "the pilot", 60.0)
+
+    store = [each for each in pilot["args"] if each.startswith(("--authority=", "--etcd"))]
+    roots = pod.inside(*node.argv(pilot, ["authority", "roots", *store]))
+    (folder / "root.pem").write_bytes(subprocess.check_output(roots, env=node.environment(pilot)))
+    proof = pilot_flags().proof
+    assert proof is not None
+    shown = signer.token(iss=proof.issuer, aud=["istio-ca"], sub="system:serviceaccount:shop:client")
+    token = {"/var/run/secrets/mesh/token": shown}
+    bootstrap = bootstrap_in(folder, token)
+    text = Path(bootstrap).read_text().replace("/run/mesh/agent.sock", str(folder / "agent.sock"))
+    Path(bootstrap).write_text(text.replace("address: pilot.meshproxy-system.svc.cluster.local", "address: 127.0.0.1"))
+    node.put("/etc/meshproxy/roots", folder)
+    node.put("/var/run/secrets/mesh", folder)
+    node.put("/run/mesh", folder)
+    node.put("/etc/meshproxy/bootstrap.yaml", bootstrap)
+    node.start(container("client", "agent"), arguments("agent"))
+    assert ready(pod, container("client", "agent")["startupProbe"]["httpGet"], {"agent": 15020})
+
+    sidecar = container("client", "meshproxy")
+    running = node.start(sidecar, arguments("meshproxy"))
+    assert ready(pod, sidecar["startupProbe"]["httpGet"], {"health": 15021})
+    status, _, metrics = ask(pod, "http://127.0.0.1:15090/stats/prometheus")
+    assert status == 200
+    assert re.search(r"envoy_cluster_manager_cds_update_success\S* [1-9]", metrics)
+    names = {each["name"] for each in admin(pod, "listeners?format=json")["listener_statuses"]}
+    assert {"health", "metrics", "virtualInbound", "virtualOutbound"} <= names
+    identities = [
+        name["uri"]
+        for each in admin(pod, "certs")["certificates"]
+        for one in each.get("cert_chain", ())
+        for name in one["subject_alt_names"]
+    ]
+    assert "spiffe://cluster.local/ns/shop/sa/client" in identities
+    program, *rest = sidecar["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "python"
+    pod.do(sys.executable, *rest)
+    running.terminate()
+    assert running.wait(30) == 0
+
+
+def admin(pod: Pod, path: str) -> Any:
+    return json.loads(pod.do(needed("curl"), "-s", f"http://127.0.0.1:15000/{path}"))
 
 
 def ready(pod: Pod, probe: Any, ports: dict[str, int]) -> bool:
     """As kubelet finds out."""
     url = f"http://127.0.0.1:{ports[probe['port']]}{probe['path']}"
     command = shlex.join([needed("curl"), "-s", "-o", "/dev/null", "-w", "%{http_code}", url])
-    return bool(wait_for(lambda: pod.do("sh", "-c", f"{command} || true") == "200", url, 30.0))
+    return bool(wait_for(lambda: pod.do("sh", "-c", f"{command} || true") == "200", url, 60.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -18,12 +19,15 @@ from meshproxy.matching.build import build_matcher
 from meshproxy.matching.facts import Facts
 from meshproxy.matching.tree import Matcher
 from meshproxy.net.address import Address
+from meshproxy.net.transport_socket import TransportSocket
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
+from meshproxy.tls.x509 import DerError
 from tests.differential.test_matching import (
     A1,
     ALLOW,
     NETWORK,
     SOURCE,
+    SSL,
     A,
     expression,
     extension,
@@ -33,11 +37,14 @@ from tests.differential.test_matching import (
     ranges,
     single,
 )
+from tests.rbac.support import Unreadable
 
 Yaml = dict[str, Any]
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 CEL = "type.googleapis.com/xds.type.matcher.v3.CelMatcher"
 find_message("envoy.extensions.filters.http.router.v3.Router")
+for _name in ("UriSanInput", "DnsSanInput", "SubjectInput"):
+    find_message(f"envoy.extensions.matching.common_inputs.ssl.v3.{_name}")
 for _name in ("SourceIPInput", "FilterStateInput", "SourcePortInput", "DirectSourceIPInput"):
     find_message(f"envoy.extensions.matching.common_inputs.network.v3.{_name}")
 find_message("xds.type.matcher.v3.IPMatcher")
@@ -163,3 +170,55 @@ def test_the_longest_prefix_of_a_map(keys: set[str], value: str) -> None:
     assert made is not None
     longest = max((key for key in keys if value.startswith(key)), key=len, default=None)
     assert made.match(facts({"x-a": value})) == ("none" if longest is None else f"x{longest}")
+
+
+BYTES = st.sampled_from([0, 1, 127, 128, 255])
+ADDRESSES = st.builds(lambda *parts: ".".join(map(str, parts)), BYTES, BYTES, BYTES, BYTES)
+
+
+@given(st.lists(st.tuples(ADDRESSES, st.integers(0, 32)), max_size=8), ADDRESSES)
+def test_the_narrowest_range(networks: list[tuple[str, int]], source: str) -> None:
+    rows = [([f"{network}/{length}"], named(f"{number}")) for number, (network, length) in enumerate(networks)]
+    made, errors = compiled(ranges(SOURCE, *rows, otherwise=named("none")))
+    assert errors == []
+    assert made is not None
+    asked = facts({})
+    asked.info.remote = Address(source, 1)
+    having = [
+        (-length, number)
+        for number, (network, length) in enumerate(networks)
+        if ipaddress.ip_address(source) in ipaddress.ip_network(f"{network}/{length}", strict=False)
+    ]
+    assert made.match(asked) == (f"{min(having)[1]}" if having else "none")
+
+
+def test_ranges_of_ipv6() -> None:
+    made, _ = compiled(
+        ranges(SOURCE, (["2001:db8::/32"], named("in")), (["::/0"], named("out")), otherwise=named("none"))
+    )
+    assert made is not None
+    asked = facts({})
+    for address, expected in (("2001:db8::1", "in"), ("2001:db9::1", "out"), ("10.0.0.1", "none"), ("", "none")):
+        asked.info.remote = Address(address, 1)
+        assert made.match(asked) == expected
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        single(extension(SSL + "UriSanInput"), exact="x"),
+        single(extension(SSL + "DnsSanInput"), exact="x"),
+        single(extension(SSL + "SubjectInput"), exact="x"),
+        expression("connection.uri_san_peer_certificate == 'x'"),
+    ],
+    ids=["uri", "dns", "subject", "cel"],
+)
+def test_nobody_gets_past_by_a_certificate_that_cannot_be_read(predicate: Yaml) -> None:
+    made, errors = compiled(first(({"not_matcher": predicate}, ALLOW)))
+    assert errors == []
+    assert made is not None
+    asked = facts({})
+    asked.info.connection.transport_socket = TransportSocket()
+    asked.info.connection.transport_socket.facts = Unreadable()
+    with pytest.raises(DerError):
+        made.match(asked)

@@ -49,7 +49,7 @@ def issue(
     ca: bool = False,
     names: Sequence[x509.GeneralName] = (),
     key: Key | None = None,
-    days: tuple[int, int] = (-1, 30),
+    days: tuple[float, float] = (-1, 30),
     subject: x509.Name | None = None,
     key_usage: x509.KeyUsage | None = None,
 ) -> Issued:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import ssl
 from pathlib import Path
@@ -631,3 +632,81 @@ def test_a_python_client_sees_whom_the_server_asks_for() -> None:
     ours.take(peer.take_output())
     name = world().ca.certificate.subject.public_bytes()
     assert name in ours.take_output()
+
+
+# -- sessions that outlive a certificate
+
+
+def aging(*, lenient: bool, tickets: bool = True) -> TlsContext:
+    """A server that demands certificates, which resumes the tickets of others like it; a `lenient` one lets expired
+    ones in."""
+    return server(
+        require_client_certificate=True,
+        validation=validation(ignore_times=lenient),
+        ticket_keys=(bytes(range(80)),) if tickets else (),
+        session_id_context=b"x",
+        tickets=tickets,
+    )
+
+
+@pytest.mark.parametrize("version", BOTH)
+def test_a_ticket_is_good_as_long_as_its_client_s_certificate(version: ssl.TLSVersion) -> None:
+    """OpenSSL would not look again: who had got in once would stay in, ticket after ticket."""
+    for issued, expected in ((world().client, ""), (world().expired, "certificate has expired")):
+        context = client(issued, max_version=version)
+        assert tickets_across(aging(lenient=True), aging(lenient=True), context)
+        resume(aging(lenient=True), context)
+        one, _ = pair(aging(lenient=False), context, "a.test")
+        assert (one.established, expected in one.failure) == (not expected, True)
+        assert expected or one.facts.resumed
+
+
+def test_a_session_of_the_cache_is_good_as_long_as_its_client_s_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    serving, context = aging(lenient=False, tickets=False), client(world().client, max_version=V12)
+    first, second = pair(serving, context), pair(serving, context)  # while they are open, the session is kept
+    assert [each.facts.resumed for each, _ in (first, second)] == [False, True]
+    monkeypatch.setattr(openssl, "resumed_expired_peer", lambda _: True)
+    one, _ = pair(serving, context)
+    assert "certificate of the resumed session has expired" in one.failure
+    assert one.told.failures == [VERIFY_ERROR]
+    assert not one.established
+
+
+@pytest.mark.parametrize("version", BOTH)
+def test_a_client_offers_no_session_of_a_server_whose_certificate_has_expired(version: ssl.TLSVersion) -> None:
+    old, fresh = (server(each) for each in (issue("old", world().ca, days=(-9, -1)), world().server))
+    lenient = client(validation=validation(ignore_times=True), max_version=version)
+    resume(old, lenient)
+    (kept,) = lenient._sessions
+    strict = client(validation=validation(), max_version=version)
+    strict.keep_session(kept[0], kept[1], single_use=kept[2])
+    assert strict.take_session(kept[0]) is None
+    assert strict._sessions == []
+    resume(fresh, strict)
+    assert strict.take_session(kept[0]) is not None
+
+
+def test_sessions_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each copy that a client makes of a session is freed once."""
+    gc.collect()  # those of before
+    made: list[int] = []
+    freed: list[int] = []
+    library = openssl._lib
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            function = getattr(library, name)
+            if name == "SSL_SESSION_dup":
+                return lambda *given: made.append(function(*given)) or made[-1]
+            if name == "SSL_SESSION_free":
+                return lambda pointer: (freed.append(pointer), function(pointer))
+            return function
+
+    monkeypatch.setattr(openssl, "_lib", Counting())
+    serving, context = server(), client(max_version=V12)
+    for _ in range(3):
+        resume(serving, context)
+    del context
+    gc.collect()
+    assert len(made) >= 6
+    assert sorted(made) == sorted(freed)

@@ -38,9 +38,11 @@ class MessageReader:
     def __init__(self, limit_bytes: int = LONGEST) -> None:
         """A message may have up to `limit_bytes`; no more than that and a prefix is ever kept."""
         self.limit_bytes = limit_bytes
-        self._pieces: list[bytes] = []  # of a prefix, or of a message with its prefix, that has not come whole
+        # Of a prefix, or of a message with its prefix, that has not come whole: in one piece, since it may come in as
+        # many as it has bytes.
+        self._kept = bytearray()
         self._size: int = 0
-        self._needed: int = PREFIX_BYTES  # bytes of `_pieces` with which reading goes on
+        self._needed: int = PREFIX_BYTES  # bytes of `_kept` with which reading goes on
 
     @property
     def partial(self) -> bool:
@@ -59,12 +61,12 @@ class MessageReader:
         kept; messages before it in `data` are lost with it, and the reader is of no more use.
         """
         if self._size:
-            self._pieces.append(data)
+            self._kept += data
             self._size += len(data)
             if self._size < self._needed:
                 return []
-            data = b"".join(self._pieces)
-            self._pieces = []
+            data = bytes(self._kept)
+            self._kept = bytearray()
             self._size = 0
         messages: list[tuple[int, bytes]] = []
         at = 0
@@ -85,7 +87,7 @@ class MessageReader:
         return messages
 
     def _keep(self, rest: bytes, needed: int) -> None:
-        self._pieces = [rest]
+        self._kept = bytearray(rest)
         self._size = len(rest)
         self._needed = needed
 

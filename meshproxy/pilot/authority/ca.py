@@ -10,6 +10,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Self
 
+from cryptography import x509
+
+from meshproxy.codec import grpc as codes
 from meshproxy.observe.log import component_logger
 from meshproxy.pilot.authority.audit import Audit
 from meshproxy.pilot.authority.certificates import (
@@ -26,7 +29,7 @@ from meshproxy.pilot.authority.certificates import (
 from meshproxy.pilot.authority.contract import Caller, Issued, Refused, TrustBundle
 from meshproxy.pilot.authority.federation import Federation
 from meshproxy.pilot.authority.keys import Seal, key_pem, make_key
-from meshproxy.pilot.authority.limits import Limits
+from meshproxy.pilot.authority.limits import Bucket, Limits
 from meshproxy.pilot.authority.material import Crl, Material, make_crls, make_material
 from meshproxy.pilot.authority.memory import Memory, Remembered
 from meshproxy.pilot.authority.metrics import AuthorityMetrics
@@ -35,13 +38,9 @@ from meshproxy.pilot.authority.settings import AuthorityError, AuthoritySettings
 from meshproxy.pilot.authority.state import RETIRING, SIGNING, TRUSTED, State, changes
 from meshproxy.pilot.authority.store import ConflictError, Record, Store
 
-# gRPC's statuses.
-_INVALID_ARGUMENT: Final = 3
-_PERMISSION_DENIED: Final = 7
-_RESOURCE_EXHAUSTED: Final = 8
-_UNAVAILABLE: Final = 14
-
 _TRIES: Final = 4
+_LINES_A_SECOND: Final = 10.0  # of the audit, about those who ask too often
+_LINES_AT_ONCE: Final = 100.0
 _LEAST_LIFETIME_S: Final = 1.0
 _LOOKS: Final = 20  # in the shortest of the times that it has to keep
 _LOOK_S: Final = (0.1, 60.0)
@@ -81,6 +80,8 @@ class CertificateAuthority:
         self._limits = Limits(
             (settings.identity_rate, settings.identity_burst), (settings.rate, settings.burst), time.monotonic()
         )
+        self._lines = Bucket(_LINES_A_SECOND, _LINES_AT_ONCE, time.monotonic())
+        self._untold = 0  # refusals since the last line about those who ask too often
         self._bundle = self._make_bundle()
         self._watchers: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -144,6 +145,14 @@ class CertificateAuthority:
         """Whether an operator has shut this identity out."""
         return identity_uri in self._used.material.state.barred
 
+    def issuer_of(self, certificate: x509.Certificate) -> str:
+        """The name of the issuer that has signed it, and is trusted now; "" for none."""
+        return self._used.material.issuer_of(certificate)
+
+    def trusts(self, issuer: str) -> bool:
+        """Whether the issuer of this name still is."""
+        return issuer in self._used.material.signers
+
     def stands(self, issued: Issued) -> bool:
         """Whether the mesh still believes a certificate of ours, whatever the time: it is not revoked, and its issuer
         was not dropped in a hurry."""
@@ -198,7 +207,7 @@ class CertificateAuthority:
         for _ in range(_TRIES):
             used = self._used
             if caller.identity.uri in used.material.state.barred:
-                await self._refuse(caller, _PERMISSION_DENIED, "barred", "this identity gets no certificates")
+                await self._refuse(caller, codes.PERMISSION_DENIED, "barred", "this identity gets no certificates")
             issuer, signer = await self._signer(caller, used)
             validity = leaf_validity(self._now(), lifetime_s, self._settings.skew_s, signer.ends)
             try:
@@ -207,7 +216,7 @@ class CertificateAuthority:
                 await self._memory.store.record(record, used.remembered.stored)
                 await asyncio.to_thread(self._audit_issue, caller, issued, issuer)
             except BadRequestError as error:
-                status = _PERMISSION_DENIED if error.foreign else _INVALID_ARGUMENT
+                status = codes.PERMISSION_DENIED if error.foreign else codes.INVALID_ARGUMENT
                 await self._refuse(caller, status, "foreign" if error.foreign else "csr", error.reason)
             except ConflictError:
                 await self._reload(caller)
@@ -217,26 +226,26 @@ class CertificateAuthority:
                 self.metrics.issued.labels(caller.proof).inc()
                 self.metrics.sign.observe(time.perf_counter() - began)
                 return issued
-        return await self._refuse(caller, _UNAVAILABLE, "store", "the authority is being changed")
+        return await self._refuse(caller, codes.UNAVAILABLE, "store", "the authority is being changed")
 
     async def _admitted(self, caller: Caller, lifetime_s: float) -> float:
         """The lifetime that it may have."""
         identity = caller.identity
         if not identity.is_valid or identity.trust_domain != self.trust_domain:
-            await self._refuse(caller, _PERMISSION_DENIED, "trust_domain", "an identity of another trust domain")
-        if not math.isfinite(lifetime_s) or (lifetime_s != 0.0 and lifetime_s < _LEAST_LIFETIME_S):
-            await self._refuse(caller, _INVALID_ARGUMENT, "lifetime", "a lifetime is a second at least")
+            await self._refuse(caller, codes.PERMISSION_DENIED, "trust_domain", "an identity of another trust domain")
         over = self._limits.refusal(identity.uri, time.monotonic())
         if over:
-            await self._refuse(caller, _RESOURCE_EXHAUSTED, "rate", over)
+            await self._refuse_many(caller, over)
+        if not math.isfinite(lifetime_s) or (lifetime_s != 0.0 and lifetime_s < _LEAST_LIFETIME_S):
+            await self._refuse(caller, codes.INVALID_ARGUMENT, "lifetime", "a lifetime is a second at least")
         return min(lifetime_s or self._settings.lifetime_s, self._settings.longest_lifetime_s)
 
     async def _signer(self, caller: Caller, used: _Used) -> tuple[str, Signer]:
         signing = used.material.signing
         if signing is None:
-            await self._refuse(caller, _UNAVAILABLE, "issuer", "the authority has no certificate yet")
+            await self._refuse(caller, codes.UNAVAILABLE, "issuer", "the authority has no certificate yet")
         if signing[1].ends < self._now() + _LEAST_LIFETIME_S:
-            await self._refuse(caller, _UNAVAILABLE, "issuer", "the certificate of the authority has ended")
+            await self._refuse(caller, codes.UNAVAILABLE, "issuer", "the certificate of the authority has ended")
         return signing
 
     def _audit_issue(self, caller: Caller, issued: Issued, issuer: str) -> None:
@@ -250,20 +259,32 @@ class CertificateAuthority:
             lifetime_s=issued.not_after - issued.not_before,
         )
 
-    async def _refuse(self, caller: Caller, status: int, code: str, reason: str) -> NoReturn:
+    async def _refuse(self, caller: Caller, status: int, code: str, reason: str, answer: str = "") -> NoReturn:
+        """`answer` is what the caller is told, where it is not the reason."""
         self.metrics.refused.labels(code).inc()
         try:
             uri = caller.identity.uri
             await asyncio.to_thread(self.audit.refused, reason, uri, caller.proof, caller.address, code)
         except AuthorityError as error:
             self._log.error("%s", error)
-        raise Refused(status, reason)
+        raise Refused(status, answer or reason)
+
+    async def _refuse_many(self, caller: Caller, reason: str) -> NoReturn:
+        """Who asks too often fills no disk either: beyond some lines a second it is only counted, and told later."""
+        if self._lines.has_one(time.monotonic()):
+            self._lines.take()
+            untold, self._untold = self._untold, 0
+            told = f"{reason} (and {untold} refusals before it that are not told)" if untold else reason
+            await self._refuse(caller, codes.RESOURCE_EXHAUSTED, "rate", told, reason)
+        self._untold += 1
+        self.metrics.refused.labels("rate").inc()
+        raise Refused(codes.RESOURCE_EXHAUSTED, reason)
 
     async def _refuse_for_store(self, caller: Caller, error: AuthorityError) -> NoReturn:
         """What is wrong is for our log: it says where things are."""
         self.metrics.failures.inc()
         self._log.warning("%s", error)
-        await self._refuse(caller, _UNAVAILABLE, "store", "the authority cannot do its work")
+        await self._refuse(caller, codes.UNAVAILABLE, "store", "the authority cannot do its work")
 
     async def _reload(self, caller: Caller) -> None:
         try:

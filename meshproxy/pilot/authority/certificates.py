@@ -27,7 +27,8 @@ _MAX_CHAIN: Final = 8
 _SKEW_SHARE: Final = 10  # of the lifetime, at most, a certificate is back-dated
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _PEM: Final = b"-----BEGIN"
-_UNUSABLE: Final = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm)
+# What `cryptography` raises for certificates and requests that it cannot use.
+UNUSABLE: Final = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm)
 
 
 class BadRequestError(Exception):
@@ -79,7 +80,7 @@ def read_csr(data: bytes, identity_uri: str) -> PublicKey:
         csr = x509.load_pem_x509_csr(data) if _PEM in data[:64] else x509.load_der_x509_csr(data)
         key = csr.public_key()
         names = _names(csr)
-    except _UNUSABLE:
+    except UNUSABLE:
         raise BadRequestError("malformed CSR") from None
     reason = why_not(key)
     if reason:
@@ -104,7 +105,7 @@ def _names(csr: x509.CertificateSigningRequest) -> list[str]:
 def _is_signed(csr: x509.CertificateSigningRequest) -> bool:
     try:
         return isinstance(csr.signature_hash_algorithm, _HASHES) and csr.is_signature_valid
-    except _UNUSABLE:
+    except UNUSABLE:
         return False
 
 
@@ -260,7 +261,7 @@ def read_certificates(pem: bytes, where: str) -> list[x509.Certificate]:
     """At least one. Raises AuthorityError."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except _UNUSABLE:
+    except UNUSABLE:
         raise AuthorityError(f"{where}: holds no certificates in PEM") from None
 
 
@@ -276,7 +277,7 @@ def public_der_of(certificate: x509.Certificate) -> bytes:
 
 
 def is_self_signed(certificate: x509.Certificate) -> bool:
-    return _is_issued_by(certificate, certificate)
+    return is_issued_by(certificate, certificate)
 
 
 def check_chain(chain: Sequence[x509.Certificate], now: float) -> None:
@@ -292,14 +293,15 @@ def check_chain(chain: Sequence[x509.Certificate], now: float) -> None:
             raise AuthorityError(f"{name}: may not sign CRLs, so nothing could be revoked")
         if not each.not_valid_before_utc.timestamp() <= now <= each.not_valid_after_utc.timestamp():
             raise AuthorityError(f"{name}: is not valid now")
-        if not _is_issued_by(each, issuer):
+        if not is_issued_by(each, issuer):
             raise AuthorityError(f"{name}: is not issued by {issuer.subject.rfc4514_string()}, which stands after it")
 
 
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """By its name and its signature; nothing else of the issuer is looked at."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (*_UNUSABLE, InvalidSignature):
+    except (*UNUSABLE, InvalidSignature):
         return False
     return True
 
@@ -308,7 +310,7 @@ def _is_authority(certificate: x509.Certificate, below: int) -> bool:
     """`below`: how many authorities stand between it and leaves."""
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, *_UNUSABLE):
+    except (x509.ExtensionNotFound, *UNUSABLE):
         return False
     depth = constraints.path_length
     return constraints.ca and _may_sign(certificate)[0] and (depth is None or depth >= below)
@@ -320,6 +322,6 @@ def _may_sign(certificate: x509.Certificate) -> tuple[bool, bool]:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         return True, True
-    except _UNUSABLE:
+    except UNUSABLE:
         return False, False
     return usage.key_cert_sign, usage.crl_sign

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, Final
 
+from meshproxy.pilot.authority.settings import KEY_TYPES
 from meshproxy.pilot.flags import add_etcd_flags
 
 VERBS: Final = ("init", "import", "rotate", "revoke", "readmit", "status", "roots")
@@ -27,7 +28,8 @@ Pilots that run on the same directory or etcd follow at once (docs/authority.md)
 exit codes: 0 done, 1 it cannot be done, 2 the flags are wrong
 """
 _PREFIX: Final = "/meshproxy/authority"
-_PASSPHRASE: Final = "MESHPROXY_AUTHORITY_PASSPHRASE"
+PASSPHRASE: Final = "MESHPROXY_AUTHORITY_PASSPHRASE"  # in the environment
+_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 Add = Callable[..., Any]
 
@@ -45,16 +47,16 @@ def add_authority_flags(add: Add) -> None:
         "--authority-passphrase-file",
         default="",
         metavar="FILE",
-        help=f"what the authority's keys are encrypted with (or {_PASSPHRASE}_FILE, or {_PASSPHRASE} itself)",
+        help=f"what the authority's keys are encrypted with (or {PASSPHRASE}_FILE, or {PASSPHRASE} itself)",
     )
     add("--trust-domain", default="cluster.local", metavar="NAME", help="of all identities (default cluster.local)")
     add(
         "--authority-key",
-        choices=("P-256", "P-384", "RSA-2048", "RSA-3072", "RSA-4096"),
-        default="P-256",
+        choices=KEY_TYPES,
+        default=KEY_TYPES[0],
         help="of new roots (default P-256)",
     )
-    add("--root-lifetime", type=_seconds, default=3650 * 86400.0, metavar="T", help="of new roots (default 3650d)")
+    add("--root-lifetime", type=seconds, default=3650 * 86400.0, metavar="T", help="of new roots (default 3650d)")
     add("--authority-audit", default="", metavar="FILE", help="the audit's lines of JSON (default: stderr)")
 
 
@@ -63,29 +65,27 @@ def add_serving_flags(add: Add) -> None:
     day = 86400.0
     add(
         "--certificate-lifetime",
-        type=_seconds,
+        type=seconds,
         default=day / 4,
         metavar="T",
         help="where nobody asks for less (default 6h)",
     )
-    add(
-        "--longest-certificate-lifetime", type=_seconds, default=day, metavar="T", help="whatever is asked (default 1d)"
-    )
+    add("--longest-certificate-lifetime", type=seconds, default=day, metavar="T", help="whatever is asked (default 1d)")
     add(
         "--rotate-root-after",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="T",
         help="make the next root at this age (default: two thirds of its lifetime)",
     )
     add(
         "--root-overlap",
-        type=_seconds,
+        type=seconds,
         default=day,
         metavar="T",
         help="how long a new root is trusted before it signs (default 1d)",
     )
-    add("--crl-lifetime", type=_seconds, default=7 * day, metavar="T", help="renewed at half of it (default 7d)")
+    add("--crl-lifetime", type=seconds, default=7 * day, metavar="T", help="renewed at half of it (default 7d)")
     add("--identity-rate", type=_positive, default=20.0, metavar="N", help="certificates a second and identity (20)")
     add("--identity-burst", type=_positive, default=200.0, metavar="N", help="… at once (200)")
     add("--authority-rate", type=_positive, default=200.0, metavar="N", help="certificates a second in all (200)")
@@ -114,12 +114,9 @@ def add_authority_command(parser: argparse.ArgumentParser) -> None:
     add_etcd_flags(parser.add_argument_group("with --authority etcd").add_argument)
 
 
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _seconds(text: str) -> float:
-    """`90`, `90s`, `15m`, `6h`, `30d`."""
-    unit = _UNITS.get(text[-1:], 0.0)
+def seconds(text: str) -> float:
+    """For a flag: `90`, `90s`, `15m`, `6h`, `30d`."""
+    unit = _UNITS_S.get(text[-1:], 0.0)
     try:
         value = float(text[:-1]) * unit if unit else float(text)
     except ValueError:

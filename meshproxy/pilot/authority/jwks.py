@@ -27,6 +27,7 @@ _ALGORITHMS: Final = {
     "P-256": ("ES256",),
     "P-384": ("ES384",),
 }
+_PUBLIC: Final = frozenset({"kty", "n", "e", "crv", "x", "y"})  # what a public key says of itself
 FRESH_S: Final = 300.0  # a set is fetched again at this age,
 SOONEST_S: Final = 10.0  # or where a token names a key that is not in it, but not before this,
 STALE_S: Final = 24 * 3600.0  # and is believed no longer at this one
@@ -96,9 +97,6 @@ def _read_key(row: Any) -> Key | None:
     return Key(key_id, public, allowed)
 
 
-_PUBLIC: Final = frozenset({"kty", "n", "e", "crv", "x", "y"})
-
-
 def _named(keys: list[Key], key_id: str) -> list[Key]:
     return [key for key in keys if not key_id or key.id == key_id]
 
@@ -130,9 +128,10 @@ class FileKeys:
 
 
 class FetchedKeys:
-    """An https URL. One request at a time, in a thread; who needs no newer keys does not wait for it."""
+    """An https URL. One request at a time, in a thread; who needs no newer keys does not wait for it. `token_file` has
+    the bearer token that each request brings, as Kubernetes' API server asks for: it is read anew, and may change."""
 
-    def __init__(self, url: str, ca_file: str = "", clock: Clock = time.monotonic) -> None:
+    def __init__(self, url: str, ca_file: str = "", clock: Clock = time.monotonic, *, token_file: str = "") -> None:
         if not url.startswith("https://"):
             raise ConfigError(url, "keys are fetched by https:// only")
         try:
@@ -140,6 +139,7 @@ class FetchedKeys:
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(ca_file, _reason(error)) from None
         self._url = url
+        self._token_file = token_file
         self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirects())
         self._clock = clock
         self._keys: list[Key] = []
@@ -197,7 +197,10 @@ class FetchedKeys:
         """In a thread. What comes is bounded, and so is the time, however slowly it comes."""
         until = time.monotonic() + _TIMEOUT_S
         found = bytearray()
-        with self._opener.open(self._url, timeout=_TIMEOUT_S) as answer:
+        request = urllib.request.Request(self._url)
+        if self._token_file:
+            request.add_unredirected_header("authorization", f"Bearer {Path(self._token_file).read_text().strip()}")
+        with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
             while data := answer.read1(65536):
                 found += data
                 if len(found) > MAX_BYTES or time.monotonic() > until:
@@ -220,9 +223,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def open_keys(where: str, ca_file: str = "") -> FileKeys | FetchedKeys:
+def open_keys(where: str, ca_file: str = "", token_file: str = "") -> FileKeys | FetchedKeys:
     """Of a file, or a URL. Raises ConfigError."""
-    return FetchedKeys(where, ca_file) if "://" in where else FileKeys(where)
+    return FetchedKeys(where, ca_file, token_file=token_file) if "://" in where else FileKeys(where)
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ from cryptography import x509
 
 from meshproxy.pilot.authority.certificates import (
     Signer,
+    is_issued_by,
     is_self_signed,
     make_crl,
     public_der_of,
@@ -48,6 +49,11 @@ class Material:
         """Of the first certificate of a chain (PEM); issuers have different names, each."""
         issuer = read_certificates(chain, "a certificate of ours")[0].issuer
         return any(signer.certificate.subject == issuer for signer in self.signers.values())
+
+    def issuer_of(self, certificate: x509.Certificate) -> str:
+        """The name of the one that has signed it; "" for none."""
+        found = (name for name, signer in self.signers.items() if is_issued_by(certificate, signer.certificate))
+        return next(found, "")
 
     @property
     def signing(self) -> tuple[str, Signer] | None:

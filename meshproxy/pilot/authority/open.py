@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 from meshproxy.pilot.authority.audit import Audit
 from meshproxy.pilot.authority.ca import CertificateAuthority
 from meshproxy.pilot.authority.directory_store import DirectoryStore
+from meshproxy.pilot.authority.flags import PASSPHRASE
 from meshproxy.pilot.authority.metrics import AuthorityMetrics
 from meshproxy.pilot.authority.settings import AuthorityError, AuthoritySettings
 from meshproxy.pilot.authority.store import Store
-from meshproxy.tls.spiffe import trust_domain_of
+from meshproxy.tls.spiffe import is_trust_domain
 
-_PASSPHRASE: Final = "MESHPROXY_AUTHORITY_PASSPHRASE"
 _MAX_BYTES: Final = 4096
 
 
@@ -61,7 +61,7 @@ def authority_settings(options: argparse.Namespace) -> AuthoritySettings:
 def trust_domain(options: argparse.Namespace) -> str:
     """Raises AuthorityError."""
     name = str(options.trust_domain)
-    if trust_domain_of(f"spiffe://{name}") != name or not name:
+    if not is_trust_domain(name):
         raise AuthorityError(f"--trust-domain: {name!r} is none: small letters, digits, '.', '-' and '_'")
     return name
 
@@ -78,11 +78,11 @@ def open_store(options: argparse.Namespace) -> Store:
 
 def read_passphrase(options: argparse.Namespace) -> bytes:
     """From the file that the flag or the environment names, else from the environment. Raises AuthorityError."""
-    path = options.authority_passphrase_file or os.environ.get(f"{_PASSPHRASE}_FILE", "")
+    path = options.authority_passphrase_file or os.environ.get(f"{PASSPHRASE}_FILE", "")
     if not path:
-        found = os.environ.get(_PASSPHRASE, "").encode()
+        found = os.environ.get(PASSPHRASE, "").encode()
         if not found:
-            raise AuthorityError(f"say what encrypts its keys: --authority-passphrase-file FILE, or {_PASSPHRASE}_FILE")
+            raise AuthorityError(f"say what encrypts its keys: --authority-passphrase-file FILE, or {PASSPHRASE}_FILE")
         return found
     try:
         with Path(path).open("rb") as file:
@@ -97,7 +97,7 @@ def _federated(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
     for each in options.federate:
         domain, _, path = each.partition("=")
-        if trust_domain_of(f"spiffe://{domain}") != domain or not domain or not path:
+        if not is_trust_domain(domain) or not path:
             raise AuthorityError(f"--federate: {each!r} is not DOMAIN=FILE")
         if domain == options.trust_domain or domain in found:
             raise AuthorityError(f"--federate: {domain}: is our own, or named twice")

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from meshproxy.codec import grpc as codes
 from meshproxy.pilot.authority.contract import Caller
@@ -20,6 +20,9 @@ from meshproxy.pilot.authority.uids import UidTable
 from meshproxy.pilot.authority.unproved import Unproved
 from meshproxy.rpc.server.call import Peer, RpcFailure, ServerCall
 from meshproxy.tls.spiffe import Identity, parse_identity
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _NOBODY: Final = "no valid proof of identity"
 _NOT_NOW: Final = "identities cannot be verified now"
@@ -31,15 +34,17 @@ OnUnproved = Callable[[str, str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """Who calls, and until when the proof holds (Unix time). `serial` is that of the certificate, where it was one."""
+    """Who calls, and until when the proof holds (Unix time). `serial` is that of the certificate, where it was one, and
+    `issuer` the name of who has signed it."""
 
     caller: Caller
     ends: float = math.inf
     serial: int = 0
+    issuer: str = ""
 
 
 class Exclusions(Protocol):
-    """Whom an operator has shut out."""
+    """Whom an operator has shut out, and whose certificates count."""
 
     @property
     def revoked_serials(self) -> frozenset[int]:
@@ -47,6 +52,12 @@ class Exclusions(Protocol):
 
     def is_barred(self, identity_uri: str) -> bool:
         """Whether this identity gets nothing, whatever it proves."""
+
+    def issuer_of(self, certificate: x509.Certificate) -> str:
+        """The name of the issuer of ours that has signed this, and is trusted now; "" for none."""
+
+    def trusts(self, issuer: str) -> bool:
+        """Whether the issuer of this name still is."""
 
 
 class Prover:
@@ -88,6 +99,7 @@ class Prover:
         return (
             self._clock() < proved.ends
             and proved.serial not in shut_out.revoked_serials
+            and (not proved.issuer or shut_out.trusts(proved.issuer))
             and not shut_out.is_barred(proved.caller.identity.uri)
         )
 
@@ -116,7 +128,8 @@ class Prover:
         return Proved(Caller(found.identity, "jwt", peer.address), found.expires_at)
 
     def _by_certificate(self, peer: Peer) -> Proved:
-        """The server has verified whom it is of, when the connection began: it may have ended since."""
+        """The server has verified whom it is of, when the connection began, and by whom it likes: it may have ended
+        since, and so may who signed it."""
         from cryptography import x509
 
         try:
@@ -128,13 +141,16 @@ class Prover:
             raise Unproved("the certificate has expired, or is not valid yet")
         if certificate.serial_number in self._exclusions.revoked_serials:
             raise Unproved("the certificate is revoked")
+        issuer = self._exclusions.issuer_of(certificate)
+        if not issuer:
+            raise Unproved("the certificate is of no issuer that is trusted now")
         identity = parse_identity(peer.uris[0]) if len(peer.uris) == 1 else None
         if identity is None:
             raise Unproved("the certificate is of no workload")
         if identity.trust_domain not in self._trust_domains:
             raise Unproved("the certificate is of another trust domain")
         ours = Identity(self._trust_domains[0], identity.namespace, identity.service_account)
-        return Proved(Caller(ours, "certificate", peer.address), ends, certificate.serial_number)
+        return Proved(Caller(ours, "certificate", peer.address), ends, certificate.serial_number, issuer)
 
 
 def _bearer_token(call: ServerCall) -> str | None:

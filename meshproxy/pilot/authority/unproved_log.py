@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from meshproxy.errors import MeshProxyError
 from meshproxy.pilot.authority.audit import Audit
+from meshproxy.pilot.authority.limits import Bucket
 from meshproxy.pilot.authority.metrics import AuthorityMetrics
 
 _LINES_A_SECOND: Final = 10.0  # outsiders do not fill the disk
@@ -28,29 +29,20 @@ class UnprovedLog:
         self._audit = audit
         self._count = metrics.refused.labels(CODE)
         self._clock = clock
-        self._tokens = _BURST
-        self._filled_at = clock()
+        self._lines = Bucket(_LINES_A_SECOND, _BURST, clock())
         self._untold = 0
 
     def __call__(self, reason: str, proof: str, address: str) -> None:
         self._count.inc()
         reason, address = reason[:_MAX_TEXT], address[:_MAX_TEXT]
         self.latest.append({"at": time.time(), "reason": reason, "proof": proof, "address": address})
-        if not self._take():
+        if not self._lines.has_one(self._clock()):
             self._untold += 1
             return
+        self._lines.take()
         if self._untold:
             reason, self._untold = f"{reason} (and {self._untold} refusals before it that are not told)", 0
         try:
             self._audit.refused(reason, proof=proof, address=address, code=CODE)
         except MeshProxyError as error:
             _log.error("%s; refused: %s", error, reason)
-
-    def _take(self) -> bool:
-        now = self._clock()
-        self._tokens = min(_BURST, self._tokens + (now - self._filled_at) * _LINES_A_SECOND)
-        self._filled_at = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True

@@ -133,9 +133,8 @@ class View:
     @functools.cached_property
     def authorization(self) -> Authorization:
         """Filters for the front of all chains that take what comes in."""
-        config = self.mesh.config
         policies = self.mesh.authorization_policies(self.scope.namespace, self._labels)
-        return authorization(policies, (config.trust_domain, *config.trust_domain_aliases))
+        return authorization(policies, self.mesh.config.trust_domains)
 
     @functools.cached_property
     def virtual_services(self) -> VirtualServices:

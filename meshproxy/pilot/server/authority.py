@@ -47,6 +47,7 @@ class ProofSettings:
 
     jwks: str = ""  # a file, or an https URL
     jwks_ca: str = ""
+    jwks_token: str = ""  # the file of the token that the URL's server asks for
     issuer: str = ""
     audiences: tuple[str, ...] = ()
     uid_table: str = ""
@@ -66,7 +67,7 @@ class AuthorityServer:
         self._settings = settings
         trust_domain = authority.trust_domain
         domains = tuple(dict.fromkeys((trust_domain, *settings.aliases)))
-        self._keys = open_keys(settings.jwks, settings.jwks_ca) if settings.jwks else None
+        self._keys = open_keys(settings.jwks, settings.jwks_ca, settings.jwks_token) if settings.jwks else None
         tokens = None
         if self._keys is not None:
             tokens = TokenVerifier(self._keys, settings.issuer, settings.audiences, trust_domain)

@@ -9,13 +9,14 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from meshproxy.codec import grpc as codes
 from meshproxy.errors import ConfigError
 from meshproxy.pilot.server import status
 from meshproxy.pilot.server.kinds import stream_methods
 from meshproxy.pilot.server.own_calls import stream_handler
 from meshproxy.pilot.server.streams import Streams
 from meshproxy.pilot.server.tls import PortTls
-from meshproxy.rpc.server.call import Handlers, ServerCall
+from meshproxy.rpc.server.call import Handlers, RpcFailure, ServerCall
 from meshproxy.rpc.server.google import add_handlers
 
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
@@ -25,6 +26,7 @@ _KEEPALIVE_MS: Final = 30_000
 # Between the GOAWAY of a connection that is old enough and the end of its stream, which would never end by itself.
 _GOAWAY_MS: Final = 500
 _HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
+_CHECK_S: Final = 5.0  # that a caller has to ask
 _SERVING: Final = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 _NOT_SERVING: Final = b"\x08\x02"
 # Streams end within this share of the time that there is: the rest is for those that end by themselves.
@@ -126,7 +128,12 @@ class DiscoveryServer:
         return _SERVING if self.ready else _NOT_SERVING
 
     async def _check_own(self, call: ServerCall) -> None:
-        await call.receive()
+        """Anybody may ask, but not take long over it."""
+        try:
+            async with asyncio.timeout(_CHECK_S):
+                await call.receive()
+        except TimeoutError:
+            raise RpcFailure(codes.DEADLINE_EXCEEDED, "nothing was asked for") from None
         await call.send(_SERVING if self.ready else _NOT_SERVING)
 
 

@@ -42,7 +42,7 @@ class RpcConnection(ServerConnectionCallbacks):
         self._allow = allow
         self._codec = Http2ServerConnection(self, core.http2, core.http2_stats)
         self._connection = Connection(core.dispatcher, _Handler(self), core.buffer_limit_bytes)
-        self._calls: dict[ServerStream, None] = {}
+        self.calls: dict[ServerStream, None] = {}
         self._resets = PrematureResets(_RESETS)
         self._keepalive: Keepalive | None = None
         self._timer = CallTimer(self._on_timer)
@@ -72,7 +72,7 @@ class RpcConnection(ServerConnectionCallbacks):
     @property
     def is_idle(self) -> bool:
         """Whether it has no call."""
-        return not self._calls
+        return not self.calls
 
     # -- from the socket
 
@@ -141,7 +141,7 @@ class RpcConnection(ServerConnectionCallbacks):
     def new_stream(self, encoder: StreamEncoder) -> StreamDecoder:
         self._timer.disarm()
         call = ServerStream(self, encoder)
-        self._calls[call] = None
+        self.calls[call] = None
         self.core.stats.calls += 1
         self.core.stats.calls_active += 1
         return call
@@ -163,9 +163,9 @@ class RpcConnection(ServerConnectionCallbacks):
     # -- calls
 
     def on_call_over(self, call: ServerStream) -> None:
-        if call not in self._calls:
+        if call not in self.calls:
             return
-        del self._calls[call]
+        del self.calls[call]
         self.core.stats.calls_active -= 1
         if self._closed:
             return
@@ -173,7 +173,7 @@ class RpcConnection(ServerConnectionCallbacks):
             self.core.stats.connection_errors += 1
             self._close()
             return
-        if not self._calls:
+        if not self.calls:
             self._arm_idle()
         self._close_if_drained()
 
@@ -190,7 +190,7 @@ class RpcConnection(ServerConnectionCallbacks):
 
     def end(self) -> None:
         """Every call ends now, and so does the connection."""
-        for call in list(self._calls):
+        for call in list(self.calls):
             call.fail(grpc.UNAVAILABLE, "the server is going away")
         self._close()
 
@@ -212,7 +212,7 @@ class RpcConnection(ServerConnectionCallbacks):
             self._connection.abort()
 
     def _close_if_drained(self) -> None:
-        if self._draining and not self._calls and not self._codec.streams:
+        if self._draining and not self.calls and not self._codec.streams:
             self._close()
 
     def _close(self) -> None:

@@ -6,6 +6,7 @@ from asyncio import Event
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from meshproxy.codec import grpc
 from meshproxy.codec.http2.settings import Http2Settings
 from meshproxy.codec.http2.stats import Http2Stats
 from meshproxy.net.dispatcher import Dispatcher
@@ -13,6 +14,7 @@ from meshproxy.rpc.server.call import Handlers
 
 if TYPE_CHECKING:
     from meshproxy.rpc.server.connection import RpcConnection
+    from meshproxy.rpc.server.stream import ServerStream
 
 _BUFFER_BYTES: Final = 256 * 1024  # of one stream's answers, and of one connection's, that wait for the caller
 
@@ -44,7 +46,7 @@ class ServerStats:
     connection_errors: int = 0  # the peer broke the protocol, or flooded
     calls: int = 0
     statuses: dict[int, int] = field(default_factory=dict)  # calls that we have ended, by gRPC status
-    held_refused: int = 0  # calls that came when `max_held_bytes` were held
+    held_refused: int = 0  # calls that ended since `max_held_bytes` were held
 
 
 class ServerCore:
@@ -82,6 +84,20 @@ class ServerCore:
         self.on_connection_closed(idle)
         idle.abort()
         return True
+
+    def hold(self, call: ServerStream, size: int) -> None:
+        """Let `call` have `size` bytes more: where that is too much, the calls that hold most end, until it is enough,
+        or until `call` itself has ended. So whoever only holds messages back keeps nobody out."""
+        while self.held_bytes + size > self.limits.max_held_bytes:
+            most, most_bytes = call, call.held_bytes + size
+            for connection in self.connections:
+                for each in connection.calls:
+                    if each.held_bytes > most_bytes:
+                        most, most_bytes = each, each.held_bytes
+            self.stats.held_refused += 1
+            most.fail(grpc.RESOURCE_EXHAUSTED, "too many messages wait here")
+            if most is call:
+                return
 
     def on_connection_closed(self, connection: RpcConnection) -> None:
         """No-op where it was told before."""

@@ -45,7 +45,7 @@ class ServerStream(StreamDecoder):
         self._reader = MessageReader(core.limits.max_message_bytes)
         self._messages: deque[bytes] = deque()
         self._waiting_bytes = 0  # of `_messages`
-        self._held_bytes = 0  # of them and of what is not whole yet, as counted in `core`
+        self.held_bytes: int = 0  # of them and of what is not whole yet, as counted in `core`
         self._ended = False  # the caller has no more
         self._full = False  # the caller has to wait
         self._backed_up = False  # we have to wait
@@ -120,10 +120,8 @@ class ServerStream(StreamDecoder):
     def on_data(self, data: bytes, end: bool) -> None:
         if self._encoder is None:
             return
-        core = self._core
-        if core.held_bytes + len(data) > core.limits.max_held_bytes:
-            core.stats.held_refused += 1
-            self._end(grpc.RESOURCE_EXHAUSTED, "too many messages wait here")
+        self._core.hold(self, len(data))
+        if self._encoder is None:
             return
         try:
             messages = self._reader.feed(data)
@@ -175,8 +173,8 @@ class ServerStream(StreamDecoder):
 
     def _count_held(self) -> None:
         held = self._waiting_bytes + self._reader.kept_bytes if self._encoder is not None else 0
-        self._core.held_bytes += held - self._held_bytes
-        self._held_bytes = held
+        self._core.held_bytes += held - self.held_bytes
+        self.held_bytes = held
 
     # -- the end
 

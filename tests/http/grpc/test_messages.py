@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import accumulate
 
 import pytest
@@ -40,6 +41,18 @@ def test_what_is_whole_comes_at_once_and_the_rest_is_kept() -> None:
     assert reader.feed(b"w") == []
     assert reader.feed(b"o") == [(0, b"two")]
     assert not reader.partial
+
+
+def test_a_message_in_many_pieces_takes_no_more_memory_than_it_has() -> None:
+    reader = MessageReader(100_000)
+    body = frame(bytes(range(256)) * 390)[:-1]
+    tracemalloc.start()
+    for at in range(0, len(body), 2):
+        reader.feed(body[at : at + 2])
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert reader.kept_bytes == len(body)
+    assert size < 2 * len(body)
 
 
 @pytest.mark.parametrize("split", [0, 1, 4])

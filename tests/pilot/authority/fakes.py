@@ -36,6 +36,7 @@ class FakeAuthority:
         self.lifetime_s = lifetime_s
         self.revoked_serials: frozenset[int] = frozenset()
         self.barred: set[str] = set()
+        self.dropped: set[str] = set()  # names of issuers that are trusted no longer
         self._bundle = TrustBundle(self.root.pem, b"")
         self._watchers: list[Callable[[], None]] = []
 
@@ -65,6 +66,13 @@ class FakeAuthority:
 
     def is_barred(self, identity_uri: str) -> bool:
         return identity_uri in self.barred
+
+    def issuer_of(self, certificate: x509.Certificate) -> str:
+        name = certificate.issuer.rfc4514_string()
+        return name if self.trusts(name) else ""
+
+    def trusts(self, issuer: str) -> bool:
+        return issuer not in self.dropped
 
     @property
     def watched(self) -> int:

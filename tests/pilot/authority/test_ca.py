@@ -176,6 +176,24 @@ async def test_rates_are_limited_for_each_identity(tmp_path: Path) -> None:
         await running.authority.issue(Caller(Identity("cluster.local", "shop", "other"), "jwt"), 0)
 
 
+async def test_who_asks_too_often_does_not_fill_the_disk(tmp_path: Path) -> None:
+    """A full one would end the authority for all. What is not told is counted."""
+    async with opened(tmp_path, AuthoritySettings(identity_rate=0.001, identity_burst=1.0)) as running:
+        await running.authority.issue(CALLER, 0)
+        for _ in range(300):
+            await refused(running, RESOURCE_EXHAUSTED)
+        assert running.counted("refused_total", reason="rate") == 300
+        lines = [line for line in running.audit() if line["event"] == "refused"]
+        assert 100 <= len(lines) < 300
+        running.authority._lines.has_one(float("inf"))  # a long time later
+        await refused(running, RESOURCE_EXHAUSTED)
+        last = running.audit()[-1]["reason"]
+        assert (
+            last
+            == f"too many certificates for this identity (and {300 - len(lines)} refusals before it that are not told)"
+        )
+
+
 async def test_no_certificate_without_a_line_in_the_audit(tmp_path: Path) -> None:
     authority = await CertificateAuthority.open(
         DirectoryStore(str(tmp_path / "ca")), PASSPHRASE, AuthoritySettings(), Audit(str(tmp_path / "log")),

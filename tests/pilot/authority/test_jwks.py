@@ -111,6 +111,7 @@ class KeyServer:
         self.answer: bytes | None = None
         self.redirect = ""
         self.asked = 0
+        self.tokens: list[str | None] = []
         authority = issue("authority", ca=True)
         self.ca = _write(folder, "ca.pem", authority.pem)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -128,6 +129,7 @@ class KeyServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked += 1
+                outer.tokens.append(self.headers["authorization"])
                 if outer.redirect:
                     self.send_response(302)
                     self.send_header("location", outer.redirect)
@@ -255,6 +257,24 @@ async def test_nobody_is_led_elsewhere_or_given_too_much(server: KeyServer) -> N
     with pytest.raises(KeySetError, match="more than"):
         await FetchedKeys(server.url, server.ca).candidates("a")
     assert server.asked == 2
+
+
+async def test_its_server_may_want_a_token_which_changes(server: KeyServer, tmp_path: Path) -> None:
+    server.answer = jwks(Signer("a"))
+    now = Now()
+    token = tmp_path / "token"
+    keys = FetchedKeys(server.url, server.ca, now, token_file=str(token))
+    with pytest.raises(KeySetError, match="No such file"):
+        await keys.candidates("a")
+    token.write_text("one\n")
+    now.at += 1.0
+    assert ids(await keys.candidates("a")) == ["a"]
+    token.write_text("two")
+    now.at += module.FRESH_S
+    await keys.candidates("a")
+    await refetched(keys, lambda: server.asked == 2)
+    assert server.tokens == ["Bearer one", "Bearer two"]
+    await keys.close()
 
 
 async def test_they_may_be_there_before_anybody_asks(server: KeyServer) -> None:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from meshproxy.codec import grpc as codes
 from meshproxy.pilot.authority.contract import Caller
+from meshproxy.pilot.authority.directory_store import DirectoryStore
 from meshproxy.pilot.authority.jwks import FileKeys, Key, KeySetError
+from meshproxy.pilot.authority.memory import Memory
 from meshproxy.pilot.authority.proof import Prover
+from meshproxy.pilot.authority.rotation import advance, new_root
+from meshproxy.pilot.authority.settings import AuthoritySettings
 from meshproxy.pilot.authority.tokens import TokenVerifier
 from meshproxy.pilot.authority.uids import UidTable
 from meshproxy.rpc.server.call import Credentials, Peer, RpcFailure
 from meshproxy.tls.spiffe import Identity
 from tests.pilot.authority.fakes import AUDIENCE, ISSUER, TRUST_DOMAIN, FakeAuthority, FakeCall, Signer, bearer, jwks
+from tests.pilot.authority.support import CALLER, CART, PASSPHRASE, START, opened
 from tests.tls.certificates import Issued, issue, uri
 
 WEB = Identity(TRUST_DOMAIN, "shop", "web")
@@ -212,3 +220,38 @@ async def test_a_proof_ends(world: World) -> None:
     world.later_s = 0.0
     world.authority.revoked_serials = frozenset({mine.certificate.serial_number})
     assert [world.prover.holds(each) for each in holding] == [False, True, True]
+
+
+async def test_who_signed_it_is_trusted_no_longer(world: World) -> None:
+    """The connection was made before: whose key was stolen makes as many certificates as he likes, for ever."""
+    peer, mine = certified()
+    held = await world.prover.prove(FakeCall(peer))
+    world.authority.dropped.add(mine.certificate.issuer.rfc4514_string())
+    assert not world.prover.holds(held)
+    assert await world.refused(peer) == ("the certificate is of no issuer that is trusted now", "certificate")
+
+
+async def test_only_certificates_of_the_authority_count_whoever_a_port_believes(tmp_path: Path) -> None:
+    async with opened(tmp_path) as running:
+        told: list[str] = []
+        prover = Prover(("cluster.local",), running.authority, lambda *why: told.append(why[0]), clock=running.clock)
+        made = await running.authority.issue(CALLER, 3600)
+        certificate = x509.load_pem_x509_certificate(made.chain)
+        peer = Peer(TLS.address, None, (CART.uri,), 0, certificate.public_bytes(serialization.Encoding.DER), True)
+        held = await prover.prove(FakeCall(peer))
+        assert held.caller.identity == CART
+        foreign = issue("workload", ROOT, names=uri(CART.uri), days=(3000, 9000))
+        running.clock.now = foreign.certificate.not_valid_before_utc.timestamp() + 1
+        with pytest.raises(RpcFailure):
+            await prover.prove(FakeCall(replace(peer, certificate=foreign.der)))
+        assert told == ["the certificate is of no issuer that is trusted now"]
+        running.clock.now = START
+
+        settings, memory = AuthoritySettings(), Memory(DirectoryStore(str(tmp_path / "ca")), PASSPHRASE)
+        await memory.change(lambda state, seal: new_root(state, settings, seal, START))
+        for _ in range(2):  # it signs; the one before goes
+            await memory.change(lambda state, _: advance(state, settings, START, [], hurry=True))
+        await running.authority.issue(CALLER, 0)  # it finds out
+        assert not prover.holds(held)
+        with pytest.raises(RpcFailure):
+            await prover.prove(FakeCall(peer))

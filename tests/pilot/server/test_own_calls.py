@@ -128,3 +128,12 @@ async def test_health() -> None:
         assert await check(b"", timeout=20.0) == b"\x08\x02"
         plane.server.ready = True
         assert await check(b"", timeout=20.0) == b"\x08\x01"
+
+
+async def test_health_is_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has proved anything there: a call that asks nothing is not held open."""
+    monkeypatch.setattr("meshproxy.pilot.server.server._CHECK_S", 0.01)
+    async with own_pilot() as (plane, _), grpc.aio.insecure_channel(plane.target) as channel:
+        call = channel.stream_unary("/grpc.health.v1.Health/Check")(timeout=20.0)
+        with pytest.raises(grpc.aio.AioRpcError, match="nothing was asked for"):
+            await call

@@ -168,7 +168,7 @@ async def _until_stuck(s: Serving) -> None:
     """The caller has to wait: the server has not given back what it was sent."""
     core = s.server._core
     async with asyncio.timeout(DEADLINE_S):
-        while not any(call._full for connection in core.connections for call in connection._calls):
+        while not any(call._full for connection in core.connections for call in connection.calls):
             await asyncio.sleep(0)
 
 
@@ -185,6 +185,25 @@ async def test_all_callers_together_are_bounded(tmp_path: Path) -> None:
         assert (code, details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many messages wait here")
         assert s.server.stats.held_refused == 1
         assert await ask(second, "echo", b"small") == b"small"
+
+
+async def test_who_holds_most_makes_room_for_the_others(tmp_path: Path) -> None:
+    """One that keeps messages back to the last byte that there is."""
+    limits = ServerLimits(max_held_bytes=100_000)
+    async with serving(tmp_path, limits=limits) as s, s.channel() as first, s.channel() as second:
+        calls = [first.stream_unary("/test.Test/hold")() for _ in range(2)]
+        await s.methods.until("holds", "holds")
+        for call, size in zip(calls, (60_000, 39_000), strict=True):
+            await call.write(b"x" * size)
+        async with asyncio.timeout(DEADLINE_S):
+            while s.server._core.held_bytes < 99_000:
+                await asyncio.sleep(0)
+        assert await ask(second, "echo", b"x" * 2_000) == b"x" * 2_000
+        assert (await failure(calls[0])) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many messages wait here")
+        assert s.server.stats.held_refused == 1
+        s.methods.released.set()
+        await calls[1].done_writing()
+        assert await calls[1] == b"39000"
 
 
 async def test_a_caller_that_does_not_read_holds_its_handler_up(tmp_path: Path) -> None:
