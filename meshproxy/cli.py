@@ -110,17 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from meshproxy.pilot.rules_command import run_rules
 
         return run_rules(options)
+    if options.command in ("agent", "authority") and find_spec("cryptography") is None:
+        reason = "cryptography is needed: pip install 'meshproxy[authority]'"
+        print(f"meshproxy {options.command}: {reason}", file=sys.stderr)
+        return 2
     if options.command == "agent":
-        if find_spec("cryptography") is None:
-            print("meshproxy agent: cryptography is needed: pip install 'meshproxy[authority]'", file=sys.stderr)
-            return 2
         from meshproxy.agent.command import run_agent
 
         return run_agent(options)
     if options.command == "authority":
-        if find_spec("cryptography") is None:
-            print("meshproxy authority: cryptography is needed: pip install 'meshproxy[authority]'", file=sys.stderr)
-            return 2
         from meshproxy.pilot.authority.command import run_authority
 
         return run_authority(options)

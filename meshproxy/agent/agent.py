@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +25,7 @@ from meshproxy.observe.log import log_once_per
 from meshproxy.rpc.server.call import Credentials
 from meshproxy.rpc.server.server import RpcServer
 from meshproxy.server.admin.server import AdminServer
+from meshproxy.server.whole_file import write_whole
 from meshproxy.xds.secret_server import secret_handlers
 
 _log: Final = logging.getLogger("meshproxy.agent")
@@ -86,7 +85,7 @@ class Agent:
             self.http_address = str(self._admin.address)
         _log.info("serving %s on %s", settings.identity.uri, path)
         if settings.address_path:
-            _write(settings.address_path, {"sds": path, "http": self.http_address})
+            write_whole(settings.address_path, json.dumps({"sds": path, "http": self.http_address}))
 
     def _allows(self, credentials: Credentials) -> bool:
         if credentials.uid in self._settings.uids:
@@ -205,10 +204,3 @@ class Agent:
 
 def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-def _write(path: str, what: dict[str, str]) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-        json.dump(what, file)
-    Path(file.name).replace(path)

@@ -20,7 +20,6 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, Discovery
 from google.protobuf.message import DecodeError
 
 from meshproxy.agent.material import KeyPair, MaterialError
-from meshproxy.agent.secrets import ROOTS
 from meshproxy.agent.settings import CaSettings
 from meshproxy.api.istio_ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from meshproxy.codec.headers import Field
@@ -33,12 +32,15 @@ from meshproxy.http.grpc.service import GrpcServiceConfig
 from meshproxy.net.address import is_ip
 from meshproxy.net.dispatcher import Dispatcher
 from meshproxy.observe.stats import StatsRegistry
+from meshproxy.pilot.authority.services import CREATE_CERTIFICATE
 from meshproxy.rpc.clients import open_rpc_client
 from meshproxy.upstream.build import build_cluster
 from meshproxy.upstream.manager import ClusterManager
+from meshproxy.xds.secret_server import STREAM_SECRETS
+from meshproxy.xds.secret_streams import ROOTS
 
-_SIGN: Final = b"/istio.v1.auth.IstioCertificateService/CreateCertificate"
-_BUNDLES: Final = b"/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
+_SIGN: Final = CREATE_CERTIFICATE.encode()
+_BUNDLES: Final = STREAM_SECRETS.encode()
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TIMEOUT_S: Final = 10.0
 _MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024

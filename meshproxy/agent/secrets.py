@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
@@ -15,10 +15,7 @@ from google.protobuf.message import DecodeError
 
 from meshproxy.agent.material import KeyPair, MaterialError, certificates, revocation_lists, stands
 from meshproxy.rpc.server.call import ServerCall
-from meshproxy.xds.secret_streams import SecretValue
-
-IDENTITY: Final = "default"
-ROOTS: Final = "ROOTCA"
+from meshproxy.xds.secret_streams import IDENTITY, ROOTS, SecretValue
 
 
 class AgentSecrets:

@@ -36,6 +36,13 @@ class EnforcedStats(StatsScope):
         self.allowed: int = 0
         self.denied: int = 0
 
+    def tell(self, verdict: Verdict) -> None:
+        """Of a decision."""
+        if verdict.allowed:
+            self.allowed += 1
+        else:
+            self.denied += 1
+
 
 class ShadowStats(StatsScope):
     """Under `<prefix>rbac.<shadow_rules_stat_prefix>`; `dynamic` has those of single policies."""
@@ -46,6 +53,13 @@ class ShadowStats(StatsScope):
         super().__init__()
         self.shadow_allowed: int = 0
         self.shadow_denied: int = 0
+
+    def tell(self, verdict: Verdict) -> None:
+        """Of what would have been decided."""
+        if verdict.allowed:
+            self.shadow_allowed += 1
+        else:
+            self.shadow_denied += 1
 
 
 class Verdict:

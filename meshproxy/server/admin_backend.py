@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -36,6 +35,7 @@ from meshproxy.server.admin.server import AdminServer
 from meshproxy.server.admin_config import build_admin
 from meshproxy.server.cluster_status import merge_clusters
 from meshproxy.server.warming import CLUSTER, LISTENER
+from meshproxy.server.whole_file import write_whole
 from meshproxy.version import __version__
 
 if TYPE_CHECKING:
@@ -190,20 +190,13 @@ async def start_admin(supervisor: Supervisor, errors: ConfigErrors) -> AdminServ
         errors.add("admin.address", f"cannot serve {address.text}: {_reason(error)}")
     try:
         if path and not errors:
-            _write_whole(path, server.address.text)
+            write_whole(path, server.address.text)
     except OSError as error:
         errors.add("", f"--admin-address-path: cannot write {path}: {_reason(error)}")
     if errors:
         await server.close()
         return None
     return server
-
-
-def _write_whole(path: str, text: str) -> None:
-    """Who waits for the file finds all of it."""
-    temporary = f"{path}.{os.getpid()}"
-    Path(temporary).write_text(text)
-    os.replace(temporary, path)
 
 
 def _reason(error: OSError) -> str:

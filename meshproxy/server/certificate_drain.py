@@ -35,8 +35,8 @@ _log: Final = logging.getLogger("meshproxy.main")
 _INTERVAL_MS: Final = 10_000
 _LEAST_INTERVAL_MS: Final = 100
 _GRACE_MS: Final = 30_000
-_STRIDE: Final = 16  # connections, or a few hundred entries of a list, in a step
-_ENTRIES: Final = 256
+_STRIDE: Final = 16  # connections in a step
+_ENTRIES: Final = 256  # of a list, in a step
 
 OWN_EXPIRED: Final = "own_expired"
 PEER_EXPIRED: Final = "peer_expired"
@@ -81,7 +81,6 @@ class CertificateDrain:
         self._timer = CallTimer(self._on_timer)
         self._retired: dict[ActiveConnection, float] = {}  # downstream, and since when
         self._lists: dict[bytes, frozenset[tuple[bytes, bytes]]] = {}  # what is revoked, by the PEM that says so
-        self._looking = False
 
     def configure(self, settings: Any) -> None:
         """As the bootstrap in force says; None: no connection is drained."""

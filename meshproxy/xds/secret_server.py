@@ -14,6 +14,7 @@ from meshproxy.rpc.server.call import Handler, Handlers, Peer, RpcFailure, Serve
 from meshproxy.xds.secret_streams import DeltaSecrets, SecretStream, SecretValue, StateOfTheWorldSecrets
 
 _SERVICE: Final = "/envoy.service.secret.v3.SecretDiscoveryService"
+STREAM_SECRETS: Final = f"{_SERVICE}/StreamSecrets"
 _MAX_STREAMS: Final = 256  # of one peer
 
 
@@ -127,7 +128,7 @@ class SecretServer:
 def secret_handlers(source: SecretSource, *, delta: bool = False, stats: SecretStats | None = None) -> Handlers:
     """`FetchSecrets`, and `DeltaSecrets` without `delta`, are not implemented, which is what callers are told."""
     server = SecretServer(source, stats or SecretStats())
-    handlers: dict[str, Handler] = {f"{_SERVICE}/StreamSecrets": server.stream_secrets}
+    handlers: dict[str, Handler] = {STREAM_SECRETS: server.stream_secrets}
     if delta:
         handlers[f"{_SERVICE}/DeltaSecrets"] = server.delta_secrets
     return handlers

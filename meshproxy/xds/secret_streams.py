@@ -23,6 +23,10 @@ from meshproxy.codec import grpc
 from meshproxy.config.subscription import SECRET_TYPE
 from meshproxy.rpc.server.call import RpcFailure
 
+# What a mesh calls the secrets of its workloads, as Istio does: a certificate with its key, and whom to trust.
+IDENTITY: Final = "default"
+ROOTS: Final = "ROOTCA"
+
 MAX_NAMES: Final = 100  # of one stream
 MAX_NAME_LENGTH: Final = 256
 _MAX_REASON: Final = 1024

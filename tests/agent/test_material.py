@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import time
 
@@ -84,6 +85,13 @@ def test_a_pair_does_not_show_its_key() -> None:
 def test_an_answer_that_is_of_no_use(answer: object, reason: str) -> None:
     with pytest.raises(MaterialError, match=reason):
         read_answer(answer(FakeAuthority()), KEY, URI, time.time())  # type: ignore[operator]
+
+
+def test_a_certificate_of_a_version_that_there_is_not() -> None:
+    der = FakeAuthority().sign(CSR, 60.0).public_bytes(serialization.Encoding.DER)
+    version_8 = ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1))
+    with pytest.raises(MaterialError, match="no certificate in PEM"):
+        read_answer([version_8], KEY, URI, time.time())
 
 
 @pytest.mark.parametrize("names", [[x509.UniformResourceIdentifier(URI + "x")], [x509.DNSName("web")]])

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
 from meshproxy.config.subscription import CLUSTER_TYPE, LISTENER_TYPE, SECRET_TYPE
-from tests.integration.config import Json, address, direct, listener
+from tests.integration.config import Json, address, cluster, direct, listener
 from tests.integration.dynamic import ads_bootstrap, message
 from tests.integration.proxy import Proxy, children
 from tests.integration.test_secrets import Agent, inbound, pod
@@ -26,10 +27,11 @@ _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 NAMES = uri("spiffe://cluster.local/ns/default/sa/reviews")
 KEYS = {
     name: issue(name, world().ca, names=NAMES)
-    for name in ("static", "inline", "sds", "mismatched", "malformed", "refused", "ads", "encrypted", "listener")
+    for name in ("static", "inline", "sds", "mismatched", "malformed", "refused", "ads", "encrypted", "listener", "cluster")
 }
 PASSWORD = b"a password that nobody sees, 0123456789"
 TICKETS = bytes(range(7, 87))
+GENERIC = b"a credential that nobody sees, 0123456789"
 PAGES = (
     *("/", "/certs", "/clusters", "/clusters?format=json", "/config_dump", "/config_dump?include_eds", "/help"),
     *("/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_active_secrets"),
@@ -53,7 +55,7 @@ def traces(secret: bytes) -> Iterator[bytes]:
 
 def secrets() -> dict[str, list[bytes]]:
     """What is looked for, by a name that may be told."""
-    found = {"password": list(traces(PASSWORD)), "tickets": list(traces(TICKETS[16:64]))}
+    found = {"password": list(traces(PASSWORD)), "tickets": list(traces(TICKETS[16:64])), "generic": list(traces(GENERIC))}
     for name, issued in KEYS.items():
         scalar: Any = issued.key.private_numbers()
         number: bytes = scalar.private_value.to_bytes(32, "big")
@@ -88,6 +90,12 @@ def serving(**fields: Any) -> Json:
     return made
 
 
+def asking(name: str) -> Json:
+    """A cluster that shows this certificate."""
+    config = {"@type": _TLS + "UpstreamTlsContext", "common_tls_context": {"tls_certificates": [held(KEYS[name])]}}
+    return cluster(name, 1, transport_socket={"name": "tls", "typed_config": config})
+
+
 def configured(plane: ControlPlane, agent: Agent, *, delta: bool) -> str:
     """With keys inline, of the bootstrap's secrets, and references to others."""
     tree = json.loads(ads_bootstrap(plane.port, delta=delta))
@@ -96,6 +104,7 @@ def configured(plane: ControlPlane, agent: Agent, *, delta: bool) -> str:
     encrypted["password"] = {"inline_bytes": base64.b64encode(PASSWORD).decode()}
     tree["static_resources"]["secrets"] = [
         {"name": "static", "tls_certificate": held(KEYS["static"])},
+        {"name": "generic", "generic_secret": {"secret": {"inline_bytes": base64.b64encode(GENERIC).decode()}}},
         {"name": "tickets", "session_ticket_keys": {"keys": [{"inline_bytes": base64.b64encode(TICKETS).decode()}]}},
     ]
     by_name = serving(name="named", tls_certificate_sds_secret_configs=[{"name": "static"}])
@@ -158,7 +167,7 @@ async def test_no_key_leaves(
     agent.give("1", KEYS["sds"])
     by_ads = {"name": "ads", "sds_config": {"ads": {}, "resource_api_version": "V3"}}
     with_key = serving(name="listener", tls_certificates=[held(KEYS["listener"])])
-    plane.set(CLUSTER_TYPE, {})
+    plane.set(CLUSTER_TYPE, {"cluster": message(Cluster, asking("cluster"))})
     plane.set(SECRET_TYPE, {"ads": certificate("ads", KEYS["ads"])})
     listeners = {
         "inbound": inbound(),
@@ -168,11 +177,12 @@ async def test_no_key_leaves(
     plane.set(LISTENER_TYPE, listeners)
     arguments = ("--concurrency", workers, "--xds-cache", str(directory / "cache"), "-l", "trace", "--enable-core-dump")
     config = configured(plane, agent, delta=delta)
-    assert set(found_in(config.encode())) == {"inline", "password", "static", "tickets"}
+    assert set(found_in(config.encode())) == {"generic", "inline", "password", "static", "tickets"}
     async with Proxy(config, *arguments) as proxy:
         await proxy.until_stat("listener_manager.total_listeners_active", lambda count: count == 5)
         assert await proxy.stat("sds.default.update_success") >= 1
         assert await proxy.stat("sds.ads.update_success") >= 1
+        await proxy.until_stat("cluster_manager.cds.update_success", lambda count: count >= 1)
 
         # bad ones
         refused = serving(name="refused", tls_certificates=[held(KEYS["refused"], KEYS["sds"].key_pem)])

@@ -30,12 +30,7 @@ FIRST, SECOND = (issue(name, world().ca, names=dns("a.test")) for name in ("firs
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates of one authority for both ends of the channel, in files."""
     made = tmp_path_factory.mktemp("certificates")
-    ca = issue("ca", ca=True)
-    (made / "ca.pem").write_bytes(ca.pem)
-    for side in ("server", "client"):
-        issued = issue(side, ca, names=[x509.DNSName(f"{side}.test")])
-        (made / f"{side}.pem").write_bytes(issued.pem)
-        (made / f"{side}.key").write_bytes(issued.key_pem)
+    write_both_ends(made)
     return made
 
 

@@ -26,6 +26,7 @@ from envoy.service.discovery.v3 import discovery_pb2 as discovery
 
 from meshproxy.api.istio_ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from meshproxy.config.subscription import CLUSTER_TYPE, SECRET_TYPE
+from tests.integration.test_secrecy import core_limit
 from tests.pilot.authority.fakes import AUDIENCE, ISSUER, TRUST_DOMAIN, Signer, jwks
 from tests.pilot.authority.test_services import CSR, KEY
 from tests.pilot.processes import DEADLINE_S, PilotProcess, pilot
@@ -352,6 +353,9 @@ def test_what_it_says_of_itself(mesh: Mesh, running: PilotProcess) -> None:
     assert page["addresses"] == [own_port(running), f"unix:{mesh.sockets}"]
     with Caller(own_port(running), mesh.roots) as nobody:
         assert refused(nobody.certificate) == NOBODY
+    with Caller(own_port(running), mesh.roots, token=mesh.signer.token()) as agent:
+        assert agent.certificate()
+        assert agent.secret("ROOTCA").name == "ROOTCA"
     metrics = running.page("/metrics")
     for name in ("issued_total", 'refused_total{reason="unproven"}', 'calls_total{status="16"}', "secret_pushes_total"):
         lines = [each for each in metrics.splitlines() if each.startswith(f"meshproxy_authority_{name}")]
@@ -361,6 +365,7 @@ def test_what_it_says_of_itself(mesh: Mesh, running: PilotProcess) -> None:
         assert "PRIVATE KEY" not in text
         assert "eyJ" not in text  # no token
         assert "a passphrase of some length" not in text
+    assert core_limit(running.process.pid) == "0"
 
 
 _TYPES = "type.googleapis.com/envoy.extensions."

@@ -23,12 +23,7 @@ TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates of one authority for both sides."""
     made = tmp_path_factory.mktemp("certificates")
-    ca = issue("ca", ca=True)
-    (made / "ca.pem").write_bytes(ca.pem)
-    for side in ("server", "client"):
-        issued = issue(side, ca, names=[x509.DNSName(f"{side}.test")])
-        (made / f"{side}.pem").write_bytes(issued.pem)
-        (made / f"{side}.key").write_bytes(issued.key_pem)
+    write_both_ends(made)
     return made
 
 

@@ -101,7 +101,7 @@ async def test_nobody_notices(pair: tuple[str, str], tmp_path: Path) -> None:
     mesh = Mesh(tmp_path)
     client, server = pair
     async with AsyncExitStack() as stack:
-        running = stack.enter_context(await asyncio.to_thread(mesh.pilot, *_TIMES))
+        running = await asyncio.to_thread(stack.enter_context, mesh.pilot(*_TIMES))
         agents = [await stack.enter_async_context(agent(mesh, running, tmp_path, each)) for each in ("client", "web")]
         upstream = await stack.enter_async_context(EchoUpstream("web"))
         tcp = await stack.enter_async_context(echo())

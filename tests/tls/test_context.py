@@ -695,12 +695,15 @@ def test_sessions_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Counting:
         def __getattr__(self, name: str) -> Any:
-            function = getattr(library, name)
-            if name == "SSL_SESSION_dup":
-                return lambda *given: made.append(function(*given)) or made[-1]
-            if name == "SSL_SESSION_free":
-                return lambda pointer: (freed.append(pointer), function(pointer))
-            return function
+            return getattr(library, name)
+
+        def SSL_SESSION_dup(self, session: int) -> int:
+            made.append(int(library.SSL_SESSION_dup(session)))
+            return made[-1]
+
+        def SSL_SESSION_free(self, session: int) -> None:
+            freed.append(session)
+            library.SSL_SESSION_free(session)
 
     monkeypatch.setattr(openssl, "_lib", Counting())
     serving, context = server(), client(max_version=V12)

@@ -77,33 +77,21 @@ class RbacFilter(HttpFilter):
         fields = shared_metadata(stream.info).setdefault(_NAMESPACE, {})
         if shadow is not None:
             (rules.shadow_keys or self.shadow_keys).write(fields, shadow)
-            self._count_shadow(shadow, rules.counts_policies)
+            self.shadow_stats.tell(shadow)
+            if rules.counts_policies:
+                count_policy(self.shadow_stats, shadow, "shadow_")
         if enforced is None:
             return CONTINUE
         (rules.enforced_keys or self.enforced_keys).write(fields, enforced)
-        self._count(enforced, rules.counts_policies)
+        self.enforced_stats.tell(enforced)
+        if rules.counts_policies:
+            count_policy(self.enforced_stats, enforced, "")
         if enforced.log_hint != NO_HINT:
             tell_loggers(shared_metadata(stream.info), enforced)
         if enforced.allowed:
             return CONTINUE
         stream.send_local_reply(403, b"RBAC: access denied", enforced.details(), 0)
         return STOP
-
-    def _count_shadow(self, verdict: Verdict, by_policy: bool) -> None:
-        if verdict.allowed:
-            self.shadow_stats.shadow_allowed += 1
-        else:
-            self.shadow_stats.shadow_denied += 1
-        if by_policy:
-            count_policy(self.shadow_stats, verdict, "shadow_")
-
-    def _count(self, verdict: Verdict, by_policy: bool) -> None:
-        if verdict.allowed:
-            self.enforced_stats.allowed += 1
-        else:
-            self.enforced_stats.denied += 1
-        if by_policy:
-            count_policy(self.enforced_stats, verdict, "")
 
 
 def count_policy(stats: StatsScope, verdict: Verdict, kind: str) -> None:

@@ -58,20 +58,15 @@ class NetworkRules(ConnectionFilter):
         if self.enforced is None:
             return None
         verdict = self.enforced.evaluate(access)
-        if verdict.allowed:
-            self._enforced_stats.allowed += 1
-        else:
-            self._enforced_stats.denied += 1
+        self._enforced_stats.tell(verdict)
+        if not verdict.allowed:
             info.termination_details = verdict.details()
         if verdict.log_hint != NO_HINT:
             tell_loggers(shared_metadata(info), verdict)
         return verdict
 
     def _tell_shadow(self, verdict: Verdict, info: ConnectionInfo) -> None:
-        if verdict.allowed:
-            self._shadow_stats.shadow_allowed += 1
-        else:
-            self._shadow_stats.shadow_denied += 1
+        self._shadow_stats.tell(verdict)
         self._shadow_keys.write(shared_metadata(info).setdefault(_NAMESPACE, {}), verdict)
 
 

@@ -20,17 +20,15 @@ from meshproxy.pilot.authority.contract import Authority, Issued, TrustBundle
 from meshproxy.pilot.authority.proof import Proved, Prover
 from meshproxy.pilot.authority.renewed import RenewedCertificate
 from meshproxy.rpc.server.call import RpcFailure, ServerCall
-from meshproxy.xds.secret_streams import SecretValue
+from meshproxy.xds.secret_streams import IDENTITY, ROOTS, SecretValue
 
-CERTIFICATE: Final = "default"
-ROOTS: Final = "ROOTCA"
 _LONGEST_S: Final = 30 * 86400.0
 _SPIFFE: Final = "envoy.tls.cert_validator.spiffe"
 
 
 def certificate_secret(issued: Issued) -> SecretValue:
     """`default`."""
-    secret = Secret(name=CERTIFICATE)
+    secret = Secret(name=IDENTITY)
     secret.tls_certificate.certificate_chain.inline_bytes = issued.chain
     secret.tls_certificate.private_key.inline_bytes = issued.key
     return SecretValue(f"{issued.serial:x}", secret.SerializeToString())
@@ -104,10 +102,10 @@ class CallerSecrets:
         self._end = None if proved.ends == math.inf else _at(proved.ends, self._changed)
 
     def want(self, names: frozenset[str]) -> None:
-        if CERTIFICATE in names and self._certificate is None:
+        if IDENTITY in names and self._certificate is None:
             self._certificate = RenewedCertificate(self._authority, self._proved.caller, self._changed)
             self._certificate.begin()
-        elif CERTIFICATE not in names and self._certificate is not None:
+        elif IDENTITY not in names and self._certificate is not None:
             self._certificate.close()
             self._certificate = self._secret = None
 
@@ -117,7 +115,7 @@ class CallerSecrets:
             raise RpcFailure(codes.UNAUTHENTICATED, "the proof of identity has ended")
         if name == ROOTS:
             return self._source.roots()
-        return self._own() if name == CERTIFICATE else None
+        return self._own() if name == IDENTITY else None
 
     def _own(self) -> SecretValue | None:
         issued = None if self._certificate is None else self._certificate.current

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envoy.config.core.v3.address_pb2 import CidrRange
 from envoy.config.listener.v3.listener_components_pb2 import Filter
@@ -20,6 +20,8 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac
 from envoy.extensions.path.match.uri_template.v3.uri_template_match_pb2 import UriTemplateMatchConfig
+from envoy.extensions.rbac.principals.mtls_authenticated.v3.mtls_authenticated_pb2 import Config as MtlsAuthenticated
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
 from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
 from envoy.type.matcher.v3.path_pb2 import PathMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 HTTP_RBAC: Final = "envoy.filters.http.rbac"
 NETWORK_RBAC: Final = "envoy.filters.network.rbac"
 JWT: Final = "envoy.filters.http.jwt_authn"
+_MTLS_AUTHENTICATED: Final = "envoy.rbac.principals.mtls_authenticated"
 _STAT_PREFIX: Final = "tcp."
 _ACTIONS: Final = (("AUDIT", RBAC.LOG), ("DENY", RBAC.DENY), ("ALLOW", RBAC.ALLOW))
 _DRY_RUN_PREFIX: Final = {RBAC.ALLOW: "istio_dry_run_allow_", RBAC.DENY: "istio_dry_run_deny_"}
@@ -64,13 +67,24 @@ class Authorization:
 NO_AUTHORIZATION: Final = Authorization()
 
 
-def authorization(policies: Sequence[Document], trust_domains: Sequence[str]) -> Authorization:
-    """Of the policies of a workload. `trust_domains` is the mesh's own one, then its aliases."""
+class _Domains(NamedTuple):
+    """The mesh's own trust domain and its aliases, and whether there are others whose workloads may call."""
+
+    own: Sequence[str]
+    is_federated: bool
+
+
+def authorization(
+    policies: Sequence[Document], trust_domains: Sequence[str], *, federated: bool = False
+) -> Authorization:
+    """Of the policies of a workload. `trust_domains` is the mesh's own one, then its aliases; `federated`: certificates
+    of other authorities are taken, too."""
     if not policies:
         return NO_AUTHORIZATION
+    domains = _Domains(trust_domains, federated)
     return Authorization(
-        tuple(_http_filter(*rules) for rules in _rules(policies, trust_domains, _HTTP)),
-        tuple(_network_filter(*rules) for rules in _rules(policies, trust_domains, _TCP)),
+        tuple(_http_filter(*rules) for rules in _rules(policies, domains, _HTTP)),
+        tuple(_network_filter(*rules) for rules in _rules(policies, domains, _TCP)),
     )
 
 
@@ -93,9 +107,7 @@ _HTTP: Final = False
 _TCP: Final = True
 
 
-def _rules(
-    policies: Sequence[Document], trust_domains: Sequence[str], tcp: bool
-) -> Iterator[tuple[RBAC | None, RBAC | None]]:
+def _rules(policies: Sequence[Document], domains: _Domains, tcp: bool) -> Iterator[tuple[RBAC | None, RBAC | None]]:
     """For each action: what is enforced, and what is only told. An RBAC without policies is one that says no."""
     for action, wanted in _ACTIONS:
         of_action = [one for one in policies if one.spec.action == action]
@@ -103,8 +115,8 @@ def _rules(
         told = [one for one in of_action if is_dry_run(one)]
         if of_action:
             yield (
-                _rbac(wanted, enforced, trust_domains, tcp) if enforced else None,
-                _rbac(wanted, told, trust_domains, tcp) if told else None,
+                _rbac(wanted, enforced, domains, tcp) if enforced else None,
+                _rbac(wanted, told, domains, tcp) if told else None,
             )
 
 
@@ -112,11 +124,11 @@ def is_dry_run(policy: Document) -> bool:
     return dict(policy.annotations).get(DRY_RUN) == "true"
 
 
-def _rbac(action: RBAC.Action.ValueType, policies: Iterable[Document], trust_domains: Sequence[str], tcp: bool) -> RBAC:
+def _rbac(action: RBAC.Action.ValueType, policies: Iterable[Document], domains: _Domains, tcp: bool) -> RBAC:
     message = RBAC(action=action)
     for policy in policies:
         name = f"ns[{policy.namespace}]-policy[{policy.name}]-rule"
-        maker = _Maker(policy.namespace, trust_domains, tcp=tcp, allows=action == RBAC.ALLOW)
+        maker = _Maker(policy.namespace, domains, tcp=tcp, allows=action == RBAC.ALLOW)
         for index, rule in enumerate(policy.spec.rules):
             made = maker.policy(rule)
             if made is not None:
@@ -140,7 +152,7 @@ class _Maker:
     """Makes rules of one policy into Envoy's policies."""
 
     namespace: str
-    trust_domains: Sequence[str]
+    domains: _Domains
     tcp: bool
     allows: bool
 
@@ -229,7 +241,7 @@ class _Maker:
             return lambda value: _claim(claims, value)
         return {
             "source.principal": self._principal,
-            "source.namespace": _namespace,
+            "source.namespace": self._namespace,
             "source.serviceAccount": self._account,
             "source.ip": lambda value: Principal(direct_remote_ip=_cidr(value)),
             "remote.ip": lambda value: Principal(remote_ip=_cidr(value)),
@@ -239,20 +251,34 @@ class _Maker:
         }[key]
 
     def _principal(self, value: str) -> Principal:
-        return _any_principal([_authenticated(_principal_pattern(one)) for one in self._in_all_trust_domains(value)])
+        return _any_principal(
+            [self._authenticated(_principal_pattern(one)) for one in self._in_all_trust_domains(value)]
+        )
 
     def _in_all_trust_domains(self, value: str) -> list[str]:
         """A principal of one of the mesh's trust domains is meant in each of them; a foreign one only there."""
         domain, slash, rest = value.partition("/")
-        if not slash or not any(_covers(domain, one) for one in (*self.trust_domains, _LOCAL)):
+        if not slash or not any(_covers(domain, one) for one in (*self.domains.own, _LOCAL)):
             return [value]
-        found = [value if _covers(domain, one) else f"{one}/{rest}" for one in self.trust_domains]
+        found = [value if _covers(domain, one) else f"{one}/{rest}" for one in self.domains.own]
         return list(dict.fromkeys(found))
 
     def _account(self, value: str) -> Principal:
         namespace, slash, name = value.rpartition("/")
         where = namespace if slash else self.namespace
-        return _authenticated(_regex(f"{_SPIFFE}[^/]+/ns/{re.escape(where)}/sa/{re.escape(name)}"))
+        return self._authenticated(_regex(f"{_SPIFFE}[^/]+/ns/{re.escape(where)}/sa/{re.escape(name)}"))
+
+    def _namespace(self, value: str) -> Principal:
+        name = "[^/]*".join(map(re.escape, value.split("*")))
+        return self._authenticated(_regex(f"{_SPIFFE}[^/]+/ns/{name}/.*"))
+
+    def _authenticated(self, name: StringMatcher) -> Principal:
+        """Whoever is so called. `authenticated` goes by DNS names and the subject, too, which an authority of another
+        trust domain signs as it likes: only for URIs is it held to its own."""
+        if not self.domains.is_federated:
+            return Principal(authenticated=Principal.Authenticated(principal_name=name))
+        matcher = SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI, matcher=name)
+        return Principal(custom=extension(_MTLS_AUTHENTICATED, MtlsAuthenticated(san_matcher=matcher)))
 
 
 def _covers(pattern: str, domain: str) -> bool:
@@ -308,20 +334,11 @@ def _filter_metadata(name: str, key: str, value: str) -> MetadataMatcher:
 # -- principals
 
 
-def _authenticated(name: StringMatcher) -> Principal:
-    return Principal(authenticated=Principal.Authenticated(principal_name=name))
-
-
 def _principal_pattern(value: str) -> StringMatcher:
     """Identities are written without `spiffe://`."""
     if value.startswith("*") and value != "*":
         return _regex(f"{_SPIFFE}.*{re.escape(value[1:])}")
     return _string(value) if value == "*" else _string(_SPIFFE + value)
-
-
-def _namespace(value: str) -> Principal:
-    name = "[^/]*".join(map(re.escape, value.split("*")))
-    return _authenticated(_regex(f"{_SPIFFE}[^/]+/ns/{name}/.*"))
 
 
 def _request_principal(value: str) -> Principal:

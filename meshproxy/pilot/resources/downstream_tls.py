@@ -13,14 +13,13 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, 
 
 from meshproxy.pilot.resources.messages import boolean, transport_socket
 from meshproxy.pilot.resources.upstream_tls import (
-    IDENTITY,
-    ROOTS,
     TLS,
     credential,
     san_matchers,
     secret,
     set_versions,
 )
+from meshproxy.xds.secret_streams import IDENTITY, ROOTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

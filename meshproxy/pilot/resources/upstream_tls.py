@@ -19,6 +19,7 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from meshproxy.pilot.resources.connection_pool import DOWNSTREAM, HTTP1, HTTP2, HTTP_OPTIONS
 from meshproxy.pilot.resources.messages import agent, pack, transport_socket
+from meshproxy.xds.secret_streams import IDENTITY, ROOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,8 +33,6 @@ RAW: Final = "envoy.transport_sockets.raw_buffer"
 PROXY_PROTOCOL: Final = "envoy.transport_sockets.upstream_proxy_protocol"
 
 # Who a proxy is, and whom it believes: the names under which an agent, or the authority, gives them.
-IDENTITY: Final = "default"
-ROOTS: Final = "ROOTCA"
 _NO_HASH: Final = "00" * 32  # a SHA-256 that no certificate has
 
 # What clients of the mesh offer (ALPN), by which proxies tell its mutual TLS from other TLS, and HTTP from other bytes.

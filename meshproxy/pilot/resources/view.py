@@ -134,7 +134,8 @@ class View:
     def authorization(self) -> Authorization:
         """Filters for the front of all chains that take what comes in."""
         policies = self.mesh.authorization_policies(self.scope.namespace, self._labels)
-        return authorization(policies, self.mesh.config.trust_domains)
+        config = self.mesh.config
+        return authorization(policies, config.trust_domains, federated=bool(config.federated_domains))
 
     @functools.cached_property
     def virtual_services(self) -> VirtualServices:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sys
-import tempfile
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from meshproxy.errors import ConfigError
@@ -32,6 +29,7 @@ from meshproxy.pilot.server.tls import PortTls, TlsFiles
 from meshproxy.pilot.snapshot import Proxy, Snapshot
 from meshproxy.pilot.sources.source import RuleSet, RuleSource
 from meshproxy.server.admin.server import AdminServer
+from meshproxy.server.whole_file import write_whole
 
 if TYPE_CHECKING:
     from meshproxy.pilot.server.authority import AuthorityServer, OpenAuthority, ProofSettings
@@ -146,10 +144,7 @@ class Pilot:
     def _write_addresses(self, path: str) -> None:
         http = None if self.http_address is None else str(self.http_address)
         own = [] if self.authority is None else self.authority.addresses
-        folder = os.path.dirname(os.path.abspath(path))
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-            json.dump({"xds": self.addresses, "http": http, "authority": own}, file)
-        Path(file.name).replace(path)
+        write_whole(path, json.dumps({"xds": self.addresses, "http": http, "authority": own}))
 
     async def _close(self, tasks: list[asyncio.Task[Any]]) -> None:
         for task in tasks:

@@ -17,7 +17,7 @@ from meshproxy.pilot.server.own_calls import stream_handler
 from meshproxy.pilot.server.streams import Streams
 from meshproxy.pilot.server.tls import PortTls
 from meshproxy.rpc.server.call import Handlers, RpcFailure, ServerCall
-from meshproxy.rpc.server.google import add_handlers
+from meshproxy.rpc.server.google import add_handlers, add_method
 
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 MAX_STREAMS_OF_CONNECTION: Final = 100
@@ -77,8 +77,7 @@ class DiscoveryServer:
     async def start(self) -> None:
         """Serve."""
         for path, handler in self._handlers.items():
-            _, service, method = path.split("/")
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+            add_method(self._server, path, handler)
         self.streams.snapshots.start()
         self.streams.start()
         await self._server.start()

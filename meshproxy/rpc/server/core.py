@@ -85,9 +85,9 @@ class ServerCore:
         idle.abort()
         return True
 
-    def hold(self, call: ServerStream, size: int) -> None:
-        """Let `call` have `size` bytes more: where that is too much, the calls that hold most end, until it is enough,
-        or until `call` itself has ended. So whoever only holds messages back keeps nobody out."""
+    def has_room(self, call: ServerStream, size: int) -> bool:
+        """Whether `call` may hold `size` bytes more; else it has ended. Where there is no room, the calls that hold
+        most end first: so whoever only holds messages back keeps nobody out."""
         while self.held_bytes + size > self.limits.max_held_bytes:
             most, most_bytes = call, call.held_bytes + size
             for connection in self.connections:
@@ -97,7 +97,8 @@ class ServerCore:
             self.stats.held_refused += 1
             most.fail(grpc.RESOURCE_EXHAUSTED, "too many messages wait here")
             if most is call:
-                return
+                return False
+        return True
 
     def on_connection_closed(self, connection: RpcConnection) -> None:
         """No-op where it was told before."""

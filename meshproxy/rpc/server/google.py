@@ -58,9 +58,14 @@ class GoogleServerCall:
 def add_handlers(server: Any, handlers: Handlers, *, certificates: bool = True) -> None:
     """Let a `grpc.aio.Server` that has not started take these calls."""
     for path, handler in handlers.items():
-        _, service, method = path.split("/")
-        taken = grpc.stream_stream_rpc_method_handler(_serving(handler, path, certificates=certificates))
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: taken}),))
+        serving = _serving(handler, path, certificates=certificates)
+        add_method(server, path, grpc.stream_stream_rpc_method_handler(serving))
+
+
+def add_method(server: Any, path: str, handler: Any) -> None:
+    """Let a `grpc.aio.Server` serve `/package.Service/Method` by a handler of grpcio's."""
+    _, service, method = path.split("/")
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
 
 
 def status_code(status: int) -> grpc.StatusCode:

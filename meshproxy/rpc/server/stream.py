@@ -120,8 +120,7 @@ class ServerStream(StreamDecoder):
     def on_data(self, data: bytes, end: bool) -> None:
         if self._encoder is None:
             return
-        self._core.hold(self, len(data))
-        if self._encoder is None:
+        if not self._core.has_room(self, len(data)):
             return
         try:
             messages = self._reader.feed(data)

@@ -61,7 +61,10 @@ COMMANDS: Final[tuple[Command, ...]] = (
             ("method", "GET unless said otherwise"),
             ("header", "A header as name:value; may be there several times"),
             ("listener", "The name of the listener; port does too"),
-            ("source", "The client's address; further: destination, tls, server_name, alpn, client_cert, client_uri, random"),
+            (
+                "source",
+                "The client's address; further: destination, tls, server_name, alpn, client_cert, client_uri, random",
+            ),
             ("format", "Format to use; One of (text, json)"),
         ),
     ),

@@ -21,6 +21,7 @@ from meshproxy.pilot.authority.ca import CertificateAuthority
 from meshproxy.pilot.authority.contract import Authority, Caller, Issued, Refused
 from meshproxy.pilot.authority.directory_store import DirectoryStore
 from meshproxy.pilot.authority.etcd_store import EtcdStore
+from meshproxy.pilot.authority.limits import Bucket
 from meshproxy.pilot.authority.memory import Memory
 from meshproxy.pilot.authority.metrics import AuthorityMetrics
 from meshproxy.pilot.authority.settings import AuthorityError, AuthoritySettings
@@ -176,22 +177,22 @@ async def test_rates_are_limited_for_each_identity(tmp_path: Path) -> None:
         await running.authority.issue(Caller(Identity("cluster.local", "shop", "other"), "jwt"), 0)
 
 
-async def test_who_asks_too_often_does_not_fill_the_disk(tmp_path: Path) -> None:
+async def test_who_asks_too_often_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full one would end the authority for all. What is not told is counted."""
-    async with opened(tmp_path, AuthoritySettings(identity_rate=0.001, identity_burst=1.0)) as running:
+    monkeypatch.setattr("meshproxy.pilot.authority.ca._LINES_A_SECOND", 1e-9)
+    monkeypatch.setattr("meshproxy.pilot.authority.ca._LINES_AT_ONCE", 2.0)
+    async with opened(tmp_path, AuthoritySettings(identity_rate=1e-9, identity_burst=1.0)) as running:
         await running.authority.issue(CALLER, 0)
-        for _ in range(300):
-            await refused(running, RESOURCE_EXHAUSTED)
-        assert running.counted("refused_total", reason="rate") == 300
-        lines = [line for line in running.audit() if line["event"] == "refused"]
-        assert 100 <= len(lines) < 300
-        running.authority._lines.has_one(float("inf"))  # a long time later
-        await refused(running, RESOURCE_EXHAUSTED)
-        last = running.audit()[-1]["reason"]
-        assert (
-            last
-            == f"too many certificates for this identity (and {300 - len(lines)} refusals before it that are not told)"
-        )
+        for _ in range(5):
+            with pytest.raises(Refused, match=r"^too many certificates for this identity$"):
+                await running.authority.issue(CALLER, 0)
+        assert running.counted("refused_total", reason="rate") == 5
+        assert [line["event"] for line in running.audit()].count("refused") == 2
+        running.authority._lines = Bucket(1.0, 1.0, time.monotonic())
+        with pytest.raises(Refused, match=r"^too many certificates for this identity$"):
+            await running.authority.issue(CALLER, 0)
+        reason = "too many certificates for this identity (and 3 refusals before it that are not told)"
+        assert running.audit()[-1]["reason"] == reason
 
 
 async def test_no_certificate_without_a_line_in_the_audit(tmp_path: Path) -> None:

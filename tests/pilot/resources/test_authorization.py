@@ -15,6 +15,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.rbac.principals.mtls_authenticated.v3.mtls_authenticated_pb2 import Config as MtlsAuthenticated
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
 from google.protobuf.json_format import MessageToDict
 
 from meshproxy.config.subscription import LISTENER_TYPE
@@ -164,6 +166,24 @@ def test_identities() -> None:
     assert principal("serviceAccounts: [a/b]") == named(**regex("spiffe://[^/]+/ns/a/sa/b"))
     assert principal("serviceAccounts: [b]") == named(**regex("spiffe://[^/]+/ns/shop/sa/b"))
     assert principal("notPrincipals: [a/b]") == {"not_id": named(exact="spiffe://a/b")}
+
+
+def test_with_other_trust_domains_an_identity_is_a_uri_and_nothing_else() -> None:
+    """Their authorities sign DNS names and subjects as they like, `spiffe://cluster.local/ns/a/sa/b` among them."""
+    for source in ("principals: [cluster.local/ns/a/sa/b]", "namespaces: [a]", "serviceAccounts: [a/b]"):
+        spec = f"rules: [{{from: [{{source: {{{source}}}}}]}}]"
+        made = authorization([policy(spec)], ("cluster.local",), federated=True)
+        message = http_rbac.RBAC()
+        assert made.http[0].typed_config.Unpack(message)
+        (found,) = message.rules.policies["ns[shop]-policy[p]-rule[0]"].principals
+        config = MtlsAuthenticated()
+        assert found.custom.typed_config.Unpack(config)
+        assert config.san_matcher.san_type == SubjectAltNameMatcher.URI
+        assert {
+            "authenticated": {
+                "principal_name": MessageToDict(config.san_matcher.matcher, preserving_proto_field_name=True)
+            }
+        } == principal(source)
 
 
 def test_a_request_principal_is_cut_wherever_it_may_be() -> None:
@@ -325,3 +345,12 @@ def test_the_trust_domain_of_the_mesh() -> None:
     mesh = mesh_of("\n---\n".join([sample("services"), text(spec, "d", "shop")]), config)
     listener = messages(snapshot_of(mesh, replace(SHOP_PAGE, mode=EXPLICIT)), LISTENER_TYPE)["10.1.0.10_9080"]
     assert b"spiffe://new.example/ns/a/sa/b" in listener.SerializeToString()
+    assert b"mtls_authenticated" not in listener.SerializeToString()
+
+
+def test_a_mesh_that_is_federated() -> None:
+    config = MeshConfig(federated_domains=("other.example",))
+    spec = "rules: [{from: [{source: {principals: [cluster.local/ns/a/sa/b]}}]}]"
+    mesh = mesh_of("\n---\n".join([sample("services"), text(spec, "d", "shop")]), config)
+    listener = messages(snapshot_of(mesh, replace(SHOP_PAGE, mode=EXPLICIT)), LISTENER_TYPE)["10.1.0.10_9080"]
+    assert b"mtls_authenticated" in listener.SerializeToString()

@@ -125,6 +125,11 @@ def test_it_ends_soon_without_clients(tmp_path: Path) -> None:
             2,
             "--trust-domain-alias: 'a/b' is no trust domain",
         ),
+        (
+            ("--rules", "RULES", "--authority", "x", "--trust-domain-alias", ""),
+            2,
+            "--trust-domain-alias: '' is no trust domain",
+        ),
     ],
 )
 def test_what_keeps_it_from_serving_is_told(
