@@ -17,7 +17,7 @@ BENCH_ARGS ?=
 
 TESTS = tools/run_tests.sh $(WORKERS) $(PYTEST_ARGS)
 # The directories whose tests run again on the mypyc build.
-COMPILED_TESTS = $(wildcard tests/codec tests/filters tests/http tests/integration tests/istio tests/net tests/rbac tests/route tests/upstream)
+COMPILED_TESTS = $(wildcard $(addprefix tests/,codec filters http integration istio matching net rbac route tls upstream))
 # Without -P, or with the checkout before the build on the path, the tests would quietly run the source again.
 ON_COMPILED = env PYTHONSAFEPATH=1 PYTHONPATH="$$compiled:$(CURDIR)" MESHPROXY_EXPECT_COMPILED=1
 

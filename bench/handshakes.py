@@ -1,8 +1,9 @@
 """TLS connections one after the other: handshake, one request, its answer, the end. A program, started by bench.load.
 
-    python -m bench.handshakes PORT SECONDS full|resumed
+    python -m bench.handshakes PORT SECONDS full|resumed [CERTIFICATE]
 
-It prints one line of JSON: how long each connection took, in µs.
+CERTIFICATE is a PEM file with a client's certificate and key. It prints one line of JSON: how long each connection
+took, in µs.
 """
 
 from __future__ import annotations
@@ -52,8 +53,10 @@ def _connection(port: int) -> socket.socket:
     return connection
 
 
-def main(port: int, seconds: int, *, resumes: bool) -> None:
+def main(port: int, seconds: int, *, resumes: bool, certificate: str) -> None:
     context = client_context()
+    if certificate:
+        context.load_cert_chain(certificate)
     session = converse(port, context, None) if resumes else None
     took_us: list[float] = []
     end = time.perf_counter() + seconds
@@ -65,4 +68,4 @@ def main(port: int, seconds: int, *, resumes: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), resumes=sys.argv[3] == "resumed")
+    main(int(sys.argv[1]), int(sys.argv[2]), resumes=sys.argv[3] == "resumed", certificate="".join(sys.argv[4:]))

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Protocol
 
+from bench.configuration import certificates
 from bench.peers import GRPC_MESSAGE, ROOT, installed, start_between
 
 _REPORT: Final = Path(__file__).with_name("report.lua")
@@ -195,21 +196,26 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Handshakes:
-    """Connections of one request each; every one with a full handshake, or every one resumes the session before it."""
+    """Connections of one request each; every one with a full handshake, or every one resumes the session before it.
+    With `mutual` the client shows a certificate, too."""
 
     resumes: bool = False
+    mutual: bool = False
     clients: int = 3
 
     @property
     def words(self) -> str:
         """How it reads in the report."""
         kind = "resumed" if self.resumes else "full"
-        return f"{self.clients} clients; TLS 1.3, X25519, {kind} handshake, one request, close, and again"
+        shown = ", a certificate on both sides" if self.mutual else ""
+        return f"{self.clients} clients; TLS 1.3, X25519{shown}, {kind} handshake, one request, close, and again"
 
     def run(self, port: int, seconds: int) -> Traffic:
         """Raises LoadError."""
         kind = "resumed" if self.resumes else "full"
         command = [sys.executable, "-m", "bench.handshakes", str(port), str(seconds), kind]
+        if self.mutual:
+            command.append(f"{certificates().name}/client-with-key.pem")
         clients = [
             subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
             for _ in range(self.clients)

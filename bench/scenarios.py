@@ -229,7 +229,7 @@ _EARLIER: Final[tuple[Scenario, ...]] = (
             title=f"TLS connections of one request, {title}, one worker each",
             contenders=_on("tls", "envoy", "meshproxy"),
             listener=listener,
-            load=Handshakes(resumes=name == "resumed"),
+            load=Handshakes(resumes=name == "resumed", mutual=name == "mutual"),
             goals=(_cpu(0.91, "handshake"),),  # 1.1 times the handshakes in a second of CPU
             unit="handshake",
         )
@@ -237,6 +237,7 @@ _EARLIER: Final[tuple[Scenario, ...]] = (
             ("rsa", "rsa", "full handshakes, RSA-2048"),
             ("ecdsa", "ecdsa", "full handshakes, ECDSA P-256"),
             ("resumed", "ecdsa", "resumed"),
+            ("mutual", "mutual", "full handshakes, ECDSA P-256, certificates on both sides"),
         )
     ),
     *(

@@ -48,7 +48,11 @@ def check_and_normalize(
             return rejected
     path = headers.get(b":path")
     if path is None or not path:
-        return None if headers.get(b":method") == b"CONNECT" else _MISSING_PATH
+        if headers.get(b":method") != b"CONNECT":
+            return _MISSING_PATH
+        if config.touches_host:
+            _strip_host(config, headers, info)
+        return None
     if path[0] != 0x2F:
         return _ABSOLUTE_PATH
     if headers.known & FRAGMENT:

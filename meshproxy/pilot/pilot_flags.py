@@ -13,7 +13,7 @@ PILOT_EXAMPLES: Final = """\
 examples:
   meshproxy pilot --rules rules/                             serve on 127.0.0.1:15010, pages on 127.0.0.1:15014
   meshproxy pilot --rules rules/ --listen 0.0.0.0:15012 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem
-  meshproxy pilot --etcd 10.0.0.1:2379 --listen 0.0.0.0:15010 --listen unix:/run/pilot.sock
+  meshproxy pilot --etcd 10.0.0.1:2379 --listen 127.0.0.1:15010 --listen unix:/run/pilot.sock
   meshproxy pilot --rules rules/ --authority ca/ --authority-passphrase-file passphrase \\
     --authority-listen 0.0.0.0:15012 --tls-from-authority pilot.mesh,10.0.0.1 \\
     --jwks jwks.json --jwt-issuer https://kubernetes.default.svc

@@ -27,7 +27,18 @@ _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 NAMES = uri("spiffe://cluster.local/ns/default/sa/reviews")
 KEYS = {
     name: issue(name, world().ca, names=NAMES)
-    for name in ("static", "inline", "sds", "mismatched", "malformed", "refused", "ads", "encrypted", "listener", "cluster")
+    for name in (
+        "static",
+        "inline",
+        "sds",
+        "mismatched",
+        "malformed",
+        "refused",
+        "ads",
+        "encrypted",
+        "listener",
+        "cluster",
+    )
 }
 PASSWORD = b"a password that nobody sees, 0123456789"
 TICKETS = bytes(range(7, 87))
@@ -55,7 +66,11 @@ def traces(secret: bytes) -> Iterator[bytes]:
 
 def secrets() -> dict[str, list[bytes]]:
     """What is looked for, by a name that may be told."""
-    found = {"password": list(traces(PASSWORD)), "tickets": list(traces(TICKETS[16:64])), "generic": list(traces(GENERIC))}
+    found = {
+        "password": list(traces(PASSWORD)),
+        "tickets": list(traces(TICKETS[16:64])),
+        "generic": list(traces(GENERIC)),
+    }
     for name, issued in KEYS.items():
         scalar: Any = issued.key.private_numbers()
         number: bytes = scalar.private_value.to_bytes(32, "big")

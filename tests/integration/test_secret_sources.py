@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
 from meshproxy.config.subscription import SECRET_TYPE
@@ -19,7 +18,7 @@ from tests.integration.test_secrets import certificates_shown
 from tests.rpc.grpcio_server import credentials_in
 from tests.rpc.test_tls import transport_socket
 from tests.support.control_plane import ControlPlane
-from tests.tls.certificates import Issued, dns, issue, world
+from tests.tls.certificates import Issued, dns, issue, world, write_both_ends
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _TOKEN = "type.googleapis.com/envoy.config.grpc_credential.v3.FileBasedMetadataConfig"

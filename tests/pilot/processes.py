@@ -18,6 +18,7 @@ from tests.integration.dynamic import ADS
 from tests.support.polling import wait_for
 
 DEADLINE_S = 20.0
+_START_S = 60.0  # a busy machine takes its time for the imports
 _PILOT = (sys.executable, "-m", "meshproxy", "pilot")
 
 
@@ -36,11 +37,16 @@ class PilotProcess:
                 stdout=output,
                 stderr=output,
             )
-        addresses = wait_for(lambda: _addresses(path), "the addresses", DEADLINE_S)
-        self.addresses = addresses
-        self.port = int(addresses["xds"][0].rpartition(":")[2])
-        self._http = addresses["http"]
-        wait_for(lambda: self.page("/ready") == "ready\n", "/ready", DEADLINE_S)
+        try:
+            addresses = wait_for(lambda: _addresses(path), "the addresses", _START_S)
+            self.addresses = addresses
+            self.port = int(addresses["xds"][0].rpartition(":")[2])
+            self._http = addresses["http"]
+            wait_for(lambda: self.page("/ready") == "ready\n", "/ready", _START_S)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def page(self, path: str) -> str:
         """Empty as long as it is not ready."""

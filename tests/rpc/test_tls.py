@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
 
 from meshproxy.codec import grpc
 from meshproxy.http.grpc.client import RpcError, open_client
 from tests.rpc.grpcio_server import GrpcioServer
 from tests.rpc.harness import client_of, service, services
-from tests.tls.certificates import issue
+from tests.tls.certificates import write_both_ends
 from tests.upstream.harness import any_of, world
 
 TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"

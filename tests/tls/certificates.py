@@ -7,6 +7,7 @@ import functools
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -97,6 +98,16 @@ def key_usage(*, signs: bool) -> x509.KeyUsage:
         digital_signature=signs, key_encipherment=not signs, content_commitment=False, data_encipherment=False,
         key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
     )  # fmt: skip
+
+
+def write_both_ends(folder: Path) -> None:
+    """`ca.pem`, and for `server` (server.test) and `client` (client.test) what it has issued: `.pem` and `.key`."""
+    ca = issue("ca", ca=True)
+    (folder / "ca.pem").write_bytes(ca.pem)
+    for side in ("server", "client"):
+        issued = issue(side, ca, names=dns(f"{side}.test"))
+        (folder / f"{side}.pem").write_bytes(issued.pem)
+        (folder / f"{side}.key").write_bytes(issued.key_pem)
 
 
 def dns(*names: str) -> list[x509.GeneralName]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
 
 from meshproxy.config.config_source import ADS
 from meshproxy.config.subscription import CLUSTER_TYPE, ENDPOINT_TYPE
@@ -17,7 +16,7 @@ from tests.rpc.grpcio_server import credentials_in
 from tests.rpc.harness import http2_cluster, services
 from tests.rpc.test_tls import transport_socket
 from tests.support.control_plane import ControlPlane
-from tests.tls.certificates import issue
+from tests.tls.certificates import write_both_ends
 from tests.upstream.harness import world
 from tests.xds.harness import NODE, RecordingSink, api, assignment, cluster, key_of
 

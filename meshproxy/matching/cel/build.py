@@ -8,7 +8,7 @@ from typing import Any, Final
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.regex import Regex, RegexError
 from meshproxy.matching.cel.attributes import ATTRIBUTES, NOT_HERE, Attribute
-from meshproxy.matching.cel.functions import FUNCTIONS, add_or_join, span_of, timestamp_of, to_string
+from meshproxy.matching.cel.functions import FUNCTIONS, add_or_join, to_string
 from meshproxy.matching.cel.nodes import (
     Asked,
     Call,
@@ -23,6 +23,7 @@ from meshproxy.matching.cel.nodes import (
     Matches,
     Node,
 )
+from meshproxy.matching.cel.times import span_of, timestamp_of
 from meshproxy.matching.cel.values import NS, CelError, TypeName, UInt
 from meshproxy.matching.facts import Facts
 

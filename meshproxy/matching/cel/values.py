@@ -274,7 +274,7 @@ def element(container: object, key: object) -> object:
             raise CelError("no such key") from None
     if isinstance(container, list):
         index = number_of(key)
-        if index is not None and index == int(index) and 0 <= index < len(container):
+        if index is not None and 0 <= index < len(container) and index == int(index):
             found: object = container[int(index)]
             return found
         raise CelError("no such element")

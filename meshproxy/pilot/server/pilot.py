@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # How long a thread may hold the interpreter while others wait: what is built must not be felt by the streams.
 _SWITCH_S: Final = 0.001
+_LOCAL: Final = ("unix:", "127.", "localhost:", "[::1]:")
 _LAST_CALLS_S: Final = 1.0  # of the authority's callers, when the pilot ends
 _log: Final = logging.getLogger("meshproxy.pilot")
 
@@ -106,6 +107,9 @@ class Pilot:
         if self._open_authority is not None and settings.proof is not None:
             tls = await self._start_authority(self._open_authority, settings.proof) or tls
         for address in settings.listen:
+            is_local = address.startswith(_LOCAL)
+            if tls is None and not is_local:
+                _log.warning("%s has no TLS: who reaches it is believed what it says it is, and reads all rules", address)
             self.addresses.append(self.server.listen(address, None if address.startswith("unix:") else tls))
         if settings.http is not None:
             self._admin = AdminServer(Dispatcher(asyncio.get_running_loop()), self._pages.handle)
