@@ -48,8 +48,8 @@ def merge_slashes(path: bytes) -> bytes:
 
 def normalize(path: bytes) -> bytes | None:
     """The canonical form of a path as Envoy's `normalize_path` makes it: unreserved characters unescaped, dot segments
-    removed, with parameters of theirs (`/..;a`), backslashes turned into slashes. None when the path cannot be one (it contains an escaped NUL, or no slash
-    begins it).
+    removed, with parameters of theirs (`/..;a`), backslashes turned into slashes. None when the path cannot be one (it
+    contains an escaped NUL, or no slash begins it).
     """
     head, query = _split(path)
     if _PLAIN.fullmatch(head):

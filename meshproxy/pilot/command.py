@@ -131,6 +131,7 @@ def _proof(options: argparse.Namespace) -> ProofSettings | None:
         jwks_token=options.jwks_token_file,
         issuer=options.jwt_issuer,
         audiences=tuple(options.jwt_audience or ("istio-ca",)),
+        tokens_anywhere=options.jwt_any_address,
         uid_table=options.uid_table,
         aliases=tuple(options.trust_domain_alias),
         listen=tuple(_address("--authority-listen", each) for each in options.authority_listen),

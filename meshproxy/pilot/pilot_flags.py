@@ -127,6 +127,12 @@ def _add_proof_flags(add: Callable[..., Any]) -> None:
     add("--jwks-token-file", default="", metavar="FILE", help="a bearer token that is shown there; read anew each time")
     add("--jwt-issuer", default="", metavar="TEXT", help="whose tokens they are (iss)")
     add(
+        "--jwt-any-address",
+        action="store_true",
+        help="a token counts from every address, not only from the one that showed it first: for pods whose address "
+        "changes on the way",
+    )
+    add(
         "--jwt-audience",
         action="append",
         default=[],

@@ -6,6 +6,7 @@ import socket
 from typing import Any, Final
 
 from meshproxy.codec.headers import HeaderMap
+from meshproxy.matching.facts import Facts
 from meshproxy.net.address import Address
 from meshproxy.observe.stream_info import ConnectionInfo, StreamInfo
 from meshproxy.tls.x509 import DNS, URI, DerError
@@ -28,12 +29,11 @@ class IpNumber:
 _NO_IP: Final = IpNumber(0, 0)
 
 
-class Access:
+class Access(Facts):
     """One request, each thing looked up at most once however many rules ask. For a connection `headers` are empty."""
 
     def __init__(self, headers: HeaderMap, info: StreamInfo) -> None:
-        self.headers = headers
-        self.info = info
+        super().__init__(headers, info)
         self.connection: ConnectionInfo = info.connection
         self._path: bytes | None = None
         self._path_read: bool = False

@@ -10,7 +10,6 @@ from typing import Any
 
 from meshproxy.config.string_matcher import StringMatcher
 from meshproxy.matching.cel.build import Expression
-from meshproxy.matching.facts import Facts
 from meshproxy.rbac.access import DESTINATION, Access, principal_names
 from meshproxy.route.header_matcher import HeaderMatcher
 from meshproxy.route.metadata_matcher import FilterStateMatcher, MetadataMatcher
@@ -148,7 +147,7 @@ class ExpressionCondition(Condition):
         self.expression = expression
 
     def holds(self, access: Access) -> bool:
-        return self.expression.holds(Facts(access.headers, access.info))
+        return self.expression.holds(access)
 
 
 class Authenticated(Condition):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from meshproxy.matching.facts import Facts
 from meshproxy.matching.tree import Matcher
 from meshproxy.observe.stats import StatsScope
 from meshproxy.rbac.access import Access
@@ -115,7 +114,7 @@ class TreeEngine(Engine):
         self.matcher = matcher
 
     def evaluate(self, access: Access) -> Verdict:
-        found = self.matcher.match(Facts(access.headers, access.info))
+        found = self.matcher.match(access)
         return found if isinstance(found, Verdict) else _UNMATCHED
 
 

@@ -289,32 +289,30 @@ def certificates_of_pem(pem: bytes) -> list[Certificate]:
 def issuers_of_revocations(pem: bytes) -> list[bytes]:
     """The names, in DER, of those who have signed the revocation lists in PEM text (RFC 5280 section 5.1). Raises
     DerError for a bad one."""
-    found: list[bytes] = []
-    for der in _ders_of_pem(pem, CRL_BEGIN, _CRL_END):
-        fields = Der(der, 0, len(der)).child(0).children()
-        if fields and fields[0].tag == _INTEGER:  # the version
-            fields = fields[1:]
-        if len(fields) < 2:
-            raise DerError("no revocation list")
-        found.append(fields[1].whole)
-    return found
+    return [fields[1].whole for _, fields in _revocation_lists(pem)]
 
 
 def revoked_in(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(issuer in DER, the content of the serial number) of each certificate that a list in PEM text revokes. Raises
     DerError for a bad one."""
-    for der in _ders_of_pem(pem, CRL_BEGIN, _CRL_END):
-        fields = Der(der, 0, len(der)).child(0).children()
-        if fields and fields[0].tag == _INTEGER:
-            fields = fields[1:]
-        if len(fields) < 3:
-            raise DerError("no revocation list")
+    for der, fields in _revocation_lists(pem):
         lists = [field for field in fields[2:] if field.tag == _SEQUENCE]  # beside times, and extensions
         position, end = (lists[0].begin, lists[0].end) if lists else (0, 0)
         while position < end:
             entry = Der(der, position, end)
             yield fields[1].whole, Der(der, entry.begin, entry.end).content
             position = entry.end
+
+
+def _revocation_lists(pem: bytes) -> Iterator[tuple[bytes, list[Der]]]:
+    """Each with the fields of its tbsCertList, from the algorithm of the signature on."""
+    for der in _ders_of_pem(pem, CRL_BEGIN, _CRL_END):
+        fields = Der(der, 0, len(der)).child(0).children()
+        if fields and fields[0].tag == _INTEGER:  # the version
+            fields = fields[1:]
+        if len(fields) < 3:
+            raise DerError("no revocation list")
+        yield der, fields
 
 
 def _ders_of_pem(pem: bytes, begin: bytes, finish: bytes) -> Iterator[bytes]:

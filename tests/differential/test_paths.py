@@ -1,6 +1,6 @@
 """Path normalisation, rewrites of path and host, and what is stripped from the host."""
 
-from tests.differential.cases import Case, get
+from tests.differential.cases import Case, get, request
 from tests.differential.pair import Pair
 from tests.differential.topic import Topic
 
@@ -54,6 +54,13 @@ TARGETS = (
     "/.",
     "/..",
     "/a/%252e%252e/b",
+    "/.;/a",
+    "/x/..;/a",
+    "/x/..;a=b;c/.;/a/..;?b/..;/c",
+    "/x/%2e%2e;/a",
+    "/x/..;\\b",
+    "/x/..;%2fb",
+    "/a;b/...;c/.d;e",
 )
 LISTENERS = {
     "plain": "",
@@ -195,6 +202,16 @@ HOSTS = [
         )
     )
 ]
+CONNECTS = [
+    Case(
+        f"{listener}_connect",
+        request("CONNECT", "$HOST:443"),
+        route="match: { connect_matcher: {} }\ndirect_response: { status: 204 }",
+        listener=listener,
+        probe=False,
+    )
+    for listener in HOST_LISTENERS
+]
 
 ANY_HOST = (
     (
@@ -206,7 +223,7 @@ ANY_HOST = (
 )
 
 TOPIC = Topic(
-    [*NORMALISED, *REWRITES, *HOSTS],
+    [*NORMALISED, *REWRITES, *HOSTS, *CONNECTS],
     listeners={"main": ""} | LISTENERS | HOST_LISTENERS,
     clusters={
         "named": "type: STRICT_DNS\ndns_lookup_family: V4_ONLY\nload_assignment: { cluster_name: named, endpoints: [{ lb_endpoints: "

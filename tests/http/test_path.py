@@ -56,6 +56,38 @@ def test_normalising_twice_changes_nothing_more() -> None:
             assert path.normalize(once) == once
 
 
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        (b"/.;/admin", b"/admin"),
+        (b"/x/..;/admin", b"/admin"),
+        (b"/x/y;a/b;c/..;", b"/x/y;a/"),
+        (b"/x//..;/y", b"/x/y"),
+        (b"/a/..;;x;/b?/..;/c", b"/b?/..;/c"),
+        (b"/a/..;\\b", b"/"),
+        (b"/a/..;%2fb", b"/"),
+        (b"/x/%2e%2e;/y", b"/x/..;/y"),
+        (b"/x/...;/y", b"/x/...;/y"),
+        (b"/a;b/c", b"/a;b/c"),
+    ],
+)
+def test_a_dot_segment_may_have_parameters(given: bytes, normal: bytes) -> None:
+    """As Envoy 1.40 has it: rules would not hold for servers that leave parameters out."""
+    assert path.normalize(given) == normal
+
+
+@pytest.mark.parametrize(
+    ("given", "left"), [(b"a.test:443", b"a.test"), (b"[::1]:443", b"[::1]"), (b"a.test", b"a.test")]
+)
+def test_the_host_of_a_connect_is_stripped_like_any_other(given: bytes, left: bytes) -> None:
+    config = Harness().config()
+    config.strip_any_host_port = config.touches_host = True
+    headers = HeaderMap([(b":authority", given), (b":method", b"CONNECT")])
+    info = StreamInfo(ConnectionInfo(1, Address("1.1.1.1", 1), Address("2.2.2.2", 2)), 0.0)
+    assert check_and_normalize(config, headers, info) is None
+    assert headers.get(b":authority") == left
+
+
 @pytest.mark.parametrize("given", [b"a", b"%2fa", b"/%00"])
 def test_what_is_no_path(given: bytes) -> None:
     assert path.normalize(given) is None

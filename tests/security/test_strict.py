@@ -189,3 +189,26 @@ def refusal(world: World, name: str, reason: str) -> Iterator[None]:
     (line,) = lines(inbound.connections)[told:]
     assert reason in line["failure"]
     assert len(lines(inbound.requests)) == asked
+
+
+def test_a_session_does_not_outlive_its_certificate_s_revocation(world: World) -> None:
+    """It is resumed as long as the certificate is good; then a thief of both comes no further with it."""
+    caller = of_the_authority(world.town.mesh, "resumer")
+    (world.folder / "resumer.pem").write_bytes(b"".join(caller))
+
+    def resumes(version: str, *, begins: bool = False) -> bytes:
+        session = ("-sess_out" if begins else "-sess_in", str(world.folder / f"{version}.session"))
+        flags = [flag for flag in _openssl(world.port, version, world.town.roots) if flag != "-quiet"]
+        command = ["openssl", *flags, *session, "-cert", str(world.folder / "resumer.pem")]
+        return subprocess.run(command, input=_REQUEST, capture_output=True, timeout=60, check=False).stdout
+
+    for version in VERSIONS:
+        assert b"HTTP/1.1 200" in resumes(version, begins=True)
+        again = resumes(version)
+        assert b"\nReused, TLSv1" in again
+        assert b"HTTP/1.1 200" in again
+    world.town.callers["resumer"] = caller
+    world.town.mesh.command("revoke", serial(caller))
+    wait_for(lambda: world.ask("openssl", "TLSv1.3", "resumer") == b"", "the revocation", DEADLINE_S)
+    for version in VERSIONS:
+        assert b"HTTP/" not in resumes(version)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from meshproxy.codec import grpc as codes
 from meshproxy.pilot.authority.contract import Caller
+from meshproxy.pilot.authority.token_uses import TokenUses
 from meshproxy.pilot.authority.tokens import TokenVerifier
 from meshproxy.pilot.authority.uids import UidTable
 from meshproxy.pilot.authority.unproved import Unproved
@@ -61,7 +62,8 @@ class Exclusions(Protocol):
 
 
 class Prover:
-    """`trust_domains`: the mesh's own one first, then its aliases, whose certificates count like its own."""
+    """`trust_domains`: the mesh's own one first, then its aliases, whose certificates count like its own. Without
+    `uses` a token proves the same from everywhere."""
 
     def __init__(
         self,
@@ -71,7 +73,10 @@ class Prover:
         tokens: TokenVerifier | None = None,
         uids: UidTable | None = None,
         clock: Callable[[], float] = time.time,
+        *,
+        uses: TokenUses | None = None,
     ) -> None:
+        self._uses = uses
         self._trust_domains = trust_domains
         self._exclusions = exclusions
         self._on_unproved = on_unproved
@@ -125,6 +130,9 @@ class Prover:
         found = await self._tokens.verify(token)
         if shown is not None and shown.caller.identity != found.identity:
             raise Unproved("a token and a certificate of different workloads")
+        uses = self._uses
+        if uses is not None and not uses.is_at_home(token, peer.address, found.expires_at, self._clock()):
+            raise Unproved("a token that was first shown from another address")
         return Proved(Caller(found.identity, "jwt", peer.address), found.expires_at)
 
     def _by_certificate(self, peer: Peer) -> Proved:

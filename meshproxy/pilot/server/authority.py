@@ -19,6 +19,7 @@ from meshproxy.pilot.authority.proof import Prover
 from meshproxy.pilot.authority.sds import AuthoritySecrets
 from meshproxy.pilot.authority.services import CertificateService
 from meshproxy.pilot.authority.serving import FilePair, MeshCredentials, MeshTls, OwnPair, Pairs
+from meshproxy.pilot.authority.token_uses import TokenUses
 from meshproxy.pilot.authority.tokens import TokenVerifier
 from meshproxy.pilot.authority.uids import UidTable
 from meshproxy.pilot.authority.unproved_log import UnprovedLog
@@ -50,6 +51,7 @@ class ProofSettings:
     jwks_token: str = ""  # the file of the token that the URL's server asks for
     issuer: str = ""
     audiences: tuple[str, ...] = ()
+    tokens_anywhere: bool = False  # from whatever address
     uid_table: str = ""
     aliases: tuple[str, ...] = ()
     listen: tuple[Address, ...] = ()
@@ -73,7 +75,8 @@ class AuthorityServer:
             tokens = TokenVerifier(self._keys, settings.issuer, settings.audiences, trust_domain)
         uids = UidTable(settings.uid_table, trust_domain) if settings.uid_table else None
         self._unproved = UnprovedLog(authority.audit, authority.metrics)
-        self.prover = Prover(domains, authority, self._unproved, tokens, uids)
+        uses = None if settings.tokens_anywhere else TokenUses()
+        self.prover = Prover(domains, authority, self._unproved, tokens, uids, uses=uses)
         self.secrets = AuthoritySecrets(authority, self.prover, domains)
         self._stats = SecretStats()
         self._collector = AuthorityCollector(self._stats)

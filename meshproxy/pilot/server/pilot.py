@@ -109,7 +109,7 @@ class Pilot:
         for address in settings.listen:
             is_local = address.startswith(_LOCAL)
             if tls is None and not is_local:
-                _log.warning("%s has no TLS: who reaches it is believed what it says it is, and reads all rules", address)
+                _log.warning("%s has no TLS: whoever reaches it is believed, and reads the rules", address)
             self.addresses.append(self.server.listen(address, None if address.startswith("unix:") else tls))
         if settings.http is not None:
             self._admin = AdminServer(Dispatcher(asyncio.get_running_loop()), self._pages.handle)

@@ -19,6 +19,7 @@ from meshproxy.pilot.authority.memory import Memory
 from meshproxy.pilot.authority.proof import Prover
 from meshproxy.pilot.authority.rotation import advance, new_root
 from meshproxy.pilot.authority.settings import AuthoritySettings
+from meshproxy.pilot.authority.token_uses import TokenUses
 from meshproxy.pilot.authority.tokens import TokenVerifier
 from meshproxy.pilot.authority.uids import UidTable
 from meshproxy.rpc.server.call import Credentials, Peer, RpcFailure
@@ -50,6 +51,7 @@ class World:
             TokenVerifier(keys, ISSUER, (AUDIENCE,), TRUST_DOMAIN) if tokens else None,
             UidTable(str(folder / "uids.yaml"), TRUST_DOMAIN) if uids else None,
             lambda: time.time() + self.later_s,
+            uses=TokenUses(),
         )
 
     async def prove(self, peer: Peer, metadata: Mapping[str, Sequence[str]] | None = None) -> Caller:
@@ -87,8 +89,34 @@ def on_unix(uid: int) -> Peer:
 async def test_a_token(world: World) -> None:
     token = world.signer.token()
     assert await world.prove(TLS, bearer(token)) == Caller(WEB, "jwt", "10.0.0.1:4711")
-    assert (await world.prove(on_unix(5), bearer(token))).proof == "jwt"
+    assert (await world.prove(on_unix(5), bearer(world.signer.token(jti="other")))).proof == "jwt"
     assert (await world.prove(TLS, {"authorization": [f"bearer {token}"]})).identity == WEB
+
+
+async def test_a_token_counts_where_it_was_first_shown(world: World) -> None:
+    token = bearer(world.signer.token())
+    assert await world.prove(TLS, token)
+    assert await world.prove(Peer("10.0.0.1:9", is_encrypted=True), token)
+    stolen = ("a token that was first shown from another address", "jwt")
+    assert await world.refused(Peer("10.0.0.2:4711", is_encrypted=True), token) == stolen
+    assert await world.refused(Peer("[fd00::1]:4711", is_encrypted=True), token) == stolen
+    assert await world.refused(on_unix(1000), token) == stolen
+    assert await world.prove(TLS, token)
+
+
+def test_so_many_tokens_are_remembered() -> None:
+    uses = TokenUses(most=20)
+    for number in range(20):
+        assert uses.is_at_home(f"token {number}", "10.0.0.1:1", ends=100.0 + number, now=0.0)
+    assert not uses.is_at_home("token 0", "10.0.0.2:1", ends=100.0, now=0.0)
+    # None has ended: the first ones give way.
+    assert uses.is_at_home("token 20", "10.0.0.1:1", ends=200.0, now=0.0)
+    assert uses.is_at_home("token 0", "10.0.0.2:1", ends=100.0, now=0.0)
+    assert not uses.is_at_home("token 19", "10.0.0.2:1", ends=119.0, now=0.0)
+    # Those that have ended give way before others.
+    for number in range(21, 40):
+        assert uses.is_at_home(f"token {number}", "10.0.0.1:1", ends=300.0, now=150.0)
+    assert not uses.is_at_home("token 20", "10.0.0.2:1", ends=200.0, now=150.0)
 
 
 async def test_a_certificate(world: World) -> None:
