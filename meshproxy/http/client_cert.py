@@ -5,6 +5,7 @@ Written as Envoy's documentation of the header has it: `By`, `Hash`, then what i
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from meshproxy.codec.headers import HeaderMap
@@ -19,6 +20,7 @@ SANITIZE_SET: Final = 3
 ALWAYS_FORWARD_ONLY: Final = 4
 
 _NAME: Final = b"x-forwarded-client-cert"
+_MARKS: Final = re.compile(r'[\x00-\x20",;\x7f]')
 
 
 class ClientCertForwarding:
@@ -61,7 +63,12 @@ class ClientCertForwarding:
         if self._subject:
             parts.append(f'Subject="{"" if peer is None else peer.subject}"')
         if self._uri:
-            parts += [f"URI={uri}" for uri in facts.peer_names(URI) or [""]]
+            parts += [f"URI={_escaped(uri)}" for uri in facts.peer_names(URI) or [""]]
         if self._dns:
-            parts += [f"DNS={name}" for name in facts.peer_names(DNS)]
+            parts += [f"DNS={_escaped(name)}" for name in facts.peer_names(DNS)]
         return ";".join(parts).encode("latin-1", "replace")
+
+
+def _escaped(name: str) -> str:
+    """Percent-encoded where it would end, or begin, a part or an element: an authority may sign any name."""
+    return _MARKS.sub(lambda found: f"%{ord(found[0]):02X}", name)

@@ -27,8 +27,17 @@ client refuses, stands in the log and in /debug/rejections; all else goes on.
 
 def add_pilot_flags(parser: argparse.ArgumentParser) -> None:
     """All of them."""
-    add = parser.add_argument
     add_source_flags(parser)
+    _add_port_flags(parser.add_argument)
+    _add_mesh_flags(parser.add_argument)
+    _add_client_flags(parser.add_argument)
+    group = parser.add_argument_group("the authority (docs/authority.md)")
+    add_authority_flags(group.add_argument)
+    add_serving_flags(group.add_argument)
+    _add_proof_flags(parser.add_argument_group("who gets certificates, and where").add_argument)
+
+
+def _add_port_flags(add: Callable[..., Any]) -> None:
     add(
         "--listen",
         action="append",
@@ -53,6 +62,9 @@ def add_pilot_flags(parser: argparse.ArgumentParser) -> None:
         "--http", default="127.0.0.1:15014", metavar="IP:PORT", help="debug pages and metrics (default 127.0.0.1:15014)"
     )
     add("--address-path", default="", metavar="FILE", help="write what is listened on to this file, as JSON")
+
+
+def _add_mesh_flags(add: Callable[..., Any]) -> None:
     add("--domain", default="cluster.local", metavar="NAME", help="of services (default cluster.local)")
     add("--root-namespace", default="istio-system", metavar="NAME", help="whose rules hold for all namespaces")
     add(
@@ -61,6 +73,9 @@ def add_pilot_flags(parser: argparse.ArgumentParser) -> None:
         default="ALLOW_ANY",
         help="what becomes of requests to no known service, where no Sidecar says it (default ALLOW_ANY)",
     )
+
+
+def _add_client_flags(add: Callable[..., Any]) -> None:
     add(
         "--debounce-ms", type=_count, default=100, metavar="MS", help="act on changes after so much quiet (default 100)"
     )
@@ -87,10 +102,6 @@ def add_pilot_flags(parser: argparse.ArgumentParser) -> None:
         help="connections are renewed at about this age, so that clients spread over pilots (default: never)",
     )
     add("-l", "--log-level", default="info", metavar="LEVEL", help="trace, debug, info, warning, error, off")
-    group = parser.add_argument_group("the authority (docs/authority.md)")
-    add_authority_flags(group.add_argument)
-    add_serving_flags(group.add_argument)
-    _add_proof_flags(parser.add_argument_group("who gets certificates, and where").add_argument)
 
 
 def _add_proof_flags(add: Callable[..., Any]) -> None:

@@ -12,8 +12,8 @@ from cryptography import x509
 from tests.agent.client import asked, secret
 from tests.agent.harness import agent_of, until
 from tests.pilot.authority.fakes import TRUST_DOMAIN
+from tests.pilot.authority_mesh import NAME, Mesh, own_port
 from tests.pilot.processes import PilotProcess
-from tests.pilot.test_authority import NAME, Mesh, own_port
 
 SHOP = ("--trust-domain", TRUST_DOMAIN, "--namespace", "shop", "--drain-time-s", "0")
 

@@ -11,8 +11,8 @@ import yaml
 from cryptography import x509
 
 from tests.pilot.authority.test_services import KEY
+from tests.pilot.authority_mesh import WEB, Caller, Mesh, own_port, sds_cluster, uris
 from tests.pilot.processes import DEADLINE_S, PilotProcess, bootstrap
-from tests.pilot.test_authority import WEB, Caller, Mesh, _sds_cluster, own_port, uris
 from tests.pilot.test_mutual_tls import KINDS, RULES, START, SecureEchoServer, ask
 from tests.support.polling import wait_for
 from tests.tls.certificates import Issued
@@ -63,7 +63,7 @@ def server(mesh: Mesh, running: PilotProcess, tmp_path_factory: pytest.TempPathF
 
 def configuration(mesh: Mesh, running: PilotProcess, kind: str, token: str) -> str:
     tree = yaml.safe_load(bootstrap(1, api_type=kind))
-    tree["static_resources"]["clusters"] = [_sds_cluster(mesh, own_port(running)) | {"name": "xds"}]
+    tree["static_resources"]["clusters"] = [sds_cluster(mesh, own_port(running)) | {"name": "xds"}]
     tree["node"]["metadata"] |= {"meshproxy.io/ports": {"8000": 0}, "meshproxy.io/sds-cluster": "ads"}
     (service,) = tree["dynamic_resources"]["ads_config"]["grpc_services"]
     service["initial_metadata"] = [{"key": "authorization", "value": f"Bearer {token}"}]

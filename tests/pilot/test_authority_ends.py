@@ -14,8 +14,8 @@ from cryptography import x509
 
 from tests.pilot.authority.fakes import TRUST_DOMAIN
 from tests.pilot.authority.test_services import KEY
+from tests.pilot.authority_mesh import Caller, Mesh, answered, bare_proxy, key_pem, own_port
 from tests.pilot.processes import DEADLINE_S
-from tests.pilot.test_authority import Caller, Mesh, _answered, _proxy, key_pem, own_port
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 
@@ -46,7 +46,7 @@ class World:
             return agent.certificate()[0], key_pem(KEY)
 
     def answers(self, client: tuple[bytes, bytes]) -> bool:
-        return bool(_answered(self._port, self._roots, self._folder, client))
+        return bool(answered(self._port, self._roots, self._folder, client))
 
     def becomes(self, client: tuple[bytes, bytes], *, answered: bool) -> None:
         what = "answered" if answered else "refused"
@@ -65,7 +65,7 @@ class World:
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     mesh = Mesh(folder)
-    with mesh.pilot() as running, START[request.param](_proxy(mesh, f"unix:{mesh.sockets}", "")) as proxy:
+    with mesh.pilot() as running, START[request.param](bare_proxy(mesh, f"unix:{mesh.sockets}", "")) as proxy:
         found = World(mesh, running, proxy, folder)
         found.becomes(found.client("anybody"), answered=True)
         yield found
@@ -114,7 +114,7 @@ def test_an_old_root_is_refused_after_its_time(world: World) -> None:
 def test_without_the_pilot_the_proxy_goes_on(tmp_path: Path) -> None:
     """And takes up what has changed when there is one again."""
     mesh = Mesh(tmp_path)
-    with mesh.pilot() as running, start_meshproxy(_proxy(mesh, f"unix:{mesh.sockets}", "")) as proxy:
+    with mesh.pilot() as running, start_meshproxy(bare_proxy(mesh, f"unix:{mesh.sockets}", "")) as proxy:
         first = World(mesh, running, proxy, tmp_path)
         client, bad = first.client("anybody"), first.client("bad")
         first.becomes(client, answered=True)

@@ -13,7 +13,7 @@ from cryptography import x509
 from tests.pilot.authority.fakes import TRUST_DOMAIN
 from tests.pilot.authority.test_authority_command import Outside
 from tests.pilot.authority.test_services import KEY
-from tests.pilot.test_authority import Caller, Mesh, _answered, _proxy, key_pem
+from tests.pilot.authority_mesh import Caller, Mesh, answered, bare_proxy, key_pem
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess, start_envoy, start_meshproxy
 from tests.tls.certificates import Issued, issue, key_usage, uri
@@ -40,7 +40,7 @@ class Server:
         wait_for(lambda: self.answers(client) == answered, f"a client to be {what}", DEADLINE_S, 0.05)
 
     def answers(self, client: Pair) -> bool:
-        return bool(_answered(self._port, self.mesh.roots, self.mesh.folder, client))
+        return bool(answered(self._port, self.mesh.roots, self.mesh.folder, client))
 
     def refuses(self, client: Pair) -> bool:
         """With its stat."""
@@ -50,7 +50,7 @@ class Server:
 
 @contextmanager
 def serving(mesh: Mesh, kind: str, *flags: str) -> Iterator[Server]:
-    with mesh.pilot(*flags), START[kind](_proxy(mesh, f"unix:{mesh.sockets}", "")) as proxy:
+    with mesh.pilot(*flags), START[kind](bare_proxy(mesh, f"unix:{mesh.sockets}", "")) as proxy:
         yield Server(mesh, proxy)
 
 

@@ -320,16 +320,18 @@ async def test_who_cannot_prove_to_be_of_the_mesh(world: World, mode: str, case:
 @pytest.mark.parametrize(
     ("pool", "arguments", "version"),
     [
-        ("maxRetries: 1", ("--http2-prior-knowledge",), 1),
-        ("h2UpgradePolicy: UPGRADE", (), 2),
-        ("useClientProtocol: true", ("--http2-prior-knowledge",), 2),
-        ("useClientProtocol: true", (), 1),
+        ("maxRetries: 1, maxRequestsPerConnection: 1001", ("--http2-prior-knowledge",), 1),
+        ("h2UpgradePolicy: UPGRADE, maxRequestsPerConnection: 1002", (), 2),
+        ("useClientProtocol: true, maxRequestsPerConnection: 1003", ("--http2-prior-knowledge",), 2),
+        ("useClientProtocol: true, maxRequestsPerConnection: 1004", (), 1),
     ],
 )
 async def test_every_version_of_http_goes_by_mutual_tls(
     world: World, pool: str, arguments: tuple[str, ...], version: int
 ) -> None:
-    """What is offered (ALPN), what is agreed on, and what is then spoken have to be one."""
+    """What is offered (ALPN), what is agreed on, and what is then spoken have to be one.
+
+    No two pools are the same: else connections of the test before would be good for this one, too."""
     await world.takes("STRICT")
     before = await asyncio.to_thread(world.connections, version)
     world.put("pool", POOL % pool)

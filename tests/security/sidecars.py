@@ -115,6 +115,7 @@ class Way:
     most: int = 0
     http2: bool = False
     version: str = "TLSv1_3"
+    port: int = 0  # another one than where the others go
 
     def cluster(self, secrets: Secrets, port: int) -> Json:
         context = secrets.context({"exact": PREFIX + self.account}, "h2" if self.http2 else "http/1.1")
@@ -122,7 +123,7 @@ class Way:
         config = {"@type": _TLS + "UpstreamTlsContext", "common_tls_context": context}
         common = {"max_requests_per_connection": self.most} if self.most else None
         fields = http2_cluster(common) if self.http2 else http1_cluster(common)
-        return cluster(self.name, port, **fields, transport_socket={"name": "tls", "typed_config": config})
+        return cluster(self.name, self.port or port, **fields, transport_socket={"name": "tls", "typed_config": config})
 
 
 def http1_cluster(common: Json | None) -> Json:

@@ -14,8 +14,8 @@ import yaml
 from tests.integration.load import EchoUpstream, Load, echoed
 from tests.integration.proxy import eventually
 from tests.pilot.authority.fakes import TRUST_DOMAIN
+from tests.pilot.authority_mesh import Mesh
 from tests.pilot.processes import PilotProcess, free_port, pilot
-from tests.pilot.test_authority import Mesh
 from tests.pilot.test_peer_authentication import PEER, POOL, RULES, configuration
 from tests.security.sidecars import START, Inbound, Outbound, Secrets, Way
 from tests.security.test_rotations import agent, stats

@@ -15,15 +15,17 @@ from meshproxy.agent.agent import Agent
 from tests.agent.harness import Quick, settings
 from tests.integration.load import EchoUpstream, Load, echoed
 from tests.integration.proxy import eventually
+from tests.pilot.authority_mesh import Mesh
 from tests.pilot.processes import PilotProcess
-from tests.pilot.test_authority import Mesh
 from tests.security.sidecars import START, Inbound, Outbound, Secrets, Way
 from tests.security.streams import StreamLoad, echo
 from tests.security.usage import Usage, usage
 from tests.security.workloads import agent_flags
 from tests.support.proxy import ProxyProcess
 
-PAIRS = [("meshproxy", "meshproxy"), ("meshproxy", "envoy"), ("envoy", "meshproxy")]
+# Client, server, and how many workers each of them has.
+PAIRS = [("meshproxy", "meshproxy", "1"), ("meshproxy", "envoy", "1"), ("envoy", "meshproxy", "1")]
+PAIRS += [("meshproxy", "meshproxy", "2")]
 # Connections that are kept, new ones for each request, and HTTP/2 whose connections are replaced now and then.
 WAYS = (Way("kept", "web"), Way("fresh", "web", most=1, version="TLSv1_2"), Way("http2", "web", 20, http2=True))
 ROTATIONS = 50
@@ -34,7 +36,6 @@ _RENEW_S = 1.0
 _PAUSE_S = 0.05
 _MEMORY_MIB = 12.0
 _DESCRIPTORS = 16  # connections come and go
-_DUMPABLE = {"meshproxy": ("--enable-core-dump",), "envoy": ()}
 
 
 @asynccontextmanager
@@ -97,20 +98,21 @@ class World:
 
 @pytest.mark.long
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-async def test_nobody_notices(pair: tuple[str, str], tmp_path: Path) -> None:
+async def test_nobody_notices(pair: tuple[str, str, str], tmp_path: Path) -> None:
     mesh = Mesh(tmp_path)
-    client, server = pair
+    client, server, workers = pair
+    flags = {"meshproxy": ("--concurrency", workers, "--enable-core-dump"), "envoy": ()}
     async with AsyncExitStack() as stack:
         running = await asyncio.to_thread(stack.enter_context, mesh.pilot(*_TIMES))
         agents = [await stack.enter_async_context(agent(mesh, running, tmp_path, each)) for each in ("client", "web")]
         upstream = await stack.enter_async_context(EchoUpstream("web"))
         tcp = await stack.enter_async_context(echo())
         inbound = Inbound(Secrets(f"{tmp_path}/web.sock"), tmp_path, upstream.port, tcp)
-        receiving = await asyncio.to_thread(START[server], inbound.text(), *_DUMPABLE[server])
+        receiving = await asyncio.to_thread(START[server], inbound.text(), *flags[server])
         stack.push_async_callback(asyncio.to_thread, receiving.stop)
         ports = await asyncio.to_thread(receiving.listener_ports)
         outbound = Outbound(Secrets(f"{tmp_path}/client.sock"), tmp_path, WAYS, ports["http"], ports["tcp"])
-        sending = await asyncio.to_thread(START[client], outbound.text(), *_DUMPABLE[client])
+        sending = await asyncio.to_thread(START[client], outbound.text(), *flags[client])
         stack.push_async_callback(asyncio.to_thread, sending.stop)
         near = await asyncio.to_thread(sending.listener_ports)
         world = World(mesh, agents, [sending, receiving])
@@ -142,6 +144,7 @@ async def test_nobody_notices(pair: tuple[str, str], tmp_path: Path) -> None:
             }
             assert bad == {}
             assert sum(n for name, n in counted.items() if name.endswith(".ssl.handshake")) > ROTATIONS
+        print(before, after)
         for was, now in zip(before, after, strict=True):
             assert now.rss_mib - was.rss_mib < _MEMORY_MIB, (before, after)
             assert now.descriptors - was.descriptors < _DESCRIPTORS, (before, after)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.pilot.authority_mesh import Mesh
 from tests.pilot.processes import PilotProcess
-from tests.pilot.test_authority import Mesh
 from tests.security.sidecars import PREFIX, START, Inbound, Outbound, Secrets, Way
 from tests.security.workloads import DEADLINE_S, agents, application, lines, logged, token
 from tests.support.downstream import exchange

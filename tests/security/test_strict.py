@@ -12,19 +12,13 @@ from typing import Final
 
 import pytest
 
-from tests.pilot.authority.test_services import KEY
-from tests.pilot.processes import PilotProcess
-from tests.pilot.test_authority import Caller, Mesh, key_pem
 from tests.pilot.test_authority_ends import serial
 from tests.security.sidecars import PREFIX, START, Inbound, Secrets
-from tests.security.thief import stolen_root
-from tests.security.workloads import DEADLINE_S, agents, application, lines, token
+from tests.security.town import CLIENT, Town, of_the_authority, open_town
+from tests.security.workloads import DEADLINE_S, agents, application, lines
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess
-from tests.tls.certificates import Issued, issue, uri
 
-Pair = tuple[bytes, bytes]  # a chain and its key, PEM
-CLIENT: Final = f"{PREFIX}client"
 _REQUEST: Final = b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n"
 # The statistic of the listener, and words of %DOWNSTREAM_TRANSPORT_FAILURE_REASON%.
 REFUSED: Final = {
@@ -39,16 +33,6 @@ REFUSED: Final = {
 }
 PROTOCOL: Final = {"openssl": b"HTTP/1.1", "curl": b"HTTP/2"}  # that is agreed on by ALPN, or by default
 VERSIONS: Final = {"TLSv1.2": "-tls1_2", "TLSv1.3": "-tls1_3"}
-
-
-@dataclass
-class Town:
-    """An authority whose first root is past, and what callers have who should not be let in."""
-
-    mesh: Mesh
-    pilot: PilotProcess
-    callers: dict[str, Pair | None]
-    roots: Path
 
 
 @dataclass
@@ -92,44 +76,10 @@ def _curl(port: int, version: str, _: Path) -> list[str]:
 _FLAGS = {"openssl": _openssl, "curl": _curl}
 
 
-def of_the_authority(mesh: Mesh, account: str) -> Pair:
-    """By a token."""
-    with Caller(f"unix:{mesh.sockets}", b"", token=token(mesh, account)) as caller:
-        return caller.certificate()[0], key_pem(KEY)
-
-
-def made(issuer: Issued, *names: str, days: tuple[int, int] = (-1, 30)) -> Pair:
-    issued = issue("caller", issuer, names=[name for each in names for name in uri(each)], days=days)
-    return issued.pem, issued.key_pem
-
-
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    mesh = Mesh(tmp_path_factory.mktemp("mesh"))
-    with mesh.pilot() as running:
-        old = of_the_authority(mesh, "client")
-        for arguments in ((), ("--now",), ("--now",)):
-            mesh.command("rotate", *arguments)
-        root = stolen_root(mesh)
-        mesh.roots = root.pem
-        wait_for(lambda: len(running.json("/debug/authority")["issuers"]) == 1, "one root", DEADLINE_S)
-        callers = {
-            "of the mesh": of_the_authority(mesh, "client"),
-            "no certificate": None,
-            "another trust domain": made(root, "spiffe://other.test/ns/shop/sa/client"),
-            "no identity": made(root),
-            "another authority": made(issue("other", ca=True), CLIENT),
-            "expired": made(root, CLIENT, days=(-10, -1)),
-            "not yet valid": made(root, CLIENT, days=(5, 10)),
-            "revoked": of_the_authority(mesh, "client"),
-            "of a root after its time": old,
-        }
-        revoked = callers["revoked"]
-        assert revoked is not None
-        mesh.command("revoke", serial(revoked))
-        roots = mesh.folder / "now.pem"
-        roots.write_bytes(mesh.roots)
-        yield Town(mesh, running, callers, roots)
+    with open_town(tmp_path_factory.mktemp("mesh")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module", params=START)

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshproxy.api.istio_ca_pb2 import IstioCertificateRequest
 from tests.pilot.authority.fakes import Signer
+from tests.pilot.authority_mesh import ADS, CREATE, NOBODY, Caller, Mesh, clusters, own_port, refused
 from tests.pilot.processes import PilotProcess
-from tests.pilot.test_authority import ADS, CREATE, NOBODY, Caller, Mesh, _clusters, own_port, refused
 from tests.security.sidecars import PREFIX
 from tests.security.workloads import DEADLINE_S, AgentProcess, agent_flags, token
 from tests.support.polling import wait_for
@@ -88,8 +88,8 @@ def test_a_thief_gets_nothing(mesh: Mesh, pilot: PilotProcess, case: str) -> Non
             thief.certificate,
             lambda: thief.secret("default"),
             lambda: thief.secret("ROOTCA"),
-            lambda: thief.first(ADS + "StreamAggregatedResources", _clusters()),
-            lambda: thief.first(ADS + "DeltaAggregatedResources", _clusters()),
+            lambda: thief.first(ADS + "StreamAggregatedResources", clusters()),
+            lambda: thief.first(ADS + "DeltaAggregatedResources", clusters()),
         ):
             assert refused(ask) == NOBODY
     assert count(pilot, "unproven") == before + 5

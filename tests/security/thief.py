@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshproxy.pilot.authority.directory_store import DirectoryStore
 from meshproxy.pilot.authority.material import make_material
 from meshproxy.pilot.authority.memory import Memory
-from tests.pilot.test_authority import Mesh
+from tests.pilot.authority_mesh import Mesh
 from tests.tls.certificates import Issued
 
 

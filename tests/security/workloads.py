@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.pilot.authority.fakes import TRUST_DOMAIN
+from tests.pilot.authority_mesh import NAME, Mesh, own_port
 from tests.pilot.processes import PilotProcess
-from tests.pilot.test_authority import NAME, Mesh, own_port
 from tests.pilot.test_peer_authentication import Application, Threads
 from tests.support.polling import wait_for
 

@@ -11,7 +11,8 @@ from meshproxy.tls.spiffe import Identity
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who has proved, and how, that it is `identity`: "jwt", "uid" or "certificate"; `address` is for the audit."""
+    """Who has proved, and how, that it is `identity`: "jwt", "uid" or "certificate"; "pilot" is the pilot itself.
+    `address` is for the audit."""
 
     identity: Identity
     proof: str

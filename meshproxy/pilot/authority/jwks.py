@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from meshproxy.config.datasource import file_stamp
 from meshproxy.errors import ConfigError, MeshProxyError
+from meshproxy.pilot.files import Followed, read_file
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_KEYS: Final = 100
@@ -106,25 +106,16 @@ class FileKeys:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._stamp = file_stamp(path)
-        try:
-            self._keys = self._read()
-        except (OSError, KeySetError) as error:
-            raise ConfigError(path, _reason(error)) from None
+        self._keys = Followed((path,), self._read)
 
     def _read(self) -> list[Key]:
-        with Path(self._path).open("rb") as file:
-            return read_keys(file.read(MAX_BYTES + 1))
+        try:
+            return read_keys(read_file(self._path))
+        except KeySetError as error:
+            raise ConfigError(self._path, str(error)) from None
 
     async def candidates(self, key_id: str) -> list[Key]:
-        stamp = file_stamp(self._path)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._keys = self._read()
-            except (OSError, KeySetError) as error:
-                _log.warning("%s: %s; the keys before stay in force", self._path, _reason(error))
-        return _named(self._keys, key_id)
+        return _named(self._keys.get(), key_id)
 
 
 class FetchedKeys:

@@ -7,15 +7,14 @@ that clients are verified with are those of the bundle.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any, Final, Protocol
 
-from meshproxy.config.datasource import FileStamp, file_stamp
 from meshproxy.config.tls_factory import TlsSocketFactory
 from meshproxy.errors import ConfigError
 from meshproxy.pilot.authority.contract import Authority, Caller, Refused, TrustBundle
 from meshproxy.pilot.authority.proof import OnUnproved
 from meshproxy.pilot.authority.renewed import RenewedCertificate
+from meshproxy.pilot.files import Followed, read_file
 from meshproxy.tls.context import TlsContext
 from meshproxy.tls.engine import TlsEvents
 from meshproxy.tls.facts import TlsFacts
@@ -39,25 +38,10 @@ class FilePair:
     """PEM files, read again when they change. Raises ConfigError at first."""
 
     def __init__(self, certificate: str, key: str) -> None:
-        self._names = (certificate, key)
-        self._stamps = self._look()
-        self._pair = self._read()
+        self._files = Followed((certificate, key), lambda: (read_file(certificate), read_file(key)))
 
     def pair(self) -> Pair:
-        stamps = self._look()
-        if stamps != self._stamps:
-            try:
-                self._pair = self._read()
-                self._stamps = stamps
-            except ConfigError as error:
-                _log.warning("the certificate in use stays: %s", error)
-        return self._pair
-
-    def _look(self) -> tuple[FileStamp | None, ...]:
-        return tuple(file_stamp(name) for name in self._names)
-
-    def _read(self) -> Pair:
-        return _read(self._names[0]), _read(self._names[1])
+        return self._files.get()
 
 
 class OwnPair:
@@ -174,10 +158,3 @@ class MeshCredentials:
         self._made_of = made_of
         (chain, key), roots = made_of
         return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
-
-
-def _read(name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise ConfigError(name, error.strerror or str(error)) from None

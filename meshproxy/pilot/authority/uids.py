@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
-from meshproxy.config.datasource import file_stamp
 from meshproxy.errors import ConfigError
+from meshproxy.pilot.files import Followed, read_file
 from meshproxy.tls.spiffe import Identity
-
-_MAX_BYTES: Final = 1024 * 1024
-_log: Final = logging.getLogger("meshproxy.pilot")
 
 
 class UidTable:
@@ -22,29 +17,15 @@ class UidTable:
     def __init__(self, path: str, trust_domain: str) -> None:
         self._path = path
         self._trust_domain = trust_domain
-        self._stamp = file_stamp(path)
-        self._identities = self._read()
+        self._identities = Followed((path,), self._read)
 
     def identity(self, uid: int) -> Identity | None:
         """Whom a process of this user speaks for."""
-        stamp = file_stamp(self._path)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._identities = self._read()
-            except ConfigError as error:
-                _log.warning("%s; the table before stays in force", error)
-        return self._identities.get(uid)
+        return self._identities.get().get(uid)
 
     def _read(self) -> dict[int, Identity]:
         try:
-            with Path(self._path).open("rb") as file:
-                data = file.read(_MAX_BYTES + 1)
-            if len(data) > _MAX_BYTES:
-                raise ConfigError(self._path, f"more than {_MAX_BYTES} bytes")
-            rows = yaml.safe_load(data)
-        except OSError as error:
-            raise ConfigError(self._path, error.strerror or str(error)) from None
+            rows = yaml.safe_load(read_file(self._path))
         except (yaml.YAMLError, ValueError):
             raise ConfigError(self._path, "this is no YAML") from None
         if not isinstance(rows, dict):

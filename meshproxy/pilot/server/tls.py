@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import grpc
 
-from meshproxy.config.datasource import FileStamp, file_stamp
-from meshproxy.errors import ConfigError
-
-_log: Final = logging.getLogger("meshproxy.pilot")
+from meshproxy.pilot.files import Followed, read_file
 
 
 class PortTls(Protocol):
@@ -40,34 +35,17 @@ class CertificateSource:
     """For gRPC, which asks before each handshake."""
 
     def __init__(self, files: TlsFiles) -> None:
-        self._files = files
-        self._stamps = self._look()
-
-    def _look(self) -> tuple[FileStamp | None, ...]:
-        return tuple(file_stamp(name) for name in (self._files.certificate, self._files.key, self._files.ca) if name)
+        """Raises ConfigError."""
+        names = tuple(name for name in (files.certificate, files.key, files.ca) if name)
+        self._files = Followed(names, lambda: [read_file(name) for name in names])
+        self._given: list[bytes] | None = None
 
     def read(self) -> Any:
-        """What the files have now. Raises ConfigError."""
-        certificate, key = _read(self._files.certificate), _read(self._files.key)
-        ca = _read(self._files.ca) if self._files.ca else None
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca)
+        """What the files have now."""
+        self._given = found = self._files.get()
+        certificate, key, *ca = found
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca[0] if ca else None)
 
     def fetch(self) -> Any:
         """What the files have now, where it is something else; None where it is not, or cannot be read."""
-        stamps = self._look()
-        if stamps == self._stamps:
-            return None
-        try:
-            found = self.read()
-        except ConfigError as error:
-            _log.warning("the certificate in use stays: %s", error)
-            return None
-        self._stamps = stamps
-        return found
-
-
-def _read(name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise ConfigError(name, error.strerror or str(error)) from None
+        return None if self._files.get() is self._given else self.read()
