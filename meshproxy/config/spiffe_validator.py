@@ -15,6 +15,7 @@ from meshproxy.config.errors import item
 from meshproxy.tls import x509
 from meshproxy.tls.options import TrustBundle, ValidationOptions
 
+NO_BUNDLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _X509: Final = "x509-svid"  # what a key of a bundle is for; others are for tokens
 
 
@@ -82,8 +83,8 @@ def _of_json(text: bytes, field: str, builder: Builder) -> Iterator[TrustBundle]
         return
     try:
         domains = json.loads(text)["trust_domains"]
-        found = {str(name): b"".join(_authorities(bundle)) for name, bundle in domains.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = {str(name): b"".join(authorities_of(bundle)) for name, bundle in domains.items()}
+    except NO_BUNDLE as error:
         kind = "" if isinstance(error, _BadBundle) else "no map of SPIFFE bundles: "
         builder.error(field, f"{kind}{error if isinstance(error, _BadBundle) else type(error).__name__}")
         return
@@ -97,8 +98,8 @@ class _BadBundle(ValueError):
     """With a reason that may be shown."""
 
 
-def _authorities(bundle: Any) -> Iterator[bytes]:
-    """PEM of each authority."""
+def authorities_of(bundle: Any) -> Iterator[bytes]:
+    """PEM of each authority of a SPIFFE bundle, which JSON was read to. Raises NO_BUNDLE for what is none."""
     is_empty = True
     for key in bundle["keys"]:
         if key.get("use") != _X509:

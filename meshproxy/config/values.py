@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
 from meshproxy.config.errors import ConfigErrors, child
@@ -55,6 +56,15 @@ def struct_value(value: Any) -> Any:
     if kind == "list_value":
         return [struct_value(item) for item in value.list_value.values]
     return getattr(value, kind)
+
+
+def cidr_network(message: Any, path: str, errors: ConfigErrors) -> IPv4Network | IPv6Network | None:
+    """Of a CidrRange, whose address may be any in it; None with an error."""
+    try:
+        return ip_network(f"{message.address_prefix}/{message.prefix_len.value}", strict=False)
+    except ValueError as error:
+        errors.add(path, str(error))
+        return None
 
 
 def socket_address(address: Any, path: str, errors: ConfigErrors) -> tuple[str, int] | str | None:

@@ -11,7 +11,7 @@ from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import child, item
 from meshproxy.config.http2_options import build_http2_settings, build_keepalive
 from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
-from meshproxy.config.values import bool_or, milliseconds_or
+from meshproxy.config.values import bool_or, cidr_network, milliseconds_or
 from meshproxy.http.access_log import AccessLog, build_access_log
 from meshproxy.http.chain import FilterChain
 from meshproxy.http.client_cert import SANITIZE, ClientCertForwarding
@@ -321,10 +321,10 @@ def _internal_addresses(message: Any, path: str, context: BuildContext) -> Inter
     if message.HasField("internal_address_config") and not config.cidr_ranges:
         networks.extend(_PRIVATE_NETWORKS)  # without the message nobody is internal, with an empty one these are
     for index, block in enumerate(config.cidr_ranges):
-        try:
-            networks.append(ipaddress.ip_network(f"{block.address_prefix}/{block.prefix_len.value}", strict=False))
-        except ValueError as error:
-            context.errors.add(item(child(path, "internal_address_config"), "cidr_ranges", index), str(error))
+        where = item(child(path, "internal_address_config"), "cidr_ranges", index)
+        network = cidr_network(block, where, context.errors)
+        if network is not None:
+            networks.append(network)
     return InternalAddresses(config.unix_sockets, tuple(networks))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.string_matcher import build_string_matcher
 from meshproxy.config.typed_struct import unpack_any
+from meshproxy.config.values import cidr_network
 from meshproxy.matching.cel.build import build_expression
 from meshproxy.matching.inputs import ADDRESSES, CEL_INPUT, CEL_MATCHER, HEADER_INPUT, INPUTS, IP_MATCHER
 from meshproxy.matching.tree import (
@@ -189,7 +189,7 @@ class _Builder:
             at = item(path, "range_matchers", index)
             then = self.on_match(entry.on_match, child(at, "on_match"))
             for number, one in enumerate(entry.ranges):
-                network = self.network(one, item(at, "ranges", number))
+                network = cidr_network(one, item(at, "ranges", number), self.errors)
                 if then is not None and network is not None:
                     made.add(
                         network.version, network.prefixlen, int(network.network_address), IpRange(then, entry.exclusive)
@@ -197,13 +197,6 @@ class _Builder:
                 else:
                     fine = False
         return made if fine else None
-
-    def network(self, message: Any, path: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-        try:
-            return ipaddress.ip_network(f"{message.address_prefix}/{message.prefix_len.value}", strict=False)
-        except ValueError as error:
-            self.errors.add(path, str(error))
-            return None
 
     def entries(self, messages: Any, path: str) -> dict[bytes, Matcher] | None:
         found: dict[bytes, Matcher] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any, Final
 
 from meshproxy.config.context import BuildContext
 from meshproxy.config.errors import ConfigErrors, child, item
 from meshproxy.config.string_matcher import StringMatcher, build_string_matcher
 from meshproxy.config.typed_struct import unpack_any
+from meshproxy.config.values import cidr_network
 from meshproxy.matching.build import build_matcher
 from meshproxy.matching.cel.build import build_expression
 from meshproxy.rbac.access import DESTINATION, DIRECT_REMOTE, REMOTE, SOURCE
@@ -214,10 +214,8 @@ class _Builder:
         return RouteMetadataCondition(matcher) if source == _ROUTE_METADATA else MetadataCondition(matcher)
 
     def network(self, message: Any, which: int, at: str) -> Condition | None:
-        try:
-            network = ipaddress.ip_network(f"{message.address_prefix}/{message.prefix_len.value}", strict=False)
-        except ValueError as error:
-            self.errors.add(at, str(error))
+        network = cidr_network(message, at, self.errors)
+        if network is None:
             return None
         return IpCondition(which, network.version, int(network.network_address), int(network.netmask))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from envoy.service.discovery.v3.discovery_pb2 import (
@@ -37,7 +37,7 @@ class SecretValue:
     """A secret as it is now: a serialised `envoy…tls.v3.Secret`, and what tells it from others of its name."""
 
     version: str
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 Find = Callable[[str], SecretValue | None]

@@ -249,6 +249,7 @@ REFUSED = {
     "one_domain_twice": (domains("a.test", "a.test"), "trust_domains[1].name"),
     "no_certificate": (spiffe({"a.test": b"none"}), "trust_domains[0].trust_bundle"),
     "no_json": (spiffe(bundles="none"), "trust_bundles"),
+    "deep": (spiffe(bundles="[" * 9999), "trust_bundles"),
     "no_domains": (spiffe(bundles="{}"), "trust_bundles"),
     "no_keys": (spiffe(bundles='{"trust_domains": {"a.test": {}}}'), "trust_bundles"),
     "key_without_certificate": (with_keys({"kty": "EC", "use": "x509-svid"}), "trust_bundles"),

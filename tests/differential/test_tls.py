@@ -35,7 +35,7 @@ V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 ONE = issue("one", world().ca, names=dns("one.test"))
 WILD = issue("wild", world().ca, names=dns("*.wild.test"))
 AWKWARD = issue(
-    'say "hi", you; \\', world().ca, names=[*uri("spiffe://a,b"), *uri("spiffe://c"), *dns("x.test", "y.test")]
+    'say "hi", you; \\', world().ca, names=[*uri("spiffe://a=b"), *uri("spiffe://c"), *dns("x.test", "y.test")]
 )
 NAMELESS = issue("nobody", world().ca)
 TRUSTED = trusts(world().ca)
@@ -323,6 +323,14 @@ def test_as_envoy(row: TlsCase, sides: tuple[TlsSide, TlsSide]) -> None:
         if SUBJECT_IS_ENVOY:
             subject.pop(part, None)
     assert subject == envoy
+
+
+def test_a_name_with_a_comma(sides: tuple[TlsSide, TlsSide]) -> None:
+    """The row `xfcc-names` of docs/envoy-differences.md."""
+    client = Client(certificate=issue("comma", world().ca, names=uri("spiffe://a/b,URI=spiffe://c")))
+    told = [flat(side.run("xfcc_sanitize_set", client))["answer"] for side in sides]
+    assert "URI=spiffe://a/b,URI=spiffe://c" in told[0]
+    assert ("URI=spiffe://a/b,URI" if SUBJECT_IS_ENVOY else "URI=spiffe://a/b%2CURI=spiffe://c") in told[1]
 
 
 def flat(found: dict[str, Any], prefix: str = "") -> dict[str, str]:

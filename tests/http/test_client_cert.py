@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
@@ -11,6 +10,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from meshproxy.codec.headers import HeaderMap
 from meshproxy.http.client_cert import APPEND_FORWARD, ClientCertForwarding
+from meshproxy.net.address import Address
+from meshproxy.net.transport_socket import TransportSocket
+from meshproxy.observe.stream_info import ConnectionInfo
 from meshproxy.tls.x509 import DNS, URI
 
 NAME = b"x-forwarded-client-cert"
@@ -25,7 +27,9 @@ def forwarded(*names: tuple[int, str], had: bytes = b"") -> bytes | None:
         local_names=lambda _kind: [],
         peer_names=lambda kind: [text for each, text in names if each == kind],
     )
-    connection: Any = SimpleNamespace(tls=facts, client_cert=None)
+    connection = ConnectionInfo(1, Address("1.1.1.1", 1), Address("2.2.2.2", 2))
+    connection.transport_socket = TransportSocket()
+    connection.transport_socket.facts = facts
     headers = HeaderMap([(NAME, had)] if had else [])
     ClientCertForwarding(APPEND_FORWARD, details).apply(headers, connection)
     return headers.get(NAME)

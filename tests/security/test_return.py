@@ -8,8 +8,6 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from meshproxy.agent.renewal import RenewalPolicy
 from meshproxy.pilot.authority.contract import Caller, Issued
 from meshproxy.pilot.authority.limits import Limits
@@ -59,7 +57,6 @@ class Mesh:
         return policy.issued(issued.not_after - now)
 
 
-@pytest.mark.long
 async def test_nobody_runs_out_and_there_is_no_stampede(tmp_path: Path) -> None:
     clock = Clock()
     async with opened(tmp_path, clock=clock) as running:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.pilot.test_authority_ends import serial
 from tests.security.sidecars import PREFIX, START, Inbound, Secrets
-from tests.security.town import CLIENT, Town, of_the_authority, open_town
+from tests.security.town import CLIENT, Town, of_the_authority
 from tests.security.workloads import DEADLINE_S, agents, application, lines
 from tests.support.polling import wait_for
 from tests.support.proxy import ProxyProcess
@@ -74,12 +74,6 @@ def _curl(port: int, version: str, _: Path) -> list[str]:
 
 
 _FLAGS = {"openssl": _openssl, "curl": _curl}
-
-
-@pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    with open_town(tmp_path_factory.mktemp("mesh")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module", params=START)

@@ -103,6 +103,25 @@ def test_a_thief_gets_nothing(mesh: Mesh, pilot: PilotProcess, case: str) -> Non
         assert text.rpartition(".")[2] not in said
 
 
+def test_a_token_is_good_where_it_was_shown_first(mesh: Mesh, pilot: PilotProcess) -> None:
+    """The owner's is used from elsewhere; the owner goes on."""
+    good = token(mesh, "web")
+    before = count(pilot, "unproven")
+    with (
+        Caller(own_port(pilot), mesh.roots, token=good) as owner,
+        Caller(f"unix:{mesh.sockets}", b"", token=good) as thief,
+    ):
+        assert owner.certificate()
+        told = len(audit(mesh))
+        assert refused(thief.certificate) == NOBODY
+        assert refused(lambda: thief.secret("default")) == NOBODY
+        assert [line["reason"] for line in audit(mesh)[told:]] == [
+            "a token that was first shown from another address"
+        ] * 2
+        assert owner.certificate()
+    assert count(pilot, "unproven") == before + 2
+
+
 def test_a_token_is_of_one_workload(mesh: Mesh, pilot: PilotProcess) -> None:
     """Whoever has stolen a good one is who it says, and nobody else."""
     before, told = count(pilot, "foreign"), len(audit(mesh))

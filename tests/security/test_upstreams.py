@@ -1,5 +1,5 @@
-"""What a sidecar says to servers: whoever is not who should be there hears nothing of a request, and that is counted and
-written down. The real Envoy under the same secrets says the same."""
+"""What a sidecar says to servers: whoever is not who should be there hears nothing of a request, and that is counted
+and written down. The real Envoy under the same secrets says the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.pilot.test_peer_authentication import Application, Threads
 from tests.security.sidecars import START, Outbound, Secrets, Way
-from tests.security.town import Town, open_town
+from tests.security.town import Town
 from tests.security.workloads import DEADLINE_S, agents, logged
 from tests.support.downstream import exchange
 from tests.support.polling import wait_for
@@ -72,12 +72,6 @@ def serving(certificate: Path | None) -> Iterator[Server]:
         made.shutdown()
         thread.join()
         made.server_close()
-
-
-@pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    with open_town(tmp_path_factory.mktemp("mesh")) as found:
-        yield found
 
 
 @dataclass

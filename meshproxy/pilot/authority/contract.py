@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from meshproxy.tls.spiffe import Identity
@@ -27,7 +27,7 @@ class Issued:
     serial: int
     not_before: float  # Unix time
     not_after: float
-    key: bytes = b""  # PEM (PKCS#8); empty where the caller keeps its own
+    key: bytes = field(default=b"", repr=False)  # PEM (PKCS#8); empty where the caller keeps its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-
+from meshproxy.config.spiffe_validator import NO_BUNDLE, authorities_of
 from meshproxy.observe.log import component_logger
 from meshproxy.pilot.authority.certificates import read_certificates, to_pem
 from meshproxy.pilot.authority.settings import AuthorityError
@@ -51,17 +49,12 @@ def read_bundle(path: str) -> bytes:
         raise AuthorityError(f"{path}: {error.strerror}") from None
     if len(data) > _MAX_BYTES:
         raise AuthorityError(f"{path}: is larger than {_MAX_BYTES} bytes")
-    found = _from_json(data, path) if data.lstrip()[:1] == b"{" else read_certificates(data, path)
-    return to_pem(found)
+    pem = _from_json(data, path) if data.lstrip()[:1] == b"{" else data
+    return to_pem(read_certificates(pem, path))
 
 
-def _from_json(data: bytes, path: str) -> list[x509.Certificate]:
-    """A JWK set: each key of use x509-svid has one root in `x5c`."""
+def _from_json(data: bytes, path: str) -> bytes:
     try:
-        keys = [each for each in json.loads(data)["keys"] if each.get("use") == "x509-svid"]
-        found = [x509.load_der_x509_certificate(base64.b64decode(each["x5c"][0], validate=True)) for each in keys]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return b"".join(authorities_of(json.loads(data)))
+    except NO_BUNDLE:
         raise AuthorityError(f"{path}: is no SPIFFE bundle") from None
-    if not found:
-        raise AuthorityError(f"{path}: holds no x509-svid keys")
-    return found

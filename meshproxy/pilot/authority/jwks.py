@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import logging
 import random
 import ssl
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -170,7 +170,7 @@ class FetchedKeys:
     async def _fetch(self) -> None:
         try:
             self._keys = read_keys(await asyncio.to_thread(self._get))
-        except (OSError, ValueError, KeySetError, urllib.error.URLError) as error:
+        except (OSError, ValueError, KeySetError, http.client.HTTPException) as error:
             self._reason = _reason(error)
             self._failures += 1
             pause_s = min(_FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 16), _LAST_RETRY_S)

@@ -1,8 +1,8 @@
 """Where each token is shown: from any other place it proves nothing, since there it was stolen.
 
 An agent shows its token again and again from one address, and the next agent has a token of its own. What is remembered
-is a hash, until the token ends; of more tokens than anybody has, the first ones are forgotten. Each pilot remembers for
-itself.
+is a hash, until the token ends: of what is signed, since a signature can be written in several ways. Of more tokens
+than anybody has, the first ones are forgotten. Each pilot remembers for itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class TokenUses:
     def is_at_home(self, token: str, address: str, ends: float, now: float) -> bool:
         """Whether the token was never shown from another place than that of `address`, a peer's."""
         place = _place(address)
-        key = hashlib.sha256(token.encode()).digest()
+        key = hashlib.sha256(token.rpartition(".")[0].encode()).digest()
         known = self._places.get(key)
         if known is not None:
             return known[0] == place

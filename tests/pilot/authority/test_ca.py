@@ -113,6 +113,7 @@ async def test_the_line_in_the_audit_says_what_was_issued_and_holds_no_key(runni
     assert line["serial"] == f"{issued.serial:x}"
     assert line["lifetime_s"] == 660.0
     assert running.counted("issued_total", proof="jwt") == 1
+    assert "PRIVATE" not in repr(issued)
     for path in running.folder.rglob("*"):
         if path.is_file():
             assert issued.key.splitlines()[1] not in path.read_bytes(), path

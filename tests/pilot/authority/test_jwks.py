@@ -110,6 +110,7 @@ class KeyServer:
     def __init__(self, folder: Path) -> None:
         self.answer: bytes | None = None
         self.redirect = ""
+        self.nonsense = b""
         self.asked = 0
         self.tokens: list[str | None] = []
         authority = issue("authority", ca=True)
@@ -129,6 +130,9 @@ class KeyServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked += 1
+                if outer.nonsense:
+                    self.wfile.write(outer.nonsense)
+                    return
                 outer.tokens.append(self.headers["authorization"])
                 if outer.redirect:
                     self.send_response(302)
@@ -257,6 +261,17 @@ async def test_nobody_is_led_elsewhere_or_given_too_much(server: KeyServer) -> N
     with pytest.raises(KeySetError, match="more than"):
         await FetchedKeys(server.url, server.ca).candidates("a")
     assert server.asked == 2
+
+
+@pytest.mark.parametrize("nonsense", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"])
+async def test_its_server_may_speak_nonsense(server: KeyServer, nonsense: bytes) -> None:
+    """That is a reason like any other, and there is no second request at once."""
+    server.nonsense = nonsense
+    keys = FetchedKeys(server.url, server.ca)
+    for _ in range(2):
+        with pytest.raises(KeySetError):
+            await keys.candidates("a")
+    assert server.asked == 1
 
 
 async def test_its_server_may_want_a_token_which_changes(server: KeyServer, tmp_path: Path) -> None:

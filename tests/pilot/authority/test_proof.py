@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -95,28 +96,28 @@ async def test_a_token(world: World) -> None:
 
 async def test_a_token_counts_where_it_was_first_shown(world: World) -> None:
     token = bearer(world.signer.token())
-    assert await world.prove(TLS, token)
-    assert await world.prove(Peer("10.0.0.1:9", is_encrypted=True), token)
+    assert (await world.prove(TLS, token)).proof == "jwt"
+    assert (await world.prove(Peer("10.0.0.1:9", is_encrypted=True), token)).proof == "jwt"
     stolen = ("a token that was first shown from another address", "jwt")
     assert await world.refused(Peer("10.0.0.2:4711", is_encrypted=True), token) == stolen
     assert await world.refused(Peer("[fd00::1]:4711", is_encrypted=True), token) == stolen
     assert await world.refused(on_unix(1000), token) == stolen
-    assert await world.prove(TLS, token)
+    assert (await world.prove(TLS, token)).proof == "jwt"
 
 
 def test_so_many_tokens_are_remembered() -> None:
     uses = TokenUses(most=20)
     for number in range(20):
-        assert uses.is_at_home(f"token {number}", "10.0.0.1:1", ends=100.0 + number, now=0.0)
-    assert not uses.is_at_home("token 0", "10.0.0.2:1", ends=100.0, now=0.0)
+        assert uses.is_at_home(f"token {number}.x", "10.0.0.1:1", ends=100.0 + number, now=0.0)
+    assert not uses.is_at_home("token 0.x", "10.0.0.2:1", ends=100.0, now=0.0)
     # None has ended: the first ones give way.
-    assert uses.is_at_home("token 20", "10.0.0.1:1", ends=200.0, now=0.0)
-    assert uses.is_at_home("token 0", "10.0.0.2:1", ends=100.0, now=0.0)
-    assert not uses.is_at_home("token 19", "10.0.0.2:1", ends=119.0, now=0.0)
+    assert uses.is_at_home("token 20.x", "10.0.0.1:1", ends=200.0, now=0.0)
+    assert uses.is_at_home("token 0.x", "10.0.0.2:1", ends=100.0, now=0.0)
+    assert not uses.is_at_home("token 19.x", "10.0.0.2:1", ends=119.0, now=0.0)
     # Those that have ended give way before others.
     for number in range(21, 40):
-        assert uses.is_at_home(f"token {number}", "10.0.0.1:1", ends=300.0, now=150.0)
-    assert not uses.is_at_home("token 20", "10.0.0.2:1", ends=200.0, now=150.0)
+        assert uses.is_at_home(f"token {number}.x", "10.0.0.1:1", ends=300.0, now=150.0)
+    assert not uses.is_at_home("token 20.x", "10.0.0.2:1", ends=200.0, now=150.0)
 
 
 async def test_a_certificate(world: World) -> None:
@@ -248,6 +249,20 @@ async def test_a_proof_ends(world: World) -> None:
     world.later_s = 0.0
     world.authority.revoked_serials = frozenset({mine.certificate.serial_number})
     assert [world.prover.holds(each) for each in holding] == [False, True, True]
+
+
+async def test_a_stolen_token_is_the_same_however_its_signature_is_written(world: World) -> None:
+    """ECDSA has two for each: (r, s) and (r, n - s)."""
+    token = world.signer.token()
+    assert (await world.prove(TLS, bearer(token))).identity == WEB
+    signed, _, signature = token.rpartition(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    other = raw[:32] + (order - int.from_bytes(raw[32:], "big")).to_bytes(32, "big")
+    same = bearer(f"{signed}.{base64.urlsafe_b64encode(other).rstrip(b'=').decode()}")
+    assert (await world.prove(TLS, same)).identity == WEB
+    stolen = ("a token that was first shown from another address", "jwt")
+    assert await world.refused(replace(TLS, address="10.6.6.6:1"), same) == stolen
 
 
 async def test_who_signed_it_is_trusted_no_longer(world: World) -> None:
