@@ -20,6 +20,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Disc
 from google.protobuf.message import DecodeError
 
 from meshproxy.config.subscription import SECRET_TYPE
+from meshproxy.observe.log import log_once_per
 from meshproxy.pilot.server.identity import Names, Proof, Shown, proof_by_certificate
 from meshproxy.pilot.server.kinds import label_of, short_name
 from meshproxy.pilot.server.metrics import Metrics
@@ -47,6 +48,7 @@ _MAX_NAME: Final = 256
 _MAX_REASON: Final = 1024
 _PROOF_ENDED: Final = "the proof of identity has ended"
 _log: Final = logging.getLogger("meshproxy.pilot")
+_refusals: Final = log_once_per(1.0, "pilot")  # of whoever comes: outsiders do not fill the disk
 
 
 class ClientStream:
@@ -301,7 +303,7 @@ class Streams:
 
     def on_refused(self, client: ClientStream, reason: str) -> None:
         self.metrics.refused.inc()
-        _log.warning("%s is refused: %s", client.name, reason)
+        _refusals.warning(f"{client.name} is refused: {reason}")
 
     def on_rejection(self, client: ClientStream, rejection: Rejection) -> None:
         kind = short_name(rejection.type_url)

@@ -14,6 +14,7 @@ from meshproxy.codec import grpc as codes
 from meshproxy.config.subscription import CLUSTER_TYPE as CDS
 from meshproxy.net.address import Address
 from meshproxy.net.dispatcher import Dispatcher
+from meshproxy.observe.log import log_once_per
 from meshproxy.pilot.server.identity import Shown
 from meshproxy.pilot.snapshot import Resource, Snapshot
 from meshproxy.rpc.server.call import RpcFailure
@@ -120,6 +121,20 @@ async def test_a_client_that_does_not_read_is_sent_away() -> None:
         await mute()
         await until(lambda: plane.count("slow_clients_total") == 1)
         await until(lambda: not plane.streams.clients)
+
+
+async def test_who_is_refused_again_and_again_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("meshproxy.pilot.server.streams._refusals", log_once_per(1e9, "pilot"))
+    async with own_pilot() as (plane, proofs):
+        proofs.failure = RpcFailure(codes.UNAUTHENTICATED, "no proof")
+        for _ in range(3):
+            async with client(plane.target) as proxy:
+                with pytest.raises(grpc.aio.AioRpcError, match="no proof"):
+                    await proxy.next()
+        assert plane.count("refused_streams_total") == 3
+    assert caplog.text.count("is refused: no proof") == 1
 
 
 async def test_health() -> None:

@@ -14,6 +14,7 @@ from h2.settings import SettingCodes
 from meshproxy.config.subscription import CLUSTER_TYPE as CDS
 from meshproxy.config.subscription import ENDPOINT_TYPE as EDS
 from meshproxy.config.subscription import LISTENER_TYPE as LDS
+from meshproxy.observe.log import log_once_per
 from meshproxy.pilot.proxy import proxy_of
 from meshproxy.pilot.server import protocol, snapshots, streams
 from meshproxy.pilot.server.kinds import stream_methods
@@ -162,7 +163,10 @@ async def test_what_a_client_says_of_itself_is_bounded(method: str) -> None:
         )
 
 
-async def test_the_log_and_the_status_do_not_repeat_all_that_a_client_says(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_and_the_status_do_not_repeat_all_that_a_client_says(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(streams, "_refusals", log_once_per(0.0, "pilot"))
     ports = {"meshproxy.io/ports": {"x" * 10_000: "none"}}
     async with pilot(mesh=MESH) as plane, client(plane.target) as proxy:
         plane.streams.identify = lambda node, _: proxy_of(node)
