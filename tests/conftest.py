@@ -48,6 +48,9 @@ hypothesis.settings.load_profile(os.environ.get("MESHPROXY_HYPOTHESIS_PROFILE", 
 
 # Enough turns for callbacks that a closing transport has queued; not a wait.
 _CLOSING_TURNS = 5
+_CALL_OF_GRPCIO = "HandleExceptions["  # the name of its servers' tasks, which end a moment after the server
+_POLLER_OF_GRPCIO = "PollerCompletionQueue"
+_PATIENCE_S = 10.0
 
 
 class LeakTellingLoop(uvloop.Loop):
@@ -113,6 +116,9 @@ async def clean_event_loop() -> AsyncIterator[None]:
     yield
     for _ in range(_CLOSING_TURNS):
         await asyncio.sleep(0)
+    ending = [task for task in asyncio.all_tasks() - before if task.get_name().startswith(_CALL_OF_GRPCIO)]
+    if ending:
+        await asyncio.wait(ending, timeout=_PATIENCE_S)
     mine = asyncio.current_task()
     leaked = [task for task in asyncio.all_tasks() - before if task is not mine]
     for task in leaked:
@@ -120,4 +126,10 @@ async def clean_event_loop() -> AsyncIterator[None]:
     await asyncio.gather(*leaked, return_exceptions=True)
     assert not leaked, f"tasks outlived the test: {leaked}"
     gc.collect()  # a failed task nobody looked at reports to the handler when it is collected
-    assert not unhandled, f"exceptions that only the event loop saw: {unhandled}"
+    told = [context for context in unhandled if not _is_of_a_loop_before(context)]
+    assert not told, f"exceptions that only the event loop saw: {told}"
+
+
+def _is_of_a_loop_before(context: dict[str, Any]) -> bool:
+    """The event loops of a process share grpcio's poller: what is late for one that has ended, the next one gets."""
+    return _POLLER_OF_GRPCIO in context["message"] and "Event loop is closed" in str(context.get("exception"))

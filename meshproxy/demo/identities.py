@@ -53,6 +53,7 @@ class Platform:
             "sub": f"system:serviceaccount:{NAMESPACE}:{account}",
             "iat": now,
             "exp": now + _TOKEN_S,
+            "jti": secrets.token_hex(16),
         }
         path = self.directory / f"{name}.token"
         path.touch(mode=0o600)

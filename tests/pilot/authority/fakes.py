@@ -6,6 +6,7 @@ import base64
 import datetime as dt
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -145,6 +146,7 @@ class Signer:
             "sub": "system:serviceaccount:shop:web",
             "iat": now,
             "exp": now + 300,
+            "jti": str(uuid.uuid4()),  # no two are the same
             **claims,
         }
         said.pop(without, None)
