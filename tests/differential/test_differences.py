@@ -19,7 +19,7 @@ from tests.differential.test_secrets import DIFFERENCES as SECRETS
 from tests.differential.test_spiffe import DIFFERENCES as SPIFFE
 from tests.differential.test_subsets import DIFFERENCES as SUBSETS
 from tests.differential.test_tcp_proxy import ROWS
-from tests.differential.test_tls import CASES, FAILED, NAMES
+from tests.differential.test_tls import CASES, FAILED, XFCC_NAMES
 from tests.differential.test_tls13 import DIFFERENCES as TLS13
 from tests.differential.test_tracing import DIFFERENCES as TRACING
 from tests.differential.test_upgrades import ROWS as UPGRADE_ROWS
@@ -40,7 +40,7 @@ def declared_cases() -> list[Case]:
 def declared_keys() -> set[str]:
     """Those of requests, of raw connections, of TLS, of balancing, of compression, and of traces."""
     of_requests = {case.differs.key for case in declared_cases() if case.differs}
-    of_tls = {key for case in CASES for key, *_ in case.differs} | {FAILED for case in CASES if case.fails} | {NAMES}
+    of_tls = {key for case in CASES for key, *_ in case.differs} | {FAILED for case in CASES if case.fails} | {XFCC_NAMES}
     of_balancing = {*BALANCING, *SUBSETS}
     of_compression = {*COMPRESSION, *DISCOVERY}
     of_connections = {row.differs for row in [*ALL_ROWS, *CHAIN_ROWS] if row.differs}

@@ -182,7 +182,7 @@ UPSTREAMS = {
 WORLD = World(LISTENERS, CLUSTERS, UPSTREAMS)
 PROTOCOL_VERSION_ALERT = "\x15\x03\x01\x00\x02\x02F"
 FAILED = "failed-handshake-facts"
-NAMES = "xfcc-names"
+XFCC_NAMES = "xfcc-names"
 SESSION = ("connection.version", "connection.local", "connection.subject", "connection.uri")
 CLIENT = Client()
 FORWARDED = b"x-forwarded-client-cert: By=spiffe://other;Hash=00\r\n"
