@@ -220,6 +220,7 @@ class ActiveListener:
         )
         self._servers: list[asyncio.AbstractServer] = []
         self._sockets: list[socket.socket] = []
+        self._is_closed: bool = False
 
     async def start(self, sockets: list[socket.socket]) -> None:
         """Accept on `sockets`; they stay the caller's."""
@@ -243,9 +244,10 @@ class ActiveListener:
 
     def close(self) -> None:
         """Its last connection is gone. Listener and chains know each other: they part, so that all are freed now."""
+        self._is_closed = True
         self.config.context.close()
         self.current_chains = []
-        self._only = None
+        self._default = self._only = None
 
     @property
     def accepting(self) -> bool:
@@ -316,6 +318,13 @@ class ActiveListener:
         return Connection(self.dispatcher, _Unclaimed(self), self.config.buffer_limit_bytes)
 
     def accept(self, connection: Connection) -> None:
+        if self._is_closed:
+            heir = self._heir(connection)
+            if heir is None:
+                connection.abort()
+            else:
+                heir.accept(connection)
+            return
         stats = self.stats
         count = self._count
         if self._own_count.total() >= self._limit.value:
@@ -344,6 +353,14 @@ class ActiveListener:
     def assign(self, connection: Connection, accepted: AcceptedSocket, data: bytes) -> None:
         """The listener filters are done: hand the connection over to a filter chain, or to the listener of its
         original destination."""
+        if self._is_closed:
+            self.uncount()
+            heir = self._heir(connection)
+            if heir is None:
+                connection.abort()
+            else:
+                heir.take_over(connection, accepted, data)
+            return
         if self.config.hands_off and accepted.local_restored:
             other = self.directory.listener_at(accepted.local)
             if other is not None and other is not self:
@@ -360,6 +377,11 @@ class ActiveListener:
             self.refuse(connection, info, "filter_chain_not_found")
             return
         chain.accept(connection, info, data)
+
+    def _heir(self, connection: Connection) -> ActiveListener | None:
+        """Who serves our address now: what was on its way to us when we were closed is for it. None for nobody."""
+        found = self.directory.listener_at(connection.local)
+        return None if found is self else found
 
     def take_over(self, connection: Connection, accepted: AcceptedSocket, data: bytes) -> None:
         """A connection that another listener accepted, whose original destination is ours."""

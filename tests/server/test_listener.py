@@ -167,3 +167,43 @@ async def test_a_terminal_filter_that_raises_costs_its_connection_and_nothing_el
     assert len(messages) == 2  # and none about its end
     assert all("its filter chain 'broken' cannot take it" in message for message in messages)
     await dispatcher.close()
+
+
+def _listener(dispatcher: Dispatcher, directory: Any, own: Counter) -> ActiveListener:
+    runtime, registry = Runtime(), StatsRegistry()
+    context = BuildContext(ConfigErrors(), runtime, registry)
+    config = ListenerConfig("main", (Address("127.0.0.1", 1),), context)
+    config.default_chain = FilterChainConfig("broken", Broken(), b"")
+    count = ConnectionCount(runtime.integer("", 10))
+    return ActiveListener(config, dispatcher, ClusterManager(dispatcher, registry, runtime), count, own, directory)
+
+
+async def test_a_connection_on_its_way_to_a_listener_that_is_closed_is_for_the_next_one() -> None:
+    dispatcher = Dispatcher(asyncio.get_running_loop())
+    accepted: list[Connection] = []
+    taken: list[tuple[Connection, bytes]] = []
+    heir = SimpleNamespace(accept=accepted.append, take_over=lambda one, _, data: taken.append((one, data)))
+    own = Counter()
+    listener = _listener(dispatcher, SimpleNamespace(listener_at=lambda _: heir), own)
+    late, inspected = listener.new_connection(), listener.new_connection()
+    listener.close()
+    connect_pair(dispatcher.loop, Peer(), late, 1)
+    assert accepted == [late]
+    own.add(1)  # its listener filters were still looking at it
+    facts: Any = SimpleNamespace(local_restored=False)
+    listener.assign(inspected, facts, b"hello")
+    assert taken == [(inspected, b"hello")]
+    assert own.total() == 0
+    await dispatcher.close()
+
+
+async def test_it_is_reset_where_there_is_no_next_one() -> None:
+    dispatcher = Dispatcher(asyncio.get_running_loop())
+    listener = _listener(dispatcher, SimpleNamespace(listener_at=lambda _: None), Counter())
+    late = listener.new_connection()
+    listener.close()
+    near = Peer()
+    connect_pair(dispatcher.loop, near, late, 1)
+    await near.until_closed()
+    assert listener.stats.downstream_cx_total == 0
+    await dispatcher.close()
