@@ -16,6 +16,7 @@ import time
 from typing import Final
 
 from meshproxy.tls import openssl
+from meshproxy.tls.context import TLS13_CIPHERS
 
 _REQUEST: Final = b"GET / HTTP/1.1\r\nhost: bench.test\r\nconnection: close\r\n\r\n"
 
@@ -27,7 +28,7 @@ def client_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    openssl.set_tls13_ciphers(context, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256")
+    openssl.set_tls13_ciphers(context, TLS13_CIPHERS)
     return context
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 from meshproxy.agent.flags import AGENT_EXAMPLES, add_agent_flags
 from meshproxy.completion import SHELLS, completion_script
@@ -149,13 +149,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_process(run)
     validate = commands.add_parser("validate", help="check a configuration: every error with its path")
     _add_config(validate)
-    explain = commands.add_parser(
+    explain = _add_command(
+        commands,
         "explain",
-        help="say where a request goes, and why",
-        description="Say which listener, filter chain, virtual host, route, cluster and hosts a request takes, and why "
+        "say where a request goes, and why",
+        "Say which listener, filter chain, virtual host, route, cluster and hosts a request takes, and why "
         "it passes the others over.",
-        epilog=_EXPLAIN_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        _EXPLAIN_EXAMPLES,
     )
     _add_config(explain)
     _add_question(explain)
@@ -173,39 +173,39 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "-c", "--config-path", default="", metavar="FILE", help="show this variant of examples/mesh/canary.yaml"
     )
-    pilot = commands.add_parser(
+    pilot = _add_command(
+        commands,
         "pilot",
-        help="serve what the documents of a mesh say to its proxies, over xDS",
-        description="A control plane: proxies (meshproxy, Envoy, gRPC clients) are told what the documents of a mesh "
+        "serve what the documents of a mesh say to its proxies, over xDS",
+        "A control plane: proxies (meshproxy, Envoy, gRPC clients) are told what the documents of a mesh "
         "mean for them, and of every change.",
-        epilog=PILOT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        PILOT_EXAMPLES,
     )
     add_pilot_flags(pilot)
-    rules = commands.add_parser(
+    rules = _add_command(
+        commands,
         "rules",
-        help="check the documents of a mesh, and bring them to its pilots",
-        description="Check, show and change the documents (VirtualService, DestinationRule, ServiceEntry, …) that a "
+        "check the documents of a mesh, and bring them to its pilots",
+        "Check, show and change the documents (VirtualService, DestinationRule, ServiceEntry, …) that a "
         "pilot turns into configuration (docs/rules.md).",
-        epilog=RULES_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        RULES_EXAMPLES,
     )
     add_rules_flags(rules)
-    agent = commands.add_parser(
+    agent = _add_command(
+        commands,
         "agent",
-        help="have a pod's key certified, and serve its proxies their secrets",
-        description="The agent of a pod: it makes the key, has it certified by the mesh's authority, and serves the "
+        "have a pod's key certified, and serve its proxies their secrets",
+        "The agent of a pod: it makes the key, has it certified by the mesh's authority, and serves the "
         "pod's proxies certificate, key and roots over SDS.",
-        epilog=AGENT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        AGENT_EXAMPLES,
     )
     add_agent_flags(agent)
-    authority = commands.add_parser(
+    authority = _add_command(
+        commands,
         "authority",
-        help="the certificate authority of a mesh: make it, rotate its roots, revoke",
-        description="Make and look after the authority that a pilot issues certificates with (docs/authority.md).",
-        epilog=AUTHORITY_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "the certificate authority of a mesh: make it, rotate its roots, revoke",
+        "Make and look after the authority that a pilot issues certificates with (docs/authority.md).",
+        AUTHORITY_EXAMPLES,
     )
     add_authority_command(authority)
     commands.add_parser("version", help="print the version, and whether the hot modules are compiled")
@@ -215,6 +215,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog='bash, zsh: eval "$(meshproxy completion bash)"   fish: meshproxy completion fish | source',
     )
     completion.add_argument("shell", choices=SHELLS, help="whose completion")
+    return parser
+
+
+def _add_command(commands: Any, name: str, summary: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """One whose help ends with examples, as they are written."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=description, epilog=epilog, formatter_class=raw
+    )
     return parser
 
 

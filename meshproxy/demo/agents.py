@@ -27,24 +27,17 @@ class Agent(Served):
     ) -> None:
         directory = authority.roots.parent
         self.socket = str(directory / f"{name}.sock")
-        self._address_path = directory / f"{name}.agent"
+        addresses = directory / f"{name}.agent"
         child = processes.start(
             f"agent-{name}", "meshproxy", "agent", "--ca", ca, "--ca-root-file", str(authority.roots),
             "--token-file", str(platform.token(name, account)), "--namespace", NAMESPACE,
             "--service-account", account, "--lifetime", f"{lifetimes.certificate_s}s",
-            "--sds-socket", self.socket, "--http", "127.0.0.1:0", "--address-path", str(self._address_path),
+            "--sds-socket", self.socket, "--http", "127.0.0.1:0", "--address-path", str(addresses),
         )  # fmt: skip
-        super().__init__(child, f"the agent of {name}")
+        super().__init__(child, f"the agent of {name}", addresses, ("/healthz/ready", ""))
 
-    async def wait_until_it_serves(self) -> None:
-        """Until it has a certificate. Raises DemoError when it ends instead."""
-        await self.wait(self._is_ready, "become ready")
-
-    async def _is_ready(self) -> bool:
-        if not self._address_path.exists():
-            return False
-        self.admin = json.loads(self._address_path.read_text(encoding="utf-8"))["http"]
-        return await self._says("/healthz/ready", "")
+    def take_addresses(self, text: str) -> None:
+        self.admin = json.loads(text)["http"]
 
     async def rotations(self) -> int:
         """How many certificates have taken the place of another."""

@@ -24,29 +24,22 @@ class Pilot(Served):
     ) -> None:
         self.rules = rules
         self.xds = str(rules.with_name("pilot.sock"))
-        self._address_path = rules.with_name("pilot.json")
+        addresses = rules.with_name("pilot.json")
         child = processes.start(
             "pilot", "meshproxy", "pilot", "--rules", str(rules), "--listen", f"unix:{self.xds}",
-            "--http", "127.0.0.1:0", "--address-path", str(self._address_path), "--drain-time-s", "1",
+            "--http", "127.0.0.1:0", "--address-path", str(addresses), "--drain-time-s", "1",
             *authority.flags, "--authority-listen", "127.0.0.1:0", "--tls-from-authority", _PILOT_NAME,
             "--jwks", str(platform.key_set), "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE,
             "--certificate-lifetime", f"{lifetimes.certificate_s}s",
             "--longest-certificate-lifetime", f"{lifetimes.certificate_s}s",
             "--root-overlap", f"{lifetimes.root_overlap_s}s", "--authority-audit", str(rules.with_name("audit.json")),
         )  # fmt: skip
-        super().__init__(child, "the pilot")
+        super().__init__(child, "the pilot", addresses, ("/ready", "ready"))
         self.authority = ""
 
-    async def wait_until_it_serves(self) -> None:
-        """Raises DemoError when it ends instead."""
-        await self.wait(self._is_ready, "become ready")
-
-    async def _is_ready(self) -> bool:
-        if not self._address_path.exists():
-            return False
-        addresses = json.loads(self._address_path.read_text(encoding="utf-8"))
+    def take_addresses(self, text: str) -> None:
+        addresses = json.loads(text)
         self.authority, self.admin = addresses["authority"][0], addresses["http"]
-        return await self._says("/ready", "ready")
 
     async def routes(self) -> dict[str, str]:
         """The version of the routes that each client has taken; "" while it has not taken the last one."""

@@ -119,12 +119,29 @@ class Instance:
 
 
 class Served:
-    """A process of ours that answers HTTP at `admin`, the address that it writes to a file when it knows it."""
+    """A process of ours that answers HTTP at `admin`, which it writes to the file `addresses` when it knows it. It is
+    ready when its page `ready` is there, and has the word."""
 
-    def __init__(self, child: Child, name: str) -> None:
+    def __init__(self, child: Child, name: str, addresses: Path, ready: tuple[str, str]) -> None:
         self.child = child
         self.name = name
         self.admin = ""
+        self._addresses = addresses
+        self._ready = ready
+
+    async def wait_until_ready(self) -> None:
+        """Raises DemoError when it ends instead."""
+        await self.wait(self._is_ready, "become ready")
+
+    async def _is_ready(self) -> bool:
+        if not self._addresses.exists():
+            return False
+        self.take_addresses(self._addresses.read_text(encoding="utf-8"))
+        return await self._says(*self._ready)
+
+    def take_addresses(self, text: str) -> None:
+        """What the file says: here the address alone."""
+        self.admin = text.strip()
 
     async def ask(self, path: str) -> str:
         """GET from it; raises DemoError when it does not answer."""
@@ -160,17 +177,17 @@ class Proxy(Served):
 
     def __init__(self, processes: Processes, config: Path, name: str = "proxy") -> None:
         self.config = config
-        self._admin_path = config.with_suffix(".admin")
+        addresses = config.with_suffix(".admin")
         child = processes.start(
-            name, "meshproxy", "run", "-c", str(config), "--admin-address-path", str(self._admin_path),
+            name, "meshproxy", "run", "-c", str(config), "--admin-address-path", str(addresses),
             "--shutdown-delay-s", "0", "--drain-time-s", "1",
         )  # fmt: skip
-        super().__init__(child, name)
+        super().__init__(child, name, addresses, ("/ready", "LIVE"))
         self.port = 0
 
     async def wait_until_it_serves(self, listener: str) -> None:
         """Learn where it serves `listener`. Raises DemoError when it ends instead."""
-        await self.wait(self._is_ready, "become ready")
+        await self.wait_until_ready()
         listeners = dict(line.split("::", 1) for line in (await self.ask("/listeners")).splitlines())
         if listener not in listeners:
             raise DemoError(f"{self.name} has no listener named {listener}:\n{self.child.log_end()}")
@@ -180,9 +197,3 @@ class Proxy(Served):
         """Its counters and gauges whose names match."""
         answer = json.loads(await self.ask(f"/stats?format=json&filter={urllib.parse.quote(name_filter)}"))
         return {entry["name"]: entry["value"] for entry in answer["stats"] if "value" in entry}
-
-    async def _is_ready(self) -> bool:
-        if not self._admin_path.exists():
-            return False
-        self.admin = self._admin_path.read_text(encoding="utf-8").strip()
-        return await self._says("/ready", "LIVE")

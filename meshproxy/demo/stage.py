@@ -59,12 +59,12 @@ class Stage:
         await self.authority.begin()
         self.pilot = Pilot(self._processes, self._write_rules(), self.authority, platform, self._lifetimes)
         await asyncio.gather(
-            self.pilot.wait_until_it_serves(), *(each.wait_until_it_serves() for each in self.instances.values())
+            self.pilot.wait_until_ready(), *(each.wait_until_it_serves() for each in self.instances.values())
         )
         self._start_sidecars(platform)
         self.users = self.sidecars[USERS]
         inbound = [self.sidecars[place.name].wait_until_it_serves(self._inbound(place)) for place in PLACES]
-        agents = [agent.wait_until_it_serves() for agent in self.agents.values()]
+        agents = [agent.wait_until_ready() for agent in self.agents.values()]
         await asyncio.gather(self.users.wait_until_it_serves(_LISTENER), *inbound, *agents)
 
     def _write_rules(self) -> Path:

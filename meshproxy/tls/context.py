@@ -38,7 +38,7 @@ from meshproxy.tls.x509 import Certificate
 _LEGACY: Final = frozenset({ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1})
 # Before TLS 1.3 its order is configured; this is BoringSSL's as a client where AES is in hardware. A server saves a
 # tenth of the handshake by it: SHA-256 is in hardware too.
-_TLS13_CIPHERS: Final = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+TLS13_CIPHERS: Final = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 # Of TLS 1.3, after a full handshake: a sidecar keeps one, and gets another with each connection. Each costs 20 µs.
 _TICKETS: Final = 1
 _TICKET_KEY_BYTES: Final = 80
@@ -322,7 +322,7 @@ def _set_parameters(context: ssl.SSLContext, options: TlsOptions, problems: list
     if not openssl.AVAILABLE:
         return
     openssl.send_chain_as_given(context)
-    openssl.set_tls13_ciphers(context, _TLS13_CIPHERS)
+    openssl.set_tls13_ciphers(context, TLS13_CIPHERS)
     try:
         openssl.set_curves(context, ":".join(options.curves))
     except ssl.SSLError:

@@ -48,6 +48,14 @@ class Has(Node):
         return True
 
 
+def map_of(node: Node, facts: Facts) -> MapValue:
+    """The value of `node`, of which a field is asked. Raises CelError."""
+    found = node.evaluate(facts)
+    if isinstance(found, MapValue):
+        return found
+    raise CelError("this has no fields")
+
+
 class HasField(Node):
     """`has(map.name)`."""
 
@@ -56,10 +64,7 @@ class HasField(Node):
         self.name = name
 
     def evaluate(self, facts: Facts) -> object:
-        found = self.operand.evaluate(facts)
-        if isinstance(found, MapValue):
-            return found.has(self.name)
-        raise CelError("this has no fields")
+        return map_of(self.operand, facts).has(self.name)
 
 
 class Field(Node):
@@ -70,10 +75,7 @@ class Field(Node):
         self.name = name
 
     def evaluate(self, facts: Facts) -> object:
-        found = self.operand.evaluate(facts)
-        if isinstance(found, MapValue):
-            return element(found, self.name)
-        raise CelError("this has no fields")
+        return element(map_of(self.operand, facts), self.name)
 
 
 class Call(Node):
